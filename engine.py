@@ -1,0 +1,119 @@
+"""One epoch of training, and the predictions of a data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dataset import Batch
+from loss import Loss
+from utils import InputError
+
+CHECK_EVERY = 50  # steps between looks at the loss, each of which waits for the device
+
+
+def make_optimizer(
+    name: str, model: torch.nn.Module, lr: float, lr_decay: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """The optimizer of `--optim`; `lr_decay` is Adagrad's own and unused by the others."""
+    parameters = model.parameters()
+    if name == "adam":
+        return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay)
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    if name == "adagrad":
+        return torch.optim.Adagrad(parameters, lr=lr, lr_decay=lr_decay, weight_decay=weight_decay)
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=weight_decay)
+    raise ValueError(f"optimizer {name!r}: expected adam, adamw, adagrad or sgd")
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, epochs: int, gamma: float) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate times `gamma` after epochs/3 and again after epochs/2, as published."""
+    milestones = [epoch for epoch in (epochs // 3, epochs // 2) if epoch > 0]
+    return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma)
+
+
+def train_one_epoch(
+    model: torch.nn.Module,
+    batches: Iterable[Batch],
+    n_batches: int,
+    loss_function: Loss,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    first_step: int = 1,
+    on_step: Callable[[float | None], None] = lambda loss: None,
+) -> float:
+    """Train on every batch once and return the mean loss.
+
+    `on_step` is called after each step, now and then with the mean loss so far: reading it waits for the device.
+
+    Raises
+    ------
+    InputError : the loss is not finite; the message names the step, counted from `first_step`
+    """
+    model.train()
+    losses = torch.zeros(n_batches, device=device)
+    for index, batch in enumerate(batches):
+        batch = batch.to(device)
+        prediction = model(batch.audio, batch.text, log=True)
+        loss = loss_function(prediction, (batch.emotion, batch.arousal, batch.valence))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses[index] = loss.detach()
+        mean = None
+        if (index + 1) % CHECK_EVERY == 0 or index + 1 == n_batches or device.type == "cpu":
+            mean = losses[: index + 1].mean().item()
+            if not math.isfinite(mean):
+                step = first_step + int((~losses.isfinite()).nonzero()[0])
+                raise InputError(
+                    f"the loss is {losses[step - first_step].item()} at step {step}: training stopped; "
+                    "try a smaller --lr or look for values that are not numbers in the corpus"
+                )
+        on_step(mean)
+    return losses.mean().item()
+
+
+@torch.inference_mode()
+def evaluate(
+    model: torch.nn.Module,
+    batches: Iterable[Batch],
+    n_batches: int,
+    device: torch.device,
+    loss_function: Loss | None = None,
+    description: str | None = None,
+) -> tuple[dict[str, np.ndarray], float]:
+    """Predictions of a data set, and its mean loss over windows (NaN without a `loss_function`).
+
+    `description` names the progress bar; without it there is none.
+
+    Returns
+    -------
+    dict of float32 arrays : `emotion_pred`, `emotion`, shape = (N, 7); `arousal_pred`, `arousal`, `valence_pred`,
+    `valence`, shape = (N,)
+    """
+    model.eval()
+    outputs: list[tuple[Tensor, ...]] = []
+    total = torch.zeros((), device=device)
+    for batch in tqdm(batches, total=n_batches, desc=description, unit="batch", disable=description is None):
+        batch = batch.to(device)
+        prediction = model(batch.audio, batch.text, log=True)
+        target = (batch.emotion, batch.arousal, batch.valence)
+        if loss_function is not None:
+            total += loss_function(prediction, target) * len(batch.emotion)
+        outputs.append((prediction[0].exp(), *prediction[1:], *target))
+    names = ("emotion_pred", "arousal_pred", "valence_pred", "emotion", "arousal", "valence")
+    arrays = {
+        name: torch.cat(parts).float().cpu().numpy()
+        for name, parts in zip(names, zip(*outputs, strict=True), strict=True)
+    }
+    for name in ("arousal_pred", "valence_pred", "arousal", "valence"):
+        arrays[name] = arrays[name][:, 0]
+    mean_loss = total.item() / len(arrays["emotion"]) if loss_function is not None else math.nan
+    return arrays, mean_loss

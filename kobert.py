@@ -1,0 +1,222 @@
+"""KoBERT's tokenizer, masked mean-pooled sentence embeddings, and the file that keeps them.
+
+transformers' `AutoTokenizer` gives wrong ids for KoBERT and SKT's own `kobert_tokenizer` cannot be installed beside
+transformers 5, so the SentencePiece model is used directly: `[CLS]` + pieces + `[SEP]` are SKT's ids.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from utils import InputError, atomic_write
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+KOBERT = "skt/kobert-base-v1"
+VOCABULARY = "spiece.model"
+MAX_TOKENS = 512  # positions of the encoder; a longer sentence keeps its first 510 pieces
+
+
+class KoBERTTokenizer:
+    """KoBERT's SentencePiece tokenizer.
+
+    Raises
+    ------
+    InputError : the file is no SentencePiece model with the pieces [UNK] [PAD] [CLS] [SEP]
+    """
+
+    def __init__(self, vocabulary: Path) -> None:
+        import sentencepiece
+
+        try:
+            self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary))
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"{vocabulary}: not readable as a SentencePiece model ({error})") from error
+        names = {"unk": "[UNK]", "pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]"}
+        ids = {key: self.pieces.piece_to_id(piece) for key, piece in names.items()}
+        if len(set(ids.values())) < len(ids):
+            raise InputError(f"{vocabulary}: lacks some of the pieces {' '.join(names.values())} of KoBERT's layout")
+        self.unk_token_id, self.pad_token_id, self.cls_token_id, self.sep_token_id = ids.values()
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path) -> KoBERTTokenizer:
+        """The tokenizer of a model folder, or of a model on the hub (fetched into the hub's cache)."""
+        return cls(_model_file(str(name_or_path), VOCABULARY))
+
+    def __len__(self) -> int:
+        return self.pieces.get_piece_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `[CLS]`, the pieces of `text`, `[SEP]`; at most 512."""
+        ids = self.pieces.encode(text)[: MAX_TOKENS - 2]
+        return [self.cls_token_id, *ids, self.sep_token_id]
+
+    def __call__(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Ids and attention mask of a batch, padded on the right to its longest sentence.
+
+        Returns
+        -------
+        dict of `input_ids` and `attention_mask` : int64 tensors, shape = (B, tokens); the mask is 1 on tokens
+        """
+        import torch
+
+        ids = [torch.tensor(self.encode(text)) for text in texts]
+        return {
+            "input_ids": torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
+            "attention_mask": torch.nn.utils.rnn.pad_sequence([torch.ones_like(i) for i in ids], batch_first=True),
+        }
+
+
+def _model_file(name_or_path: str, file: str) -> Path:
+    """Path of `file` of a model given as a folder or as a name on the hub."""
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        if not (folder / file).is_file():
+            raise InputError(f"{folder / file}: not found; expected a folder in the layout of {KOBERT}")
+        return folder / file
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(hf_hub_download(name_or_path, file))
+    except (OSError, HFValidationError) as error:  # every hub and connection error is an OSError
+        raise InputError(_unreachable(name_or_path)) from error
+
+
+def _unreachable(name: str) -> str:
+    return (
+        f"text model {name}: no such folder, and the hub did not give it; on a machine with a network run "
+        f"'hf download {name} --local-dir kobert', copy the folder here and pass --text_model kobert"
+    )
+
+
+def load_text_model(name_or_path: str, text_dim: int) -> tuple[KoBERTTokenizer, PreTrainedModel]:
+    """Tokenizer and encoder (evaluation mode) of a folder or of a name on the hub.
+
+    Raises
+    ------
+    InputError : it cannot be had, or its sentence embeddings are not `text_dim` long
+    """
+    tokenizer = KoBERTTokenizer.from_pretrained(name_or_path)
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model = transformers.BertModel.from_pretrained(name_or_path, add_pooling_layer=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if Path(name_or_path).is_dir() else ""
+        raise InputError(f"{name_or_path}: {reason}" if reason else _unreachable(name_or_path)) from error
+    if model.config.hidden_size != text_dim:
+        raise InputError(
+            f"text model {name_or_path} gives embeddings of {model.config.hidden_size} values, --text_dim is {text_dim}"
+        )
+    if model.config.vocab_size < len(tokenizer):
+        raise InputError(
+            f"{name_or_path}: the tokenizer has {len(tokenizer)} pieces, the encoder {model.config.vocab_size}"
+        )
+    return tokenizer, model.eval()
+
+
+def embed_sentences(
+    texts: Sequence[str],
+    tokenizer: KoBERTTokenizer,
+    model: PreTrainedModel,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> np.ndarray:
+    """Sentence embeddings: the mean of the last hidden states over a sentence's tokens, [CLS] and [SEP] included.
+
+    Sentences go through the encoder in order of length, so that batches hold little padding; equal ones go once.
+
+    Returns
+    -------
+    float32, shape = (len(texts), hidden size), in the order of `texts`
+    """
+    import torch
+    from tqdm import tqdm
+
+    distinct = sorted(dict.fromkeys(texts), key=lambda text: len(tokenizer.encode(text)))
+    embedding = np.empty((len(distinct), model.config.hidden_size), dtype=np.float32)
+    model = model.to(device)
+    bar = tqdm(total=len(distinct), desc="sentence embeddings", unit="sentence", disable=not progress)
+    with torch.inference_mode(), bar:
+        for start in range(0, len(distinct), batch_size):
+            batch = {k: v.to(device) for k, v in tokenizer(distinct[start : start + batch_size]).items()}
+            hidden = model(**batch).last_hidden_state
+            mask = batch["attention_mask"].unsqueeze(2).to(hidden.dtype)
+            mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+            embedding[start : start + len(mean)] = mean.float().cpu().numpy()
+            bar.update(len(mean))
+    row = {text: i for i, text in enumerate(distinct)}
+    return embedding[[row[text] for text in texts]]
+
+
+# The embedding file: numpy.save of a dict "<segment id>.txt" -> float32 (text_dim,), the published format. That is a
+# pickle, and a pickle runs what it names: only numpy's own constructors are admitted.
+_ADMITTED = {
+    (f"numpy.{core}.{module}", name)
+    for core in ("core", "_core")
+    for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
+} | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"), ("collections", "OrderedDict")}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ADMITTED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is none of numpy's array constructors")
+        return super().find_class(module.replace("numpy.core.", "numpy._core."), name)
+
+
+def save_embeddings(path: Path, embeddings: dict[str, np.ndarray]) -> None:
+    """Write `"<segment id>.txt" -> float32 (text_dim,)` in the published format, whole or not at all."""
+    with atomic_write(path, "wb") as file:
+        np.save(file, np.array(embeddings, dtype=object), allow_pickle=True)
+
+
+def load_embeddings(path: Path, text_dim: int) -> dict[str, np.ndarray]:
+    """Read an embedding file without running anything it may hold.
+
+    Returns
+    -------
+    dict of "<segment id>.txt" -> float32, shape = (text_dim,)
+
+    Raises
+    ------
+    InputError : it is missing, damaged, of another dimension, or names a callable other than numpy's constructors
+    """
+    try:
+        content = io.BytesIO(path.read_bytes())
+        major, _ = np.lib.format.read_magic(content)
+        read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        read_header(content)
+        # np.save pickles the 0-dimensional object array around the dict, so unpickling gives the array
+        embeddings = _ArrayUnpickler(content).load()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: not found; run preprocessing.py first") from error
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path}: refused, {error}") from error
+    except (OSError, ValueError, EOFError, AttributeError, ImportError, IndexError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not an embedding file of preprocessing.py ({error})") from error
+    if isinstance(embeddings, np.ndarray) and embeddings.shape == ():
+        embeddings = embeddings.item()
+    if not isinstance(embeddings, dict):
+        raise InputError(f"{path}: holds a {type(embeddings).__name__}, expected a dict of segment ids and vectors")
+    vectors = {}
+    for key, value in embeddings.items():
+        vector = np.asarray(value)
+        if vector.size != text_dim or vector.dtype.kind != "f" or not np.isfinite(vector).all():
+            raise InputError(
+                f"{path}: {key} holds {vector.dtype} values of shape {vector.shape}, "
+                f"expected {text_dim} finite numbers (--text_dim {text_dim})"
+            )
+        vectors[str(key)] = vector.astype(np.float32).reshape(text_dim)
+    return vectors

@@ -1,0 +1,75 @@
+"""Losses over emotion, arousal and valence: `normal` (KLDiv + MSE) and `cbloss` (class-balanced BCE + MSE)."""
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from constants import EMOTIONS
+
+LOSSES = ("normal", "cbloss")
+Outputs = tuple[Tensor, Tensor, Tensor]  # emotion (B, 7), arousal (B, 1), valence (B, 1)
+Loss = Callable[[Outputs, Outputs], Tensor]
+
+
+def affect_loss(prediction: Outputs, target: Outputs) -> Tensor:
+    """Mean squared error of arousal plus that of valence."""
+    return F.mse_loss(prediction[1], target[1]) + F.mse_loss(prediction[2], target[2])
+
+
+def normal_loss(prediction: Outputs, target: Outputs, lam: float) -> Tensor:
+    """lam * KL(soft target || prediction), summed over classes and averaged over windows, + (1 - lam) * MSE.
+
+    `prediction[0]` holds log-probabilities, `target[0]` soft labels that sum to 1; both float, shape = (B, 7).
+    """
+    emotion = F.kl_div(prediction[0], target[0], reduction="batchmean")
+    return lam * emotion + (1 - lam) * affect_loss(prediction, target)
+
+
+def class_balanced_loss(prediction: Outputs, target: Outputs, lam: float, weight: Tensor) -> Tensor:
+    """lam * binary cross-entropy weighted by class (mean over windows and classes) + (1 - lam) * MSE.
+
+    `prediction[0]` holds log-probabilities, `target[0]` soft labels; `weight` is float, shape = (7,).
+    """
+    emotion = F.binary_cross_entropy(prediction[0].exp(), target[0], weight=weight)
+    return lam * emotion + (1 - lam) * affect_loss(prediction, target)
+
+
+def class_balanced_weights(class_counts: np.ndarray, beta: float) -> Tensor:
+    """Weights (1 - beta) / (1 - beta^n) of Cui et al. 2019, eq. 2, as the published program computes them.
+
+    n is a class's count divided by the smallest count and truncated to an integer. A class that does not occur gets
+    the weight of the rarest class that does, and a warning.
+
+    Parameters
+    ----------
+    class_counts : integers, shape = (7,), how often each emotion occurs among the training windows' last utterances
+    beta : at least 0 and below 1
+
+    Returns
+    -------
+    float32 tensor, shape = (7,)
+    """
+    counts = np.asarray(class_counts)
+    absent = [emotion for emotion, count in zip(EMOTIONS, counts, strict=True) if count == 0]
+    if absent:
+        warnings.warn(
+            f"no training window is labelled {', '.join(absent)}: cbloss weighs it as the rarest class that occurs",
+            stacklevel=2,
+        )
+    smallest = counts[counts > 0].min(initial=counts.max(initial=1))
+    n = np.maximum(counts // smallest, 1)
+    return torch.tensor((1 - beta) / (1 - beta**n), dtype=torch.float32)
+
+
+def make_loss(name: str, lam: float, beta: float, class_counts: np.ndarray, device: torch.device | str = "cpu") -> Loss:
+    """The loss of the command line's `--loss`, as a function of a prediction and its target."""
+    if name == "normal":
+        return lambda prediction, target: normal_loss(prediction, target, lam)
+    if name == "cbloss":
+        weight = class_balanced_weights(class_counts, beta).to(device)
+        return lambda prediction, target: class_balanced_loss(prediction, target, lam, weight)
+    raise ValueError(f"loss {name!r}: expected one of {', '.join(LOSSES)}")

@@ -1,0 +1,155 @@
+"""MATE: a CNN over the log-mels of a window's utterances, an LSTM or GRU over utterances, emotion and affect heads.
+
+Layer sizes and parameter names are the published program's, so that its weights load here and ours load there.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from constants import AFFECT_RANGE, HOP_LENGTH, MAX_SECONDS, N_EMOTIONS, N_MELS, SAMPLE_RATE, TEXT_DIM
+
+MODALITIES = ("audio_text", "audio", "text")
+BACKBONES = {"lstm": nn.LSTM, "gru": nn.GRU}
+
+
+def n_frames(sr: int) -> int:
+    """Frames of a 10 s spectrogram of audio at `sr` Hz: 313 at 16 kHz."""
+    return MAX_SECONDS * sr // HOP_LENGTH + 1
+
+
+class ConvBlock(nn.Module):
+    """2-D convolution (no padding, no bias), batch norm, ReLU, max pooling by `pool` (1: none)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, pool: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels)
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.relu(self.bn(self.conv(x)), inplace=True)
+        return nn.functional.max_pool2d(x, self.pool) if self.pool > 1 else x
+
+    def output_size(self, size: int) -> int:
+        """Length of an axis of `size` after this block."""
+        return (size - self.conv.kernel_size[0] + 1) // self.pool
+
+
+class LinearBlock(nn.Module):
+    """Linear layer, ReLU, batch norm."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.fc = nn.Sequential(nn.Linear(in_features, out_features), nn.ReLU(), nn.BatchNorm1d(out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x)
+
+
+def mlp(sizes: tuple[int, ...], out_features: int | None = None) -> nn.Sequential:
+    """`LinearBlock`s from size to size, and a plain linear layer to `out_features` if that is given."""
+    layers = [LinearBlock(a, b) for a, b in pairwise(sizes)]
+    if out_features is not None:
+        layers.append(nn.Linear(sizes[-1], out_features))
+    return nn.Sequential(*layers)
+
+
+class MATE(nn.Module):
+    """Emotion, arousal and valence of the last of `ws` utterances, from their log-mels and sentence embeddings.
+
+    Parameters
+    ----------
+    backbone : "lstm" or "gru"; its parameters are named after it (`lstm.weight_ih_l0`, ...)
+    hidden_size, num_layers, bidirectional : of the backbone
+    text_dim : size of a sentence embedding
+    ws : utterances in a window
+    sr : sampling rate in Hz of the audio behind the log-mels; it sets their number of frames
+    concat : feed the emotion probabilities to the arousal and valence regressors
+    modality : "audio_text", "audio" or "text"; what is left out has no parameters either
+
+    Raises
+    ------
+    ValueError : an unknown backbone or modality, or audio of so low a rate that the convolutions leave no frame
+    """
+
+    def __init__(
+        self,
+        backbone: str = "lstm",
+        hidden_size: int = 512,
+        num_layers: int = 4,
+        bidirectional: bool = False,
+        text_dim: int = TEXT_DIM,
+        ws: int = 8,
+        sr: int = SAMPLE_RATE,
+        concat: bool = True,
+        modality: str = "audio_text",
+    ) -> None:
+        super().__init__()
+        if backbone not in BACKBONES:
+            raise ValueError(f"backbone {backbone!r}: expected one of {', '.join(BACKBONES)}")
+        if modality not in MODALITIES:
+            raise ValueError(f"modality {modality!r}: expected one of {', '.join(MODALITIES)}")
+        self.backbone, self.concat, self.uses_audio, self.uses_text = (
+            backbone,
+            concat,
+            "audio" in modality,
+            "text" in modality,
+        )
+        utterance_dim = text_dim if self.uses_text else 0
+        if self.uses_audio:
+            # One input and one output channel an utterance: (B, ws, 229, 313) -> (B, ws, 24, 34) at 16 kHz.
+            self.audio_embedding = nn.Sequential(
+                ConvBlock(ws, 32, kernel=3, pool=1),
+                ConvBlock(32, 48, kernel=3, pool=2),
+                ConvBlock(48, 32, kernel=5, pool=2),
+                ConvBlock(32, ws, kernel=7, pool=2),
+            ).to(memory_format=torch.channels_last)  # 0.7 of the time of contiguous convolutions on a CPU
+            mels, frames = N_MELS, n_frames(sr)
+            for block in self.audio_embedding:
+                mels, frames = block.output_size(mels), block.output_size(frames)
+            if frames < 1:
+                raise ValueError(f"sr {sr}: 10 s give {n_frames(sr)} frames, too few for the convolutions")
+            utterance_dim += mels * frames
+        rnn = BACKBONES[backbone](utterance_dim, hidden_size, num_layers, batch_first=True, bidirectional=bidirectional)
+        self.add_module(backbone, rnn)
+        context_dim = ws * hidden_size * (2 if bidirectional else 1)
+        affect_dim = 512 + (N_EMOTIONS if concat else 0)
+        self.mlp_emotion = mlp((context_dim, 2048, 512, 256, 64), N_EMOTIONS)
+        self.mlp_av = mlp((context_dim, 2048, 1024, 512))
+        self.mlp_arousal = mlp((affect_dim, 128, 32), 1)
+        self.mlp_valence = mlp((affect_dim, 128, 32), 1)
+
+    def forward(self, audio: Tensor | None, text: Tensor | None, log: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Predictions for the last utterance of each window.
+
+        Parameters
+        ----------
+        audio : float tensor, shape = (B, ws, 229, frames) or (B, ws, 1, 229, frames); ignored by a text-only model
+        text : float tensor, shape = (B, ws, text_dim) or (B, ws, 1, text_dim); ignored by an audio-only model
+        log : give log-probabilities (always finite), as the losses want them
+
+        Returns
+        -------
+        emotion : shape = (B, 7), (log-)probabilities in the order of `constants.EMOTIONS`
+        arousal, valence : shape = (B, 1), within 1 to 5
+        """
+        utterances = []
+        if self.uses_audio:
+            audio = audio.reshape(audio.shape[0], audio.shape[1], *audio.shape[-2:])
+            audio = audio.contiguous(memory_format=torch.channels_last)
+            utterances.append(self.audio_embedding(audio).flatten(2))
+        if self.uses_text:
+            utterances.append(text.reshape(text.shape[0], text.shape[1], text.shape[-1]))
+        context, _ = getattr(self, self.backbone)(torch.cat(utterances, dim=2))
+        context = context.flatten(1)
+
+        log_emotion = torch.log_softmax(self.mlp_emotion(context), dim=1)
+        affect = self.mlp_av(context)
+        if self.concat:
+            affect = torch.cat([affect, log_emotion.exp()], dim=1)
+        low, high = AFFECT_RANGE
+        arousal = (high - low) * torch.sigmoid(self.mlp_arousal(affect)) + low
+        valence = (high - low) * torch.sigmoid(self.mlp_valence(affect)) + low
+        return (log_emotion if log else log_emotion.exp()), arousal, valence

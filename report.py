@@ -1,0 +1,84 @@
+"""A test's report: result.json, predictions.csv, the confusion matrix, and the lines that the program ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from constants import EMOTIONS
+from metric import ccc, confusion_matrix, matched_macro, overall_figures, published_figures
+from utils import atomic_write, plot_confusion, write_json
+
+
+def compute_result(arrays: dict[str, np.ndarray], majority: int, batch_size: int) -> dict:
+    """All figures of a test, as `result.json` holds them; `arrays` as `engine.evaluate` gives them."""
+    return {
+        **published_figures(arrays["emotion_pred"], arrays["emotion"], batch_size),
+        "ccc_arousal": round(ccc(arrays["arousal_pred"], arrays["arousal"]), 4),
+        "ccc_valence": round(ccc(arrays["valence_pred"], arrays["valence"]), 4),
+        "overall": overall_figures(**arrays, majority=majority, batch_size=batch_size),
+    }
+
+
+def predictions_table(ids: Sequence[str], arrays: dict[str, np.ndarray]) -> pd.DataFrame:
+    """A row per tested window: its last utterance, true label(s), probabilities, arousal and valence."""
+    emotion = [";".join(EMOTIONS[label] for label in np.flatnonzero(row)) for row in arrays["emotion"]]
+    columns = {"segment_id": list(ids), "emotion": emotion}
+    columns |= {f"p_{name}": arrays["emotion_pred"][:, label] for label, name in enumerate(EMOTIONS)}
+    columns |= {name: arrays[name] for name in ("arousal", "arousal_pred", "valence", "valence_pred")}
+    return pd.DataFrame(columns)
+
+
+def write_result(
+    folder: Path, ids: Sequence[str], arrays: dict[str, np.ndarray], majority: int, batch_size: int
+) -> dict:
+    """Write a test's files into `folder` and return the content of its `result.json`.
+
+    Parameters
+    ----------
+    ids : segment ids of the tested windows' last utterances
+    arrays : as `engine.evaluate` gives them
+    majority : label index of the commonest training label
+    batch_size : of the published figures
+    """
+    result = compute_result(arrays, majority, batch_size)
+    confusion = confusion_matrix(arrays["emotion_pred"], arrays["emotion"])
+    with atomic_write(folder / "predictions.csv") as file:
+        predictions_table(ids, arrays).to_csv(file, index=False, float_format="%.6g")
+    with atomic_write(folder / "confusion.txt") as file:
+        file.write("rows: predicted, columns: true; a window with k true labels adds its k likeliest ones\n")
+        file.write(pd.DataFrame(confusion, index=EMOTIONS, columns=EMOTIONS).to_string() + "\n")
+        macro = matched_macro(confusion)
+        file.write("macro " + ", ".join(f"{name} {value:.4f}" for name, value in macro.items()) + "\n")
+    plot_confusion(confusion, EMOTIONS, folder / "confusion.png")
+    write_json(folder / "result.json", result)
+    return result
+
+
+def describe_result(result: dict, folder: Path, role: str, sessions: Sequence[int]) -> str:
+    """The report in words and figures, for a terminal."""
+    overall = result["overall"]
+    lines = [
+        "",
+        f"{role}, sessions {', '.join(map(str, sessions))}: {overall['n']} windows, "
+        f"{overall['n_single_label']} of them with one majority label",
+        "",
+        f"{'published figures':<26}{'precision':>14}{'recall':>14}{'F1':>14}",
+    ]
+    for k in ("", "@2"):
+        figures = "".join(f"{result[name + k]:>14}" for name in ("Precision", "Recall", "F1"))
+        lines.append(f"  {'MATE, @' + (k[1:] or '1'):<24}{figures}")
+    lines += [
+        f"  {'always ' + overall['majority_label'] + ', @1':<24}{'':>28}{overall['majority_f1']:>9.3f}",
+        f"  {'CCC':<24}{'arousal':>14}{result['ccc_arousal']:>14.3f}",
+        f"  {'':<24}{'valence':>14}{result['ccc_valence']:>14.3f}",
+        "",
+        "whole set",
+    ]
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "arousal_mae", "valence_mae"):
+        if name in overall:
+            lines.append(f"  {name.replace('_', ' '):<24}{overall[name]:>14.3f}")
+    return "\n".join([*lines, "", f"experiment folder: {folder}"])

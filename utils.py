@@ -1,0 +1,264 @@
+"""Experiment folders, checkpoints, seeds, devices, plots, and how bad input is reported."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.figure import Figure
+
+
+class InputError(Exception):
+    """Something is wrong with what the user gave: the message says what was found, what was expected, what to do."""
+
+
+def run_command(command: Callable[[], None]) -> int:
+    """Run a command-line program's body and return its exit status.
+
+    An `InputError` becomes one line on stderr and status 2, an interrupt status 130, a warning one line; any other
+    exception is a programming error and keeps its traceback.
+    """
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    try:
+        command()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+# Files
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
+    """Open a temporary file beside `path` that takes its place when the block ends, and vanishes when it fails."""
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    try:
+        handle = tempfile.NamedTemporaryFile(  # noqa: SIM115
+            mode, dir=path.parent, prefix=f".{path.name}.", delete=False, **text
+        )
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot be written to ({error.strerror}); choose another folder") from error
+    temporary = Path(handle.name)
+    try:
+        with handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # NamedTemporaryFile makes it readable by its owner alone
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write `content` as indented UTF-8 JSON."""
+    with atomic_write(path) as file:
+        json.dump(content, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object; raises `InputError` when the file is missing or holds anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: not found; an experiment folder made by main.py holds it") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
+    return content
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """Make and return `parent/name`, or `parent/name-2`, `-3`, ... when that exists: nothing is ever reused."""
+    for attempt in range(1, 1000):
+        folder = parent / (name if attempt == 1 else f"{name}-{attempt}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another --save_path") from error
+        return folder
+    raise InputError(f"{parent / name}: exists a thousand times over; choose another --save_path")
+
+
+def timestamp() -> str:
+    """Local time as `20221104-183000`."""
+    return time.strftime("%Y%m%d-%H%M%S")
+
+
+def find_run(save_path: Path, name: str) -> Path:
+    """The experiment folder called `name`: a folder in `save_path`, or a path."""
+    for folder in (save_path / name, Path(name)):
+        if (folder / "configuration.json").is_file():
+            return folder
+    for folder in (save_path / name, Path(name)):
+        if folder.is_dir():
+            raise InputError(f"{folder}: has no configuration.json, so it is no experiment folder of this program")
+    raise InputError(f"{name}: no such experiment folder, neither in {save_path} nor as a path")
+
+
+# Weights
+
+
+def save_weights(model: torch.nn.Module, path: Path) -> None:
+    """Write the state dict alone, whole or not at all."""
+    import torch
+
+    with atomic_write(path, "wb") as file:
+        torch.save(model.state_dict(), file)
+
+
+def load_weights(model: torch.nn.Module, path: Path) -> None:
+    """Load a state dict into `model`, executing nothing the file may hold.
+
+    Raises
+    ------
+    InputError : the file is missing, is not a state dict, or does not fit the model
+    """
+    import pickle
+
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: not found; training writes it after its first epoch") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path}: not a file of weights alone ({str(error).splitlines()[0]})") from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise InputError(f"{path}: holds no state dict (names and tensors), expected what torch.save(state_dict) wrote")
+    expected = model.state_dict()
+    for name in expected.keys() | state.keys():
+        found, wanted = (list(d[name].shape) if name in d else "none" for d in (state, expected))
+        if found != wanted:
+            raise InputError(
+                f"{path}: {name} has shape {found}, the configuration's model has {wanted}; "
+                f"is configuration.json beside it the one it was trained with?"
+            )
+    model.load_state_dict(state)
+
+
+# Reproducibility and devices
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch, and ask cuDNN for repeatable algorithms."""
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+    torch.backends.cudnn.deterministic = True
+
+
+def pick_device(gpu_id: str | None) -> torch.device:
+    """The device for `--gpu_id`: a GPU's number or `cpu`; without one CUDA, then Apple's MPS, then the CPU."""
+    import torch
+
+    if gpu_id is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda:0")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if gpu_id == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if int(gpu_id) >= count:
+        raise InputError(f"--gpu_id {gpu_id}: this machine has {count} CUDA devices; give a smaller number or cpu")
+    return torch.device(f"cuda:{gpu_id}")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a result depends on besides its arguments: versions, commit of the program, device."""
+    import platform
+    from importlib.metadata import version
+
+    import torch
+
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"  # not a clone, or no git
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in ("torch", "torchaudio", "numpy", "pandas", "scikit-learn")},
+        "commit": commit,
+        "device": f"{device} ({name}, {torch.get_num_threads()} threads)",
+    }
+
+
+# Plots
+
+INK, GRID = "#222222", "#cccccc"
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of `width` x `height` inches that needs no screen."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write `figure` as a PNG file."""
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, format="png")
+
+
+def plot_loss_curve(history: list[dict[str, float]], path: Path) -> None:
+    """Training loss by epoch, and validation loss where there is one."""
+    figure = new_figure(6, 3.6)
+    axes = figure.subplots()
+    epochs = [row["epoch"] for row in history]
+    for key, label, style in (("train_loss", "training", "-"), ("valid_loss", "validation", "--")):
+        values = [row.get(key, math.nan) for row in history]
+        if not all(math.isnan(value) for value in values):
+            axes.plot(epochs, values, style, marker="o" if len(epochs) < 30 else None, markersize=3, label=label)
+    axes.set(xlabel="epoch", ylabel="loss")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(color=GRID, linewidth=0.5)
+    axes.legend(frameon=False)
+    save_figure(figure, path)
+
+
+def plot_confusion(confusion: np.ndarray, labels: tuple[str, ...], path: Path) -> None:
+    """Confusion matrix with counts, coloured by the share of a true label's windows (of a column)."""
+    figure = new_figure(5.4, 4.8)
+    axes = figure.subplots()
+    share = confusion / np.maximum(confusion.sum(axis=0), 1)
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(confusion):
+        colour = "white" if share[row, column] > 0.5 else INK
+        axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set(xlabel="true", ylabel="predicted")
+    figure.colorbar(image, ax=axes, label="share of the true label", fraction=0.046)
+    save_figure(figure, path)
