@@ -108,6 +108,8 @@ def load_text_model(name_or_path: str, text_dim: int) -> tuple[KoBERTTokenizer, 
     tokenizer = KoBERTTokenizer.from_pretrained(name_or_path)
     import transformers
 
+    # The pooling layer of KoBERT's file is not used, which transformers would report at length
+    transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
         model = transformers.BertModel.from_pretrained(name_or_path, add_pooling_layer=False)

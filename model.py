@@ -19,13 +19,55 @@ def n_frames(sr: int) -> int:
     return MAX_SECONDS * sr // HOP_LENGTH + 1
 
 
+class _ExactBatchNorm(torch.autograd.Function):
+    """Batch norm over (B, H, W) of a channels-last tensor, with accurate statistics; also returns them."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        mean = x.mean(dim=(0, 2, 3))
+        variance = (x - mean[:, None, None]).square_().mean(dim=(0, 2, 3))
+        ctx.save_for_backward(x, weight, mean, torch.rsqrt(variance + eps))
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance)
+        y = nn.functional.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
+        return y, mean, variance
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, weight, mean, inverse_std = ctx.saved_tensors
+        grads = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, None, None, mean, inverse_std, True, ctx.eps, [True, True, True]
+        )
+        return *grads, None
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` whose training statistics are as accurate for channels-last tensors as for contiguous ones.
+
+    On a CPU torch 2.11 sums a channels-last tensor value by value in float32: over the 1.1 million values a channel
+    of 16 windows the output is off by 6e-4, against 6e-7 with the statistics taken here (and the reference asks for
+    1e-5).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or x.device.type != "cpu" or x.is_contiguous():
+            return super().forward(x)
+        y, mean, variance = _ExactBatchNorm.apply(x, self.weight, self.bias, self.eps)
+        with torch.no_grad():
+            n = x.numel() // x.shape[1]
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (n / (n - 1)), self.momentum)
+            self.num_batches_tracked += 1
+        return y
+
+
 class ConvBlock(nn.Module):
     """2-D convolution (no padding, no bias), batch norm, ReLU, max pooling by `pool` (1: none)."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, pool: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, bias=False)
-        self.bn = nn.BatchNorm2d(out_channels)
+        self.bn = BatchNorm2d(out_channels)
         self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,7 +147,7 @@ class MATE(nn.Module):
                 ConvBlock(32, 48, kernel=3, pool=2),
                 ConvBlock(48, 32, kernel=5, pool=2),
                 ConvBlock(32, ws, kernel=7, pool=2),
-            ).to(memory_format=torch.channels_last)  # 0.7 of the time of contiguous convolutions on a CPU
+            )
             mels, frames = N_MELS, n_frames(sr)
             for block in self.audio_embedding:
                 mels, frames = block.output_size(mels), block.output_size(frames)
@@ -138,7 +180,6 @@ class MATE(nn.Module):
         utterances = []
         if self.uses_audio:
             audio = audio.reshape(audio.shape[0], audio.shape[1], *audio.shape[-2:])
-            audio = audio.contiguous(memory_format=torch.channels_last)
             utterances.append(self.audio_embedding(audio).flatten(2))
         if self.uses_text:
             utterances.append(text.reshape(text.shape[0], text.shape[1], text.shape[-1]))

@@ -1,0 +1,39 @@
+# make train   sample corpus -> pre-processing -> training -> report
+# make test    lint, format check, all tests
+PYTHON ?= python3
+SAMPLE := data/sample
+BIN := .venv/bin
+
+# One thin model and few epochs, so that two cores need minutes; every option of main.py can be given: make train ARGS=...
+ARGS := --epochs 6 --batch_size 16 --num_layers 1 --lr 3e-4
+
+.PHONY: train test clean
+.DELETE_ON_ERROR:
+
+train: $(SAMPLE)/embedding_768.npy
+	$(BIN)/python main.py --data_path $(SAMPLE) --SorL speaker --test_split 1-4 $(ARGS)
+
+test: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+.venv/run: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info[:2] <= (3, 13) else "Python 3.10 to 3.13 is needed, this is " + sys.version.split()[0] + "; call make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/dev: .venv/run requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+$(SAMPLE)/kobert/config.json: | .venv/run
+	$(BIN)/python data/make_sample.py --out $(SAMPLE)
+
+# Written last, so it is there only when all four files are
+$(SAMPLE)/embedding_768.npy: $(SAMPLE)/kobert/config.json
+	$(BIN)/python preprocessing.py --data_path $(SAMPLE) --text_model $(SAMPLE)/kobert --overwrite
+
+clean:
+	rm -rf .venv $(SAMPLE)

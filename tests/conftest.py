@@ -1,0 +1,48 @@
+"""Fixtures that several test files share: a small sample corpus and its preprocessed copy."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+REFERENCE = Path(__file__).parent / "reference"
+sys.path.insert(0, str(ROOT / "data"))
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A raw sample corpus of six sessions; read only."""
+    from make_sample import make_sample
+
+    out = tmp_path_factory.mktemp("sample") / "corpus"
+    make_sample(out, seed=0, sessions=6, utterances=5)
+    return out
+
+
+@pytest.fixture(scope="session")
+def preprocessed(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `sample` with the files of preprocessing beside it; read only."""
+    from preprocessing import preprocess
+
+    corpus = tmp_path_factory.mktemp("preprocessed") / "corpus"
+    shutil.copytree(sample, corpus)
+    preprocess(corpus, text_model=str(corpus / "kobert"), gpu_id="cpu")
+    return corpus
+
+
+@pytest.fixture
+def reference():
+    """Read a file of tests/reference: arrays of an .npz, content of a .json."""
+
+    def read(name: str) -> dict:
+        path = REFERENCE / name
+        if path.suffix == ".json":
+            return json.loads(path.read_text(encoding="utf-8"))
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    return read

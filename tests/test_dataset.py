@@ -1,0 +1,324 @@
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+import torchaudio
+
+from constants import FOLDS
+from dataset import (
+    Annotation,
+    LogMels,
+    WindowDataset,
+    central_crop,
+    decibel_frames,
+    find_wavs,
+    log_mel,
+    make_windows,
+    parse_emotions,
+    read_annotation,
+    read_wav,
+    report_missing,
+    standardise,
+)
+from utils import InputError
+
+# Log-mel
+
+
+def whole_log_mel(wave: np.ndarray) -> torch.Tensor:
+    """The log-mel as design.md words it, without a shortcut: pad to 10 s, transform, dB, standardise."""
+    padded = torch.zeros(160_000)
+    padded[: len(wave)] = torch.from_numpy(wave)
+    mel = torchaudio.transforms.MelSpectrogram(
+        16_000, n_fft=2048, hop_length=512, f_min=30, f_max=8000, n_mels=229, power=2
+    )(padded)
+    return standardise(10 * torch.log10(mel.clamp(min=1e-10)))
+
+
+def noise(samples: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.1, samples).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["short", "exact", "silence", "tiny"])
+def test_log_mel_equals_the_published_one(name, reference):
+    arrays = reference("log_mel.npz")
+    mel = log_mel(arrays[f"wave_{name}"].astype(np.float32) / 32768)
+    assert mel.shape == (229, 313)
+    np.testing.assert_allclose(mel, arrays[f"mel_{name}"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 511, 512, 1024, 1025, 50_000, 157_000, 158_500, 159_999, 160_000])
+def test_frames_left_out_are_the_silent_ones(samples):
+    wave = noise(samples)
+    torch.testing.assert_close(log_mel(wave), whole_log_mel(wave), rtol=0, atol=1e-5)
+
+
+def test_long_utterance_gives_its_central_10_seconds_in_evaluation():
+    wave = noise(200_001)
+    torch.testing.assert_close(log_mel(wave), whole_log_mel(wave[20_000:180_000]), rtol=0, atol=1e-5)
+    assert len(central_crop(wave)) == 160_000
+
+
+def test_long_utterance_gives_a_crop_of_its_own_frames_in_training():
+    wave = noise(200_000)
+    features = LogMels([wave, noise(30_000)])
+    frames = decibel_frames(wave)
+    assert len(frames) == 200_000 // 512 + 1
+    for crop, start in ((0.0, 0), (0.5, 39), (0.999999, len(frames) - 313)):
+        mel = features.spectrograms(torch.tensor([0]), torch.tensor([crop]))[0]
+        torch.testing.assert_close(mel, standardise(frames[start : start + 313].T))
+    short = torch.tensor([1])
+    assert torch.equal(features.spectrograms(short, torch.tensor([0.7])), features.spectrograms(short))
+
+
+def test_standardise_has_mean_0_and_variance_1_of_each_spectrogram():
+    mel = standardise(torch.randn(2, 229, 313) * 7 - 40)
+    assert mel.mean(dim=(1, 2)).abs().max() < 1e-4
+    assert (mel.var(dim=(1, 2), correction=0) - 1).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "subtype"), [(16_000, 1, "PCM_16"), (44_100, 2, "PCM_24"), (8_000, 1, "FLOAT")]
+)
+def test_wavs_of_any_rate_and_channels_become_16_khz_mono(tmp_path, rate, channels, subtype):
+    t = np.arange(rate) / rate
+    tone = 0.5 * np.sin(2 * np.pi * 440 * t)
+    # Opposite noise on the two channels vanishes when they are mixed down
+    stereo = np.stack([tone + 0.1 * np.sin(9000 * t), tone - 0.1 * np.sin(9000 * t)], axis=1)
+    soundfile.write(tmp_path / "a.wav", tone if channels == 1 else stereo, rate, subtype=subtype)
+    wave = read_wav(tmp_path / "a.wav")
+    assert wave.dtype == np.float32
+    assert wave.shape == (16_000,)
+    expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
+    assert np.abs(wave - expected)[200:-200].max() < 2e-3
+
+
+def test_wav_that_is_none_is_named(tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"no sound")
+    with pytest.raises(InputError, match=r"a\.wav: not readable"):
+        read_wav(tmp_path / "a.wav")
+
+
+# Windows
+
+
+def test_windows_are_the_last_utterances_of_a_dialogue_padded_on_the_left():
+    dialogue = np.array([0, 0, 0, 1, 1, 0])  # the last row returns to dialogue 0
+    expected = [[-1, -1, 0], [-1, 0, 1], [0, 1, 2], [-1, -1, 3], [-1, 3, 4], [1, 2, 5]]
+    np.testing.assert_array_equal(make_windows(dialogue, 3), expected)
+
+
+def test_windows_equal_a_plain_loop():
+    rng = np.random.default_rng(0)
+    dialogue = np.repeat(np.arange(30), rng.integers(1, 20, 30))
+    windows = make_windows(dialogue, 8)
+    for i, window in enumerate(windows):
+        own = [j for j in range(i + 1) if dialogue[j] == dialogue[i]][-8:]
+        assert window.tolist() == [-1] * (8 - len(own)) + own
+
+
+def test_folds_cover_every_utterance_once_and_windows_stay_within_their_sessions(preprocessed):
+    annotation = read_annotation(preprocessed / "df_speaker.csv")
+    windows = make_windows(annotation.dialogue, 8)
+    tested = []
+    for fold in FOLDS:
+        test = np.flatnonzero(np.isin(annotation.session, fold))
+        train = np.setdiff1d(np.arange(len(annotation.ids)), test)
+        tested += test.tolist()
+        in_test, in_training = (set(windows[part].ravel()) - {-1} for part in (test, train))
+        assert in_test == set(test)
+        assert in_training == set(train)
+    assert sorted(tested) == list(range(len(annotation.ids)))
+
+
+# Annotation
+
+
+def test_emotions_are_parsed_with_ties_misspellings_capitals_and_spaces():
+    assert parse_emotions("happy;surprise") == [6, 4]
+    assert parse_emotions(" Disqust ") == [0]
+    with pytest.raises(ValueError, match="bored"):
+        parse_emotions("bored")
+
+
+def test_annotation_holds_soft_labels_and_majorities(preprocessed):
+    annotation = read_annotation(preprocessed / "df_speaker.csv")
+    table = pd.read_csv(preprocessed / "df_speaker.csv")
+    assert annotation.ids == table["Segment ID"].tolist()
+    np.testing.assert_array_equal(annotation.session, table["Session"])
+    np.testing.assert_allclose(annotation.arousal, table["Arousal"], rtol=1e-6)
+    np.testing.assert_allclose(annotation.valence, table["Valence"], rtol=1e-6)
+    happy = (table[[f"Emotion.{i}" for i in range(1, 11)]] == "happy").sum(axis=1) / 10
+    np.testing.assert_allclose(annotation.soft[:, 6], happy, rtol=1e-6)
+    np.testing.assert_array_equal(annotation.majority[:, 6], table["Emotion"].str.contains("happy"))
+    for dialogue, code in zip(table["dialogue"], annotation.dialogue, strict=True):
+        assert annotation.dialogue[table["dialogue"].eq(dialogue).to_numpy().argmax()] == code
+
+
+def test_published_tables_with_an_extra_index_column_are_read(preprocessed, tmp_path):
+    table = pd.read_csv(preprocessed / "df_speaker.csv")
+    table.to_csv(tmp_path / "df_speaker.csv")  # writes the column `Unnamed: 0`
+    published, ours = read_annotation(tmp_path / "df_speaker.csv"), read_annotation(preprocessed / "df_speaker.csv")
+    assert published.ids == ours.ids
+    np.testing.assert_array_equal(published.soft, ours.soft)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("Segment ID", "Sess01_script01_F1", "row 4: segment id 'Sess01_script01_F1'"),
+        ("Emotion", "bored", "row 4 .*emotion 'bored'"),
+        ("Emotion.3", "bored", "row 4 .*emotion 'bored'"),
+        ("Arousal", "7", "row 4 .*arousal 7"),
+        ("Valence", "nan", "row 4 .*valence nan"),
+        ("Valence", "", "row 4 "),
+    ],
+)
+def test_bad_cells_are_named_with_file_and_row(preprocessed, tmp_path, column, value, message):
+    table = pd.read_csv(preprocessed / "df_speaker.csv", dtype=str, keep_default_na=False)
+    table.loc[2, column] = value
+    table.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(InputError, match=rf"t\.csv, {message}"):
+        read_annotation(tmp_path / "t.csv")
+
+
+def test_missing_votes_leave_the_others_share(preprocessed, tmp_path):
+    table = pd.read_csv(preprocessed / "df_speaker.csv", dtype=str, keep_default_na=False)
+    votes = [f"Emotion.{i}" for i in range(1, 11)]
+    table.loc[0, votes] = ["sad", "sad", "sad", "happy"] + [""] * 6
+    table.to_csv(tmp_path / "t.csv", index=False)
+    np.testing.assert_allclose(read_annotation(tmp_path / "t.csv").soft[0], [0, 0, 0.75, 0, 0, 0, 0.25])
+    table.loc[0, votes] = ""
+    table.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(InputError, match=r"row 2 .*no rater's emotion"):
+        read_annotation(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", b"\xff\xfe\x00"], ids=["empty", "columns", "bytes"])
+def test_other_files_are_no_annotation(tmp_path, content):
+    (tmp_path / "t.csv").write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(InputError, match=r"t\.csv: "):
+        read_annotation(tmp_path / "t.csv")
+
+
+def test_id_that_occurs_twice_is_refused(preprocessed, tmp_path):
+    table = pd.read_csv(preprocessed / "df_speaker.csv")
+    pd.concat([table, table.iloc[:1]]).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(InputError, match=f"row {len(table) + 2}: .*occurs twice"):
+        read_annotation(tmp_path / "t.csv")
+
+
+# Paths
+
+
+def test_wavs_are_found_in_the_corpus_and_flat(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in (
+        "corpus/wav/Session01/d/a.wav",
+        "corpus/wav/Session01/d/a.txt",
+        "audio/a.wav",
+        "audio/b.WAV",
+        "else/a.wav",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    found, where = find_wavs(tmp_path / "corpus")
+    assert found == {
+        "a": tmp_path / "corpus/wav/Session01/d/a.wav",
+        "b": (tmp_path / "audio/b.WAV").relative_to(tmp_path),
+    }
+    assert "wav" in where
+    assert "audio" in where
+    found, where = find_wavs(tmp_path / "corpus", tmp_path / "else")
+    assert found == {"a": tmp_path / "else/a.wav"}
+
+
+def test_few_missing_are_listed_once_and_many_stop_the_run():
+    ids = [f"id{i}" for i in range(100)]
+    with pytest.warns(UserWarning, match=r"2 of 100 utterances have no wav in there .*: id0, id1$") as warned:
+        assert report_missing(ids, [i < 2 for i in range(100)], "wav", "there") == ["id0", "id1"]
+    assert len(warned) == 1
+    assert report_missing(ids, [False] * 100, "wav", "there") == []
+    with pytest.raises(InputError, match=r"^there: 6 of 100 utterances have no wav"):
+        report_missing(ids, [i < 6 for i in range(100)], "wav", "there")
+
+
+# Data set
+
+N, WS = 10, 4
+
+
+@pytest.fixture
+def annotation() -> Annotation:
+    rng = np.random.default_rng(0)
+    majority = np.eye(7, dtype=np.float32)[rng.integers(0, 7, N)]
+    majority[0] = [1, 0, 0, 0, 0, 0, 1]
+    return Annotation(
+        ids=[f"Sess01_script01_F{i:03d}" for i in range(N)],
+        session=np.repeat([1, 2], 5),
+        dialogue=np.repeat([0, 1], 5),
+        majority=majority,
+        soft=rng.dirichlet(np.ones(7), N).astype(np.float32),
+        arousal=rng.uniform(1, 5, N).astype(np.float32),
+        valence=rng.uniform(1, 5, N).astype(np.float32),
+    )
+
+
+WAVES = [None, *(noise(20_000 + 1000 * i, i) for i in range(1, N - 1)), noise(200_000, N)]
+
+
+def make_dataset(
+    annotation: Annotation, train: bool, targets: np.ndarray | None = None, seed: int = 0
+) -> WindowDataset:
+    text = torch.arange(N * 3, dtype=torch.float32).reshape(N, 3) + 1
+    targets = np.arange(N) if targets is None else targets
+    return WindowDataset(annotation, targets, WS, LogMels(WAVES), text, train, seed)
+
+
+def test_a_batch_holds_each_windows_utterances(annotation):
+    dataset = make_dataset(annotation, train=False)
+    batch = dataset.__getitems__([7, 1, 9])
+    assert batch.audio.shape == (3, WS, 229, 313)
+    for row, utterances in enumerate([[-1, 5, 6, 7], [-1, -1, 0, 1], [6, 7, 8, 9]]):
+        for place, utterance in enumerate(utterances):
+            audio, text = batch.audio[row, place], batch.text[row, place]
+            if utterance < 0 or WAVES[utterance] is None:
+                assert not audio.any()
+            else:
+                torch.testing.assert_close(audio, log_mel(WAVES[utterance]), rtol=0, atol=1e-5)
+            expected = torch.zeros(3) if utterance < 0 else torch.arange(3) + 3.0 * utterance + 1
+            assert torch.equal(text, expected)
+
+
+def test_targets_are_soft_in_training_and_multi_hot_in_test(annotation):
+    targets = np.array([0, 3])
+    train, test = (make_dataset(annotation, train, targets).__getitems__([0, 1]) for train in (True, False))
+    np.testing.assert_array_equal(train.emotion, annotation.soft[targets])
+    np.testing.assert_array_equal(test.emotion, annotation.majority[targets])
+    np.testing.assert_array_equal(test.arousal[:, 0], annotation.arousal[targets])
+    np.testing.assert_array_equal(test.valence[:, 0], annotation.valence[targets])
+
+
+def test_class_counts_count_every_label_of_a_tie(annotation):
+    counts = make_dataset(annotation, True, np.array([0, 1])).class_counts
+    assert counts.sum() == 3
+    np.testing.assert_array_equal(counts, annotation.majority[:2].sum(axis=0))
+
+
+def test_crops_differ_by_epoch_and_repeat_with_the_seed(annotation):
+    first, again, other = (make_dataset(annotation, True, seed=seed) for seed in (1, 1, 2))
+
+    def last(dataset: WindowDataset, epoch: int) -> torch.Tensor:
+        dataset.set_epoch(epoch)
+        return dataset[N - 1].audio[0, -1]
+
+    assert torch.equal(last(first, 1), last(again, 1))
+    assert not torch.equal(last(first, 1), last(first, 2))
+    assert not torch.equal(last(first, 1), last(other, 1))
+
+
+def test_left_out_modalities_are_none(annotation):
+    text = torch.zeros(N, 3)
+    assert WindowDataset(annotation, np.arange(N), WS, None, text, True)[0].audio is None
+    assert WindowDataset(annotation, np.arange(N), WS, LogMels(WAVES), None, True)[0].text is None

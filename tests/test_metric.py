@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, f1_score
+
+from metric import batch_figures, ccc, confusion_matrix, matched_macro, overall_figures, published_figures
+
+BATCH = 64
+
+
+@pytest.fixture
+def windows(reference):
+    return reference("metric.npz")
+
+
+def test_batch_figures_equal_the_published_ones(windows, reference):
+    expected = reference("metric.json")["batches"]
+    assert len(expected) == 3
+    for k, suffix in ((1, ""), (2, "@2")):
+        figures = batch_figures(windows["emotion_pred"], windows["emotion"], k, BATCH)
+        for row, batch in zip(figures, expected, strict=True):
+            assert row == pytest.approx([batch[name + suffix] for name in ("Precision", "Recall", "F1")], rel=1e-6)
+
+
+def test_published_figures_are_printed_as_published(windows, reference):
+    figures = published_figures(windows["emotion_pred"], windows["emotion"], BATCH)
+    assert figures == reference("metric.json")["result"]
+
+
+def test_confusion_equals_the_published_one(windows, reference):
+    confusion = confusion_matrix(windows["emotion_pred"], windows["emotion"])
+    np.testing.assert_array_equal(confusion, reference("metric.json")["confusion"])
+    assert matched_macro(confusion) == pytest.approx(reference("metric.json")["matched_macro"], rel=1e-6)
+
+
+def test_confusion_books_a_wrong_label_against_the_first_unmatched_true_one():
+    emotion = np.zeros((1, 7), dtype=np.float32)
+    emotion[0, [1, 2, 4]] = 1
+    probabilities = np.array([[0, 0.3, 0.05, 0.4, 0.03, 0.2, 0.02]])  # likeliest: 3 (wrong), 1 (right), 5 (wrong)
+    expected = np.zeros((7, 7))
+    expected[3, 1] = expected[1, 1] = expected[5, 2] = 1
+    np.testing.assert_array_equal(confusion_matrix(probabilities, emotion), expected)
+
+
+def test_ccc_equals_the_published_one(windows, reference):
+    assert ccc(windows["arousal_pred"], windows["arousal"]) == pytest.approx(reference("metric.json")["ccc"], abs=1e-12)
+
+
+def test_ccc_of_a_constant_is_zero_and_of_itself_one():
+    target = np.linspace(1, 5, 9)
+    assert ccc(np.full(9, 3.3, dtype=np.float32), target) == 0
+    assert ccc(target, np.full(9, 3.0)) == 0
+    assert ccc(np.full(9, 3.0), np.full(9, 3.0)) == 0
+    assert ccc(target, target) == pytest.approx(1)
+    assert ccc(6 - target, target) == pytest.approx(-1)
+
+
+@pytest.fixture
+def overall(windows):
+    valence = np.linspace(1, 5, len(windows["arousal"]))
+    return overall_figures(
+        windows["emotion_pred"],
+        windows["emotion"],
+        windows["arousal_pred"],
+        windows["arousal"],
+        valence + 0.5,
+        valence,
+        majority=5,
+        batch_size=BATCH,
+    )
+
+
+def test_overall_figures_are_over_windows_with_one_label(windows, overall):
+    single = windows["emotion"].sum(axis=1) == 1
+    true, predicted = windows["emotion"][single].argmax(1), windows["emotion_pred"][single].argmax(1)
+    assert (overall["n"], overall["n_single_label"]) == (150, 90)
+    assert overall["accuracy"] == pytest.approx((true == predicted).mean(), abs=1e-4)
+    assert overall["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(true, predicted), abs=1e-4)
+    assert overall["macro_f1"] == pytest.approx(f1_score(true, predicted, average="macro"), abs=1e-4)
+    assert overall["weighted_f1"] == pytest.approx(f1_score(true, predicted, average="weighted"), abs=1e-4)
+    assert overall["classes"]["happy"]["support"] == (true == 6).sum()
+    assert overall["valence_mae"] == pytest.approx(0.5)
+
+
+def test_majority_f1_is_the_published_f1_of_always_answering_it(windows, overall):
+    hits = windows["emotion"][:, 5]
+    by_batch = []
+    for batch in (slice(0, 64), slice(64, 128), slice(128, 150)):
+        p, r = hits[batch].mean(), (hits[batch] / windows["emotion"][batch].sum(1)).mean()
+        by_batch.append(2 * p * r / (p + r + 1e-3))
+    assert overall["majority_f1"] == pytest.approx(np.mean(by_batch), abs=1e-4)
+    assert overall["majority_label"] == "neutral"
+
+
+def test_overall_figures_of_ties_alone_leave_out_the_single_label_ones(windows):
+    tied = windows["emotion"].sum(axis=1) > 1
+    n = int(tied.sum())
+    affect = np.linspace(1, 5, n)
+    figures = overall_figures(
+        windows["emotion_pred"][tied], windows["emotion"][tied], affect, affect, affect, affect, 5, BATCH
+    )
+    assert figures["n_single_label"] == 0
+    assert "accuracy" not in figures

@@ -1,0 +1,191 @@
+import math
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from constants import SAMPLE_RATE
+from loss import normal_loss
+from model import MATE, BatchNorm2d, n_frames
+
+B = 4
+# Batch norm over a batch of 4 magnifies rounding: in train mode float64 itself is 1.4e-4 away from the reference, so
+# only the kernels that computed it (AVX-512, two threads) come closer
+REFERENCE_THREADS = 2
+TRAIN_TOLERANCE = 1e-5 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 5e-4
+
+
+def reference_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The weights that tests/reference/README.md defines by parameter name."""
+    state = {}
+    for name, tensor in model.state_dict().items():
+        g, shape = np.random.default_rng(zlib.crc32(name.encode())), tuple(tensor.shape)
+        if name.endswith("num_batches_tracked"):
+            values = np.array(1)
+        elif name.endswith("running_var"):
+            values = g.uniform(0.5, 1.5, shape)
+        elif name.endswith("running_mean"):
+            values = g.normal(0, 0.1, shape)
+        elif len(shape) == 1:
+            values = float(name.endswith(".weight")) + g.normal(0, 0.1, shape)
+        else:
+            values = g.normal(0, 1, shape) * math.sqrt(2 / math.prod(shape[1:]))
+        state[name] = torch.from_numpy(np.asarray(values)).to(tensor.dtype)
+    return state
+
+
+@pytest.fixture(scope="module")
+def inputs() -> dict[str, torch.Tensor]:
+    g = np.random.default_rng(7)
+    drawn = {
+        "audio": g.normal(0, 1, (B, 8, 1, 229, 313)),
+        "text": g.normal(0, 0.5, (B, 8, 1, 768)),
+        "emotion": g.dirichlet(np.ones(7), B),
+        "arousal": g.uniform(1, 5, (B, 1)),
+        "valence": g.uniform(1, 5, (B, 1)),
+    }
+    return {name: torch.from_numpy(values.astype(np.float32)) for name, values in drawn.items()}
+
+
+@pytest.fixture
+def _reference_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(REFERENCE_THREADS)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("_reference_threads")
+@pytest.mark.parametrize("tag", ["uni", "bi", "default"])
+def test_equals_the_published_model(tag, inputs, reference):
+    expected, described = reference(f"model_{tag}.npz"), reference("model.json")[tag]
+    model = MATE(**described["args"])
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert shapes == described["state_dict"]
+    assert list(shapes) == list(described["state_dict"])
+    assert sum(p.numel() for p in model.parameters()) == described["parameters"]
+
+    model.load_state_dict(reference_weights(model))
+    for mode in ("eval", "train"):
+        model.train(mode == "train")
+        log_emotion, arousal, valence = model(inputs["audio"], inputs["text"], log=True)
+        for name, output in (("emotion", log_emotion.exp()), ("arousal", arousal), ("valence", valence)):
+            tolerance = 1e-5 if mode == "eval" else TRAIN_TOLERANCE
+            np.testing.assert_allclose(output.detach(), expected[f"{mode}_{name}"], rtol=0, atol=tolerance)
+
+    target = (inputs["emotion"], inputs["arousal"], inputs["valence"])
+    loss = normal_loss((log_emotion, arousal, valence), target, lam=0.66)
+    assert loss.item() == pytest.approx(float(expected["train_loss"]), abs=TRAIN_TOLERANCE)
+    loss.backward()
+    norms = {name: p.grad.norm().item() for name, p in model.named_parameters()}
+    assert norms == pytest.approx(described["grad_norm"], rel=1e-3)
+
+
+def test_channels_last_is_as_exact_as_contiguous(inputs, reference):
+    """As main.py runs it: equal in evaluation, and in training as far from float64 as contiguous convolutions are."""
+    expected = reference("model_uni.npz")
+    outputs = {}
+    for name in ("float64", "contiguous", "channels_last"):
+        model = MATE(hidden_size=32)
+        model.load_state_dict(reference_weights(model))
+        if name == "channels_last":
+            model.audio_embedding.to(memory_format=torch.channels_last)
+        dtype = torch.float64 if name == "float64" else torch.float32
+        model, audio, text = model.to(dtype), inputs["audio"].to(dtype), inputs["text"].to(dtype)
+        with torch.no_grad():
+            if name == "channels_last":
+                for output, figure in zip(model.eval()(audio, text), ("emotion", "arousal", "valence"), strict=True):
+                    np.testing.assert_allclose(output, expected[f"eval_{figure}"], rtol=0, atol=1e-5)
+            outputs[name] = torch.cat(model.train()(audio, text), dim=1).double()
+    error = {name: (output - outputs["float64"]).abs().max().item() for name, output in outputs.items()}
+    assert 0 < error["contiguous"] < 5e-4
+    assert error["channels_last"] < 5e-4
+
+
+SMALL = {"hidden_size": 8, "num_layers": 1}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"backbone": "gru"},
+        {"backbone": "gru", "bidirectional": True, "num_layers": 2},
+        {"ws": 3, "text_dim": 100},
+        {"sr": 8000},
+        {"concat": False},
+        {"modality": "audio"},
+        {"modality": "text", "ws": 1},
+    ],
+    ids=str,
+)
+def test_variants_give_probabilities_and_affect_of_a_single_window(options):
+    options = SMALL | options
+    model = MATE(**options).eval()
+    ws, sr = options.get("ws", 8), options.get("sr", SAMPLE_RATE)
+    audio = torch.randn(1, ws, 229, n_frames(sr))
+    text = torch.randn(1, ws, options.get("text_dim", 768))
+    emotion, arousal, valence = model(audio, text)
+    assert emotion.shape == (1, 7)
+    assert emotion.sum().item() == pytest.approx(1, abs=1e-5)
+    assert arousal.shape == valence.shape == (1, 1)
+    assert 1 <= arousal.item() <= 5
+    assert 1 <= valence.item() <= 5
+
+
+def test_a_left_out_modality_has_no_parameters_and_is_not_read():
+    assert not any(name.startswith("audio_embedding") for name in MATE(**SMALL, modality="text").state_dict())
+    text_only, audio_only = MATE(**SMALL, modality="text"), MATE(**SMALL, modality="audio")
+    assert text_only.lstm.input_size == 768
+    assert audio_only.lstm.input_size == 816
+    text_only.eval()(None, torch.randn(1, 8, 768))
+    audio_only.eval()(torch.randn(1, 8, 229, 313), None)
+
+
+def test_backbone_names_its_parameters():
+    assert "gru.weight_ih_l0" in MATE(**SMALL, backbone="gru", modality="text").state_dict()
+
+
+def test_no_concat_takes_the_emotion_from_the_affect_heads():
+    torch.manual_seed(0)
+    for concat, changes in ((True, True), (False, False)):
+        model = MATE(**SMALL, modality="text", concat=concat).eval()
+        text = torch.randn(2, 8, 768)
+        _, before, _ = model(None, text)
+        with torch.no_grad():
+            model.mlp_emotion[-1].bias += torch.arange(7.0)
+        _, after, _ = model(None, text)
+        assert (not torch.equal(before, after)) is changes
+
+
+def test_log_probabilities_stay_finite_however_sure_the_model_is():
+    model = MATE(**SMALL, modality="text").eval()
+    with torch.no_grad():
+        model.mlp_emotion[-1].bias[0] = 1000.0  # softmax of the others underflows to 0, and its logarithm to -inf
+    log_emotion, _, _ = model(None, torch.randn(1, 8, 768), log=True)
+    assert log_emotion.isfinite().all()
+    assert log_emotion[0, 1] < -900
+
+
+@pytest.mark.parametrize("options", [{"backbone": "rnn"}, {"modality": "video"}, {"sr": 1000}], ids=str)
+def test_impossible_options_are_refused(options):
+    with pytest.raises(ValueError, match=str(next(iter(options.values())))):
+        MATE(**SMALL, **options)
+
+
+def test_batch_norm_trains_as_torch_does():
+    torch.manual_seed(0)
+    ours, theirs = BatchNorm2d(6), torch.nn.BatchNorm2d(6).double()
+    x = torch.randn(3, 6, 40, 50) * 3 + torch.arange(6.0)[:, None, None]
+    mine = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    exact = x.double().requires_grad_()
+    upstream = torch.randn_like(x)
+    for _ in range(2):
+        (ours(mine) * upstream).sum().backward()
+        (theirs(exact) * upstream).sum().backward()
+    torch.testing.assert_close(ours(mine), theirs(exact).float(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(mine.grad, exact.grad.float(), rtol=0, atol=1e-5)
+    for name, expected in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], expected.to(ours.state_dict()[name].dtype))
+    for name, p in ours.named_parameters():
+        torch.testing.assert_close(p.grad, dict(theirs.named_parameters())[name].grad.float(), rtol=1e-4, atol=1e-3)
