@@ -12,9 +12,12 @@ from tqdm import tqdm
 
 from dataset import Batch
 from loss import Loss
-from utils import InputError
 
 CHECK_EVERY = 50  # steps between looks at the loss, each of which waits for the device
+
+
+class NonFiniteLoss(ArithmeticError):
+    """Training cannot go on."""
 
 
 def make_optimizer(
@@ -55,7 +58,7 @@ def train_one_epoch(
 
     Raises
     ------
-    InputError : the loss is not finite; the message names the step, counted from `first_step`
+    NonFiniteLoss : the loss is not finite; the message names the step, counted from `first_step`
     """
     model.train()
     losses = torch.zeros(n_batches, device=device)
@@ -72,10 +75,7 @@ def train_one_epoch(
             mean = losses[: index + 1].mean().item()
             if not math.isfinite(mean):
                 step = first_step + int((~losses.isfinite()).nonzero()[0])
-                raise InputError(
-                    f"the loss is {losses[step - first_step].item()} at step {step}: training stopped; "
-                    "try a smaller --lr or look for values that are not numbers in the corpus"
-                )
+                raise NonFiniteLoss(f"the loss is {losses[step - first_step].item()} at step {step}: training stopped")
         on_step(mean)
     return losses.mean().item()
 

@@ -50,9 +50,9 @@ def sessions(value: str) -> list[int]:
     """`[1,8,9,13]`, `1,8,9,13`, `1-4` or a mixture as a sorted list of session numbers."""
     numbers: set[int] = set()
     for part in str(value).strip().strip("[]()").split(","):
-        first, _, last = part.strip().partition("-")
+        first, dash, last = part.strip().partition("-")
         try:
-            found = range(int(first), int(last or first) + 1)
+            found = range(int(first), int(last if dash else first) + 1)
         except ValueError:
             found = range(0)
         if not found or found[0] < 1 or found[-1] > N_SESSIONS:
@@ -288,7 +288,7 @@ def train(args: argparse.Namespace) -> Path:
 
     from constants import EMOTIONS
     from dataset import WindowDataset
-    from engine import evaluate, make_optimizer, make_scheduler, train_one_epoch
+    from engine import NonFiniteLoss, evaluate, make_optimizer, make_scheduler, train_one_epoch
     from loss import make_loss
 
     held_out = set(args.test_split)
@@ -356,9 +356,17 @@ def train(args: argparse.Namespace) -> Path:
                 shown["valid"] = f"{history[-1]['valid_loss']:.3f}"
             train_set.set_epoch(epoch)
             row = {"epoch": epoch, "lr": lr}
-            row["train_loss"] = train_one_epoch(
-                model, train_loader, n_steps, loss_function, optimizer, device, (epoch - 1) * n_steps + 1, on_step
-            )
+            try:
+                row["train_loss"] = train_one_epoch(
+                    model, train_loader, n_steps, loss_function, optimizer, device, (epoch - 1) * n_steps + 1, on_step
+                )
+            except NonFiniteLoss as error:
+                kept = (
+                    f"{folder} keeps the weights of epoch {epoch - 1}" if history else f"{folder} holds no weights yet"
+                )
+                raise InputError(
+                    f"{error}; {kept}; try a smaller --lr, or look for odd values in the corpus"
+                ) from error
             if valid_loader:
                 _, row["valid_loss"] = evaluate(model, valid_loader, len(valid_loader), device, loss_function)
             scheduler.step()
@@ -424,7 +432,7 @@ def configure_test(args: argparse.Namespace, given: set[str], path: Path) -> arg
     stored = read_json(path)
     if "versions" not in stored:  # the published program's: its --sr had no effect, and it always had four layers
         stored |= {"sr": SAMPLE_RATE, "num_layers": 4}
-    configured = argparse.Namespace(**vars(args))
+    configured, trained = argparse.Namespace(**vars(args)), {}
     for action in get_args_parser()._actions:
         name = action.dest
         if name not in stored or name in {"save_path", "gpu_id", "num_workers", "test_only", "test_path"}:
@@ -438,11 +446,12 @@ def configure_test(args: argparse.Namespace, given: set[str], path: Path) -> arg
                 raise InputError(f"{path}: {name}: {error}") from error
             if action.choices and value not in action.choices:
                 raise InputError(f"{path}: {name} {value!r}, expected one of {', '.join(action.choices)}")
+        trained[name] = value
         if name not in given:
             setattr(configured, name, value)
         elif name not in TEST_OPTIONS and getattr(args, name) != value:
             raise InputError(f"--{name} {getattr(args, name)}: the model in {path.parent} was trained with {value}")
-    held_out = {*sessions(stored.get("test_split", "")), *sessions(stored.get("valid_split") or "")}
+    held_out = {*trained.get("test_split", args.test_split), *(trained.get("valid_split") or [])}
     configured.train_split = stored.get("train_split") or [s for s in range(1, N_SESSIONS + 1) if s not in held_out]
     return configured
 

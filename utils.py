@@ -33,9 +33,11 @@ def run_command(command: Callable[[], None]) -> int:
     An `InputError` becomes one line on stderr and status 2, an interrupt status 130, a warning one line; any other
     exception is a programming error and keeps its traceback.
     """
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
-        command()
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+            command()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

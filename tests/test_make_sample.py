@@ -467,6 +467,8 @@ def test_another_seed_makes_another_sample(sample, tmp_path):
         "kobert/pytorch_model.bin",
     ):
         assert first[name] != second[name], name
+    votes = [[row[10:] for _, row in rows_of(folder)][: 2 * UTTERANCES] for folder in (sample, tmp_path / "other")]
+    assert all(row != other for row, other in zip(*votes, strict=True))
 
 
 def test_the_callers_random_numbers_are_left_alone(tmp_path):
