@@ -1,5 +1,7 @@
 """Constants of the audio features, the labels and the folds; read by every module, depends on none."""
 
+import re
+
 # Audio (design: log-mel of 10 s at 16 kHz)
 SAMPLE_RATE = 16_000  # Hz
 MAX_SECONDS = 10  # a longer utterance is cropped, a shorter one padded with zeros
@@ -11,6 +13,12 @@ F_MAX = 8_000.0  # Hz
 POWER_FLOOR = 1e-10  # smallest mel power: 10 log10(1e-10) = -100 dB
 STANDARDISE_EPS = 1e-5  # added to the variance, as a batch norm does
 
+
+def n_frames(sr: int) -> int:
+    """Frames of a 10 s spectrogram of audio at `sr` Hz: 313 at 16 kHz."""
+    return MAX_SECONDS * sr // HOP_LENGTH + 1
+
+
 # Labels
 EMOTIONS = ("disgust", "angry", "sad", "fear", "surprise", "neutral", "happy")
 EMOTION_ALIASES = {"disqust": "disgust"}  # spelt so in some annotation tables
@@ -19,7 +27,9 @@ N_RATERS = 10
 AFFECT_RANGE = (1.0, 5.0)  # arousal and valence, raters' means of integers 1 to 5
 
 # Corpus
-SEGMENT_PATTERN = r"Sess(?P<session>\d{2})_(?P<script>(?:script|impro)\d{2})_(?P<speaker>[FM])(?P<sequence>\d{3})"
+SEGMENT_ID = re.compile(
+    r"Sess(?P<session>\d{2})_(?P<script>(?:script|impro)\d{2})_(?P<speaker>[FM])(?P<sequence>\d{3})"
+)
 N_SESSIONS = 20
 FOLDS = ((1, 2, 3, 4), (5, 6, 7, 8), (9, 10, 11, 12), (13, 14, 15, 16), (17, 18, 19, 20))
 TEXT_DIM = 768  # KoBERT's hidden size

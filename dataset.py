@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +22,6 @@ from tqdm import tqdm
 
 from constants import (
     AFFECT_RANGE,
-    EMOTION_ALIASES,
-    EMOTIONS,
     F_MAX,
     F_MIN,
     HOP_LENGTH,
@@ -35,33 +32,14 @@ from constants import (
     N_RATERS,
     POWER_FLOOR,
     SAMPLE_RATE,
-    SEGMENT_PATTERN,
+    SEGMENT_ID,
     STANDARDISE_EPS,
+    n_frames,
 )
+from corpus import emotion_index, parse_emotions
 from utils import InputError
 
-ROLES = ("speaker", "listener")
-MISSING_LIMIT = 0.05  # a larger share of utterances without wav or text stops the run
-SEGMENT = re.compile(SEGMENT_PATTERN)
-
 # Annotation
-
-
-def parse_emotions(value: str) -> list[int]:
-    """Label indices of a table cell: one emotion, or several that tie, joined by `;`.
-
-    Raises
-    ------
-    ValueError : a label is none of the seven
-    """
-    labels = []
-    for label in str(value).split(";"):
-        label = label.strip().lower()
-        label = EMOTION_ALIASES.get(label, label)
-        if label not in EMOTIONS:
-            raise ValueError(f"emotion {label!r}, expected one of {', '.join(EMOTIONS)}")
-        labels.append(EMOTIONS.index(label))
-    return labels
 
 
 @dataclass(frozen=True)
@@ -113,7 +91,7 @@ def read_annotation(path: Path) -> Annotation:
     dialogues, seen = [], set()
     cells = table[["Emotion", "Arousal", "Valence", *votes]].itertuples(index=False, name=None)
     for row, (segment, (emotion, arousal, valence, *rated)) in enumerate(zip(ids, cells, strict=True)):
-        match = SEGMENT.fullmatch(segment)
+        match = SEGMENT_ID.fullmatch(segment)
         if match is None or segment in seen:
             found = "occurs twice" if match else "expected an id such as Sess01_script01_F001"
             raise InputError(f"{path}, row {row + 2}: segment id {segment!r}: {found}")
@@ -123,8 +101,7 @@ def read_annotation(path: Path) -> Annotation:
         try:
             majority[row, parse_emotions(emotion)] = 1
             for vote in filter(str.strip, rated):
-                (label,) = parse_emotions(vote)
-                soft[row, label] += 1
+                soft[row, emotion_index(vote)] += 1
             affect[row] = float(arousal), float(valence)
         except ValueError as error:
             raise InputError(f"{path}, row {row + 2} ({segment}): {error}") from error
@@ -251,7 +228,7 @@ class LogMels:
     """
 
     def __init__(self, waves: Sequence[Path | np.ndarray | None], sr: int = SAMPLE_RATE, progress: bool = False):
-        self.n_frames = MAX_SECONDS * sr // HOP_LENGTH + 1
+        self.n_frames = n_frames(sr)
         silence = torch.full((1, N_MELS), 10 * np.log10(POWER_FLOOR))
 
         def frames(wave: Path | np.ndarray | None) -> tuple[Tensor, Tensor]:
@@ -304,46 +281,6 @@ class LogMels:
         return standardise(self.frames[rows].transpose(1, 2))
 
 
-# Where the corpus keeps things
-
-
-def find_wavs(data_path: Path, audio_path: Path | None = None) -> tuple[dict[str, Path], str]:
-    """Wavs by segment id, and in words where they were looked for.
-
-    With `audio_path` there and below; otherwise below `data_path/wav`, and for what is not there in `./audio`.
-    """
-    folders = [audio_path] if audio_path else [Path("audio"), data_path / "wav"]
-    found: dict[str, Path] = {}
-    for folder in folders:
-        for parent, _, files in os.walk(folder):
-            for name in files:
-                path = Path(parent, name)
-                if path.suffix.lower() == ".wav":
-                    found[path.stem] = path
-    return found, " and ".join(str(folder) for folder in reversed(folders))
-
-
-def report_missing(ids: Sequence[str], missing: Sequence[bool], what: str, where: str) -> list[str]:
-    """Say once which utterances have no wav or no text, and return them.
-
-    Raises
-    ------
-    InputError : more than 5% are missing
-    """
-    absent = [segment for segment, is_missing in zip(ids, missing, strict=True) if is_missing]
-    if len(absent) > MISSING_LIMIT * len(ids):
-        raise InputError(
-            f"{where}: {len(absent)} of {len(ids)} utterances have no {what} there (such as {absent[0]}); "
-            f"at most {MISSING_LIMIT:.0%} may be missing, so this is probably the wrong path"
-        )
-    if absent:
-        warnings.warn(
-            f"{len(absent)} of {len(ids)} utterances have no {what} in {where} and count as zeros: {', '.join(absent)}",
-            stacklevel=2,
-        )
-    return absent
-
-
 # Dataset
 
 
@@ -377,8 +314,8 @@ class WindowDataset(torch.utils.data.Dataset):
     ws : utterances in a window
     log_mels : of all utterances, or None to leave audio out
     text : float32, sentence embeddings of all utterances, shape = (N, text_dim), or None to leave text out
-    train : soft targets and random crops; otherwise multi-hot targets and central crops
-    seed : of the crops
+    soft_targets : the raters' shares; otherwise the majority labels, multi-hot
+    crop_seed : of random crops of utterances over 10 s, anew every epoch; None for the central ones
 
     Attributes
     ----------
@@ -392,12 +329,12 @@ class WindowDataset(torch.utils.data.Dataset):
         ws: int,
         log_mels: LogMels | None,
         text: Tensor | None,
-        train: bool,
-        seed: int = 0,
+        soft_targets: bool,
+        crop_seed: int | None = None,
     ) -> None:
-        self.targets, self.log_mels, self.train, self.seed = targets, log_mels, train, seed
+        self.targets, self.log_mels, self.crop_seed = targets, log_mels, crop_seed
         self.windows = torch.from_numpy(make_windows(annotation.dialogue, ws)[targets])
-        emotion = annotation.soft if train else annotation.majority
+        emotion = annotation.soft if soft_targets else annotation.majority
         self.emotion = torch.from_numpy(emotion[targets])
         self.class_counts = annotation.majority[targets].sum(axis=0).astype(np.int64)
         self.arousal = torch.from_numpy(annotation.arousal[targets])[:, None]
@@ -408,9 +345,10 @@ class WindowDataset(torch.utils.data.Dataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Draw new crops for utterances over 10 s: the same ones for the same seed and epoch."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        n_utterances = 0 if self.log_mels is None else len(self.log_mels.start)
-        self.crop = torch.rand(n_utterances, generator=generator) if self.train else None
+        self.crop = None
+        if self.crop_seed is not None and self.log_mels is not None:
+            generator = torch.Generator().manual_seed(self.crop_seed * 1_000_003 + epoch)
+            self.crop = torch.rand(len(self.log_mels.start), generator=generator)
 
     def __len__(self) -> int:
         return len(self.targets)

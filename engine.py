@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dataset import Batch
 from loss import Loss
 
 CHECK_EVERY = 50  # steps between looks at the loss, each of which waits for the device
 
 
-class NonFiniteLoss(ArithmeticError):
-    """Training cannot go on."""
+class NonFinite(ArithmeticError):
+    """A loss or a prediction is infinite or not a number."""
 
 
 def make_optimizer(
@@ -44,8 +44,7 @@ def make_scheduler(optimizer: torch.optim.Optimizer, epochs: int, gamma: float) 
 
 def train_one_epoch(
     model: torch.nn.Module,
-    batches: Iterable[Batch],
-    n_batches: int,
+    batches: DataLoader,
     loss_function: Loss,
     optimizer: torch.optim.Optimizer,
     device: torch.device,
@@ -58,9 +57,10 @@ def train_one_epoch(
 
     Raises
     ------
-    NonFiniteLoss : the loss is not finite; the message names the step, counted from `first_step`
+    NonFinite : the loss is not finite; the message names the step, counted from `first_step`
     """
     model.train()
+    n_batches = len(batches)
     losses = torch.zeros(n_batches, device=device)
     for index, batch in enumerate(batches):
         batch = batch.to(device)
@@ -75,7 +75,7 @@ def train_one_epoch(
             mean = losses[: index + 1].mean().item()
             if not math.isfinite(mean):
                 step = first_step + int((~losses.isfinite()).nonzero()[0])
-                raise NonFiniteLoss(f"the loss is {losses[step - first_step].item()} at step {step}: training stopped")
+                raise NonFinite(f"the loss is {losses[step - first_step].item()} at step {step}")
         on_step(mean)
     return losses.mean().item()
 
@@ -83,8 +83,7 @@ def train_one_epoch(
 @torch.inference_mode()
 def evaluate(
     model: torch.nn.Module,
-    batches: Iterable[Batch],
-    n_batches: int,
+    batches: DataLoader,
     device: torch.device,
     loss_function: Loss | None = None,
     description: str | None = None,
@@ -97,11 +96,15 @@ def evaluate(
     -------
     dict of float32 arrays : `emotion_pred`, `emotion`, shape = (N, 7); `arousal_pred`, `arousal`, `valence_pred`,
     `valence`, shape = (N,)
+
+    Raises
+    ------
+    NonFinite : a prediction is not finite
     """
     model.eval()
     outputs: list[tuple[Tensor, ...]] = []
     total = torch.zeros((), device=device)
-    for batch in tqdm(batches, total=n_batches, desc=description, unit="batch", disable=description is None):
+    for batch in tqdm(batches, desc=description, unit="batch", disable=description is None):
         batch = batch.to(device)
         prediction = model(batch.audio, batch.text, log=True)
         target = (batch.emotion, batch.arousal, batch.valence)
@@ -115,5 +118,7 @@ def evaluate(
     }
     for name in ("arousal_pred", "valence_pred", "arousal", "valence"):
         arrays[name] = arrays[name][:, 0]
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise NonFinite("the model predicts values that are not numbers")
     mean_loss = total.item() / len(arrays["emotion"]) if loss_function is not None else math.nan
     return arrays, mean_loss

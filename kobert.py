@@ -10,11 +10,11 @@ import io
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils import InputError, atomic_write
+from utils import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -163,25 +163,63 @@ def embed_sentences(
 
 
 # The embedding file: numpy.save of a dict "<segment id>.txt" -> float32 (text_dim,), the published format. That is a
-# pickle, and a pickle runs what it names: only numpy's own constructors are admitted.
-_ADMITTED = {
-    (f"numpy.{core}.{module}", name)
-    for core in ("core", "_core")
-    for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
-} | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"), ("collections", "OrderedDict")}
+# pickle, and a pickle calls what it names. The names of numpy's constructors are admitted, but what they get is these
+# stand-ins: numpy's own can be made to read memory that is not theirs.
+
+
+class _DType:
+    """`numpy.dtype(code, align, copy)` and its state, whose second item is the byte order."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if code not in {"f2", "f4", "f8", "O", "O8"}:
+            raise pickle.UnpicklingError(f"it holds values of type {code!r}, expected floating point")
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state: tuple) -> None:
+        self.order = {"<": "<", ">": ">"}.get(state[1], "=")
+
+    def __str__(self) -> str:
+        return self.order + self.code
+
+
+class _Array:
+    """`numpy.ndarray` as `_reconstruct` makes it: its state is (version, shape, dtype, Fortran order, content)."""
+
+    value: Any = None
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, fortran, content = state
+        self.fill(content, dtype, shape, "F" if fortran else "C")
+
+    def fill(self, content: Any, dtype: _DType, shape: tuple, order: str) -> _Array:
+        """A 0-dimensional array of one object, or floating-point values."""
+        if dtype.code.startswith("O"):
+            (self.value,) = content
+        else:
+            self.value = np.frombuffer(content, dtype=str(dtype)).reshape(shape, order=order)
+        return self
+
+
+_ADMITTED = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _DType}
+_ADMITTED |= {("_codecs", "encode"): lambda text, encoding: text.encode("latin1")}  # bytes, in protocol 2
+for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and 2
+    _ADMITTED[f"{_core}.multiarray", "_reconstruct"] = _Array
+    _ADMITTED[f"{_core}.numeric", "_frombuffer"] = lambda *arguments: _Array().fill(*arguments)
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ADMITTED:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which is none of numpy's array constructors")
-        return super().find_class(module.replace("numpy.core.", "numpy._core."), name)
+        return _ADMITTED[module, name]
 
 
-def save_embeddings(path: Path, embeddings: dict[str, np.ndarray]) -> None:
-    """Write `"<segment id>.txt" -> float32 (text_dim,)` in the published format, whole or not at all."""
-    with atomic_write(path, "wb") as file:
-        np.save(file, np.array(embeddings, dtype=object), allow_pickle=True)
+def save_embeddings(file: IO[bytes], embeddings: dict[str, np.ndarray]) -> None:
+    """Write `"<segment id>.txt" -> float32 (text_dim,)` in the published format."""
+    np.save(file, np.array(embeddings, dtype=object), allow_pickle=True)
 
 
 def load_embeddings(path: Path, text_dim: int) -> dict[str, np.ndarray]:
@@ -200,25 +238,24 @@ def load_embeddings(path: Path, text_dim: int) -> dict[str, np.ndarray]:
         major, _ = np.lib.format.read_magic(content)
         read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
         read_header(content)
-        # np.save pickles the 0-dimensional object array around the dict, so unpickling gives the array
-        embeddings = _ArrayUnpickler(content).load()
+        embeddings = _ArrayUnpickler(content).load()  # np.save pickles a 0-dimensional array around the dict
     except FileNotFoundError as error:
         raise InputError(f"{path}: not found; run preprocessing.py first") from error
     except pickle.UnpicklingError as error:
         raise InputError(f"{path}: refused, {error}") from error
-    except (OSError, ValueError, EOFError, AttributeError, ImportError, IndexError, KeyError, TypeError) as error:
+    except Exception as error:  # damaged bytes make the readers raise almost anything
         raise InputError(f"{path}: not an embedding file of preprocessing.py ({error})") from error
-    if isinstance(embeddings, np.ndarray) and embeddings.shape == ():
-        embeddings = embeddings.item()
+    if isinstance(embeddings, _Array):
+        embeddings = embeddings.value
     if not isinstance(embeddings, dict):
         raise InputError(f"{path}: holds a {type(embeddings).__name__}, expected a dict of segment ids and vectors")
     vectors = {}
     for key, value in embeddings.items():
-        vector = np.asarray(value)
-        if vector.size != text_dim or vector.dtype.kind != "f" or not np.isfinite(vector).all():
-            raise InputError(
-                f"{path}: {key} holds {vector.dtype} values of shape {vector.shape}, "
-                f"expected {text_dim} finite numbers (--text_dim {text_dim})"
+        vector = getattr(value, "value", None)
+        if not isinstance(vector, np.ndarray) or vector.size != text_dim or not np.isfinite(vector).all():
+            found = (
+                f"an array of shape {vector.shape}" if isinstance(vector, np.ndarray) else f"a {type(value).__name__}"
             )
+            raise InputError(f"{path}: {key} holds {found}, expected {text_dim} finite numbers (--text_dim {text_dim})")
         vectors[str(key)] = vector.astype(np.float32).reshape(text_dim)
     return vectors

@@ -7,25 +7,30 @@ python main.py --test_only --test_path <experiment folder>
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from constants import N_SESSIONS, SAMPLE_RATE, TEXT_DIM
+from constants import EMOTIONS, N_SESSIONS, SAMPLE_RATE, TEXT_DIM
 from utils import (
     InputError,
     atomic_write,
     environment,
     find_run,
+    gpu,
     load_weights,
     new_folder,
+    number,
     pick_device,
     plot_loss_curve,
     read_json,
     run_command,
+    save_figure,
     save_weights,
     seed_everything,
+    switch,
     timestamp,
     write_json,
 )
@@ -35,11 +40,18 @@ if TYPE_CHECKING:  # torch, pandas and the rest take seconds to import: --help d
     import torch
 
     from dataset import Annotation, LogMels, WindowDataset
+    from loss import Loss
 
-# Options that say what is tested and where; every other one is fixed by a trained model
+# Options that say what is tested and where; a trained model fixes every other one
 TEST_OPTIONS = {
     *("save_path", "data_path", "audio_path", "SorL", "test_split", "batch_size", "num_workers", "gpu_id"),
     *("test_only", "test_path"),
+}
+# What a configuration says of the machine and the call it was made in, and what only training uses
+OF_THE_CALL = {"save_path", "gpu_id", "num_workers", "test_only", "test_path"}
+OF_TRAINING = {
+    *("embed_d", "epochs", "optim", "lr", "lr_gamma", "lr_decay", "weight_decay", "loss", "lam", "beta", "select"),
+    "seed",
 }
 
 
@@ -61,38 +73,6 @@ def sessions(value: str) -> list[int]:
             )
         numbers.update(found)
     return sorted(numbers)
-
-
-def switch(value: str) -> bool:
-    """`True` or `False` as a configuration or a command line writes it."""
-    if value.lower() not in {"true", "1", "yes", "false", "0", "no"}:
-        raise argparse.ArgumentTypeError(f"{value!r}: expected True or False")
-    return value.lower() in {"true", "1", "yes"}
-
-
-def number(kind: type, low: float, high: float = float("inf"), inclusive: bool = True) -> Any:
-    """An argparse type: a `kind` from `low` to `high`; `inclusive` of `high` or not."""
-
-    def parse(value: str) -> float:
-        try:
-            parsed = kind(value)
-        except ValueError:
-            parsed = None
-        if parsed is None or not low <= parsed <= high or (parsed == high and not inclusive):
-            expected = (
-                f"at least {low}" if high == float("inf") else f"from {low} to {'' if inclusive else 'below '}{high}"
-            )
-            raise argparse.ArgumentTypeError(f"{value!r}: expected {kind.__name__} {expected}")
-        return parsed
-
-    return parse
-
-
-def gpu(value: str) -> str:
-    """A GPU's number, or `cpu`."""
-    if value != "cpu" and not value.isdecimal():
-        raise argparse.ArgumentTypeError(f"{value!r}: expected a GPU's number or cpu")
-    return value
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -152,7 +132,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     training(
         "--select", choices=("last", "best"), default="last", help="epoch to test: last, or best by validation loss"
     )
-    training("--seed", type=number(int, 0), default=0, help="of weights, shuffling and crops")
+    training("--seed", type=number(int, 0, 2**32 - 1), default=0, help="of weights, shuffling and crops")
 
     run = parser.add_argument_group("run").add_argument
     run("--save_path", type=Path, default="exp", help="folder of the experiment folders")
@@ -195,14 +175,31 @@ def parse_args(argv: list[str]) -> tuple[argparse.Namespace, set[str]]:
 # Wiring
 
 
-def load_corpus(
-    args: argparse.Namespace,
-) -> tuple[Annotation, LogMels | None, torch.Tensor | None, dict[str, list[str]]]:
-    """Annotation of the side `--SorL`, log-mels and sentence embeddings of its utterances, and what is missing."""
+class Corpus(NamedTuple):
+    """The utterances of one role and what the model is given of them; a modality that is left out is None."""
+
+    annotation: Annotation
+    log_mels: LogMels | None
+    text: torch.Tensor | None  # float32 sentence embeddings, shape = (N, text_dim)
+    missing: dict[str, list[str]]  # segment ids without wav, without text
+
+    def windows(self, sessions: list[int], ws: int, soft_targets: bool, crop_seed: int | None = None) -> WindowDataset:
+        """The windows whose last utterance is of these sessions."""
+        import numpy as np
+
+        from dataset import WindowDataset
+
+        targets = np.flatnonzero(np.isin(self.annotation.session, sessions))
+        return WindowDataset(self.annotation, targets, ws, self.log_mels, self.text, soft_targets, crop_seed)
+
+
+def load_corpus(args: argparse.Namespace) -> Corpus:
+    """The corpus as `--SorL`, `--modality` and the paths ask for it."""
     import numpy as np
     import torch
 
-    from dataset import LogMels, find_wavs, read_annotation, report_missing
+    from corpus import find_wavs, report_missing
+    from dataset import LogMels, read_annotation
     from kobert import load_embeddings
 
     if not args.data_path.is_dir():
@@ -224,18 +221,33 @@ def load_corpus(
         paths = [wavs.get(segment) for segment in annotation.ids]
         missing["wav"] = report_missing(annotation.ids, [path is None for path in paths], "wav", where)
         log_mels = LogMels(paths, args.sr, progress=True)
-    return annotation, log_mels, text, missing
+    return Corpus(annotation, log_mels, text, missing)
 
 
-def targets_of(annotation: Annotation, split: list[int], option: str) -> np.ndarray:
-    """Numbers of the utterances of the sessions in `split`."""
-    import numpy as np
+def training_sessions(there: set[int], test_split: list[int], valid_split: list[int] | None) -> list[int]:
+    """The sessions to train on: those of the corpus that are neither tested nor validated on.
 
-    targets = np.flatnonzero(np.isin(annotation.session, split))
-    if not len(targets):
-        there = sorted(set(annotation.session.tolist()))
-        raise InputError(f"{option} {split}: the corpus has no utterance of these sessions; it has {there}")
-    return targets
+    Raises
+    ------
+    InputError : a session is tested and validated on, is not in the corpus, or none is left
+    """
+    held_out = {"--test_split": set(test_split), "--valid_split": set(valid_split or [])}
+    both = set.intersection(*held_out.values())
+    if both:
+        raise InputError(f"--valid_split and --test_split share sessions {sorted(both)}")
+    for option, split in held_out.items():
+        check_sessions(there, split, option)
+    left = there.difference(*held_out.values())
+    if not left:
+        raise InputError(f"no session is left to train on: the corpus has {sorted(there)}")
+    return sorted(left)
+
+
+def check_sessions(there: set[int], split: set[int], option: str) -> None:
+    """Raise `InputError` when a session in `split` is not in the corpus: a part of a fold is no fold."""
+    absent = sorted(split - there)
+    if absent:
+        raise InputError(f"{option}: the corpus has no utterance of sessions {absent}; it has {sorted(there)}")
 
 
 def make_loader(
@@ -279,129 +291,133 @@ def build_model(args: argparse.Namespace) -> torch.nn.Module:
     return model
 
 
+def serialisable(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments as JSON can hold them."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+
+
 def train(args: argparse.Namespace) -> Path:
     """Train, test, and return the experiment folder."""
-    import pandas as pd
-    import torch
-    from torch.utils.tensorboard import SummaryWriter
-    from tqdm import tqdm
-
-    from constants import EMOTIONS
-    from dataset import WindowDataset
-    from engine import NonFiniteLoss, evaluate, make_optimizer, make_scheduler, train_one_epoch
     from loss import make_loss
 
-    held_out = set(args.test_split)
-    if held_out & set(args.valid_split or []):
-        raise InputError(f"--valid_split {args.valid_split} and --test_split {args.test_split} share sessions")
+    if args.batch_size < 2:
+        raise InputError("--batch_size 1: batch norm cannot train on a single window; give at least 2")
     device = pick_device(args.gpu_id)
     seed_everything(args.seed)
-    annotation, log_mels, text, missing = load_corpus(args)
-
-    def subset(targets: np.ndarray, train: bool) -> WindowDataset:
-        return WindowDataset(annotation, targets, args.ws, log_mels, text, train, args.seed)
-
-    held_out |= set(args.valid_split or [])
-    train_split = [session for session in sorted(set(annotation.session.tolist())) if session not in held_out]
-    test_set = subset(targets_of(annotation, args.test_split, "--test_split"), train=False)
-    train_set = subset(targets_of(annotation, train_split, "training on"), train=True)
-    valid_set = None
-    if args.valid_split:
-        valid_set = subset(targets_of(annotation, args.valid_split, "--valid_split"), train=False)
-        valid_set.emotion = torch.from_numpy(annotation.soft[valid_set.targets])  # the loss wants soft labels
+    corpus = load_corpus(args)
+    train_split = training_sessions(set(corpus.annotation.session.tolist()), args.test_split, args.valid_split)
+    train_set = corpus.windows(train_split, args.ws, soft_targets=True, crop_seed=args.seed)
+    valid_set = corpus.windows(args.valid_split, args.ws, soft_targets=True) if args.valid_split else None
+    test_set = corpus.windows(args.test_split, args.ws, soft_targets=False)
     if len(train_set) < args.batch_size:
         raise InputError(
             f"--batch_size {args.batch_size}: training has {len(train_set)} windows and drops its last partial batch; "
             f"give at most {len(train_set)}"
         )
-
     model = build_model(args).to(device)
-    optimizer = make_optimizer(args.optim, model, args.lr, args.lr_decay, args.weight_decay)
-    scheduler = make_scheduler(optimizer, args.epochs, args.lr_gamma)
     loss_function = make_loss(args.loss, args.lam, args.beta, train_set.class_counts, device)
-    train_loader = make_loader(train_set, args.batch_size, args.num_workers, torch.Generator().manual_seed(args.seed))
-    valid_loader = make_loader(valid_set, args.batch_size, args.num_workers) if valid_set else None
 
     folder = new_folder(args.save_path, f"{args.backbone}_{args.SorL}_{args.optim}_{args.ws}_{timestamp()}")
-    write_json(
-        folder / "configuration.json",
-        serialisable(args)
-        | {
-            "train_split": train_split,
-            "windows": {"train": len(train_set), "valid": len(valid_set) if valid_set else 0, "test": len(test_set)},
-            "class_counts": dict(zip(EMOTIONS, train_set.class_counts.tolist(), strict=True)),
-            "missing": missing,
-        }
-        | environment(device),
-    )
+    facts = {
+        "train_split": train_split,
+        "windows": {"train": len(train_set), "valid": len(valid_set or ()), "test": len(test_set)},
+        "class_counts": dict(zip(EMOTIONS, train_set.class_counts.tolist(), strict=True)),
+        "missing": corpus.missing,
+    }
+    write_json(folder / "configuration.json", serialisable(args) | facts | environment(device))
+    fit(args, model, loss_function, train_set, valid_set, device, folder)
+    load_weights(model, folder / "model.pth")
+    arrays = predict(args, model, test_set, device)
+    report_test(args, folder, corpus, test_set, arrays, int(train_set.class_counts.argmax()))
+    return folder
 
-    history: list[dict[str, float]] = []
-    best = float("inf")
+
+def fit(
+    args: argparse.Namespace,
+    model: torch.nn.Module,
+    loss_function: Loss,
+    train_set: WindowDataset,
+    valid_set: WindowDataset | None,
+    device: torch.device,
+    folder: Path,
+) -> None:
+    """Train for `--epochs`, writing weights, history and curves into `folder` after each."""
+    import torch
+    from torch.utils.tensorboard import SummaryWriter
+    from tqdm import tqdm
+
+    from engine import NonFinite, evaluate, make_optimizer, make_scheduler, train_one_epoch
+
+    optimizer = make_optimizer(args.optim, model, args.lr, args.lr_decay, args.weight_decay)
+    scheduler = make_scheduler(optimizer, args.epochs, args.lr_gamma)
+    train_loader = make_loader(train_set, args.batch_size, args.num_workers, torch.Generator().manual_seed(args.seed))
+    valid_loader = make_loader(valid_set, args.batch_size, args.num_workers) if valid_set else None
     n_steps = len(train_loader)
+    history: list[dict[str, float]] = []
+    saved, best = 0, float("inf")  # epoch of the weights in the folder, its validation loss
     with (
         tqdm(total=args.epochs * n_steps, desc="training", unit="step", dynamic_ncols=True) as bar,
         SummaryWriter(str(folder)) as tensorboard,
     ):
-
-        def on_step(mean_loss: float | None) -> None:
-            if mean_loss is not None:
-                shown["loss"] = f"{mean_loss:.3f}"
-                bar.set_postfix(shown, refresh=False)
-            bar.update()
-
         for epoch in range(1, args.epochs + 1):
-            lr = optimizer.param_groups[0]["lr"]
-            shown = {"epoch": f"{epoch}/{args.epochs}", "lr": f"{lr:.1e}"}
-            if history and valid_set:
-                shown["valid"] = f"{history[-1]['valid_loss']:.3f}"
+            row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
+            shown = {"epoch": f"{epoch}/{args.epochs}", "lr": f"{row['lr']:.1e}"}
+            shown |= {"valid": f"{history[-1]['valid_loss']:.3f}"} if history and valid_loader else {}
+
+            def on_step(mean_loss: float | None, shown: dict[str, str] = shown) -> None:
+                if mean_loss is not None:
+                    bar.set_postfix(shown | {"loss": f"{mean_loss:.3f}"}, refresh=False)
+                bar.update()
+
             train_set.set_epoch(epoch)
-            row = {"epoch": epoch, "lr": lr}
+            first_step = (epoch - 1) * n_steps + 1
             try:
                 row["train_loss"] = train_one_epoch(
-                    model, train_loader, n_steps, loss_function, optimizer, device, (epoch - 1) * n_steps + 1, on_step
+                    model, train_loader, loss_function, optimizer, device, first_step, on_step
                 )
-            except NonFiniteLoss as error:
-                kept = (
-                    f"{folder} keeps the weights of epoch {epoch - 1}" if history else f"{folder} holds no weights yet"
-                )
-                raise InputError(
-                    f"{error}; {kept}; try a smaller --lr, or look for odd values in the corpus"
-                ) from error
-            if valid_loader:
-                _, row["valid_loss"] = evaluate(model, valid_loader, len(valid_loader), device, loss_function)
+                if valid_loader:
+                    _, row["valid_loss"] = evaluate(model, valid_loader, device, loss_function)
+            except NonFinite as error:
+                kept = f"keeps the weights of epoch {saved}" if saved else "holds no weights yet"
+                raise InputError(f"{error}: training stopped, {folder} {kept}; try a smaller --lr") from error
             scheduler.step()
             history.append(row)
-            for name in ("train_loss", "valid_loss", "lr"):
-                if name in row:
-                    tensorboard.add_scalar(name, row[name], epoch)
             if args.select == "last" or row["valid_loss"] < best:
-                best = row.get("valid_loss", best)
+                saved, best = epoch, row.get("valid_loss", best)
                 save_weights(model, folder / "model.pth")
-            with atomic_write(folder / "history.csv") as file:
-                pd.DataFrame(history).to_csv(file, index=False)
-            with atomic_write(folder / "train_loss.log") as file:
-                file.writelines(f"epoch {r['epoch']} loss {r['train_loss']:.6f}\n" for r in history)
-    plot_loss_curve(history, folder / "loss_curve.png")
+            write_history(history, folder)
+            for name in row.keys() - {"epoch"}:
+                tensorboard.add_scalar(name, row[name], epoch)
+    save_figure(plot_loss_curve(history), folder / "loss_curve.png")
 
-    load_weights(model, folder / "model.pth")
-    arrays = predict(args, model, test_set, device)
-    report_test(args, folder, annotation, test_set, arrays, int(train_set.class_counts.argmax()))
+
+def write_history(history: list[dict[str, float]], folder: Path) -> None:
+    """`history.csv` and `train_loss.log`, a row an epoch."""
+    import pandas as pd
+
+    with atomic_write(folder / "history.csv") as file:
+        pd.DataFrame(history).to_csv(file, index=False)
+    with atomic_write(folder / "train_loss.log") as file:
+        file.writelines(f"epoch {row['epoch']} loss {row['train_loss']:.6f}\n" for row in history)
 
 
 def predict(
     args: argparse.Namespace, model: torch.nn.Module, test_set: WindowDataset, device: torch.device
 ) -> dict[str, np.ndarray]:
-    """Predictions of the windows to test."""
-    from engine import evaluate
+    """Predictions of the windows to test, with their targets."""
+    from engine import NonFinite, evaluate
 
     loader = make_loader(test_set, args.batch_size, args.num_workers)
-    return evaluate(model, loader, len(loader), device, description="testing")[0]
+    try:
+        return evaluate(model, loader, device, description="testing")[0]
+    except NonFinite as error:
+        raise InputError(f"{error}: these weights are of no use; train anew with a smaller --lr") from error
 
 
 def report_test(
     args: argparse.Namespace,
     folder: Path,
-    annotation: Annotation,
+    corpus: Corpus,
     test_set: WindowDataset,
     arrays: dict[str, np.ndarray],
     majority: int,
@@ -409,14 +425,9 @@ def report_test(
     """Write a test's files into `folder` and print its report."""
     from report import describe_result, write_result
 
-    ids = [annotation.ids[target] for target in test_set.targets]
+    ids = [corpus.annotation.ids[target] for target in test_set.targets]
     result = write_result(folder, ids, arrays, majority, args.batch_size)
     print(describe_result(result, folder, args.SorL, args.test_split))
-
-
-def serialisable(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments as JSON can hold them."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
 
 
 def configure_test(args: argparse.Namespace, given: set[str], path: Path) -> argparse.Namespace:
@@ -432,60 +443,73 @@ def configure_test(args: argparse.Namespace, given: set[str], path: Path) -> arg
     stored = read_json(path)
     if "versions" not in stored:  # the published program's: its --sr had no effect, and it always had four layers
         stored |= {"sr": SAMPLE_RATE, "num_layers": 4}
+
+    def parsed(name: str, convert: Any) -> Any:
+        try:
+            return convert(str(stored[name]))
+        except argparse.ArgumentTypeError as error:
+            raise InputError(f"{path}: {name}: {error}") from error
+
     configured, trained = argparse.Namespace(**vars(args)), {}
     for action in get_args_parser()._actions:
         name = action.dest
-        if name not in stored or name in {"save_path", "gpu_id", "num_workers", "test_only", "test_path"}:
+        if name not in stored or name in OF_THE_CALL:
             continue
-        value = stored[name]
-        if value is not None:
-            try:
-                convert = switch if isinstance(action.default, bool) else action.type or str
-                value = convert(str(value))
-            except argparse.ArgumentTypeError as error:
-                raise InputError(f"{path}: {name}: {error}") from error
-            if action.choices and value not in action.choices:
-                raise InputError(f"{path}: {name} {value!r}, expected one of {', '.join(action.choices)}")
+        if name in OF_TRAINING or (stored[name] is None and action.default is None):
+            value = stored[name]
+        else:
+            value = parsed(name, switch if isinstance(action.default, bool) else action.type or str)
+        if action.choices and value not in action.choices and name not in OF_TRAINING:
+            raise InputError(f"{path}: {name}: {value!r}, expected one of {', '.join(action.choices)}")
         trained[name] = value
         if name not in given:
             setattr(configured, name, value)
         elif name not in TEST_OPTIONS and getattr(args, name) != value:
             raise InputError(f"--{name} {getattr(args, name)}: the model in {path.parent} was trained with {value}")
-    held_out = {*trained.get("test_split", args.test_split), *(trained.get("valid_split") or [])}
-    configured.train_split = stored.get("train_split") or [s for s in range(1, N_SESSIONS + 1) if s not in held_out]
+    if "train_split" in stored:
+        configured.train_split = parsed("train_split", sessions)
+    else:
+        held_out = {*trained.get("test_split", args.test_split), *(trained.get("valid_split") or [])}
+        configured.train_split = [s for s in range(1, N_SESSIONS + 1) if s not in held_out]
     return configured
 
 
-def test(args: argparse.Namespace, given: set[str]) -> None:
-    """Test an experiment folder, of this program or of the published one, into a new folder inside it."""
+def test(args: argparse.Namespace, given: set[str]) -> Path:
+    """Test an experiment folder, of this program or of the published one; return the new folder inside it."""
     import numpy as np
 
-    from dataset import WindowDataset
-
-    folder = find_run(args.save_path, args.test_path)
-    args = configure_test(args, given, folder / "configuration.json")
+    run = find_run(args.save_path, args.test_path)
+    args = configure_test(args, given, run / "configuration.json")
     device = pick_device(args.gpu_id)
     model = build_model(args)
-    load_weights(model, folder / "model.pth")
-    annotation, log_mels, text, missing = load_corpus(args)
-    targets = targets_of(annotation, args.test_split, "--test_split")
-    test_set = WindowDataset(annotation, targets, args.ws, log_mels, text, train=False)
-
-    trained = np.isin(annotation.session, args.train_split)
+    load_weights(model, run / "model.pth")
+    corpus = load_corpus(args)
+    session = corpus.annotation.session
+    check_sessions(set(session.tolist()), set(args.test_split), "--test_split")
+    test_set = corpus.windows(args.test_split, args.ws, soft_targets=False)
     seen = sorted(set(args.train_split) & set(args.test_split))
     if seen:
         warnings.warn(f"the model was trained on sessions {seen}, which are tested here", stacklevel=2)
-    majority = int(annotation.majority[trained].sum(axis=0).argmax())
+    trained = np.isin(session, args.train_split)
+    if not trained.any():
+        warnings.warn("the corpus has no training session: the majority is that of the tested windows", stacklevel=2)
+        trained = np.isin(session, args.test_split)
+    majority = int(corpus.annotation.majority[trained].sum(axis=0).argmax())
     arrays = predict(args, model.to(device), test_set, device)
 
-    into = new_folder(folder, f"test_{timestamp()}")
-    write_json(into / "configuration.json", serialisable(args) | {"missing": missing} | environment(device))
-    report_test(args, into, annotation, test_set, arrays, majority)
+    folder = new_folder(run, f"test_{timestamp()}")
+    facts = {"missing": corpus.missing} | environment(device)
+    write_json(folder / "configuration.json", serialisable(args) | facts)
+    report_test(args, folder, corpus, test_set, arrays, majority)
+    return folder
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     args, given = parse_args(sys.argv[1:] if argv is None else argv)
+    # Both are read when torch starts. Huge pages: a third of a step on a CPU is page faults of fresh activations
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what repeatable LSTMs on a GPU need
     return run_command(lambda: test(args, given) if args.test_only else train(args))
 
 

@@ -8,15 +8,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from constants import AFFECT_RANGE, HOP_LENGTH, MAX_SECONDS, N_EMOTIONS, N_MELS, SAMPLE_RATE, TEXT_DIM
+from constants import AFFECT_RANGE, N_EMOTIONS, N_MELS, SAMPLE_RATE, TEXT_DIM, n_frames
 
 MODALITIES = ("audio_text", "audio", "text")
 BACKBONES = {"lstm": nn.LSTM, "gru": nn.GRU}
-
-
-def n_frames(sr: int) -> int:
-    """Frames of a 10 s spectrogram of audio at `sr` Hz: 313 at 16 kHz."""
-    return MAX_SECONDS * sr // HOP_LENGTH + 1
 
 
 class _ExactBatchNorm(torch.autograd.Function):
@@ -50,7 +45,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or x.device.type != "cpu" or x.is_contiguous():
+        if not self.training or x.device.type != "cpu" or x.dtype != torch.float32 or x.is_contiguous():
             return super().forward(x)
         y, mean, variance = _ExactBatchNorm.apply(x, self.weight, self.bias, self.eps)
         with torch.no_grad():

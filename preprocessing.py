@@ -9,26 +9,26 @@ they are.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import io
 import re
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from constants import AFFECT_RANGE, EMOTION_ALIASES, EMOTIONS, N_RATERS, SEGMENT_PATTERN, TEXT_DIM
+from constants import AFFECT_RANGE, EMOTIONS, N_RATERS, SEGMENT_ID, TEXT_DIM
+from corpus import emotion_index, find_wavs, parse_emotions
 from kobert import KOBERT
-from utils import InputError, atomic_write, run_command
+from utils import InputError, atomic_write, gpu, number, run_command
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TABLE = re.compile(r"Session(?P<session>\d{2})_(?P<actor>[FM])_res\.csv", re.IGNORECASE)
-SEGMENT = re.compile(SEGMENT_PATTERN)
 HEADER_ROWS = 2
-START, END, SEGMENT_ID, TOTAL = 1, 2, 9, 10  # positions of columns in an annotation table
+START, END, SEGMENT, TOTAL = 1, 2, 9, 10  # positions of columns in an annotation table
 N_COLUMNS = 13 + 3 * N_RATERS
 RATINGS = ["Emotion", "Valence", "Arousal"]
 COLUMNS = [
@@ -40,8 +40,11 @@ COLUMNS = [
 
 # Transcripts
 
-_MARKS = "blnoucsN"  # breath, laughter, noise, others, unintelligible, ...
-_MARK = re.compile(rf"(?<![A-Za-z0-9])[{_MARKS}]/|/[{_MARKS}](?![A-Za-z0-9])")
+# Breath b, laughter l, noise n or N, o, u, c, s: the letter and a slash, runs of them, misspelt with the slash in front
+# or with the last one lacking. A letter that ends a Latin word is no mark (`on/off`), one behind `BTS` or `6` is.
+_MARK = re.compile(
+    r"/?(?:(?<![a-z])[blnoucs]/|(?<![A-Za-z])N/)+(?:[blnoucsN](?![A-Za-z0-9]))?|(?<![A-Za-z0-9])/[blnoucsN](?![A-Za-z0-9])"
+)
 _PARENTHESES = re.compile(r"\(([^()]*)\)")
 
 
@@ -82,85 +85,72 @@ def read_transcripts(data_path: Path, ids: list[str]) -> dict[str, str]:
 # Annotation tables
 
 
-@dataclass
-class Summary:
-    """What preprocessing found, for its closing lines."""
-
-    dropped: Counter[str] = field(default_factory=Counter)  # reason -> rows
-    listed: dict[str, list[str]] = field(default_factory=dict)  # reason -> ids
-
-    def drop(self, reason: str, segment: str) -> None:
-        self.dropped[reason] += 1
-        self.listed.setdefault(reason, []).append(segment)
-
-
-def emotion_label(cell: str) -> str:
-    """A label in the seven emotions' spelling; raises `ValueError` when it is none of them."""
-    label = cell.strip().lower()
-    label = EMOTION_ALIASES.get(label, label)
-    if label not in EMOTIONS:
-        raise ValueError(f"emotion {cell!r}")
-    return label
-
-
 def rating(cell: str) -> str:
     """A number from 1 to 5 as it is written; raises `ValueError` otherwise."""
     if not AFFECT_RANGE[0] <= float(cell) <= AFFECT_RANGE[1]:
-        raise ValueError(f"rating {cell!r}")
+        raise ValueError(f"rating {cell!r}, expected 1 to 5")
     return cell.strip()
 
 
-def read_table(path: Path, session: int, actor: str, summary: Summary) -> list[dict[str, str | int]]:
+READERS = {
+    "Emotion": lambda cell: ";".join(EMOTIONS[label] for label in parse_emotions(cell)),
+    "Valence": rating,
+    "Arousal": rating,
+}
+
+
+def read_table(path: Path, session: int, actor: str) -> list[dict[str, str | int]]:
     """Rows of `SessionNN_<F|M>_res.csv`, in the table's order, with labels in one spelling.
 
-    A row whose total emotion, valence or arousal cannot be used is dropped and counted in `summary`; a rater's vote
-    that cannot be used is left blank.
+    A cell that cannot be used is left blank. A row without a usable total or without any usable vote says so in
+    `problem`, which is empty otherwise.
 
     Raises
     ------
     InputError : the table is not text, or a row has too few columns or an id that cannot be parsed
     """
-    lines = list(csv.reader(io.StringIO(decode(path.read_bytes(), path))))
+    try:
+        lines = list(csv.reader(io.StringIO(decode(path.read_bytes(), path))))
+    except csv.Error as error:
+        raise InputError(f"{path}: not readable as a CSV table ({error}); is a quote left open?") from error
     rows = []
-    for number, cells in enumerate(lines[HEADER_ROWS:], start=HEADER_ROWS + 1):
+    for number_, cells in enumerate(lines[HEADER_ROWS:], start=HEADER_ROWS + 1):
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) < N_COLUMNS:
-            raise InputError(f"{path}, row {number}: {len(cells)} columns, expected {N_COLUMNS}; is the file whole?")
-        segment = cells[SEGMENT_ID].strip()
-        match = SEGMENT.fullmatch(segment)
+            raise InputError(f"{path}, row {number_}: {len(cells)} columns, expected {N_COLUMNS}; is the file whole?")
+        segment = cells[SEGMENT].strip()
+        match = SEGMENT_ID.fullmatch(segment)
         if match is None or int(match["session"]) != session:
             raise InputError(
-                f"{path}, row {number}: segment id {segment!r}, expected one such as Sess{session:02d}_script01_F001"
+                f"{path}, row {number_}: segment id {segment!r}, expected one such as Sess{session:02d}_script01_F001"
             )
-        role = "speaker" if match["speaker"] == actor else "listener"
         row: dict[str, str | int] = {"start": cells[START].strip(), "end": cells[END].strip(), "Segment ID": segment}
-        try:
-            row["Emotion"] = ";".join(emotion_label(label) for label in cells[TOTAL].split(";"))
-            row["Valence"], row["Arousal"] = rating(cells[TOTAL + 1]), rating(cells[TOTAL + 2])
-        except ValueError as error:
-            summary.drop(f"{role} rows with an unusable total ({error})", segment)
-            continue
-        for rater in range(1, N_RATERS + 1):
-            for name, cell, read in zip(
-                RATINGS, cells[TOTAL + 3 * rater :], (emotion_label, rating, rating), strict=False
-            ):
+        row["problem"] = ""
+        for rater in range(N_RATERS + 1):  # 0 is the total
+            for offset, (name, read) in enumerate(READERS.items()):
+                cell, column = cells[TOTAL + 3 * rater + offset], f"{name}.{rater}" if rater else name
                 try:
-                    row[f"{name}.{rater}"] = read(cell)
-                except ValueError:
-                    row[f"{name}.{rater}"] = ""
+                    if rater and name == "Emotion":
+                        emotion_index(cell)  # a rater votes for one emotion
+                    row[column] = read(cell)
+                except ValueError as error:
+                    row[column] = ""
+                    if rater == 0:
+                        row["problem"] = f"an unusable total ({error})"
         if not any(row[f"Emotion.{rater}"] for rater in range(1, N_RATERS + 1)):
-            summary.drop(f"{role} rows without a usable vote", segment)
-            continue
-        script = match["script"]
-        row |= {"speaker": match["speaker"], "role": role, "Session": session, "script": script}
-        row |= {"sequence": int(match["sequence"]), "dialogue": f"Sess{session:02d}_{script}"}
+            row["problem"] = row["problem"] or "no usable vote"
+        script, dialogue = match["script"], segment.rpartition("_")[0]
+        row |= {"speaker": match["speaker"], "role": "speaker" if match["speaker"] == actor else "listener"}
+        row |= {"Session": session, "script": script, "sequence": int(match["sequence"]), "dialogue": dialogue}
         rows.append(row)
     return rows
 
 
-def read_annotation_tables(data_path: Path, summary: Summary) -> pd.DataFrame:
-    """All annotation tables as one, in time order within a dialogue, dialogues in the corpus's order; no `text` yet.
+def read_annotation_tables(data_path: Path) -> pd.DataFrame:
+    """All rows of all annotation tables, in time order within a dialogue, dialogues in the corpus's order.
+
+    Has the columns `COLUMNS` but for `text`, and `problem` (see `read_table`).
 
     Raises
     ------
@@ -169,33 +159,45 @@ def read_annotation_tables(data_path: Path, summary: Summary) -> pd.DataFrame:
     import pandas as pd
 
     folder = data_path / "annotation"
-    tables = sorted((path, match) for path in folder.glob("*") if (match := TABLE.fullmatch(path.name)))
-    if not tables:
+    paths = sorted((path, match) for path in folder.glob("*") if (match := TABLE.fullmatch(path.name)))
+    if not paths:
         raise InputError(
             f"{folder}: no table such as Session01_F_res.csv; --data_path is the folder that holds annotation/ and wav/"
         )
-    rows = []
-    for path, match in tables:
-        rows += read_table(path, int(match["session"]), match["actor"].upper(), summary)
-    if not rows:
-        raise InputError(f"{folder}: its {len(tables)} tables hold no usable row")
-    table = pd.DataFrame(rows)
+    tables = [pd.DataFrame(read_table(path, int(match["session"]), match["actor"].upper())) for path, match in paths]
+    table = pd.concat([t.assign(table=i, position=range(len(t))) for i, t in enumerate(tables)], ignore_index=True)
+    if table.empty:
+        raise InputError(f"{folder}: its {len(paths)} tables hold no row")
     table["start"], table["end"] = (pd.to_numeric(table[name], errors="coerce") for name in ("start", "end"))
-    # Dialogues in order of first appearance; a row without a time keeps its place among its neighbours
-    order = pd.DataFrame(
-        {"dialogue": pd.factorize(table["dialogue"])[0], "start": table.groupby(["dialogue", "role"])["start"].ffill()}
-    ).sort_values(["dialogue", "start"], kind="stable", na_position="first")
-    return table.loc[order.index].reset_index(drop=True)
+    # Each of a session's two tables holds all its utterances in time order. So a start that is blank is taken from the
+    # other table, or from the utterance before, behind which the row's position puts it
+    table["dialogue_number"] = pd.factorize(table["dialogue"])[0]
+    table["time"] = table.groupby("Segment ID")["start"].transform("first")
+    table["time"] = table.groupby(["table", "dialogue"])["time"].ffill()
+    order = ["dialogue_number", "time", "position"]
+    return (
+        table.sort_values(order, kind="stable", na_position="first")
+        .drop(columns=["table", *order])
+        .reset_index(drop=True)
+    )
 
 
-def rows_of_role(annotation: pd.DataFrame, role: str, summary: Summary) -> pd.DataFrame:
-    """The rows of `role`; an id that occurs several times is kept once if its ratings agree and dropped if not."""
+def rows_of_role(annotation: pd.DataFrame, role: str) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """The usable rows of `role`, each id once, and the ids of the dropped ones by reason.
+
+    An id that occurs several times is kept once if its ratings agree and dropped altogether if they do not.
+    """
     rows = annotation[annotation["role"] == role]
-    distinct = rows.drop_duplicates([c for c in COLUMNS if c not in ("start", "end", "text")])
-    conflicting = distinct["Segment ID"].duplicated(keep=False)
-    for segment in distinct["Segment ID"][conflicting]:
-        summary.drop(f"{role} rows whose id occurs with different ratings", segment)
-    return distinct[~conflicting]
+    dropped = {
+        f"{role} rows with {problem}": unusable["Segment ID"].tolist()
+        for problem, unusable in rows[rows["problem"] != ""].groupby("problem")
+    }
+    rows = rows[rows["problem"] == ""]
+    rows = rows.drop_duplicates([column for column in COLUMNS if column not in ("start", "end", "text")])
+    conflicting = rows["Segment ID"].duplicated(keep=False)
+    if conflicting.any():
+        dropped[f"{role} rows whose id occurs with different ratings"] = rows["Segment ID"][conflicting].tolist()
+    return rows[~conflicting], dropped
 
 
 # The four files
@@ -232,30 +234,32 @@ def preprocess(
     if there and not overwrite:
         raise InputError(f"{there[0]}: exists already; pass --overwrite to write {', '.join(files)} anew")
 
-    summary = Summary()
-    annotation = read_annotation_tables(data_path, summary)
+    annotation = read_annotation_tables(data_path)
     ids = annotation["Segment ID"].drop_duplicates().tolist()
     transcripts = read_transcripts(data_path, ids)
     if not transcripts:
         raise InputError(f"{data_path / 'wav'}: holds no .txt of the {len(ids)} utterances; is the corpus whole?")
     annotation["text"] = annotation["Segment ID"].map(transcripts)
-    annotation = annotation[COLUMNS]
-    roles = {role: rows_of_role(annotation, role, summary) for role in ("speaker", "listener")}
+    roles, dropped = {}, {}
+    for role in ("speaker", "listener"):
+        roles[role], dropped_of_role = rows_of_role(annotation, role)
+        dropped |= dropped_of_role
 
     from kobert import embed_sentences, load_text_model, save_embeddings
     from utils import pick_device
 
     tokenizer, model = load_text_model(text_model, text_dim)
     vectors = embed_sentences(list(transcripts.values()), tokenizer, model, batch_size, pick_device(gpu_id))
+    embeddings = {f"{segment}.txt": vector for segment, vector in zip(transcripts, vectors, strict=True)}
 
-    for name, table in zip(files, (annotation, *roles.values()), strict=False):
-        with atomic_write(files[name]) as file:
-            table.to_csv(file, index=False)
-    save_embeddings(
-        files[f"embedding_{text_dim}.npy"],
-        {f"{segment}.txt": vector for segment, vector in zip(transcripts, vectors, strict=True)},
-    )
-    return describe(data_path, annotation, roles, transcripts, summary)
+    with contextlib.ExitStack() as stack:  # all four are written before the first takes its place
+        *tables, embedding = [
+            stack.enter_context(atomic_write(path, "wb" if path.suffix == ".npy" else "w")) for path in files.values()
+        ]
+        for file, table in zip(tables, (annotation, *roles.values()), strict=True):
+            table[COLUMNS].to_csv(file, index=False)
+        save_embeddings(embedding, embeddings)
+    return describe(data_path, annotation, roles, transcripts, dropped)
 
 
 def describe(
@@ -263,11 +267,9 @@ def describe(
     annotation: pd.DataFrame,
     roles: dict[str, pd.DataFrame],
     transcripts: dict[str, str],
-    summary: Summary,
+    dropped: dict[str, list[str]],
 ) -> str:
     """Counts of what was found, what is missing and what was dropped and why, a line each."""
-    from dataset import find_wavs
-
     ids = annotation["Segment ID"].drop_duplicates().tolist()
     wavs, where = find_wavs(data_path)
     lines = [
@@ -285,7 +287,7 @@ def describe(
         "with a transcript that is empty once cleaned": [s for s, text in transcripts.items() if not text],
     }
     lines += [f"{len(found)} utterances {what}: {shorten(found)}" for what, found in without.items() if found]
-    lines += [f"dropped {n} {reason}: {shorten(summary.listed[reason])}" for reason, n in summary.dropped.items()]
+    lines += [f"dropped {len(found)} {reason}: {shorten(found)}" for reason, found in dropped.items()]
     return "\n".join(lines)
 
 
@@ -309,9 +311,9 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="corpus folder, with annotation/ and wav/ (%(default)s)",
     )
     add("--text_model", default=KOBERT, help="hub name or folder of the sentence encoder (%(default)s)")
-    add("--text_dim", type=int, default=TEXT_DIM, help="length of its embeddings (%(default)s)")
-    add("--batch_size", type=int, default=64, help="sentences at once (%(default)s)")
-    add("--gpu_id", help="a GPU's number, or cpu (the best there is)")
+    add("--text_dim", type=number(int, 1), default=TEXT_DIM, help="length of its embeddings (%(default)s)")
+    add("--batch_size", type=number(int, 1), default=64, help="sentences at once (%(default)s)")
+    add("--gpu_id", type=gpu, help="a GPU's number, or cpu (the best there is)")
     add("--overwrite", action="store_true", help="replace files that an earlier run made")
     return parser
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from constants import EMOTIONS
 from metric import ccc, confusion_matrix, matched_macro, overall_figures, published_figures
-from utils import atomic_write, plot_confusion, write_json
+from utils import atomic_write, plot_confusion, save_figure, write_json
 
 
 def compute_result(arrays: dict[str, np.ndarray], majority: int, batch_size: int) -> dict:
@@ -53,7 +53,7 @@ def write_result(
         file.write(pd.DataFrame(confusion, index=EMOTIONS, columns=EMOTIONS).to_string() + "\n")
         macro = matched_macro(confusion)
         file.write("macro " + ", ".join(f"{name} {value:.4f}" for name, value in macro.items()) + "\n")
-    plot_confusion(confusion, EMOTIONS, folder / "confusion.png")
+    save_figure(plot_confusion(confusion, EMOTIONS), folder / "confusion.png")
     write_json(folder / "result.json", result)
     return result
 
@@ -76,9 +76,11 @@ def describe_result(result: dict, folder: Path, role: str, sessions: Sequence[in
         f"  {'CCC':<24}{'arousal':>14}{result['ccc_arousal']:>14.3f}",
         f"  {'':<24}{'valence':>14}{result['ccc_valence']:>14.3f}",
         "",
-        "whole set",
+        f"{'whole set':<26}{'MATE':>14}{'always ' + overall['majority_label']:>18}",
     ]
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "arousal_mae", "valence_mae"):
         if name in overall:
-            lines.append(f"  {name.replace('_', ' '):<24}{overall[name]:>14.3f}")
+            baseline = overall.get("majority", {}).get(name)
+            beside = "" if baseline is None else f"{baseline:>18.3f}"
+            lines.append(f"  {name.replace('_', ' '):<24}{overall[name]:>14.3f}{beside}")
     return "\n".join([*lines, "", f"experiment folder: {folder}"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import math
@@ -47,6 +48,42 @@ def run_command(command: Callable[[], None]) -> int:
     return 0
 
 
+# Types of command-line options
+
+
+def switch(value: str) -> bool:
+    """`True` or `False` as a configuration or a command line writes it."""
+    if value.lower() not in {"true", "1", "yes", "false", "0", "no"}:
+        raise argparse.ArgumentTypeError(f"{value!r}: expected True or False")
+    return value.lower() in {"true", "1", "yes"}
+
+
+def number(kind: type, low: float, high: float = float("inf"), inclusive: bool = True) -> Any:
+    """An argparse type: a finite `kind` from `low` to `high`; `inclusive` of `high` or not."""
+    excluded = {float("inf")} if inclusive else {float("inf"), high}
+
+    def parse(value: str) -> float:
+        try:
+            parsed = kind(value)
+        except ValueError:
+            parsed = None
+        if parsed is None or not low <= parsed <= high or parsed in excluded:
+            expected = (
+                f"at least {low}" if high == float("inf") else f"from {low} to {'' if inclusive else 'below '}{high}"
+            )
+            raise argparse.ArgumentTypeError(f"{value!r}: expected {kind.__name__} {expected}")
+        return parsed
+
+    return parse
+
+
+def gpu(value: str) -> str:
+    """A GPU's number, or `cpu`."""
+    if value != "cpu" and not value.isdecimal():
+        raise argparse.ArgumentTypeError(f"{value!r}: expected a GPU's number or cpu")
+    return value
+
+
 # Files
 
 
@@ -70,15 +107,16 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # NamedTemporaryFile makes it readable by its owner alone
         temporary.replace(path)
-    except BaseException:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_json(path: Path, content: dict) -> None:
     """Write `content` as indented UTF-8 JSON."""
     with atomic_write(path) as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
+        json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
 
 
@@ -143,16 +181,15 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
     ------
     InputError : the file is missing, is not a state dict, or does not fit the model
     """
-    import pickle
-
     import torch
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"{path}: not found; training writes it after its first epoch") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path}: not a file of weights alone ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # damaged bytes make torch's readers raise almost anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: not a file of weights alone ({reason})") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise InputError(f"{path}: holds no state dict (names and tensors), expected what torch.save(state_dict) wrote")
     expected = model.state_dict()
@@ -170,19 +207,21 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch, and ask cuDNN for repeatable algorithms."""
+    """Seed Python, NumPy and torch, and ask a GPU for repeatable algorithms (main.py sets what cuBLAS wants for it)."""
     import torch
 
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     torch.manual_seed(seed)
     torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(torch.cuda.is_available(), warn_only=True)
 
 
 def pick_device(gpu_id: str | None) -> torch.device:
     """The device for `--gpu_id`: a GPU's number or `cpu`; without one CUDA, then Apple's MPS, then the CPU."""
     import torch
 
+    torch.backends.cudnn.allow_tf32 = False  # convolutions in TF32 are off by 1e-3; the same numbers everywhere
     if gpu_id is None:
         if torch.cuda.is_available():
             return torch.device("cuda:0")
@@ -234,7 +273,7 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(file, format="png")
 
 
-def plot_loss_curve(history: list[dict[str, float]], path: Path) -> None:
+def plot_loss_curve(history: list[dict[str, float]]) -> Figure:
     """Training loss by epoch, and validation loss where there is one."""
     figure = new_figure(6, 3.6)
     axes = figure.subplots()
@@ -247,10 +286,10 @@ def plot_loss_curve(history: list[dict[str, float]], path: Path) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(color=GRID, linewidth=0.5)
     axes.legend(frameon=False)
-    save_figure(figure, path)
+    return figure
 
 
-def plot_confusion(confusion: np.ndarray, labels: tuple[str, ...], path: Path) -> None:
+def plot_confusion(confusion: np.ndarray, labels: tuple[str, ...]) -> Figure:
     """Confusion matrix with counts, coloured by the share of a true label's windows (of a column)."""
     figure = new_figure(5.4, 4.8)
     axes = figure.subplots()
@@ -263,4 +302,4 @@ def plot_confusion(confusion: np.ndarray, labels: tuple[str, ...], path: Path) -
     axes.set_yticks(range(len(labels)), labels)
     axes.set(xlabel="true", ylabel="predicted")
     figure.colorbar(image, ax=axes, label="share of the true label", fraction=0.046)
-    save_figure(figure, path)
+    return figure

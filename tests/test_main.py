@@ -105,6 +105,8 @@ def test_three_spellings_of_test_only(argv):
         (["--lam", "1.5"], "from 0 to 1"),
         (["--ws", "0"], "at least 1"),
         (["--lr", "nan"], "expected float"),
+        (["--lr", "inf"], "expected float"),
+        (["--seed", "4294967296"], "expected int"),
         (["--gpu_id", "x"], "cpu"),
         (["--bidirectional", "maybe"], "True or False"),
         (["--epoch", "3"], "--epoch"),
@@ -205,6 +207,14 @@ def test_report_shows_figures_baseline_and_folder(experiment, preprocessed, caps
     assert out.splitlines()[-1] == f"experiment folder: {next(experiment.glob('test_*'))}"
 
 
+def test_majority_is_the_commonest_training_label(trained, preprocessed):
+    annotation = read_annotation(preprocessed / "df_speaker.csv")
+    counts = annotation.majority[annotation.session >= 4].sum(axis=0)
+    overall = read_json(trained / "result.json")["overall"]
+    assert overall["majority_label"] == EMOTIONS[counts.argmax()] != EMOTIONS[0]
+    assert list(read_json(trained / "configuration.json")["class_counts"].values()) == counts.tolist()
+
+
 def test_testing_again_gives_the_same_result_in_all_spellings_and_overwrites_nothing(experiment, preprocessed):
     before = {path.name: path.read_bytes() for path in experiment.iterdir()}
     for spelling in (["--test_path", experiment.name], [experiment.name], [f"--{experiment.name}"]):
@@ -251,7 +261,97 @@ def test_folder_of_the_published_program_loads(experiment, preprocessed):
     assert stored["train_split"] == list(range(3, 21))
 
 
+def test_listener_is_predicted_from_the_listeners_table(preprocessed, tmp_path):
+    assert run(preprocessed, tmp_path, *TEXT, "--SorL", "listener") == 0
+    table = pd.read_csv(only_run(tmp_path) / "predictions.csv")
+    annotation = read_annotation(preprocessed / "df_listener.csv")
+    tested = annotation.session <= 2
+    np.testing.assert_allclose(table["arousal"], annotation.arousal[tested], rtol=1e-5)
+    speaker = read_annotation(preprocessed / "df_speaker.csv")
+    assert not np.array_equal(annotation.arousal[tested], speaker.arousal[speaker.session <= 2])
+
+
 # Options that change what is trained
+
+
+def test_sessions_are_split_without_overlap():
+    there = set(range(1, 21))
+    assert program.training_sessions(there, [13, 14, 15, 16], None) == [*range(1, 13), *range(17, 21)]
+    assert program.training_sessions(there, [1, 2], [3, 20]) == list(range(4, 20))
+
+
+def test_windows_of_a_split_are_those_of_its_sessions_and_of_no_other(preprocessed):
+    args, _ = program.parse_args(["--data_path", str(preprocessed), "--modality", "text"])
+    corpus = program.load_corpus(args)
+    session = corpus.annotation.session
+    train, test = (corpus.windows(split, 8, soft_targets=False) for split in ([3, 4, 5, 6], [1, 2]))
+    assert set(session[train.targets]) == {3, 4, 5, 6}
+    assert set(session[test.targets]) == {1, 2}
+    for dataset in (train, test):
+        seen = dataset.windows[dataset.windows >= 0].unique().numpy()
+        assert set(seen) == set(dataset.targets)
+
+
+def test_training_batches_are_shuffled_and_whole_and_test_batches_in_order_and_all(preprocessed):
+    args, _ = program.parse_args(["--data_path", str(preprocessed), "--modality", "text"])
+    dataset = program.load_corpus(args).windows([1, 2, 3], 8, soft_targets=False)
+    train = program.make_loader(dataset, 8, 0, torch.Generator().manual_seed(0))
+    first, second = ([batch.arousal for batch in train] for _ in range(2))
+    assert {len(batch) for batch in first} == {8}
+    assert len(first) == len(dataset) // 8
+    in_order = torch.cat([batch.arousal for batch in program.make_loader(dataset, 8, 0)])
+    assert torch.equal(in_order, dataset.arousal)
+    assert not torch.equal(torch.cat(first), in_order[: len(first) * 8])
+    assert not torch.equal(torch.cat(first), torch.cat(second))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--loss", "cbloss"], ["--lam", "0.5"], ["--optim", "sgd"], ["--weight_decay", "0.1"], ["--lr", "1e-4"]],
+    ids=" ".join,
+)
+def test_options_of_training_change_the_history(preprocessed, tmp_path, options):
+    for exp, more in (("plain", []), ("other", options)):
+        assert run(preprocessed, tmp_path / exp, *TEXT, *more) == 0
+    plain, other = (pd.read_csv(only_run(tmp_path / exp) / "history.csv") for exp in ("plain", "other"))
+    assert plain["train_loss"].iloc[-1] != other["train_loss"].iloc[-1]
+
+
+def test_beta_changes_the_class_balanced_loss(preprocessed, tmp_path):
+    for beta in ("0.5", "0.999"):
+        assert run(preprocessed, tmp_path / beta, *TEXT, "--loss", "cbloss", "--beta", beta) == 0
+    low, high = (pd.read_csv(only_run(tmp_path / beta) / "history.csv")["train_loss"][0] for beta in ("0.5", "0.999"))
+    assert low != high
+
+
+def test_validation_loss_is_that_of_soft_targets(preprocessed, tmp_path):
+    from engine import evaluate
+    from loss import make_loss
+
+    assert run(preprocessed, tmp_path, *TEXT, "--valid_split", "3") == 0
+    folder = only_run(tmp_path)
+    args, _ = program.parse_args(["--data_path", str(preprocessed), *TEXT])
+    dataset = program.load_corpus(args).windows([3], 8, soft_targets=True)
+    model = program.build_model(args)
+    model.load_state_dict(torch.load(folder / "model.pth", weights_only=True))
+    loss = make_loss("normal", args.lam, args.beta, dataset.class_counts)
+    _, expected = evaluate(model, program.make_loader(dataset, 8, 0), torch.device("cpu"), loss)
+    assert pd.read_csv(folder / "history.csv")["valid_loss"].iloc[-1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_crops_of_long_utterances_are_drawn_anew_every_epoch(preprocessed, tmp_path, monkeypatch):
+    from dataset import WindowDataset
+
+    drawn = []
+    set_epoch = WindowDataset.set_epoch
+
+    def record(self: WindowDataset, epoch: int) -> None:
+        set_epoch(self, epoch)
+        drawn.append((self.crop_seed, epoch))
+
+    monkeypatch.setattr(WindowDataset, "set_epoch", record)
+    assert run(preprocessed, tmp_path, *TEXT, "--seed", "7") == 0
+    assert [entry for entry in drawn if entry[1] > 0] == [(7, 1), (7, 2)]
 
 
 @pytest.mark.parametrize(
@@ -298,12 +398,6 @@ def test_training_learns(preprocessed, tmp_path):
     assert loss.iloc[-1] < 0.6 * loss.iloc[0]
 
 
-def test_learning_rate_drops_at_a_third_and_at_half(preprocessed, tmp_path):
-    assert run(preprocessed, tmp_path, *QUICK, "--modality", "text", "--epochs", "6", "--lr_gamma", "0.1") == 0
-    lr = pd.read_csv(only_run(tmp_path) / "history.csv")["lr"]
-    np.testing.assert_allclose(lr, [1e-3, 1e-3, 1e-4, 1e-5, 1e-5, 1e-5])
-
-
 def test_select_best_tests_the_epoch_of_the_lowest_validation_loss(preprocessed, tmp_path):
     options = (*QUICK, "--modality", "text", "--valid_split", "3", "--select", "best", "--lr_gamma", "300")
     assert run(preprocessed, tmp_path, *options, "--epochs", "4") == 0  # the learning rate leaps, the loss with it
@@ -331,6 +425,13 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(preproce
     assert all(tensor.isfinite().all() for tensor in state.values())
 
 
+def test_weights_that_blow_up_in_the_last_step_are_not_reported_on(preprocessed, tmp_path, capsys):
+    options = ("--modality", "text", "--lr", "1e30", "--epochs", "1", "--batch_size", "40")  # a single step
+    assert run(preprocessed, tmp_path, *QUICK, *options) == 2
+    assert "not numbers" in capsys.readouterr().err.splitlines()[-1]
+    assert not (only_run(tmp_path) / "result.json").exists()
+
+
 # Bad input
 
 
@@ -349,8 +450,13 @@ def test_missing_corpus_names_the_sample(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--test_split", "7-8"], "--test_split [7, 8]: the corpus has no utterance of these sessions"),
-        (["--test_split", "1-6"], "training on []"),
+        (
+            ["--test_split", "5-8"],
+            "--test_split: the corpus has no utterance of sessions [7, 8]; it has [1, 2, 3, 4, 5, 6]",
+        ),
+        (["--valid_split", "7"], "--valid_split: the corpus has no utterance of sessions [7]"),
+        (["--test_split", "1-6"], "no session is left to train on"),
+        (["--batch_size", "1"], "--batch_size 1: batch norm"),
         (["--valid_split", "2-3"], "share sessions"),
         (["--batch_size", "1000"], "--batch_size 1000: training has "),
         (["--text_dim", "512"], "embedding_512.npy: not found"),
@@ -403,12 +509,20 @@ def test_weights_that_run_code_are_refused_and_do_not_run_it(experiment, preproc
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
+        ("model.pth", b"", "model.pth: not a file of weights alone"),
         ("model.pth", b"torn", "model.pth: not a file of weights alone"),
         ("model.pth", None, "model.pth: not found"),
         ("configuration.json", b"{", "configuration.json: not readable as JSON"),
         ("configuration.json", b"[]", "configuration.json: holds a list"),
         ("configuration.json", b'{"hidden_size": "big"}', "configuration.json: hidden_size: 'big'"),
-        ("configuration.json", b'{"backbone": "rnn"}', "configuration.json: backbone 'rnn'"),
+        ("configuration.json", b'{"backbone": "rnn"}', "configuration.json: backbone: 'rnn'"),
+        ("configuration.json", b'{"hidden_size": null}', "configuration.json: hidden_size: 'None'"),
+        ("configuration.json", b'{"SorL": null}', "configuration.json: SorL: 'None'"),
+        (
+            "configuration.json",
+            b'{"hidden_size": 8, "num_layers": 1, "versions": {}, "train_split": ["a"]}',
+            "train_split",
+        ),
         ("configuration.json", b'{"hidden_size": 16, "ws": 8}', "has shape"),
     ],
 )

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "data"))
 
 import make_sample  # noqa: E402
 
-from constants import EMOTION_ALIASES, EMOTIONS, FOLDS, N_RATERS, SEGMENT_PATTERN, TEXT_DIM  # noqa: E402
+from constants import EMOTION_ALIASES, EMOTIONS, FOLDS, N_RATERS, SEGMENT_ID, TEXT_DIM  # noqa: E402
 
 SEED, SESSIONS, UTTERANCES = 3, 8, 4  # 64 utterances: just enough for every oddity
 HEADER = (
@@ -244,7 +244,7 @@ def test_layout(sample, plan):
     assert {path.name for path in (sample / "annotation").iterdir()} == tables
     ids = []
     for path in sorted(sample.glob("wav/*/*/*.txt")):
-        match = re.fullmatch(SEGMENT_PATTERN, path.stem)
+        match = SEGMENT_ID.fullmatch(path.stem)
         assert match, path
         assert path.parent.name == f"Sess{match['session']}_{match['script']}"
         assert path.parent.parent.name == f"Session{match['session']}"

@@ -91,6 +91,14 @@ def test_majority_f1_is_the_published_f1_of_always_answering_it(windows, overall
     assert overall["majority_label"] == "neutral"
 
 
+def test_majority_figures_are_those_of_a_constant_answer(windows, overall):
+    single = windows["emotion"].sum(axis=1) == 1
+    true = windows["emotion"][single].argmax(1)
+    assert overall["majority"]["accuracy"] == pytest.approx((true == 5).mean(), abs=1e-4)
+    assert overall["majority"]["balanced_accuracy"] == pytest.approx(1 / len(np.unique(true)), abs=1e-4)
+    assert overall["majority"]["macro_f1"] == pytest.approx(f1_score(true, np.full(90, 5), average="macro"), abs=1e-4)
+
+
 def test_overall_figures_of_ties_alone_leave_out_the_single_label_ones(windows):
     tied = windows["emotion"].sum(axis=1) > 1
     n = int(tied.sum())

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from constants import SAMPLE_RATE
+from constants import SAMPLE_RATE, n_frames
 from loss import normal_loss
-from model import MATE, BatchNorm2d, n_frames
+from model import MATE, BatchNorm2d
 
 B = 4
 # Batch norm over a batch of 4 magnifies rounding: in train mode float64 itself is 1.4e-4 away from the reference, so

@@ -24,6 +24,12 @@ FILES = ("annotation.csv", "df_speaker.csv", "df_listener.csv", "embedding_768.n
         ("(u/+u/) 뭐?", "뭐?"),
         ("그래 /n 응", "그래 응"),
         ("b/b/아니", "아니"),
+        ("/n/ 응", "응"),
+        ("l/n 응", "응"),
+        ("응/n 그래", "응 그래"),
+        ("BTSb/ 6b/ 112n/", "BTS 6 112"),
+        ("on/off ON/OFF 24/7", "on/off ON/OFF 24/7"),
+        ("b/sos", "sos"),
         ("(그래+아니) 몰라", "그래 아니 몰라"),
         ("(아뇨 + 밖에) 있어", "아뇨 밖에 있어"),
         ("((가+나)+다)", "가 나 다"),
@@ -142,13 +148,89 @@ def test_summary_tells_what_was_found_dropped_and_missing(corpus, capsys):
     out = capsys.readouterr().out
     n = len(list((corpus / "wav").rglob("*.txt"))) + 1
     assert f"{n} utterances, 6 sessions, 12 dialogues" in out
-    assert "rows with an unusable total (emotion 'bored')" in out
-    assert "rows with an unusable total (rating '9')" in out
+    assert "rows with an unusable total (emotion 'bored', expected one of" in out
+    assert "rows with an unusable total (rating '9', expected 1 to 5)" in out
     assert f"1 utterances without a transcript: {txt.stem}" in out
     assert wav.stem in out
     assert "listener rows whose id occurs with different ratings" in out
     assert "speaker: " in out
     assert f"{txt.stem}.txt" not in load_embeddings(corpus / "embedding_768.npy", 768)
+
+
+def test_rows_that_cannot_be_used_stay_in_annotation_and_not_in_the_roles_tables(corpus):
+    spoil(corpus, "Session01_F_res.csv", 4, 10, "bored")
+    for rater in range(10):
+        spoil(corpus, "Session02_F_res.csv", 4, 13 + 3 * rater, "bored")
+    spoil(corpus, "Session03_F_res.csv", 4, 13, "bored")
+    spoil(corpus, "Session03_F_res.csv", 4, 14, "7")
+    spoil(corpus, "Session03_F_res.csv", 4, 16, "  SAD ")
+    assert run(corpus) == 0
+    tables = {name: pd.read_csv(corpus / name).set_index("Segment ID") for name in FILES[:3]}
+    for session, used in ((1, False), (2, False), (3, True)):
+        path = corpus / "annotation" / f"Session0{session}_F_res.csv"
+        segment = path.read_text(encoding="utf-8-sig").splitlines()[4].split(",")[9]
+        role = "speaker" if segment[-4] == "F" else "listener"
+        assert segment in tables["annotation.csv"].index
+        assert (segment in tables[f"df_{role}.csv"].index) is used
+    row = tables[f"df_{role}.csv"].loc[segment]
+    assert row[["Emotion.1", "Valence.1"]].isna().all()
+    assert row["Emotion.2"] == "sad"
+    votes = pd.Series(read_annotation(corpus / f"df_{role}.csv").ids)
+    soft = read_annotation(corpus / f"df_{role}.csv").soft[votes.eq(segment).to_numpy().argmax()]
+    assert (soft * 9).round(4).tolist() == (soft * 9).round().tolist()  # shares of the nine votes left
+
+
+def repeat_row(corpus: Path, table: str, row: int) -> str:
+    path = corpus / "annotation" / table
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    path.write_text("\n".join([*lines, lines[row]]) + "\n", encoding="utf-8")
+    return lines[row].split(",")[9]
+
+
+def test_an_id_that_repeats_with_equal_ratings_is_kept_once(corpus):
+    segment = repeat_row(corpus, "Session01_F_res.csv", 4)
+    assert run(corpus) == 0
+    ids = [pd.read_csv(corpus / f"df_{role}.csv")["Segment ID"].tolist() for role in ("speaker", "listener")]
+    assert [own.count(segment) for own in ids] == [1, 1]
+
+
+def test_blank_starts_leave_the_order_of_time(corpus, preprocessed):
+    """Of one row, of one utterance in both tables, and of a whole dialogue."""
+    tables = ["Session01_F_res.csv", "Session01_M_res.csv"]
+    spoil(corpus, tables[0], 4, 1, "")
+    for table in tables:
+        spoil(corpus, table, 5, 1, "")
+        for row in range(7, 12):
+            spoil(corpus, table, row, 1, "")
+    assert run(corpus) == 0
+    for role in ("speaker", "listener"):
+        ours, whole = (pd.read_csv(root / f"df_{role}.csv")["Segment ID"] for root in (corpus, preprocessed))
+        assert ours.tolist() == whole.tolist()
+
+
+def test_a_failing_write_leaves_all_four_files_as_they_were(corpus, capsys, monkeypatch):
+    assert run(corpus) == 0
+    before = {name: (corpus / name).read_bytes() for name in FILES}
+    spoil(corpus, "Session01_F_res.csv", 4, 11, "2.2")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kobert.save_embeddings", fail)
+    assert run(corpus, "--overwrite") == 2
+    assert "embedding_768.npy: cannot be written (No space left" in capsys.readouterr().err
+    assert {name: (corpus / name).read_bytes() for name in FILES} == before
+    assert not [path for path in corpus.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    "options", [["--batch_size", "0"], ["--batch_size", "-1"], ["--gpu_id", "x"], ["--text_dim", "0"]]
+)
+def test_impossible_options_are_refused(options, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(options)
+    assert exit_.value.code == 2
+    assert "expected" in capsys.readouterr().err
 
 
 def test_existing_files_are_kept_unless_asked(corpus, capsys):
@@ -187,6 +269,9 @@ def spoil_with(what: str, corpus: Path) -> None:
         case "cut":
             path = corpus / "annotation" / "Session01_F_res.csv"
             path.write_bytes(path.read_bytes()[:-40])
+        case "open quote":
+            path = corpus / "annotation" / "Session01_F_res.csv"
+            path.write_text('"' + "a" * 200_000, encoding="utf-8")
         case "neither encoding":
             path = corpus / "annotation" / "Session01_F_res.csv"
             path.write_bytes(b"\xff\xff" + path.read_bytes())
@@ -202,6 +287,7 @@ def spoil_with(what: str, corpus: Path) -> None:
         ("id", "Session01_F_res.csv, row 4: segment id 'Sess01_F001'"),
         ("other session", "Session01_F_res.csv, row 4: segment id 'Sess02_script01_F001'"),
         ("cut", "Session01_F_res.csv, row "),
+        ("open quote", "Session01_F_res.csv: not readable as a CSV table"),
         ("neither encoding", "Session01_F_res.csv: neither UTF-8 nor CP949"),
         ("text model", "kobert"),
     ],

@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from dataset import Batch, unchanged
+from engine import NonFinite, evaluate, make_optimizer, make_scheduler, train_one_epoch
+from loss import make_loss
+from model import MATE
+
+LOSS = make_loss("normal", 0.66, 0.9, np.ones(7, dtype=int))
+
+
+def batches(n: int = 2, size: int = 3, seed: int = 0) -> DataLoader:
+    g = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=g)
+
+    drawn = [
+        Batch(None, draw(size, 8, 768), draw(size, 7).softmax(1), draw(size, 1).tanh() + 3, draw(size, 1).tanh() + 3)
+        for _ in range(n)
+    ]
+    return DataLoader(drawn, batch_size=None, collate_fn=unchanged)
+
+
+def small_model() -> MATE:
+    torch.manual_seed(0)
+    return MATE(hidden_size=4, num_layers=1, modality="text")
+
+
+def test_an_epoch_is_a_step_of_gradient_descent_a_batch():
+    model, plain = small_model(), small_model()
+    loss = train_one_epoch(
+        model, batches(2, 32), LOSS, torch.optim.SGD(model.parameters(), lr=0.05), torch.device("cpu")
+    )
+    losses = []
+    for batch in batches(2, 32):
+        value = LOSS(plain.train()(None, batch.text, log=True), batch[2:])
+        for p, gradient in zip(plain.parameters(), torch.autograd.grad(value, plain.parameters()), strict=True):
+            p.data -= 0.05 * gradient
+        losses.append(value.item())
+    assert loss == pytest.approx(np.mean(losses), rel=1e-5)
+    for name, tensor in model.state_dict().items():  # the statistics of batch norm too: it ran in train mode
+        torch.testing.assert_close(tensor, plain.state_dict()[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [
+        ("adam", torch.optim.Adam, {"lr": 0.1, "weight_decay": 0.3}),
+        ("adamw", torch.optim.AdamW, {"lr": 0.1, "weight_decay": 0.3}),
+        ("adagrad", torch.optim.Adagrad, {"lr": 0.1, "lr_decay": 0.2, "weight_decay": 0.3}),
+        ("sgd", torch.optim.SGD, {"lr": 0.1, "weight_decay": 0.3, "momentum": 0.9}),
+    ],
+)
+def test_optimizers_are_those_of_their_names(name, kind, expected):
+    model = small_model()
+    optimizer = make_optimizer(name, model, 0.1, 0.2, 0.3)
+    assert type(optimizer) is kind
+    (group,) = optimizer.param_groups
+    assert {key: group[key] for key in expected} == expected
+    assert len(group["params"]) == len(list(model.parameters()))
+
+
+def test_unknown_optimizer_is_refused():
+    with pytest.raises(ValueError, match="lion"):
+        make_optimizer("lion", small_model(), 0.1, 0, 0)
+
+
+@pytest.mark.parametrize(("epochs", "drops"), [(6, [2, 3]), (100, [33, 50]), (2, [1]), (1, [])])
+def test_learning_rate_drops_after_a_third_and_after_half(epochs, drops):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = make_scheduler(optimizer, epochs, 0.5)
+    for epoch in range(epochs):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 ** sum(drop <= epoch for drop in drops))
+        optimizer.step()
+        scheduler.step()
+
+
+def test_steps_are_reported():
+    seen = []
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    loss = train_one_epoch(model, batches(), LOSS, optimizer, torch.device("cpu"), on_step=seen.append)
+    assert len(seen) == 2
+    assert seen[-1] == pytest.approx(loss)
+
+
+def test_evaluation_gives_predictions_in_order_and_the_mean_loss_over_windows():
+    model = small_model()
+    loader = DataLoader([*batches(1, 3, seed=1), *batches(1, 1, seed=2)], batch_size=None, collate_fn=unchanged)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    arrays, loss = evaluate(model, loader, torch.device("cpu"), LOSS)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    row, total = 0, 0.0
+    with torch.no_grad():
+        for batch in loader:
+            prediction = model.eval()(None, batch.text, log=True)
+            total += LOSS(prediction, batch[2:]).item() * len(batch.emotion)
+            rows = slice(row, row := row + len(batch.emotion))
+            for name, tensor in (
+                ("emotion_pred", prediction[0].exp()),
+                ("emotion", batch.emotion),
+                ("arousal_pred", prediction[1][:, 0]),
+                ("arousal", batch.arousal[:, 0]),
+                ("valence_pred", prediction[2][:, 0]),
+                ("valence", batch.valence[:, 0]),
+            ):
+                np.testing.assert_allclose(arrays[name][rows], tensor, rtol=1e-5)
+    assert row == len(arrays["emotion"]) == 4
+    assert loss == pytest.approx(total / 4, rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_names_its_step():
+    model = small_model()
+    bad = list(batches(3))
+    bad[1].arousal[0] = float("nan")
+    loader = DataLoader(bad, batch_size=None, collate_fn=unchanged)
+    with pytest.raises(NonFinite, match="the loss is nan at step 12"):
+        train_one_epoch(model, loader, LOSS, torch.optim.SGD(model.parameters(), lr=0.0), torch.device("cpu"), 11)
+
+
+def test_predictions_that_are_not_finite_stop_an_evaluation():
+    model = small_model()
+    with torch.no_grad():
+        model.mlp_emotion[-1].bias[3] = float("nan")
+    with pytest.raises(NonFinite, match="not numbers"):
+        evaluate(model, batches(), torch.device("cpu"))
