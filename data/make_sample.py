@@ -34,6 +34,7 @@ if str(ROOT) not in sys.path:  # so that the command works from any folder
     sys.path.insert(0, str(ROOT))
 
 from constants import EMOTION_ALIASES, EMOTIONS, N_RATERS, N_SESSIONS, TEXT_DIM  # noqa: E402
+from utils import InputError, run_command  # noqa: E402
 
 DIALOGUES_FILE = Path(__file__).resolve().parent / "sample_dialogues.csv"
 OUT = Path(__file__).resolve().parent / "sample"
@@ -413,15 +414,15 @@ def plan_sample(seed: int = 0, sessions: int = N_SESSIONS, dialogues: int = 2, u
 
 
 def check_arguments(seed: int, sessions: int, dialogues: int, utterances: int | None) -> None:
-    """Raise ValueError, naming the argument, for a value no sample can be made with."""
+    """Raise InputError, naming the argument, for a value no sample can be made with."""
     if not 0 <= seed < 2**32:
-        raise ValueError(f"seed is {seed}; it must be 0 to {2**32 - 1}")
+        raise InputError(f"seed is {seed}; it must be 0 to {2**32 - 1}")
     if not 1 <= sessions <= N_SESSIONS:
-        raise ValueError(f"sessions is {sessions}; it must be 1 to {N_SESSIONS}")
+        raise InputError(f"sessions is {sessions}; it must be 1 to {N_SESSIONS}")
     if not 1 <= dialogues <= MAX_DIALOGUES:
-        raise ValueError(f"dialogues is {dialogues}; it must be 1 to {MAX_DIALOGUES}")
+        raise InputError(f"dialogues is {dialogues}; it must be 1 to {MAX_DIALOGUES}")
     if utterances is not None and utterances < 1:
-        raise ValueError(f"utterances is {utterances}; it must be 1 or more")
+        raise InputError(f"utterances is {utterances}; it must be 1 or more")
 
 
 def speak(utterances: Sequence[Utterance], folder: Path) -> Iterator[float]:
@@ -578,20 +579,23 @@ def write_text_encoder(folder: Path, lines: Sequence[str], seed: int) -> None:
 def whole_or_nothing(out: Path) -> Iterator[Path]:
     """A working folder that becomes ``out`` at the end and vanishes on any failure."""
     refuse_existing(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Beside out, so that the rename stays within one file system
-    with TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as holder:
-        working = Path(holder, out.name)  # the holder is private to the user; the corpus gets the usual permissions
-        working.mkdir()
-        yield working
-        refuse_existing(out)
-        working.rename(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Beside out, so that the rename stays within one file system
+        with TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as holder:
+            working = Path(holder, out.name)  # the holder is private to the user; the corpus gets the usual permissions
+            working.mkdir()
+            yield working
+            refuse_existing(out)
+            working.rename(out)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror or error}); nothing is left of it") from error
 
 
 def refuse_existing(out: Path) -> None:
-    """Raise FileExistsError when anything at all lies at ``out``."""
+    """Raise `InputError` when anything at all lies at ``out``."""
     if out.exists() or out.is_symlink():
-        raise FileExistsError(f"{out} exists already and is left as it is; give another --out or remove it first")
+        raise InputError(f"{out} exists already and is left as it is; give another --out or remove it first")
 
 
 def write_sample(plan: Plan, out: Path, progress: bool) -> None:
@@ -648,7 +652,7 @@ def make_sample(
 
     Raises
     ------
-    FileExistsError when ``out`` exists, which is then left as it is; ValueError for a number out of range.
+    InputError : ``out`` exists, which is then left as it is; it cannot be written; or a number is out of range
     """
     write_sample(plan_sample(seed, sessions, dialogues, utterances), Path(out).absolute(), progress)
 
@@ -681,29 +685,18 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status: 2 for something to correct in the call, 1 for a failure."""
+    """Command line; returns the exit status: 2 for something to correct in the call, 130 for an interrupt."""
     args = get_args_parser().parse_args(argv)
     if args.speak:
         synthesise()
         return 0
-    try:
+
+    def build() -> None:
         plan = plan_sample(args.seed, args.sessions, utterances=args.utterances)
-    except ValueError as error:
-        print(f"make_sample: {error}", file=sys.stderr)
-        return 2
-    try:
         write_sample(plan, args.out.absolute(), progress=True)
-    except FileExistsError as error:
-        print(f"make_sample: {error}", file=sys.stderr)
-        return 2
-    except (ImportError, OSError, RuntimeError) as error:
-        print(f"make_sample: {error}; nothing was written to {args.out}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"make_sample: interrupted; nothing was written to {args.out}", file=sys.stderr)
-        return 130
-    print(summary(plan, args.out))
-    return 0
+        print(summary(plan, args.out))
+
+    return run_command(build)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT / "data"))
 import make_sample  # noqa: E402
 
 from constants import EMOTION_ALIASES, EMOTIONS, FOLDS, N_RATERS, SEGMENT_ID, TEXT_DIM  # noqa: E402
+from utils import InputError  # noqa: E402
 
 SEED, SESSIONS, UTTERANCES = 3, 8, 4  # 64 utterances: just enough for every oddity
 HEADER = (
@@ -492,7 +493,7 @@ def test_an_existing_folder_is_refused_and_untouched(tmp_path, capsys):
     assert error.count("\n") == 1
     assert str(out) in error
     assert contents(tmp_path) == {"sample/precious.txt": b"kept"}
-    with pytest.raises(FileExistsError, match="exists already"):
+    with pytest.raises(InputError, match="exists already"):
         make_sample.make_sample(out)
 
 
@@ -510,19 +511,22 @@ def test_a_value_out_of_range_is_refused(tmp_path, capsys, option, value):
 
 @pytest.mark.parametrize("dialogues", [0, 4])
 def test_a_number_of_dialogues_out_of_range_is_refused(tmp_path, dialogues):
-    with pytest.raises(ValueError, match=f"dialogues is {dialogues}; it must be 1 to 3"):
+    with pytest.raises(InputError, match=f"dialogues is {dialogues}; it must be 1 to 3"):
         make_sample.make_sample(tmp_path / "sample", dialogues=dialogues)
 
 
-@pytest.mark.parametrize(("error", "status"), [(RuntimeError("no disk"), 1), (KeyboardInterrupt(), 130)])
-def test_a_failed_build_leaves_nothing(tmp_path, monkeypatch, capsys, error, status):
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [(OSError(28, "No space left"), 2, "cannot be written (No space left)"), (KeyboardInterrupt(), 130, "interrupted")],
+)
+def test_a_failed_build_leaves_nothing(tmp_path, monkeypatch, capsys, error, status, message):
     def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(make_sample, "write_text_encoder", fail)  # the last thing written
     assert make_sample.main(["--out", str(tmp_path / "sample"), "--sessions", "1", "--utterances", "1"]) == status
     assert not list(tmp_path.iterdir())
-    assert "nothing was written" in capsys.readouterr().err.splitlines()[-1]
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_synthesiser_that_fails_is_reported_with_its_message(tmp_path, monkeypatch):
