@@ -57,7 +57,7 @@ def train_one_epoch(
 
     Raises
     ------
-    NonFinite : the loss is not finite; the message names the step, counted from `first_step`
+    NonFinite : the loss, or in the end a weight, is not finite; the message names the step, counted from `first_step`
     """
     model.train()
     n_batches = len(batches)
@@ -77,6 +77,8 @@ def train_one_epoch(
                 step = first_step + int((~losses.isfinite()).nonzero()[0])
                 raise NonFinite(f"the loss is {losses[step - first_step].item()} at step {step}")
         on_step(mean)
+    if not torch.stack([p.isfinite().all() for p in model.parameters()]).all():
+        raise NonFinite(f"the weights are not finite after step {first_step + n_batches - 1}")
     return losses.mean().item()
 
 

@@ -121,6 +121,13 @@ def test_a_loss_that_is_not_finite_names_its_step():
         train_one_epoch(model, loader, LOSS, torch.optim.SGD(model.parameters(), lr=0.0), torch.device("cpu"), 11)
 
 
+def test_weights_that_are_not_finite_after_the_last_step_are_noticed():
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e38)
+    with pytest.raises(NonFinite, match="the weights are not finite after step 7"):
+        train_one_epoch(model, batches(1), LOSS, optimizer, torch.device("cpu"), 7)
+
+
 def test_predictions_that_are_not_finite_stop_an_evaluation():
     model = small_model()
     with torch.no_grad():
