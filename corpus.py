@@ -13,6 +13,16 @@ from utils import InputError
 MISSING_LIMIT = 0.05  # a larger share of utterances without wav or text stops the run
 
 
+def decode(content: bytes, path: Path) -> str:
+    """Text of a file in UTF-8 (with or without a byte order mark) or CP949."""
+    for encoding in ("utf-8-sig", "cp949"):
+        try:
+            return content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise InputError(f"{path}: neither UTF-8 nor CP949 text; save it as UTF-8")
+
+
 def emotion_index(label: str) -> int:
     """Index in `EMOTIONS` of a label as tables spell it; raises `ValueError` when it is none of the seven."""
     name = label.strip().lower()

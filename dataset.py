@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ from constants import (
     STANDARDISE_EPS,
     n_frames,
 )
-from corpus import emotion_index, parse_emotions
+from corpus import decode, emotion_index, parse_emotions
 from utils import InputError
 
 # Annotation
@@ -71,10 +72,10 @@ def read_annotation(path: Path) -> Annotation:
     InputError : it is missing, lacks a column, or a row holds what cannot be a segment id, a label or a rating
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(io.StringIO(decode(path.read_bytes(), path)), dtype=str, keep_default_na=False)
     except FileNotFoundError as error:
         raise InputError(f"{path}: not found; run preprocessing.py --data_path {path.parent} first") from error
-    except (OSError, ValueError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise InputError(f"{path}: not readable as a CSV table ({error})") from error
     votes = [f"Emotion.{rater}" for rater in range(1, N_RATERS + 1)]
     absent = [c for c in ("Segment ID", "Emotion", "Arousal", "Valence", *votes) if c not in table.columns]
@@ -89,6 +90,8 @@ def read_annotation(path: Path) -> Annotation:
     majority, soft = np.zeros((n, N_EMOTIONS), dtype=np.float32), np.zeros((n, N_EMOTIONS), dtype=np.float32)
     affect = np.empty((n, 2), dtype=np.float32)
     dialogues, seen = [], set()
+    last: dict[str, int] = {}  # running number by dialogue and speaker
+    backwards = []
     cells = table[["Emotion", "Arousal", "Valence", *votes]].itertuples(index=False, name=None)
     for row, (segment, (emotion, arousal, valence, *rated)) in enumerate(zip(ids, cells, strict=True)):
         match = SEGMENT_ID.fullmatch(segment)
@@ -98,6 +101,9 @@ def read_annotation(path: Path) -> Annotation:
         seen.add(segment)
         session[row] = int(match["session"])
         dialogues.append(segment.rpartition("_")[0])
+        if int(match["sequence"]) < last.get(segment[:-3], 0):
+            backwards.append(segment)
+        last[segment[:-3]] = int(match["sequence"])
         try:
             majority[row, parse_emotions(emotion)] = 1
             for vote in filter(str.strip, rated):
@@ -111,6 +117,12 @@ def read_annotation(path: Path) -> Annotation:
             )
         if not soft[row].any():
             raise InputError(f"{path}, row {row + 2} ({segment}): no rater's emotion in Emotion.1 to Emotion.10")
+    if backwards:
+        warnings.warn(
+            f"{path}: {len(backwards)} utterances such as {backwards[0]} stand behind later ones of their dialogue; "
+            "windows follow the order of the file, so it should be the order of time",
+            stacklevel=2,
+        )
     return Annotation(
         ids=ids,
         session=session,
@@ -160,12 +172,14 @@ def read_wav(path: Path, sr: int = SAMPLE_RATE) -> np.ndarray:
 
     Raises
     ------
-    InputError : it is not readable as sound
+    InputError : it is not readable as sound, or holds samples that are not numbers
     """
     try:
         wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, soundfile.SoundFileError) as error:
         raise InputError(f"{path}: not readable as sound ({error}); replace it or take it away") from error
+    if not np.isfinite(wave).all():
+        raise InputError(f"{path}: holds samples that are not numbers; replace it or take it away")
     wave = wave.mean(axis=1)
     return wave if rate == sr else soxr.resample(wave, rate, sr, quality="HQ")
 

@@ -59,8 +59,8 @@ class KoBERTTokenizer:
         ids = self.pieces.encode(text)[: MAX_TOKENS - 2]
         return [self.cls_token_id, *ids, self.sep_token_id]
 
-    def __call__(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Ids and attention mask of a batch, padded on the right to its longest sentence.
+    def __call__(self, texts: str | Sequence[str]) -> dict[str, torch.Tensor]:
+        """Ids and attention mask of a batch (a single text is a batch of one), padded on the right to its longest.
 
         Returns
         -------
@@ -68,6 +68,7 @@ class KoBERTTokenizer:
         """
         import torch
 
+        texts = [texts] if isinstance(texts, str) else texts
         ids = [torch.tensor(self.encode(text)) for text in texts]
         return {
             "input_ids": torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
@@ -222,7 +223,7 @@ def save_embeddings(file: IO[bytes], embeddings: dict[str, np.ndarray]) -> None:
     np.save(file, np.array(embeddings, dtype=object), allow_pickle=True)
 
 
-def load_embeddings(path: Path, text_dim: int) -> dict[str, np.ndarray]:
+def load_embeddings(path: str | Path, text_dim: int) -> dict[str, np.ndarray]:
     """Read an embedding file without running anything it may hold.
 
     Returns
@@ -233,6 +234,7 @@ def load_embeddings(path: Path, text_dim: int) -> dict[str, np.ndarray]:
     ------
     InputError : it is missing, damaged, of another dimension, or names a callable other than numpy's constructors
     """
+    path = Path(path)
     try:
         content = io.BytesIO(path.read_bytes())
         major, _ = np.lib.format.read_magic(content)

@@ -204,8 +204,8 @@ def load_corpus(args: argparse.Namespace) -> Corpus:
 
     if not args.data_path.is_dir():
         raise InputError(
-            f"{args.data_path}: no such folder; put KEMDy19 there (data/README.md), or make the sample corpus "
-            "with 'python data/make_sample.py' and pass --data_path data/sample"
+            f"{args.data_path}: no such folder; pass --data_path, or put KEMDy19 there (data/README.md), or make the "
+            "sample with 'python data/make_sample.py' and pass --data_path data/sample"
         )
     annotation = read_annotation(args.data_path / f"df_{args.SorL}.csv")
     log_mels, text, missing = None, None, {}
@@ -341,7 +341,7 @@ def fit(
     device: torch.device,
     folder: Path,
 ) -> None:
-    """Train for `--epochs`, writing weights, history and curves into `folder` after each."""
+    """Train for `--epochs`, writing weights and history into `folder` after each and the loss curve at the end."""
     import torch
     from torch.utils.tensorboard import SummaryWriter
     from tqdm import tqdm
@@ -355,40 +355,43 @@ def fit(
     n_steps = len(train_loader)
     history: list[dict[str, float]] = []
     saved, best = 0, float("inf")  # epoch of the weights in the folder, its validation loss
-    with (
-        tqdm(total=args.epochs * n_steps, desc="training", unit="step", dynamic_ncols=True) as bar,
-        SummaryWriter(str(folder)) as tensorboard,
-    ):
-        for epoch in range(1, args.epochs + 1):
-            row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
-            shown = {"epoch": f"{epoch}/{args.epochs}", "lr": f"{row['lr']:.1e}"}
-            shown |= {"valid": f"{history[-1]['valid_loss']:.3f}"} if history and valid_loader else {}
+    try:
+        with (
+            tqdm(total=args.epochs * n_steps, desc="training", unit="step", dynamic_ncols=True) as bar,
+            SummaryWriter(str(folder)) as tensorboard,
+        ):
+            for epoch in range(1, args.epochs + 1):
+                row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
+                shown = {"epoch": f"{epoch}/{args.epochs}", "lr": f"{row['lr']:.1e}"}
+                shown |= {"valid": f"{history[-1]['valid_loss']:.3f}"} if history and valid_loader else {}
 
-            def on_step(mean_loss: float | None, shown: dict[str, str] = shown) -> None:
-                if mean_loss is not None:
-                    bar.set_postfix(shown | {"loss": f"{mean_loss:.3f}"}, refresh=False)
-                bar.update()
+                def on_step(mean_loss: float | None, shown: dict[str, str] = shown) -> None:
+                    if mean_loss is not None:
+                        bar.set_postfix(shown | {"loss": f"{mean_loss:.3f}"}, refresh=False)
+                    bar.update()
 
-            train_set.set_epoch(epoch)
-            first_step = (epoch - 1) * n_steps + 1
-            try:
-                row["train_loss"] = train_one_epoch(
-                    model, train_loader, loss_function, optimizer, device, first_step, on_step
-                )
-                if valid_loader:
-                    _, row["valid_loss"] = evaluate(model, valid_loader, device, loss_function)
-            except NonFinite as error:
-                kept = f"keeps the weights of epoch {saved}" if saved else "holds no weights yet"
-                raise InputError(f"{error}: training stopped, {folder} {kept}; try a smaller --lr") from error
-            scheduler.step()
-            history.append(row)
-            if args.select == "last" or row["valid_loss"] < best:
-                saved, best = epoch, row.get("valid_loss", best)
-                save_weights(model, folder / "model.pth")
-            write_history(history, folder)
-            for name in row.keys() - {"epoch"}:
-                tensorboard.add_scalar(name, row[name], epoch)
-    save_figure(plot_loss_curve(history), folder / "loss_curve.png")
+                train_set.set_epoch(epoch)
+                first_step = (epoch - 1) * n_steps + 1
+                try:
+                    row["train_loss"] = train_one_epoch(
+                        model, train_loader, loss_function, optimizer, device, first_step, on_step
+                    )
+                    if valid_loader:
+                        _, row["valid_loss"] = evaluate(model, valid_loader, device, loss_function)
+                except NonFinite as error:
+                    kept = f"keeps the weights of epoch {saved}" if saved else "holds no weights yet"
+                    raise InputError(f"{error}: training stopped, {folder} {kept}; try a smaller --lr") from error
+                scheduler.step()
+                history.append(row)
+                if args.select == "last" or row["valid_loss"] < best:
+                    saved, best = epoch, row.get("valid_loss", best)
+                    save_weights(model, folder / "model.pth")
+                write_history(history, folder)
+                for name in row.keys() - {"epoch"}:
+                    tensorboard.add_scalar(name, row[name], epoch)
+    finally:  # also when it is interrupted
+        if history:
+            save_figure(plot_loss_curve(history), folder / "loss_curve.png")
 
 
 def write_history(history: list[dict[str, float]], folder: Path) -> None:

@@ -14,12 +14,13 @@ import csv
 import io
 import re
 import sys
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from constants import AFFECT_RANGE, EMOTIONS, N_RATERS, SEGMENT_ID, TEXT_DIM
-from corpus import emotion_index, find_wavs, parse_emotions
+from corpus import decode, emotion_index, find_wavs, parse_emotions
 from kobert import KOBERT
 from utils import InputError, atomic_write, gpu, number, run_command
 
@@ -58,16 +59,6 @@ def clean_transcript(text: str) -> str:
     while _PARENTHESES.search(text):  # the innermost pair first
         text = _PARENTHESES.sub(lambda overlap: overlap[1].replace("+", " "), text)
     return " ".join(re.sub(r'[()*"\ufeff]', "", text).split())
-
-
-def decode(content: bytes, path: Path) -> str:
-    """Text of a file in UTF-8 (with or without a byte order mark) or CP949."""
-    for encoding in ("utf-8-sig", "cp949"):
-        try:
-            return content.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise InputError(f"{path}: neither UTF-8 nor CP949 text; save it as UTF-8")
 
 
 def read_transcripts(data_path: Path, ids: list[str]) -> dict[str, str]:
@@ -113,17 +104,21 @@ def read_table(path: Path, session: int, actor: str) -> list[dict[str, str | int
         lines = list(csv.reader(io.StringIO(decode(path.read_bytes(), path))))
     except csv.Error as error:
         raise InputError(f"{path}: not readable as a CSV table ({error}); is a quote left open?") from error
+    if any(SEGMENT_ID.fullmatch(cell.strip()) for cells in lines[:HEADER_ROWS] for cell in cells):
+        raise InputError(
+            f"{path}: its first two rows hold an utterance; expected two header rows, as ETRI's tables have"
+        )
     rows = []
-    for number_, cells in enumerate(lines[HEADER_ROWS:], start=HEADER_ROWS + 1):
+    for line, cells in enumerate(lines[HEADER_ROWS:], start=HEADER_ROWS + 1):
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) < N_COLUMNS:
-            raise InputError(f"{path}, row {number_}: {len(cells)} columns, expected {N_COLUMNS}; is the file whole?")
+            raise InputError(f"{path}, row {line}: {len(cells)} columns, expected {N_COLUMNS}; is the file whole?")
         segment = cells[SEGMENT].strip()
         match = SEGMENT_ID.fullmatch(segment)
         if match is None or int(match["session"]) != session:
             raise InputError(
-                f"{path}, row {number_}: segment id {segment!r}, expected one such as Sess{session:02d}_script01_F001"
+                f"{path}, row {line}: segment id {segment!r}, expected one such as Sess{session:02d}_script01_F001"
             )
         row: dict[str, str | int] = {"start": cells[START].strip(), "end": cells[END].strip(), "Segment ID": segment}
         row["problem"] = ""
@@ -150,7 +145,8 @@ def read_table(path: Path, session: int, actor: str) -> list[dict[str, str | int
 def read_annotation_tables(data_path: Path) -> pd.DataFrame:
     """All rows of all annotation tables, in time order within a dialogue, dialogues in the corpus's order.
 
-    Has the columns `COLUMNS` but for `text`, and `problem` (see `read_table`).
+    Has the columns `COLUMNS` but for `text`, and `problem` (see `read_table`). Tables without a pair are warned of, and
+    utterances that only one of a pair holds.
 
     Raises
     ------
@@ -166,6 +162,9 @@ def read_annotation_tables(data_path: Path) -> pd.DataFrame:
         )
     tables = [pd.DataFrame(read_table(path, int(match["session"]), match["actor"].upper())) for path, match in paths]
     table = pd.concat([t.assign(table=i, position=range(len(t))) for i, t in enumerate(tables)], ignore_index=True)
+    for session in sorted({match["session"] for _, match in paths}):
+        pair = [t for t, (_, match) in zip(tables, paths, strict=True) if match["session"] == session]
+        warn_of_half_rated(folder, session, pair)
     if table.empty:
         raise InputError(f"{folder}: its {len(paths)} tables hold no row")
     table["start"], table["end"] = (pd.to_numeric(table[name], errors="coerce") for name in ("start", "end"))
@@ -180,6 +179,23 @@ def read_annotation_tables(data_path: Path) -> pd.DataFrame:
         .drop(columns=["table", *order])
         .reset_index(drop=True)
     )
+
+
+def warn_of_half_rated(folder: Path, session: str, tables: list[pd.DataFrame]) -> None:
+    """Warn when a session has one table only, or an utterance is in only one of its two."""
+    if len(tables) < 2:
+        warnings.warn(
+            f"{folder}: session {session} has one table of two; half of its speaker and listener rows are lacking",
+            stacklevel=2,
+        )
+        return
+    first, second = ({*table["Segment ID"]} if len(table) else set() for table in tables)
+    if first != second:
+        warnings.warn(
+            f"{folder}: {len(first ^ second)} utterances of session {session} are in only one of its two tables: "
+            f"{shorten(sorted(first ^ second))}",
+            stacklevel=2,
+        )
 
 
 def rows_of_role(annotation: pd.DataFrame, role: str) -> tuple[pd.DataFrame, dict[str, list[str]]]:

@@ -52,7 +52,7 @@ def write_result(
         file.write("rows: predicted, columns: true; a window with k true labels adds its k likeliest ones\n")
         file.write(pd.DataFrame(confusion, index=EMOTIONS, columns=EMOTIONS).to_string() + "\n")
         macro = matched_macro(confusion)
-        file.write("macro " + ", ".join(f"{name} {value:.4f}" for name, value in macro.items()) + "\n")
+        file.write("of these counts, macro " + ", ".join(f"{name} {value:.4f}" for name, value in macro.items()) + "\n")
     save_figure(plot_confusion(confusion, EMOTIONS), folder / "confusion.png")
     write_json(folder / "result.json", result)
     return result

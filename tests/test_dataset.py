@@ -97,6 +97,12 @@ def test_wav_that_is_none_is_named(tmp_path):
         read_wav(tmp_path / "a.wav")
 
 
+def test_samples_that_are_not_numbers_are_refused(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.array([0.1, np.nan, 0.1]), 16_000, subtype="FLOAT")
+    with pytest.raises(InputError, match=r"a\.wav: holds samples that are not numbers"):
+        read_wav(tmp_path / "a.wav")
+
+
 # Windows
 
 
@@ -190,6 +196,19 @@ def test_other_files_are_no_annotation(tmp_path, content):
     (tmp_path / "t.csv").write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(InputError, match=r"t\.csv: "):
         read_annotation(tmp_path / "t.csv")
+
+
+def test_rows_out_of_the_order_of_time_are_warned_of(preprocessed, tmp_path):
+    table = pd.read_csv(preprocessed / "df_speaker.csv")
+    table.sort_values("Emotion").to_csv(tmp_path / "t.csv", index=False)
+    with pytest.warns(UserWarning, match=r"t\.csv: \d+ utterances such as Sess.* the order of time"):
+        read_annotation(tmp_path / "t.csv")
+
+
+def test_table_saved_in_cp949_is_read(preprocessed, tmp_path):
+    table = pd.read_csv(preprocessed / "df_speaker.csv", dtype=str, keep_default_na=False)
+    table.to_csv(tmp_path / "t.csv", index=False, encoding="cp949")
+    assert read_annotation(tmp_path / "t.csv").ids == table["Segment ID"].tolist()
 
 
 def test_id_that_occurs_twice_is_refused(preprocessed, tmp_path):

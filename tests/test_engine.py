@@ -30,7 +30,7 @@ def small_model() -> MATE:
 
 
 def test_an_epoch_is_a_step_of_gradient_descent_a_batch():
-    model, plain = small_model(), small_model()
+    model, plain = small_model().eval(), small_model()  # as an evaluation leaves it
     loss = train_one_epoch(
         model, batches(2, 32), LOSS, torch.optim.SGD(model.parameters(), lr=0.05), torch.device("cpu")
     )

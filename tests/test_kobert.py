@@ -36,6 +36,11 @@ def test_a_batch_is_padded_and_masked_as_skts(skt_tokenizer, reference):
     assert batch["attention_mask"].tolist() == expected["attention_mask"]
 
 
+def test_a_single_text_is_a_batch_of_one(skt_tokenizer):
+    batch = skt_tokenizer("안녕하세요")
+    assert batch["input_ids"].tolist() == [skt_tokenizer.encode("안녕하세요")]
+
+
 def test_a_long_sentence_keeps_cls_its_first_pieces_and_sep(skt_tokenizer):
     whole = skt_tokenizer.pieces.encode("네 " * 1000)
     ids = skt_tokenizer.encode("네 " * 1000)

@@ -421,6 +421,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(preproce
     assert steps < step <= 2 * steps
     assert f"{folder} keeps the weights of epoch 1" in error
     assert pd.read_csv(folder / "history.csv")["epoch"].tolist() == [1]
+    assert (folder / "loss_curve.png").is_file()
     state = torch.load(folder / "model.pth", weights_only=True)
     assert all(tensor.isfinite().all() for tensor in state.values())
 

@@ -208,6 +208,18 @@ def test_blank_starts_leave_the_order_of_time(corpus, preprocessed):
         assert ours.tolist() == whole.tolist()
 
 
+def test_lacking_tables_and_rows_are_warned_of(corpus, capsys):
+    (corpus / "annotation" / "Session02_M_res.csv").unlink()
+    path = corpus / "annotation" / "Session01_F_res.csv"
+    *lines, last = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert run(corpus) == 0
+    error = capsys.readouterr().err
+    assert "session 02 has one table of two" in error
+    assert f"1 utterances of session 01 are in only one of its two tables: {last.split(',')[9]}" in error
+    assert error.count("warning: ") == 2
+
+
 def test_a_failing_write_leaves_all_four_files_as_they_were(corpus, capsys, monkeypatch):
     assert run(corpus) == 0
     before = {name: (corpus / name).read_bytes() for name in FILES}
@@ -269,6 +281,9 @@ def spoil_with(what: str, corpus: Path) -> None:
         case "cut":
             path = corpus / "annotation" / "Session01_F_res.csv"
             path.write_bytes(path.read_bytes()[:-40])
+        case "no header":
+            path = corpus / "annotation" / "Session01_F_res.csv"
+            path.write_text("".join(path.read_text(encoding="utf-8").splitlines(True)[1:]), encoding="utf-8")
         case "open quote":
             path = corpus / "annotation" / "Session01_F_res.csv"
             path.write_text('"' + "a" * 200_000, encoding="utf-8")
@@ -287,6 +302,7 @@ def spoil_with(what: str, corpus: Path) -> None:
         ("id", "Session01_F_res.csv, row 4: segment id 'Sess01_F001'"),
         ("other session", "Session01_F_res.csv, row 4: segment id 'Sess02_script01_F001'"),
         ("cut", "Session01_F_res.csv, row "),
+        ("no header", "Session01_F_res.csv: its first two rows hold an utterance"),
         ("open quote", "Session01_F_res.csv: not readable as a CSV table"),
         ("neither encoding", "Session01_F_res.csv: neither UTF-8 nor CP949"),
         ("text model", "kobert"),
