@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -85,10 +86,15 @@ def _model_file(name_or_path: str, file: str) -> Path:
         return folder / file
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # of its five attempts
+    print(f"looking for {name_or_path} on the Hugging Face hub", file=sys.stderr)
     try:
         return Path(hf_hub_download(name_or_path, file))
-    except (OSError, HFValidationError) as error:  # every hub and connection error is an OSError
+    except HFValidationError as error:
+        raise InputError(f"text model {name_or_path}: no such folder, and not a name such as {KOBERT}") from error
+    except OSError as error:  # every hub and connection error is one
         raise InputError(_unreachable(name_or_path)) from error
 
 

@@ -68,8 +68,8 @@ def test_dimension_that_disagrees_names_both(sample):
 
 def test_model_that_cannot_be_had_is_one_line_that_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for name in ("skt/kobert-base-v1", str(tmp_path / "not there")):
-        with pytest.raises(InputError, match="hf download") as error:
+    for name, message in (("skt/kobert-base-v1", "hf download"), (str(tmp_path / "not there"), "no such folder")):
+        with pytest.raises(InputError, match=message) as error:
             load_text_model(name, 768)
         assert "\n" not in str(error.value)
 
