@@ -193,21 +193,27 @@ class Corpus(NamedTuple):
         return WindowDataset(self.annotation, targets, ws, self.log_mels, self.text, soft_targets, crop_seed)
 
 
-def load_corpus(args: argparse.Namespace) -> Corpus:
-    """The corpus as `--SorL`, `--modality` and the paths ask for it."""
-    import numpy as np
-    import torch
-
-    from corpus import find_wavs, report_missing
-    from dataset import LogMels, read_annotation
-    from kobert import load_embeddings
+def load_annotation(args: argparse.Namespace) -> Annotation:
+    """The utterances of the side `--SorL` in `--data_path`."""
+    from dataset import read_annotation
 
     if not args.data_path.is_dir():
         raise InputError(
             f"{args.data_path}: no such folder; pass --data_path, or put KEMDy19 there (data/README.md), or make the "
             "sample with 'python data/make_sample.py' and pass --data_path data/sample"
         )
-    annotation = read_annotation(args.data_path / f"df_{args.SorL}.csv")
+    return read_annotation(args.data_path / f"df_{args.SorL}.csv")
+
+
+def load_corpus(args: argparse.Namespace, annotation: Annotation) -> Corpus:
+    """What the model of `--modality` is given of these utterances."""
+    import numpy as np
+    import torch
+
+    from corpus import find_wavs, report_missing
+    from dataset import LogMels
+    from kobert import load_embeddings
+
     log_mels, text, missing = None, None, {}
     if "text" in args.modality:
         path = args.data_path / f"embedding_{args.text_dim}.npy"
@@ -304,8 +310,9 @@ def train(args: argparse.Namespace) -> Path:
         raise InputError("--batch_size 1: batch norm cannot train on a single window; give at least 2")
     device = pick_device(args.gpu_id)
     seed_everything(args.seed)
-    corpus = load_corpus(args)
-    train_split = training_sessions(set(corpus.annotation.session.tolist()), args.test_split, args.valid_split)
+    annotation = load_annotation(args)
+    train_split = training_sessions(set(annotation.session.tolist()), args.test_split, args.valid_split)
+    corpus = load_corpus(args, annotation)
     train_set = corpus.windows(train_split, args.ws, soft_targets=True, crop_seed=args.seed)
     valid_set = corpus.windows(args.valid_split, args.ws, soft_targets=True) if args.valid_split else None
     test_set = corpus.windows(args.test_split, args.ws, soft_targets=False)
@@ -486,9 +493,10 @@ def test(args: argparse.Namespace, given: set[str]) -> Path:
     device = pick_device(args.gpu_id)
     model = build_model(args)
     load_weights(model, run / "model.pth")
-    corpus = load_corpus(args)
-    session = corpus.annotation.session
+    annotation = load_annotation(args)
+    session = annotation.session
     check_sessions(set(session.tolist()), set(args.test_split), "--test_split")
+    corpus = load_corpus(args, annotation)
     test_set = corpus.windows(args.test_split, args.ws, soft_targets=False)
     seen = sorted(set(args.train_split) & set(args.test_split))
     if seen:
@@ -497,7 +505,7 @@ def test(args: argparse.Namespace, given: set[str]) -> Path:
     if not trained.any():
         warnings.warn("the corpus has no training session: the majority is that of the tested windows", stacklevel=2)
         trained = np.isin(session, args.test_split)
-    majority = int(corpus.annotation.majority[trained].sum(axis=0).argmax())
+    majority = int(annotation.majority[trained].sum(axis=0).argmax())
     arrays = predict(args, model.to(device), test_set, device)
 
     folder = new_folder(run, f"test_{timestamp()}")

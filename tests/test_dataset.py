@@ -24,7 +24,7 @@ from utils import InputError
 
 
 def whole_log_mel(wave: np.ndarray) -> torch.Tensor:
-    """The log-mel as design.md words it, without a shortcut: pad to 10 s, transform, dB, standardise."""
+    """The log-mel of a whole 10 s at once: pad to 10 s, transform, dB, standardise."""
     padded = torch.zeros(160_000)
     padded[: len(wave)] = torch.from_numpy(wave)
     mel = torchaudio.transforms.MelSpectrogram(

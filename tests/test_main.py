@@ -282,7 +282,7 @@ def test_sessions_are_split_without_overlap():
 
 def test_windows_of_a_split_are_those_of_its_sessions_and_of_no_other(preprocessed):
     args, _ = program.parse_args(["--data_path", str(preprocessed), "--modality", "text"])
-    corpus = program.load_corpus(args)
+    corpus = program.load_corpus(args, program.load_annotation(args))
     session = corpus.annotation.session
     train, test = (corpus.windows(split, 8, soft_targets=False) for split in ([3, 4, 5, 6], [1, 2]))
     assert set(session[train.targets]) == {3, 4, 5, 6}
@@ -294,7 +294,7 @@ def test_windows_of_a_split_are_those_of_its_sessions_and_of_no_other(preprocess
 
 def test_training_batches_are_shuffled_and_whole_and_test_batches_in_order_and_all(preprocessed):
     args, _ = program.parse_args(["--data_path", str(preprocessed), "--modality", "text"])
-    dataset = program.load_corpus(args).windows([1, 2, 3], 8, soft_targets=False)
+    dataset = program.load_corpus(args, program.load_annotation(args)).windows([1, 2, 3], 8, soft_targets=False)
     train = program.make_loader(dataset, 8, 0, torch.Generator().manual_seed(0))
     first, second = ([batch.arousal for batch in train] for _ in range(2))
     assert {len(batch) for batch in first} == {8}
@@ -331,7 +331,7 @@ def test_validation_loss_is_that_of_soft_targets(preprocessed, tmp_path):
     assert run(preprocessed, tmp_path, *TEXT, "--valid_split", "3") == 0
     folder = only_run(tmp_path)
     args, _ = program.parse_args(["--data_path", str(preprocessed), *TEXT])
-    dataset = program.load_corpus(args).windows([3], 8, soft_targets=True)
+    dataset = program.load_corpus(args, program.load_annotation(args)).windows([3], 8, soft_targets=True)
     model = program.build_model(args)
     model.load_state_dict(torch.load(folder / "model.pth", weights_only=True))
     loss = make_loss("normal", args.lam, args.beta, dataset.class_counts)
@@ -390,6 +390,13 @@ def test_a_seed_decides_weights_and_report(preprocessed, tmp_path):
     assert not all(torch.equal(a[name], c[name]) for name in a)
     for name in ("result.json", "predictions.csv", "history.csv", "train_loss.log"):
         assert (only_run(tmp_path / "a") / name).read_bytes() == (only_run(tmp_path / "b") / name).read_bytes()
+
+
+def test_a_seed_decides_the_weights_that_training_starts_from(preprocessed, tmp_path):
+    for seed in ("5", "6"):
+        assert run(preprocessed, tmp_path / seed, *TEXT, "--lr", "0", "--seed", seed) == 0
+    a, b = (torch.load(only_run(tmp_path / seed) / "model.pth", weights_only=True) for seed in ("5", "6"))
+    assert not torch.equal(a["lstm.weight_hh_l0"], b["lstm.weight_hh_l0"])
 
 
 def test_training_learns(preprocessed, tmp_path):
