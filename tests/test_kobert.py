@@ -61,6 +61,18 @@ def test_embedding_is_the_masked_mean_of_one_sentence_at_a_time(text_model, batc
     assert np.abs(embedding[0] - embedding[2]).max() > 0.1  # sentences differ, so their order is tested
 
 
+def test_equal_sentences_are_embedded_once_and_batches_are_of_like_length(text_model):
+    tokenizer, model = text_model
+    shapes = []
+    hook = model.register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    embed_sentences(TEXTS * 3, tokenizer, model, 2, progress=False)
+    hook.remove()
+    lengths = sorted(len(tokenizer.encode(text)) for text in set(TEXTS))
+    assert [tuple(shape) for shape in shapes] == [(2, lengths[1]), (2, lengths[3]), (1, lengths[4])]
+
+
 def test_dimension_that_disagrees_names_both(sample):
     with pytest.raises(InputError, match=r"768 values, --text_dim is 512"):
         load_text_model(str(sample / "kobert"), 512)

@@ -13,6 +13,7 @@ import main as program
 from constants import EMOTIONS
 from dataset import read_annotation
 from metric import ccc
+from utils import save_weights
 
 ROOT = Path(program.__file__).parent
 RUN_FILES = {
@@ -322,6 +323,22 @@ def test_beta_changes_the_class_balanced_loss(preprocessed, tmp_path):
         assert run(preprocessed, tmp_path / beta, *TEXT, "--loss", "cbloss", "--beta", beta) == 0
     low, high = (pd.read_csv(only_run(tmp_path / beta) / "history.csv")["train_loss"][0] for beta in ("0.5", "0.999"))
     assert low != high
+
+
+def test_training_and_validation_get_soft_targets_and_only_training_random_crops(preprocessed, tmp_path, monkeypatch):
+    given = {}
+
+    def fit(args, model, loss_function, train_set, valid_set, device, folder):
+        given.update(train=train_set, valid=valid_set)
+        save_weights(model, folder / "model.pth")
+
+    monkeypatch.setattr(program, "fit", fit)
+    assert run(preprocessed, tmp_path, *TEXT, "--valid_split", "3", "--seed", "7") == 0
+    annotation = read_annotation(preprocessed / "df_speaker.csv")
+    for name, first, last, crop_seed in (("train", 4, 6, 7), ("valid", 3, 3, None)):
+        own = (annotation.session >= first) & (annotation.session <= last)
+        np.testing.assert_array_equal(given[name].emotion, annotation.soft[own])
+        assert given[name].crop_seed == crop_seed
 
 
 def test_validation_loss_is_that_of_soft_targets(preprocessed, tmp_path):
