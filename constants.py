@@ -26,6 +26,13 @@ N_EMOTIONS = len(EMOTIONS)
 N_RATERS = 10
 AFFECT_RANGE = (1.0, 5.0)  # arousal and valence, raters' means of integers 1 to 5
 
+# What the command line offers, and the modules that do it agree on
+ROLES = ("speaker", "listener")
+BACKBONES = ("lstm", "gru")
+MODALITIES = ("audio_text", "audio", "text")
+LOSSES = ("normal", "cbloss")
+OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd")
+
 # Corpus
 SEGMENT_ID = re.compile(
     r"Sess(?P<session>\d{2})_(?P<script>(?:script|impro)\d{2})_(?P<speaker>[FM])(?P<sequence>\d{3})"

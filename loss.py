@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from constants import EMOTIONS
+from constants import EMOTIONS, LOSSES
 
-LOSSES = ("normal", "cbloss")
 Outputs = tuple[Tensor, Tensor, Tensor]  # emotion (B, 7), arousal (B, 1), valence (B, 1)
 Loss = Callable[[Outputs, Outputs], Tensor]
 

@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from constants import EMOTIONS, N_SESSIONS, SAMPLE_RATE, TEXT_DIM
+from constants import BACKBONES, EMOTIONS, LOSSES, MODALITIES, N_SESSIONS, OPTIMIZERS, ROLES, SAMPLE_RATE, TEXT_DIM
 from utils import (
     InputError,
     atomic_write,
@@ -42,13 +42,11 @@ if TYPE_CHECKING:  # torch, pandas and the rest take seconds to import: --help d
     from dataset import Annotation, LogMels, WindowDataset
     from loss import Loss
 
-# Options that say what is tested and where; a trained model fixes every other one
-TEST_OPTIONS = {
-    *("save_path", "data_path", "audio_path", "SorL", "test_split", "batch_size", "num_workers", "gpu_id"),
-    *("test_only", "test_path"),
-}
-# What a configuration says of the machine and the call it was made in, and what only training uses
+# What a configuration says of the machine and the call it was made in, which a test does not take from it
 OF_THE_CALL = {"save_path", "gpu_id", "num_workers", "test_only", "test_path"}
+# Options that say what is tested and where; a trained model fixes every other one
+TEST_OPTIONS = OF_THE_CALL | {"data_path", "audio_path", "SorL", "test_split", "batch_size"}
+# Options that only training uses, so that a test takes any value of them
 OF_TRAINING = {
     *("embed_d", "epochs", "optim", "lr", "lr_gamma", "lr_decay", "weight_decay", "loss", "lam", "beta", "select"),
     "seed",
@@ -87,7 +85,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     data = parser.add_argument_group("data").add_argument
     data("--data_path", type=Path, default="data/KEMDy19", help="corpus folder, preprocessed by preprocessing.py")
     data("--audio_path", type=Path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
-    data("--SorL", choices=("speaker", "listener"), default="speaker", help="whose emotion is predicted")
+    data("--SorL", choices=ROLES, default="speaker", help="whose emotion is predicted")
     data("--test_split", type=sessions, default="13,14,15,16", metavar="SESSIONS", help="sessions to test on")
     data(
         "--valid_split",
@@ -102,7 +100,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     data("--num_workers", type=number(int, 0), default=0, help="processes that assemble batches; 0: none beside this")
 
     model = parser.add_argument_group("model").add_argument
-    model("--backbone", choices=("lstm", "gru"), default="lstm", help="recurrent network over the window")
+    model("--backbone", choices=BACKBONES, default="lstm", help="recurrent network over the window")
     model("--hidden_size", type=positive, default=512, help="its hidden size")
     model("--num_layers", type=positive, default=4, help="its layers")
     model(
@@ -114,19 +112,19 @@ def get_args_parser() -> argparse.ArgumentParser:
         default=False,
         help="run it in both directions",
     )
-    model("--modality", choices=("audio_text", "audio", "text"), default="audio_text", help="what the model is given")
+    model("--modality", choices=MODALITIES, default="audio_text", help="what the model is given")
     model("--no_concat", action="store_true", help="keep the emotion probabilities from the affect heads")
     model("--embed_d", type=int, default=TEXT_DIM, help="recorded, without effect, as in the published program")
 
     training = parser.add_argument_group("training").add_argument
     training("--epochs", type=positive, default=100, help="passes over the training windows")
     training("--batch_size", type=positive, default=64, help="windows in a batch; the published figures depend on it")
-    training("--optim", choices=("adam", "adamw", "adagrad", "sgd"), default="adam", help="optimizer")
+    training("--optim", choices=OPTIMIZERS, default="adam", help="optimizer")
     training("--lr", type=number(float, 0), default=1e-3, help="learning rate")
     training("--lr_gamma", type=number(float, 0), default=0.7, help="its factor at epochs/3 and epochs/2")
     training("--lr_decay", type=number(float, 0), default=0.0, help="Adagrad's own decay")
     training("--weight_decay", type=number(float, 0), default=1e-5, help="weight decay")
-    training("--loss", choices=("normal", "cbloss"), default="normal", help="KLDiv + MSE, or class-balanced BCE + MSE")
+    training("--loss", choices=LOSSES, default="normal", help="KLDiv + MSE, or class-balanced BCE + MSE")
     training("--lam", type=number(float, 0, 1), default=0.66, help="weight of the emotion's part of the loss")
     training("--beta", type=number(float, 0, 1, inclusive=False), default=0.99, help="of cbloss")
     training(

@@ -8,10 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from constants import AFFECT_RANGE, N_EMOTIONS, N_MELS, SAMPLE_RATE, TEXT_DIM, n_frames
-
-MODALITIES = ("audio_text", "audio", "text")
-BACKBONES = {"lstm": nn.LSTM, "gru": nn.GRU}
+from constants import AFFECT_RANGE, BACKBONES, MODALITIES, N_EMOTIONS, N_MELS, SAMPLE_RATE, TEXT_DIM, n_frames
 
 
 class _ExactBatchNorm(torch.autograd.Function):
@@ -149,7 +146,9 @@ class MATE(nn.Module):
             if frames < 1:
                 raise ValueError(f"sr {sr}: 10 s give {n_frames(sr)} frames, too few for the convolutions")
             utterance_dim += mels * frames
-        rnn = BACKBONES[backbone](utterance_dim, hidden_size, num_layers, batch_first=True, bidirectional=bidirectional)
+        rnn = getattr(nn, backbone.upper())(
+            utterance_dim, hidden_size, num_layers, batch_first=True, bidirectional=bidirectional
+        )
         self.add_module(backbone, rnn)
         context_dim = ws * hidden_size * (2 if bidirectional else 1)
         affect_dim = 512 + (N_EMOTIONS if concat else 0)

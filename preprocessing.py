@@ -19,10 +19,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from constants import AFFECT_RANGE, EMOTIONS, N_RATERS, SEGMENT_ID, TEXT_DIM
+from constants import AFFECT_RANGE, EMOTIONS, N_RATERS, ROLES, SEGMENT_ID, TEXT_DIM
 from corpus import decode, emotion_index, find_wavs, parse_emotions
-from kobert import KOBERT
-from utils import InputError, atomic_write, gpu, number, run_command
+from kobert import KOBERT, embed_sentences, load_text_model, save_embeddings
+from utils import InputError, atomic_write, gpu, number, pick_device, run_command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +62,7 @@ def clean_transcript(text: str) -> str:
 
 
 def read_transcripts(data_path: Path, ids: list[str]) -> dict[str, str]:
-    """Cleaned transcripts of the ids that have a `.txt` under `data_path/wav` (a `Path.rglob`, any depth)."""
+    """Cleaned transcripts of the ids that have a `.txt` below `data_path/wav`."""
     from tqdm import tqdm
 
     paths = {path.stem: path for path in sorted((data_path / "wav").rglob("*.txt"))}
@@ -257,12 +257,9 @@ def preprocess(
         raise InputError(f"{data_path / 'wav'}: holds no .txt of the {len(ids)} utterances; is the corpus whole?")
     annotation["text"] = annotation["Segment ID"].map(transcripts)
     roles, dropped = {}, {}
-    for role in ("speaker", "listener"):
+    for role in ROLES:
         roles[role], dropped_of_role = rows_of_role(annotation, role)
         dropped |= dropped_of_role
-
-    from kobert import embed_sentences, load_text_model, save_embeddings
-    from utils import pick_device
 
     tokenizer, model = load_text_model(text_model, text_dim)
     vectors = embed_sentences(list(transcripts.values()), tokenizer, model, batch_size, pick_device(gpu_id))

@@ -228,7 +228,7 @@ def test_a_failing_write_leaves_all_four_files_as_they_were(corpus, capsys, monk
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("kobert.save_embeddings", fail)
+    monkeypatch.setattr("preprocessing.save_embeddings", fail)
     assert run(corpus, "--overwrite") == 2
     assert "embedding_768.npy: cannot be written (No space left" in capsys.readouterr().err
     assert {name: (corpus / name).read_bytes() for name in FILES} == before
