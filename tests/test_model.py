@@ -10,10 +10,9 @@ from loss import normal_loss
 from model import MATE, BatchNorm2d
 
 B = 4
-# Batch norm over a batch of 4 magnifies rounding: in train mode float64 itself is 1.4e-4 away from the reference, so
-# only the kernels that computed it (AVX-512, two threads) come closer
-REFERENCE_THREADS = 2
-TRAIN_TOLERANCE = 1e-5 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 5e-4
+# Batch norm over a batch of 4 magnifies rounding: in train mode float64 itself is 1.4e-4 away from the reference, and
+# float32 is, by processor, between 1e-6 (an AMD EPYC with two threads) and 1e-4 (an Intel Xeon)
+TRAIN_TOLERANCE = 5e-4
 
 
 def reference_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -48,15 +47,6 @@ def inputs() -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(values.astype(np.float32)) for name, values in drawn.items()}
 
 
-@pytest.fixture
-def _reference_threads():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(REFERENCE_THREADS)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.usefixtures("_reference_threads")
 @pytest.mark.parametrize("tag", ["uni", "bi", "default"])
 def test_equals_the_published_model(tag, inputs, reference):
     expected, described = reference(f"model_{tag}.npz"), reference("model.json")[tag]
@@ -79,7 +69,7 @@ def test_equals_the_published_model(tag, inputs, reference):
     assert loss.item() == pytest.approx(float(expected["train_loss"]), abs=TRAIN_TOLERANCE)
     loss.backward()
     norms = {name: p.grad.norm().item() for name, p in model.named_parameters()}
-    assert norms == pytest.approx(described["grad_norm"], rel=1e-3)
+    assert norms == pytest.approx(described["grad_norm"], rel=5e-3)  # those of float64 are off by 2.3e-3
 
 
 def test_channels_last_is_as_exact_as_contiguous(inputs, reference):
