@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import struct
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO, NamedTuple
 
 from constants import EMOTION_ALIASES, EMOTIONS
 from utils import InputError
@@ -45,13 +49,101 @@ def find_wavs(data_path: Path, audio_path: Path | None = None) -> tuple[dict[str
     """
     folders = [audio_path] if audio_path else [data_path / "wav", Path("audio")]
     for folder in folders:
-        found = {}
-        for parent, _, files in os.walk(folder):
-            paths = (Path(parent, name) for name in files)
-            found |= {path.stem: path for path in paths if path.suffix.lower() == ".wav"}
-        if found:
+        if found := find_files(folder, ".wav"):
             return found, str(folder)
     return {}, " and ".join(map(str, folders))
+
+
+def find_files(folder: Path, suffix: str) -> dict[str, Path]:
+    """Files below `folder` with this (lower-case) suffix, in any case, by their name without it.
+
+    Of several with one name the first is taken, folders and files in alphabetical order.
+    """
+    found: dict[str, Path] = {}
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            stem, ending = os.path.splitext(name)  # noqa: PTH122 (a Path for every file of a corpus takes seconds)
+            if ending.lower() == suffix:
+                found.setdefault(stem, Path(parent, name))
+    return found
+
+
+UNKNOWN_LENGTH = 0xFFFFFFFF  # what programs that write a wav into a pipe leave as the length of its data
+
+
+def check_wav(path: Path) -> None:
+    """Look at a wav without decoding it.
+
+    Raises
+    ------
+    InputError : it is empty, not readable as sound, holds no sample, or lacks some of the samples that it announces
+    """
+    import soundfile
+
+    todo = "replace it or take it away"
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size == 0:
+                raise InputError(f"{path}: empty, 0 bytes; {todo}")
+            riff = file.read(12)
+            while riff[:4] == b"RIFF" and len(chunk := file.read(8)) == 8:
+                name, length = struct.unpack("<4sI", chunk)
+                if name == b"data":
+                    if size - file.tell() < length != UNKNOWN_LENGTH:
+                        raise InputError(
+                            f"{path}: cut short, {size - file.tell()} of {length} bytes of sound are there; {todo}"
+                        )
+                    break
+                file.seek(length + length % 2, os.SEEK_CUR)
+        frames = soundfile.info(path).frames
+    except (OSError, soundfile.SoundFileError) as error:
+        raise InputError(f"{path}: not readable as sound ({error}); {todo}") from error
+    if frames == 0:
+        raise InputError(f"{path}: holds no sample of sound; {todo}")
+
+
+class Problem(NamedTuple):
+    """A fault of a corpus and what was done about it: a row of `problems.csv`.
+
+    file : path within the corpus folder
+    row : of a table, counted from 1 with its header rows; "" elsewhere
+    id : segment id it concerns, "" for none
+    what : the kind of fault, equal for all faults of the kind
+    found : what stands there
+    done : what was done
+    """
+
+    file: str
+    row: int | str
+    id: str
+    what: str
+    found: str
+    done: str
+
+    def __str__(self) -> str:
+        row = f", row {self.row}" if self.row else ""
+        segment = f" ({self.id})" if self.id and self.id not in self.file else ""
+        found = f": {self.found}" if self.found else ""
+        return f"{self.file}{row}{segment}{found}"
+
+
+def warn_of_problems(problems: Sequence[Problem]) -> None:
+    """One warning for each kind of fault, with how often it was found, the first one, and what was done."""
+    times = Counter((problem.what, problem.done) for problem in problems)
+    first: dict[tuple[str, str], Problem] = {}
+    for problem in problems:
+        first.setdefault((problem.what, problem.done), problem)
+    for kind, problem in first.items():
+        others = f" and {times[kind] - 1} more" if times[kind] > 1 else ""
+        warnings.warn(f"{problem.what}: {problem}{others}; {problem.done}", stacklevel=2)
+
+
+def write_problems(file: IO[str], problems: Sequence[Problem]) -> None:
+    """`problems.csv`: a row a problem."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerows([Problem._fields, *problems])
 
 
 def report_missing(ids: Sequence[str], missing: Sequence[bool], what: str, where: str) -> list[str]:
@@ -59,7 +151,7 @@ def report_missing(ids: Sequence[str], missing: Sequence[bool], what: str, where
 
     Raises
     ------
-    InputError : more than 5% are missing
+    InputError : more than 5% are missing, or all of a session
     """
     absent = [segment for segment, is_missing in zip(ids, missing, strict=True) if is_missing]
     if len(absent) > MISSING_LIMIT * len(ids):
@@ -67,6 +159,13 @@ def report_missing(ids: Sequence[str], missing: Sequence[bool], what: str, where
             f"{where}: {len(absent)} of {len(ids)} utterances have no {what} there (such as {absent[0]}); "
             f"at most {MISSING_LIMIT:.0%} may be missing, so this is probably the wrong path"
         )
+    for session in sorted({segment.partition("_")[0] for segment in absent}):
+        own = {segment for segment in ids if segment.startswith(f"{session}_")}
+        if own <= {*absent}:
+            raise InputError(
+                f"{where}: none of the {len(own)} utterances of {session} has a {what} there (such as {absent[0]}); "
+                "a session without any cannot be tested or trained on, so copy it there"
+            )
     if absent:
         warnings.warn(
             f"{len(absent)} of {len(ids)} utterances have no {what} in {where} and count as zeros: {', '.join(absent)}",

@@ -37,7 +37,7 @@ from constants import (
     STANDARDISE_EPS,
     n_frames,
 )
-from corpus import decode, emotion_index, parse_emotions
+from corpus import check_wav, decode, emotion_index, parse_emotions
 from utils import InputError
 
 # Annotation
@@ -80,7 +80,11 @@ def read_annotation(path: Path) -> Annotation:
     votes = [f"Emotion.{rater}" for rater in range(1, N_RATERS + 1)]
     absent = [c for c in ("Segment ID", "Emotion", "Arousal", "Valence", *votes) if c not in table.columns]
     if absent:
-        raise InputError(f"{path}: has no column {absent[0]!r}; expected the columns preprocessing.py writes")
+        found = ", ".join(map(repr, table.columns[:3]))
+        raise InputError(
+            f"{path}: has no column {absent[0]!r}, its first ones are {found}; expected the columns that "
+            "preprocessing.py writes, separated by commas"
+        )
     if table.empty:
         raise InputError(f"{path}: has no rows")
 
@@ -172,8 +176,9 @@ def read_wav(path: Path, sr: int = SAMPLE_RATE) -> np.ndarray:
 
     Raises
     ------
-    InputError : it is not readable as sound, or holds samples that are not numbers
+    InputError : it is not readable as sound (see `corpus.check_wav`), or holds samples that are not numbers
     """
+    check_wav(path)
     try:
         wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, soundfile.SoundFileError) as error:

@@ -1,25 +1,29 @@
-"""KoBERT's tokenizer, masked mean-pooled sentence embeddings, and the file that keeps them.
+"""KoBERT's tokenizer, masked mean-pooled sentence embeddings of it and other encoders, and the files that keep them.
 
 transformers' `AutoTokenizer` gives wrong ids for KoBERT and SKT's own `kobert_tokenizer` cannot be installed beside
-transformers 5, so the SentencePiece model is used directly: `[CLS]` + pieces + `[SEP]` are SKT's ids.
+transformers 5, so the SentencePiece model is used directly: `[CLS]` + pieces + `[SEP]` are SKT's ids. Other encoders
+(`klue/bert-base`, `klue/roberta-base`) bring the tokenizer that `AutoTokenizer` loads.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 import sys
-from collections.abc import Sequence
+import time
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils import InputError
+from utils import InputError, atomic_write
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 KOBERT = "skt/kobert-base-v1"
 VOCABULARY = "spiece.model"
@@ -47,13 +51,12 @@ class KoBERTTokenizer:
             raise InputError(f"{vocabulary}: lacks some of the pieces {' '.join(names.values())} of KoBERT's layout")
         self.unk_token_id, self.pad_token_id, self.cls_token_id, self.sep_token_id = ids.values()
 
-    @classmethod
-    def from_pretrained(cls, name_or_path: str | Path) -> KoBERTTokenizer:
-        """The tokenizer of a model folder, or of a model on the hub (fetched into the hub's cache)."""
-        return cls(_model_file(str(name_or_path), VOCABULARY))
-
     def __len__(self) -> int:
         return self.pieces.get_piece_size()
+
+    def fingerprint(self) -> bytes:
+        """What the ids depend on."""
+        return self.pieces.serialized_model_proto()
 
     def encode(self, text: str) -> list[int]:
         """Ids of `[CLS]`, the pieces of `text`, `[SEP]`; at most 512."""
@@ -67,84 +70,141 @@ class KoBERTTokenizer:
         -------
         dict of `input_ids` and `attention_mask` : int64 tensors, shape = (B, tokens); the mask is 1 on tokens
         """
-        import torch
+        return pad([self.encode(text) for text in ([texts] if isinstance(texts, str) else texts)], self.pad_token_id)
 
+
+class OwnTokenizer:
+    """The tokenizer that an encoder other than KoBERT brings along, with `KoBERTTokenizer`'s methods.
+
+    Parameters
+    ----------
+    tokenizer : from `AutoTokenizer`
+    max_tokens : positions of the encoder
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
+        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+
+    def __len__(self) -> int:
+        return len(self.tokenizer)
+
+    def fingerprint(self) -> bytes:
+        """What the ids depend on."""
+        return self.tokenizer.backend_tokenizer.to_str().encode()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text with the encoder's own marks of its begin and end; at most as many as it has positions."""
+        return self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"]
+
+    def __call__(self, texts: str | Sequence[str]) -> dict[str, torch.Tensor]:
+        """As `KoBERTTokenizer`'s."""
         texts = [texts] if isinstance(texts, str) else texts
-        ids = [torch.tensor(self.encode(text)) for text in texts]
-        return {
-            "input_ids": torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
-            "attention_mask": torch.nn.utils.rnn.pad_sequence([torch.ones_like(i) for i in ids], batch_first=True),
-        }
+        return pad([self.encode(text) for text in texts], self.tokenizer.pad_token_id)
 
 
-def _model_file(name_or_path: str, file: str) -> Path:
-    """Path of `file` of a model given as a folder or as a name on the hub."""
-    folder = Path(name_or_path)
-    if folder.is_dir():
-        if not (folder / file).is_file():
-            raise InputError(f"{folder / file}: not found; expected a folder in the layout of {KOBERT}")
-        return folder / file
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import logging
+def pad(sentences: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Token ids and attention mask, int64, shape = (B, tokens of the longest); the mask is 1 on tokens, 0 behind."""
+    import torch
 
-    logging.set_verbosity_error()  # of its five attempts
-    print(f"looking for {name_or_path} on the Hugging Face hub", file=sys.stderr)
-    try:
-        return Path(hf_hub_download(name_or_path, file))
-    except HFValidationError as error:
-        raise InputError(f"text model {name_or_path}: no such folder, and not a name such as {KOBERT}") from error
-    except OSError as error:  # every hub and connection error is one
-        raise InputError(_unreachable(name_or_path)) from error
+    ids = [torch.tensor(sentence) for sentence in sentences]
+    return {
+        "input_ids": torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad_token_id),
+        "attention_mask": torch.nn.utils.rnn.pad_sequence([torch.ones_like(i) for i in ids], batch_first=True),
+    }
 
 
-def _unreachable(name: str) -> str:
-    return (
-        f"text model {name}: no such folder, and the hub did not give it; on a machine with a network run "
-        f"'hf download {name} --local-dir kobert', copy the folder here and pass --text_model kobert"
-    )
+Tokenizer = KoBERTTokenizer | OwnTokenizer
 
 
-def load_text_model(name_or_path: str, text_dim: int) -> tuple[KoBERTTokenizer, PreTrainedModel]:
-    """Tokenizer and encoder (evaluation mode) of a folder or of a name on the hub.
+def load_text_model(name_or_path: str, text_dim: int | None = None) -> tuple[Tokenizer, PreTrainedModel]:
+    """Tokenizer and encoder (evaluation mode, float32) of a folder or of a name on the hub.
+
+    A BERT with a `spiece.model` is KoBERT and gets `KoBERTTokenizer`; any other brings its own.
 
     Raises
     ------
-    InputError : it cannot be had, or its sentence embeddings are not `text_dim` long
+    InputError : it cannot be had, is no such encoder, or its sentence embeddings are not `text_dim` long
     """
-    tokenizer = KoBERTTokenizer.from_pretrained(name_or_path)
+    folder = Path(name_or_path)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise InputError(f"{folder / 'config.json'}: not found; expected a folder in the layout of {KOBERT}")
+    if not folder.is_dir():
+        print(f"looking for {name_or_path} on the Hugging Face hub", file=sys.stderr)
+    import huggingface_hub
     import transformers
 
-    # The pooling layer of KoBERT's file is not used, which transformers would report at length
+    # Of five attempts to reach the hub, and of the pooling layer, which is not used
+    huggingface_hub.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        model = transformers.BertModel.from_pretrained(name_or_path, add_pooling_layer=False)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if Path(name_or_path).is_dir() else ""
-        raise InputError(f"{name_or_path}: {reason}" if reason else _unreachable(name_or_path)) from error
-    if model.config.hidden_size != text_dim:
+        config = transformers.AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+        tokenizer = _load_tokenizer(name_or_path, config)
+        model = transformers.AutoModel.from_pretrained(name_or_path, trust_remote_code=False, dtype="float32")
+    except InputError:
+        raise
+    except Exception as error:  # damaged files make the readers raise almost anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if folder.is_dir():
+            raise InputError(f"{folder}: not readable as a text model ({reason})") from error
         raise InputError(
-            f"text model {name_or_path} gives embeddings of {model.config.hidden_size} values, --text_dim is {text_dim}"
+            f"text model {name_or_path}: no such folder, and the hub did not give it; on a machine with a network run "
+            f"'hf download {name_or_path} --local-dir encoder', copy the folder here and pass --text_model encoder "
+            f"({reason})"
+        ) from error
+    if text_dim not in (None, config.hidden_size):
+        raise InputError(
+            f"text model {name_or_path} gives embeddings of {config.hidden_size} values, --text_dim is {text_dim}"
         )
-    if model.config.vocab_size < len(tokenizer):
+    # Of a folder without vocabulary AutoTokenizer makes a tokenizer that knows its special tokens only
+    if not config.vocab_size / 2 < len(tokenizer) <= config.vocab_size:
         raise InputError(
-            f"{name_or_path}: the tokenizer has {len(tokenizer)} pieces, the encoder {model.config.vocab_size}"
+            f"text model {name_or_path}: its tokenizer has {len(tokenizer)} pieces, its encoder {config.vocab_size}; "
+            "is the file of its vocabulary there?"
         )
     return tokenizer, model.eval()
 
 
+def _load_tokenizer(name_or_path: str, config: PretrainedConfig) -> Tokenizer:
+    if config.model_type == "bert" and (vocabulary := _find_vocabulary(name_or_path)):
+        return KoBERTTokenizer(vocabulary)
+    from transformers import AutoTokenizer
+
+    # RoBERTa counts its positions from behind the id of padding
+    offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"a {config.model_type} without a padding token, expected an encoder such as BERT")
+    return OwnTokenizer(tokenizer, min(MAX_TOKENS, config.max_position_embeddings - offset))
+
+
+def _find_vocabulary(name_or_path: str) -> Path | None:
+    """KoBERT's SentencePiece model in a folder or on the hub, or None where there is none."""
+    if Path(name_or_path).is_dir():
+        path = Path(name_or_path, VOCABULARY)
+        return path if path.is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name_or_path, VOCABULARY))
+    except EntryNotFoundError:
+        return None
+
+
 def embed_sentences(
     texts: Sequence[str],
-    tokenizer: KoBERTTokenizer,
+    tokenizer: Tokenizer,
     model: PreTrainedModel,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     progress: bool = True,
+    cache: EmbeddingCache | None = None,
 ) -> np.ndarray:
     """Sentence embeddings: the mean of the last hidden states over a sentence's tokens, [CLS] and [SEP] included.
 
-    Sentences go through the encoder in order of length, so that batches hold little padding; equal ones go once.
+    Sentences go through the encoder in order of length, so that batches hold little padding; equal ones go once, and
+    those in `cache` not at all.
 
     Returns
     -------
@@ -153,20 +213,115 @@ def embed_sentences(
     import torch
     from tqdm import tqdm
 
-    distinct = sorted(dict.fromkeys(texts), key=lambda text: len(tokenizer.encode(text)))
-    embedding = np.empty((len(distinct), model.config.hidden_size), dtype=np.float32)
+    known = {} if cache is None else cache.embeddings
+    distinct = list(dict.fromkeys(texts))
+    keys = {text: _digest(text) for text in distinct}
+    embedding = {text: known[keys[text]] for text in distinct if keys[text] in known}
+    todo = sorted((text for text in distinct if text not in embedding), key=lambda text: len(tokenizer.encode(text)))
     model = model.to(device)
-    bar = tqdm(total=len(distinct), desc="sentence embeddings", unit="sentence", disable=not progress)
-    with torch.inference_mode(), bar:
-        for start in range(0, len(distinct), batch_size):
-            batch = {k: v.to(device) for k, v in tokenizer(distinct[start : start + batch_size]).items()}
-            hidden = model(**batch).last_hidden_state
-            mask = batch["attention_mask"].unsqueeze(2).to(hidden.dtype)
-            mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
-            embedding[start : start + len(mean)] = mean.float().cpu().numpy()
-            bar.update(len(mean))
-    row = {text: i for i, text in enumerate(distinct)}
-    return embedding[[row[text] for text in texts]]
+    bar = tqdm(
+        total=len(distinct),
+        initial=len(embedding),
+        desc="sentence embeddings",
+        unit="sentence",
+        disable=not progress,
+    )
+    try:
+        with torch.inference_mode(), bar:
+            for start in range(0, len(todo), batch_size):
+                texts_of_batch = todo[start : start + batch_size]
+                batch = {k: v.to(device) for k, v in tokenizer(texts_of_batch).items()}
+                hidden = model(**batch).last_hidden_state
+                mask = batch["attention_mask"].unsqueeze(2).to(hidden.dtype)
+                mean = ((hidden * mask).sum(dim=1) / mask.sum(dim=1)).float().cpu().numpy()
+                embedding |= dict(zip(texts_of_batch, mean, strict=True))
+                if cache is not None:
+                    cache.add({keys[text]: embedding[text] for text in texts_of_batch})
+                bar.update(len(mean))
+    finally:  # also when it is interrupted
+        if cache is not None:
+            cache.keep(keys.values())
+            cache.save()
+    return np.stack([embedding[text] for text in texts])
+
+
+# What an interrupted run had, and what a later run with the same encoder need not compute again
+
+
+SAVE_SECONDS = 30.0
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+class EmbeddingCache:
+    """Sentence embeddings of one text model by the SHA-256 of the sentence, in an `.npz` of plain arrays.
+
+    A file that is missing, damaged, or of another text model is an empty cache.
+
+    Parameters
+    ----------
+    path : of the file
+    tokenizer, model : whose embeddings it holds
+
+    Attributes
+    ----------
+    embeddings : dict of 32 bytes -> float32, shape = (hidden size,)
+    """
+
+    def __init__(self, path: Path, tokenizer: Tokenizer, model: PreTrainedModel) -> None:
+        self.path = path
+        content = hashlib.sha256(tokenizer.fingerprint())
+        for name, tensor in model.state_dict().items():
+            if not name.startswith("pooler."):  # is drawn anew where the file has none, and not used
+                content.update(name.encode())
+                content.update(tensor.detach().cpu().contiguous().view(-1).numpy().data)
+        self.text_model = content.hexdigest()
+        self.embeddings: dict[bytes, np.ndarray] = {}
+        self.saved_at, self.changed = time.monotonic(), False
+        if path.exists():
+            self.embeddings = self._read(model.config.hidden_size)
+
+    def _read(self, dimension: int) -> dict[bytes, np.ndarray]:
+        try:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                if str(arrays["text_model"]) != self.text_model:
+                    return {}
+                digest, embedding = arrays["sha256"], arrays["embedding"]
+            if digest.shape != (len(digest), 32) or embedding.shape != (len(digest), dimension):
+                raise ValueError(f"arrays of shape {digest.shape} and {embedding.shape}")
+            if (digest.dtype, embedding.dtype) != (np.uint8, np.float32) or not np.isfinite(embedding).all():
+                raise ValueError("other values than digests and finite embeddings")
+        except Exception as error:  # damaged bytes make the readers raise almost anything
+            warnings.warn(f"{self.path}: not readable ({error}), so all sentences are embedded anew", stacklevel=2)
+            return {}
+        return {key.tobytes(): vector for key, vector in zip(digest, embedding, strict=True)}
+
+    def add(self, embeddings: dict[bytes, np.ndarray]) -> None:
+        """Add embeddings, and save where the last time is half a minute ago."""
+        self.embeddings |= embeddings
+        self.changed = True
+        if time.monotonic() - self.saved_at > SAVE_SECONDS:
+            self.save()
+
+    def keep(self, digests: Iterable[bytes]) -> None:
+        """Forget all sentences but these."""
+        kept = {digest: self.embeddings[digest] for digest in digests if digest in self.embeddings}
+        self.changed |= len(kept) < len(self.embeddings)
+        self.embeddings = kept
+
+    def save(self) -> None:
+        """Write the file, whole or not at all."""
+        if self.changed:
+            with atomic_write(self.path, "wb") as file:
+                np.savez(
+                    file,
+                    text_model=np.array(self.text_model),
+                    sha256=np.frombuffer(b"".join(self.embeddings), dtype=np.uint8).reshape(-1, 32),
+                    embedding=np.stack(list(self.embeddings.values())),
+                )
+        self.saved_at, self.changed = time.monotonic(), False
 
 
 # The embedding file: numpy.save of a dict "<segment id>.txt" -> float32 (text_dim,), the published format. That is a
@@ -248,7 +403,9 @@ def load_embeddings(path: str | Path, text_dim: int) -> dict[str, np.ndarray]:
         read_header(content)
         embeddings = _ArrayUnpickler(content).load()  # np.save pickles a 0-dimensional array around the dict
     except FileNotFoundError as error:
-        raise InputError(f"{path}: not found; run preprocessing.py first") from error
+        others = sorted(other.name for other in path.parent.glob("embedding_*.npy"))
+        todo = f"{', '.join(others)} is there: give its --text_dim" if others else "run preprocessing.py first"
+        raise InputError(f"{path}: not found; {todo}") from error
     except pickle.UnpicklingError as error:
         raise InputError(f"{path}: refused, {error}") from error
     except Exception as error:  # damaged bytes make the readers raise almost anything

@@ -2,8 +2,8 @@
 
     python preprocessing.py --data_path data/KEMDy19
 
-writes annotation.csv, df_speaker.csv, df_listener.csv and embedding_768.npy into data/KEMDy19. The wavs stay where
-they are.
+writes annotation.csv, df_speaker.csv, df_listener.csv and embedding_768.npy into data/KEMDy19, and what is wrong with
+the corpus into problems.csv. The wavs stay where they are.
 """
 
 from __future__ import annotations
@@ -12,17 +12,29 @@ import argparse
 import contextlib
 import csv
 import io
+import os
 import re
 import sys
-import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
-from constants import AFFECT_RANGE, EMOTIONS, N_RATERS, ROLES, SEGMENT_ID, TEXT_DIM
-from corpus import decode, emotion_index, find_wavs, parse_emotions
-from kobert import KOBERT, embed_sentences, load_text_model, save_embeddings
-from utils import InputError, atomic_write, gpu, number, pick_device, run_command
+from constants import AFFECT_RANGE, EMOTIONS, N_RATERS, ROLES, SEGMENT_ID
+from corpus import (
+    MISSING_LIMIT,
+    Problem,
+    check_wav,
+    decode,
+    emotion_index,
+    find_files,
+    find_wavs,
+    parse_emotions,
+    warn_of_problems,
+    write_problems,
+)
+from kobert import KOBERT, EmbeddingCache, embed_sentences, load_text_model, save_embeddings
+from utils import InputError, atomic_write, check_writable, gpu, number, pick_device, run_command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,16 +73,74 @@ def clean_transcript(text: str) -> str:
     return " ".join(re.sub(r'[()*"\ufeff]', "", text).split())
 
 
-def read_transcripts(data_path: Path, ids: list[str]) -> dict[str, str]:
-    """Cleaned transcripts of the ids that have a `.txt` below `data_path/wav`."""
+def read_transcripts(data_path: Path, ids: list[str], problems: list[Problem]) -> dict[str, str]:
+    """Transcripts as they are written, of the ids that have a readable `.txt` below `data_path/wav`.
+
+    Those that are missing, unreadable, empty or longer than a line are added to `problems`.
+    """
     from tqdm import tqdm
 
-    paths = {path.stem: path for path in sorted((data_path / "wav").rglob("*.txt"))}
-    present = [segment for segment in ids if segment in paths]
-    return {
-        segment: clean_transcript(decode(paths[segment].read_bytes(), paths[segment]))
-        for segment in tqdm(present, desc="transcripts", unit="file")
-    }
+    paths = find_files(data_path / "wav", ".txt")
+    transcripts = {}
+    for segment in tqdm(ids, desc="transcripts", unit="file"):
+        file = _within(data_path, paths.get(segment, data_path / "wav"))
+        if segment not in paths:
+            problems.append(Problem(file, "", segment, "no transcript", "", ZEROS))
+            continue
+        try:
+            text = decode(paths[segment].read_bytes(), paths[segment])
+        except (OSError, InputError) as error:
+            problems.append(Problem(file, "", segment, "transcript that is not readable", _fault(error), ZEROS))
+            continue
+        n_lines = sum(bool(line.strip()) for line in text.splitlines())
+        if n_lines > 1:
+            problems.append(Problem(file, "", segment, "transcript of several lines", f"{n_lines} lines", "joined"))
+        if not clean_transcript(text):
+            what = "transcript that is empty once cleaned" if n_lines else "transcript that is empty"
+            problems.append(Problem(file, "", segment, what, text.strip(), "embedded as a sentence without words"))
+        transcripts[segment] = text
+    return transcripts
+
+
+ZEROS = f"counts as zeros in training, which stops where more than {MISSING_LIMIT:.0%} do"
+
+
+def check_wavs(data_path: Path, audio_path: Path | None, ids: list[str], problems: list[Problem]) -> None:
+    """Add the ids without a wav, or with one that cannot be used, to `problems`."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tqdm import tqdm
+
+    wavs, where = find_wavs(data_path, audio_path)
+    if not wavs:
+        problems.append(Problem(where, "", "", "no wav at all", "", "only --modality text can be trained"))
+        return
+
+    def fault(segment: str) -> Problem | None:
+        if segment not in wavs:
+            return Problem(_within(data_path, Path(where)), "", segment, "no wav", "", ZEROS)
+        try:
+            check_wav(wavs[segment])
+        except InputError as error:
+            file = _within(data_path, wavs[segment])
+            return Problem(file, "", segment, "wav that cannot be used", _fault(error), ZEROS)
+        return None
+
+    with ThreadPoolExecutor() as pool:  # reading heads of files is waiting
+        found = tqdm(pool.map(fault, ids), total=len(ids), desc="wavs", unit="file")
+        problems += [problem for problem in found if problem]
+
+
+def _fault(error: OSError | InputError) -> str:
+    """What is wrong with a file, without its path and what to do."""
+    if isinstance(error, OSError):
+        return str(error.strerror or error)
+    return str(error).partition(": ")[2].rpartition("; ")[0]
+
+
+def _within(data_path: Path, path: Path) -> str:
+    """`path` as it is called within the corpus folder."""
+    return str(path.relative_to(data_path) if path.is_relative_to(data_path) else path)
 
 
 # Annotation tables
@@ -83,70 +153,117 @@ def rating(cell: str) -> str:
     return cell.strip()
 
 
-READERS = {
-    "Emotion": lambda cell: ";".join(EMOTIONS[label] for label in parse_emotions(cell)),
-    "Valence": rating,
-    "Arousal": rating,
+def emotions(cell: str) -> str:
+    """The label or labels of a cell in `constants.EMOTIONS`' spelling; raises `ValueError` otherwise."""
+    return ";".join(EMOTIONS[label] for label in parse_emotions(cell))
+
+
+def vote(cell: str) -> str:
+    """The label of a rater, who has one vote; raises `ValueError` otherwise."""
+    return EMOTIONS[emotion_index(cell)]
+
+
+# What a cell that cannot be used is called; a row with such a total is left out of df_*.csv
+UNUSABLE_TOTAL = {
+    "Emotion": "total emotion that is none of the seven",
+    "Valence": "total valence that is no number from 1 to 5",
+    "Arousal": "total arousal that is no number from 1 to 5",
+}
+UNUSABLE_VOTE = {
+    "Emotion": ("vote that is none of the seven emotions", "left out of the soft label"),
+    "Valence": ("rater's valence that is no number from 1 to 5", "left blank"),
+    "Arousal": ("rater's arousal that is no number from 1 to 5", "left blank"),
 }
 
 
-def read_table(path: Path, session: int, actor: str) -> list[dict[str, str | int]]:
+def read_table(path: Path, session: int, actor: str, problems: list[Problem]) -> list[dict[str, str | int]]:
     """Rows of `SessionNN_<F|M>_res.csv`, in the table's order, with labels in one spelling.
 
-    A cell that cannot be used is left blank. A row without a usable total or without any usable vote says so in
-    `problem`, which is empty otherwise.
+    A cell that cannot be used is left blank, a row whose id is none of this session left out; both are added to
+    `problems`, as are labels in another spelling. A row also has the `file` and the `row` it stands in, and `usable`,
+    which is False without a usable total or vote.
 
     Raises
     ------
-    InputError : the table is not text, or a row has too few columns or an id that cannot be parsed
+    InputError : the table is not text, a row has too few columns, or more than a few ids are none of this session
     """
+    file = f"{path.parent.name}/{path.name}"
     try:
         lines = list(csv.reader(io.StringIO(decode(path.read_bytes(), path))))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except csv.Error as error:
         raise InputError(f"{path}: not readable as a CSV table ({error}); is a quote left open?") from error
     if any(SEGMENT_ID.fullmatch(cell.strip()) for cells in lines[:HEADER_ROWS] for cell in cells):
         raise InputError(
             f"{path}: its first two rows hold an utterance; expected two header rows, as ETRI's tables have"
         )
-    rows = []
+    rows, foreign = [], []
     for line, cells in enumerate(lines[HEADER_ROWS:], start=HEADER_ROWS + 1):
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) < N_COLUMNS:
-            raise InputError(f"{path}, row {line}: {len(cells)} columns, expected {N_COLUMNS}; is the file whole?")
+            raise InputError(
+                f"{path}, row {line}: {len(cells)} columns, expected {N_COLUMNS}, separated by commas; is it whole?"
+            )
         segment = cells[SEGMENT].strip()
         match = SEGMENT_ID.fullmatch(segment)
         if match is None or int(match["session"]) != session:
-            raise InputError(
-                f"{path}, row {line}: segment id {segment!r}, expected one such as Sess{session:02d}_script01_F001"
-            )
-        row: dict[str, str | int] = {"start": cells[START].strip(), "end": cells[END].strip(), "Segment ID": segment}
-        row["problem"] = ""
-        for rater in range(N_RATERS + 1):  # 0 is the total
-            for offset, (name, read) in enumerate(READERS.items()):
-                cell, column = cells[TOTAL + 3 * rater + offset], f"{name}.{rater}" if rater else name
-                try:
-                    if rater and name == "Emotion":
-                        emotion_index(cell)  # a rater votes for one emotion
-                    row[column] = read(cell)
-                except ValueError as error:
-                    row[column] = ""
-                    if rater == 0:
-                        row["problem"] = f"an unusable total ({error})"
-        if not any(row[f"Emotion.{rater}"] for rater in range(1, N_RATERS + 1)):
-            row["problem"] = row["problem"] or "no usable vote"
+            what = "segment id of another session than its table" if match else "segment id that cannot be parsed"
+            foreign.append(Problem(file, line, segment, what, repr(segment), "row left out"))
+            continue
         script, dialogue = match["script"], segment.rpartition("_")[0]
+        row: dict[str, str | int] = {"start": cells[START].strip(), "end": cells[END].strip(), "Segment ID": segment}
+        row |= {"file": file, "row": line}
         row |= {"speaker": match["speaker"], "role": "speaker" if match["speaker"] == actor else "listener"}
         row |= {"Session": session, "script": script, "sequence": int(match["sequence"]), "dialogue": dialogue}
+        found = _read_ratings(cells, row)
+        problems += [Problem(file, line, segment, *problem) for problem in found]
         rows.append(row)
+    if len(foreign) > max(1, MISSING_LIMIT * len(rows)):
+        raise InputError(
+            f"{path}, row {foreign[0].row}: segment id {foreign[0].found}, expected one such as "
+            f"Sess{session:02d}_script01_F001; {len(foreign)} rows have no id of this session, is it another's table?"
+        )
+    problems += foreign
+    if not rows:
+        problems.append(Problem(file, "", "", "table without rows", "", "nothing is taken from it"))
     return rows
 
 
-def read_annotation_tables(data_path: Path) -> pd.DataFrame:
+def _read_ratings(cells: list[str], row: dict[str, str | int]) -> list[tuple[str, str, str]]:
+    """Put a table row's total and votes, and whether they are `usable`, into `row`; return what, found, done."""
+    problems = []
+    left_out = f"row left out of df_{row['role']}.csv"
+    row["usable"] = True
+    for rater in range(N_RATERS + 1):  # 0 is the total
+        readers = {"Emotion": vote if rater else emotions, "Valence": rating, "Arousal": rating}
+        for offset, (name, read) in enumerate(readers.items()):
+            cell, column = cells[TOTAL + 3 * rater + offset], f"{name}.{rater}" if rater else name
+            try:
+                row[column] = read(cell)
+            except ValueError:
+                row[column] = ""
+                if rater == 0:
+                    row["usable"] = False
+                what, done = UNUSABLE_VOTE[name] if rater else (UNUSABLE_TOTAL[name], left_out)
+                if rater and not cell.strip():
+                    what = f"rater's {name.lower()} that is blank"
+                problems.append((what, repr(cell), done))
+            else:
+                if name == "Emotion" and row[column] != cell:
+                    problems.append(("label in another spelling", repr(cell), "read as the label that is meant"))
+    if not any(row[f"Emotion.{rater}"] for rater in range(1, N_RATERS + 1)):
+        row["usable"] = False
+        problems.append(("row without a usable vote", "", left_out))
+    return problems
+
+
+def read_annotation_tables(data_path: Path, problems: list[Problem]) -> pd.DataFrame:
     """All rows of all annotation tables, in time order within a dialogue, dialogues in the corpus's order.
 
-    Has the columns `COLUMNS` but for `text`, and `problem` (see `read_table`). Tables without a pair are warned of, and
-    utterances that only one of a pair holds.
+    Has the columns `COLUMNS` but for `text`, and `file`, `row` and `usable` (see `read_table`). What is wrong with the
+    tables is added to `problems`, also a session with one table and an utterance that is in one of its two only.
 
     Raises
     ------
@@ -160,13 +277,15 @@ def read_annotation_tables(data_path: Path) -> pd.DataFrame:
         raise InputError(
             f"{folder}: no table such as Session01_F_res.csv; --data_path is the folder that holds annotation/ and wav/"
         )
-    tables = [pd.DataFrame(read_table(path, int(match["session"]), match["actor"].upper())) for path, match in paths]
+    tables = [
+        pd.DataFrame(read_table(path, int(match["session"]), match["actor"].upper(), problems)) for path, match in paths
+    ]
     table = pd.concat([t.assign(table=i, position=range(len(t))) for i, t in enumerate(tables)], ignore_index=True)
-    for session in sorted({match["session"] for _, match in paths}):
-        pair = [t for t, (_, match) in zip(tables, paths, strict=True) if match["session"] == session]
-        warn_of_half_rated(folder, session, pair)
     if table.empty:
         raise InputError(f"{folder}: its {len(paths)} tables hold no row")
+    for session in sorted({match["session"] for _, match in paths}):
+        pair = {path: t for t, (path, match) in zip(tables, paths, strict=True) if match["session"] == session}
+        problems += half_rated(pair)
     table["start"], table["end"] = (pd.to_numeric(table[name], errors="coerce") for name in ("start", "end"))
     # Each of a session's two tables holds all its utterances in time order. So a start that is blank is taken from the
     # other table, or from the utterance before, behind which the row's position puts it
@@ -181,59 +300,73 @@ def read_annotation_tables(data_path: Path) -> pd.DataFrame:
     )
 
 
-def warn_of_half_rated(folder: Path, session: str, tables: list[pd.DataFrame]) -> None:
-    """Warn when a session has one table only, or an utterance is in only one of its two."""
+def half_rated(tables: dict[Path, pd.DataFrame]) -> list[Problem]:
+    """A session's one table of two, or the utterances that only one of its two tables holds."""
+    files = [f"{path.parent.name}/{path.name}" for path in tables]
     if len(tables) < 2:
-        warnings.warn(
-            f"{folder}: session {session} has one table of two; half of its speaker and listener rows are lacking",
-            stacklevel=2,
-        )
-        return
-    first, second = ({*table["Segment ID"]} if len(table) else set() for table in tables)
-    if first != second:
-        warnings.warn(
-            f"{folder}: {len(first ^ second)} utterances of session {session} are in only one of its two tables: "
-            f"{shorten(sorted(first ^ second))}",
-            stacklevel=2,
-        )
+        what, done = "session with one table of two", "half of its speaker and of its listener rows are lacking"
+        return [Problem(files[0], "", "", what, "", done)]
+    ids = [dict.fromkeys(table["Segment ID"]) if len(table) else {} for table in tables.values()]
+    what, done = "utterance that only one of its session's two tables holds", "it has a row of one role only"
+    return [
+        Problem(file, "", segment, what, "", done)
+        for file, own, other in zip(files, ids, reversed(ids), strict=True)
+        for segment in own
+        if segment not in other
+    ]
 
 
-def rows_of_role(annotation: pd.DataFrame, role: str) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """The usable rows of `role`, each id once, and the ids of the dropped ones by reason.
+def rows_of_role(annotation: pd.DataFrame, role: str, problems: list[Problem]) -> pd.DataFrame:
+    """The usable rows of `role`, each id once.
 
-    An id that occurs several times is kept once if its ratings agree and dropped altogether if they do not.
+    An id that occurs several times is kept once if its ratings agree and left out altogether if they do not; either is
+    added to `problems`.
     """
-    rows = annotation[annotation["role"] == role]
-    dropped = {
-        f"{role} rows with {problem}": unusable["Segment ID"].tolist()
-        for problem, unusable in rows[rows["problem"] != ""].groupby("problem")
-    }
-    rows = rows[rows["problem"] == ""]
-    rows = rows.drop_duplicates([column for column in COLUMNS if column not in ("start", "end", "text")])
-    conflicting = rows["Segment ID"].duplicated(keep=False)
-    if conflicting.any():
-        dropped[f"{role} rows whose id occurs with different ratings"] = rows["Segment ID"][conflicting].tolist()
-    return rows[~conflicting], dropped
+    rows = annotation[(annotation["role"] == role) & annotation["usable"]]
+    distinct = rows.drop_duplicates([column for column in COLUMNS if column not in ("start", "end", "text")])
+    conflicting = distinct["Segment ID"].duplicated(keep=False)
+    conflicts = {*distinct["Segment ID"][conflicting]}
+    for segment, repeated in rows[rows["Segment ID"].duplicated(keep=False)].groupby("Segment ID", sort=False):
+        agree, done = ("different", "all left out") if segment in conflicts else ("equal", "one kept")
+        what = f"{role} rows of one id with {agree} ratings"
+        first, found = repeated.iloc[0], f"{len(repeated)} rows"
+        problems.append(Problem(first["file"], int(first["row"]), segment, what, found, done))
+    return distinct[~conflicting]
 
 
-# The four files
+# The files
 
 
 def output_files(data_path: Path, text_dim: int) -> dict[str, Path]:
-    """Paths of the files that preprocessing writes."""
-    names = ("annotation.csv", "df_speaker.csv", "df_listener.csv", f"embedding_{text_dim}.npy")
+    """Paths of the files that preprocessing writes, the one that takes its place last first."""
+    names = (f"embedding_{text_dim}.npy", "annotation.csv", "df_speaker.csv", "df_listener.csv", "problems.csv")
     return {name: data_path / name for name in names}
 
 
 def preprocess(
     data_path: Path,
     text_model: str = KOBERT,
-    text_dim: int = TEXT_DIM,
+    text_dim: int | None = None,
     batch_size: int = 64,
     gpu_id: str | None = None,
     overwrite: bool = False,
+    strict: bool = False,
+    audio_path: Path | None = None,
 ) -> str:
-    """Write `annotation.csv`, `df_speaker.csv`, `df_listener.csv` and `embedding_<text_dim>.npy` into `data_path`.
+    """Write `annotation.csv`, `df_speaker.csv`, `df_listener.csv`, `embedding_<dimension>.npy` and `problems.csv`.
+
+    They go into `data_path`. The embeddings are kept in `embedding_<dimension>.cache.npz` as well, by text model and
+    sentence: from there an interrupted run goes on, and a later one takes those whose transcripts have not changed.
+
+    Parameters
+    ----------
+    text_model : hub name or folder of the sentence encoder
+    text_dim : length of its embeddings; None for whatever the encoder gives
+    batch_size : sentences at once
+    gpu_id : as `utils.pick_device`
+    overwrite : replace the files of an earlier run
+    strict : anything that would be warned of raises, before the encoder runs and a file is written
+    audio_path : folder of the wavs, if neither `data_path/wav` nor `./audio`
 
     Returns
     -------
@@ -245,48 +378,59 @@ def preprocess(
     """
     if not data_path.is_dir():
         raise InputError(f"{data_path}: no such folder; put KEMDy19 there, data/README.md says how")
-    files = output_files(data_path, text_dim)
+    tokenizer, model = load_text_model(text_model, text_dim)
+    dimension = model.config.hidden_size
+    files = output_files(data_path, dimension)
     there = [str(path) for path in files.values() if path.exists()]
     if there and not overwrite:
         raise InputError(f"{there[0]}: exists already; pass --overwrite to write {', '.join(files)} anew")
+    check_writable(data_path)
 
-    annotation = read_annotation_tables(data_path)
+    problems: list[Problem] = []
+    annotation = read_annotation_tables(data_path, problems)
     ids = annotation["Segment ID"].drop_duplicates().tolist()
-    transcripts = read_transcripts(data_path, ids)
-    if not transcripts:
-        raise InputError(f"{data_path / 'wav'}: holds no .txt of the {len(ids)} utterances; is the corpus whole?")
+    raw = read_transcripts(data_path, ids, problems)
+    if not raw:
+        raise InputError(f"{data_path / 'wav'}: no readable .txt of the {len(ids)} utterances; is the corpus whole?")
+    transcripts = {segment: clean_transcript(text) for segment, text in raw.items()}
     annotation["text"] = annotation["Segment ID"].map(transcripts)
-    roles, dropped = {}, {}
-    for role in ROLES:
-        roles[role], dropped_of_role = rows_of_role(annotation, role)
-        dropped |= dropped_of_role
+    roles = {role: rows_of_role(annotation, role, problems) for role in ROLES}
+    check_wavs(data_path, audio_path, ids, problems)
+    if strict and problems:
+        first = problems[0]
+        raise InputError(
+            f"--strict: {first.what}: {data_path}/{first}; faults in all: {len(problems)}, "
+            "which problems.csv lists without --strict"
+        )
+    warn_of_problems(problems)
 
-    tokenizer, model = load_text_model(text_model, text_dim)
-    vectors = embed_sentences(list(transcripts.values()), tokenizer, model, batch_size, pick_device(gpu_id))
+    cache = EmbeddingCache(data_path / f"embedding_{dimension}.cache.npz", tokenizer, model)
+    vectors = embed_sentences(
+        list(transcripts.values()), tokenizer, model, batch_size, pick_device(gpu_id), cache=cache
+    )
     embeddings = {f"{segment}.txt": vector for segment, vector in zip(transcripts, vectors, strict=True)}
 
-    with contextlib.ExitStack() as stack:  # all four are written before the first takes its place
-        *tables, embedding = [
-            stack.enter_context(atomic_write(path, "wb" if path.suffix == ".npy" else "w")) for path in files.values()
-        ]
-        for file, table in zip(tables, (annotation, *roles.values()), strict=True):
-            table[COLUMNS].to_csv(file, index=False)
-        save_embeddings(embedding, embeddings)
-    return describe(data_path, annotation, roles, transcripts, dropped)
+    def write_table(table: pd.DataFrame) -> Callable[[IO], None]:
+        return lambda file: table[COLUMNS].to_csv(file, index=False)
+
+    writers = [
+        lambda file: save_embeddings(file, embeddings),
+        *(write_table(table) for table in (annotation, *roles.values())),
+        lambda file: write_problems(file, problems),
+    ]
+    with contextlib.ExitStack() as stack:  # all are on the disk before any takes its place, the embeddings last
+        for path, write in zip(files.values(), writers, strict=True):
+            file = stack.enter_context(atomic_write(path, "wb" if path.suffix == ".npy" else "w"))
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+    return describe(data_path, annotation, roles, problems)
 
 
-def describe(
-    data_path: Path,
-    annotation: pd.DataFrame,
-    roles: dict[str, pd.DataFrame],
-    transcripts: dict[str, str],
-    dropped: dict[str, list[str]],
-) -> str:
-    """Counts of what was found, what is missing and what was dropped and why, a line each."""
-    ids = annotation["Segment ID"].drop_duplicates().tolist()
-    wavs, where = find_wavs(data_path)
+def describe(data_path: Path, annotation: pd.DataFrame, roles: dict[str, pd.DataFrame], problems: list[Problem]) -> str:
+    """Counts of what was found, and of faults by kind, a line each."""
     lines = [
-        f"{data_path}: {len(ids)} utterances, {annotation['Session'].nunique()} sessions, "
+        f"{data_path}: {annotation['Segment ID'].nunique()} utterances, {annotation['Session'].nunique()} sessions, "
         f"{annotation['dialogue'].nunique()} dialogues"
     ]
     for role, table in roles.items():
@@ -294,21 +438,10 @@ def describe(
         counts = ", ".join(f"{emotion} {single[emotion]}" for emotion in EMOTIONS)
         ties = len(table) - sum(single.values())
         lines.append(f"{role}: {len(table)} rows; single majority labels: {counts}; ties: {ties}")
-    without = {
-        f"without a wav in {where}": [segment for segment in ids if segment not in wavs],
-        "without a transcript": [segment for segment in ids if segment not in transcripts],
-        "with a transcript that is empty once cleaned": [s for s, text in transcripts.items() if not text],
-    }
-    lines += [f"{len(found)} utterances {what}: {shorten(found)}" for what, found in without.items() if found]
-    lines += [f"dropped {len(found)} {reason}: {shorten(found)}" for reason, found in dropped.items()]
+    lines.append(f"faults, listed in problems.csv: {len(problems)}")
+    kinds = Counter((problem.what, problem.done) for problem in problems)
+    lines += [f"  {count:>5}  {what}: {done}" for (what, done), count in kinds.items()]
     return "\n".join(lines)
-
-
-def shorten(ids: list[str], most: int = 20) -> str:
-    """The ids joined, the first `most` of them where there are more."""
-    distinct = list(dict.fromkeys(ids))
-    more = f" and {len(distinct) - most} more" if len(distinct) > most else ""
-    return ", ".join(distinct[:most]) + more
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -323,21 +456,19 @@ def get_args_parser() -> argparse.ArgumentParser:
         default=Path("data/KEMDy19"),
         help="corpus folder, with annotation/ and wav/ (%(default)s)",
     )
+    add("--audio_path", type=Path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
     add("--text_model", default=KOBERT, help="hub name or folder of the sentence encoder (%(default)s)")
-    add("--text_dim", type=number(int, 1), default=TEXT_DIM, help="length of its embeddings (%(default)s)")
+    add("--text_dim", type=number(int, 1), help="length of its embeddings (whatever it gives)")
     add("--batch_size", type=number(int, 1), default=64, help="sentences at once (%(default)s)")
     add("--gpu_id", type=gpu, help="a GPU's number, or cpu (the best there is)")
     add("--overwrite", action="store_true", help="replace files that an earlier run made")
+    add("--strict", action="store_true", help="stop at anything that would be warned of")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     args = get_args_parser().parse_args(argv)
-    return run_command(
-        lambda: print(
-            preprocess(args.data_path, args.text_model, args.text_dim, args.batch_size, args.gpu_id, args.overwrite)
-        )
-    )
+    return run_command(lambda: print(preprocess(**vars(args))))
 
 
 if __name__ == "__main__":

@@ -113,6 +113,14 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Raise `InputError` when no file can be made in `folder`: to know it before the work and not after it."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written to ({error.strerror}); choose another folder") from error
+
+
 def write_json(path: Path, content: dict) -> None:
     """Write `content` as indented UTF-8 JSON."""
     with atomic_write(path) as file:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,9 @@ def preprocessed(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
     corpus = tmp_path_factory.mktemp("preprocessed") / "corpus"
     shutil.copytree(sample, corpus)
-    preprocess(corpus, text_model=str(corpus / "kobert"), gpu_id="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of the faults that the sample has on purpose
+        preprocess(corpus, text_model=str(corpus / "kobert"), gpu_id="cpu")
     return corpus
 
 

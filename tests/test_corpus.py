@@ -1,9 +1,22 @@
+import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from constants import SEGMENT_ID
-from corpus import emotion_index, find_wavs, parse_emotions, report_missing
+from corpus import (
+    Problem,
+    check_wav,
+    emotion_index,
+    find_files,
+    find_wavs,
+    parse_emotions,
+    report_missing,
+    warn_of_problems,
+    write_problems,
+)
 from utils import InputError
 
 
@@ -43,10 +56,98 @@ def test_wavs_are_found_in_the_corpus_or_flat_or_where_the_user_says(tmp_path, m
 
 
 def test_few_missing_are_listed_once_and_many_stop_the_run():
-    ids = [f"id{i}" for i in range(100)]
-    with pytest.warns(UserWarning, match=r"2 of 100 utterances have no wav in there .*: id0, id1$") as warned:
-        assert report_missing(ids, [i < 2 for i in range(100)], "wav", "there") == ["id0", "id1"]
+    ids = [f"Sess0{1 + i % 2}_script01_F{i:03d}" for i in range(100)]
+    with pytest.warns(
+        UserWarning, match=rf"2 of 100 utterances have no wav in there .*: {ids[0]}, {ids[1]}$"
+    ) as warned:
+        assert report_missing(ids, [i < 2 for i in range(100)], "wav", "there") == ids[:2]
     assert len(warned) == 1
     assert report_missing(ids, [False] * 100, "wav", "there") == []
     with pytest.raises(InputError, match=r"^there: 6 of 100 utterances have no wav"):
         report_missing(ids, [i < 6 for i in range(100)], "wav", "there")
+
+
+def test_a_session_without_any_stops_the_run():
+    ids = [f"Sess01_script01_F{i:03d}" for i in range(98)] + [f"Sess02_script01_F00{i}" for i in range(2)]
+    with pytest.raises(InputError, match=r"^there: none of the 2 utterances of Sess02 has a text there"):
+        report_missing(ids, [segment.startswith("Sess02") for segment in ids], "text", "there")
+
+
+def test_files_are_found_in_any_case_and_the_first_of_several(tmp_path):
+    later, first = touch(tmp_path / "b/x.wav"), touch(tmp_path / "a/deep/x.WAV")
+    dotted = touch(tmp_path / "a/Sess01.v2.wav")
+    assert find_files(tmp_path, ".wav") == {"x": first, "Sess01.v2": dotted}
+    first.unlink()
+    assert find_files(tmp_path, ".wav")["x"] == later
+
+
+def damaged_wav(path: Path, size: int) -> Path:
+    soundfile.write(path, np.full(1000, 0.1), 16_000)
+    path.write_bytes(path.read_bytes()[:size])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("size", "fault"),
+    [
+        (0, r"empty, 0 bytes; replace it"),
+        (30, r"not readable as sound"),
+        (44, r"cut short, 0 of 2000 bytes of sound are there; replace it or take it away"),
+        (2043, r"cut short, 1999 of 2000 bytes"),
+        (2044, None),
+    ],
+)
+def test_wavs_that_are_not_whole_are_named(tmp_path, size, fault):
+    path = damaged_wav(tmp_path / "a.wav", size)
+    if fault is None:
+        assert check_wav(path) is None
+    else:
+        with pytest.raises(InputError, match=rf"a\.wav: {fault}"):
+            check_wav(path)
+
+
+def test_length_of_a_wav_that_was_written_into_a_pipe_is_not_believed(tmp_path):
+    path = damaged_wav(tmp_path / "a.wav", 2044)
+    content = bytearray(path.read_bytes())
+    content[40:44] = b"\xff" * 4
+    path.write_bytes(content)
+    assert check_wav(path) is None
+    content[40:44] = b"\xfe\xff\xff\x7f"  # 2^31 - 2 bytes are announced
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.wav: cut short, 2000 of 2147483646 bytes"):
+        check_wav(path)
+
+
+def test_chunks_in_front_of_the_sound_are_passed_over(tmp_path):
+    path = damaged_wav(tmp_path / "a.wav", 2044)
+    content = path.read_bytes()
+    path.write_bytes(content[:36] + b"LIST\x03\0\0\0abc\0" + content[36:])
+    assert check_wav(path) is None
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(InputError, match=r"a\.wav: cut short, 1998 of 2000 bytes"):
+        check_wav(path)
+
+
+def problem(what: str, segment: str, done: str = "left out") -> Problem:
+    return Problem("annotation/t.csv", 3, segment, what, "'x'", done)
+
+
+def test_each_kind_of_problem_is_warned_of_once():
+    problems = [problem("bad label", "u1"), problem("no wav", "u2"), problem("bad label", "u3")]
+    with pytest.warns(UserWarning) as warned:  # noqa: PT030
+        warn_of_problems(problems)
+    assert [str(warning.message) for warning in warned] == [
+        "bad label: annotation/t.csv, row 3 (u1): 'x' and 1 more; left out",
+        "no wav: annotation/t.csv, row 3 (u2): 'x'; left out",
+    ]
+
+
+def test_problems_csv_holds_any_text(tmp_path):
+    problems = [problem('a "quoted", label', "가"), problem("two\nlines", "")]
+    path = tmp_path / "problems.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        write_problems(file, problems)
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert tuple(header) == Problem._fields
+    assert rows == [[str(cell) for cell in row] for row in problems]

@@ -1,12 +1,25 @@
 import os
 import pickle
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import kobert
-from kobert import KoBERTTokenizer, embed_sentences, load_embeddings, load_text_model, save_embeddings
+from kobert import (
+    EmbeddingCache,
+    KoBERTTokenizer,
+    OwnTokenizer,
+    embed_sentences,
+    load_embeddings,
+    load_text_model,
+    save_embeddings,
+)
 from utils import InputError
 
 TEXTS = ["안녕?", "", "어제 밤을 새웠는데도 끝이 안 나네요. 정말 힘들어요.", "네.", "안녕?", "QR코드 6살"]
@@ -16,7 +29,7 @@ TEXTS = ["안녕?", "", "어제 밤을 새웠는데도 끝이 안 나네요. 정
 def skt_tokenizer() -> KoBERTTokenizer:
     from conftest import REFERENCE
 
-    return KoBERTTokenizer.from_pretrained(REFERENCE / "tokenizer")
+    return KoBERTTokenizer(REFERENCE / "tokenizer" / "spiece.model")
 
 
 @pytest.fixture(scope="module")
@@ -86,15 +99,186 @@ def test_model_that_cannot_be_had_is_one_line_that_says_how_to_get_it(tmp_path, 
         assert "\n" not in str(error.value)
 
 
-def test_folder_without_vocabulary_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"spiece\.model: not found"):
-        load_text_model(str(tmp_path), 768)
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("empty", r"config\.json: not found"),
+        ("no vocabulary", r"its tokenizer has \d+ pieces, its encoder \d+; is the file of its vocabulary there"),
+        ("other vocabulary", r"spiece\.model: not readable as a SentencePiece model"),
+        ("no weights", r"encoder: not readable as a text model"),
+        ("cut weights", r"encoder: not readable as a text model"),
+        ("other config", r"encoder: not readable as a text model"),
+        ("not JSON", r"encoder: not readable as a text model"),
+    ],
+)
+def test_folders_that_hold_no_text_model_are_named(sample, tmp_path, damage, message):
+    folder = tmp_path / "encoder"
+    shutil.copytree(sample / "kobert", folder)
+    match damage:
+        case "empty":
+            shutil.rmtree(folder)
+            folder.mkdir()
+        case "no vocabulary":
+            (folder / "spiece.model").unlink()
+        case "other vocabulary":
+            (folder / "spiece.model").write_bytes(b"nothing of the kind")
+        case "no weights":
+            (folder / "pytorch_model.bin").unlink()
+        case "cut weights":
+            (folder / "pytorch_model.bin").write_bytes((folder / "pytorch_model.bin").read_bytes()[:1000])
+        case "other config":
+            (folder / "config.json").write_text('{"model_type": "nothing of the kind"}')
+        case "not JSON":
+            (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match=message) as error:
+        load_text_model(str(folder), 768)
+    assert "\n" not in str(error.value)
 
 
-def test_vocabulary_that_is_none_is_refused(tmp_path):
-    (tmp_path / "spiece.model").write_bytes(b"nothing of the kind")
-    with pytest.raises(InputError, match="SentencePiece"):
-        load_text_model(str(tmp_path), 768)
+def test_weights_that_call_something_are_refused_and_nothing_is_run(sample, tmp_path):
+    shutil.copytree(sample / "kobert", tmp_path / "encoder")
+    torch.save({"x": Attack(os.system, f"touch {tmp_path / 'marker'}")}, tmp_path / "encoder" / "pytorch_model.bin")
+    with pytest.raises(InputError, match="not readable as a text model"):
+        load_text_model(str(tmp_path / "encoder"), 768)
+    assert not (tmp_path / "marker").exists()
+
+
+# Other encoders, in the layout of klue/bert-base and klue/roberta-base: a WordPiece vocabulary and tokenizer settings
+
+
+def make_encoder(folder: Path, kind: str) -> str:
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"안녕어제밤을새웠는데도끝이네요정말힘들?.,QR코드6살"]
+    vocabulary = [*vocabulary, *(f"##{piece}" for piece in vocabulary[5:])]
+    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(vocabulary))}
+    tokenizer = transformers.BertTokenizer(vocab=vocabulary, do_lower_case=False)
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes |= {"vocab_size": len(vocabulary) + 3, "pad_token_id": 0}
+    torch.manual_seed(0)
+    if kind == "bert":
+        config = transformers.BertConfig(**sizes, max_position_embeddings=20)
+        model = transformers.BertModel(config)
+    else:
+        config = transformers.RobertaConfig(**sizes | {"pad_token_id": 1}, max_position_embeddings=22)
+        model = transformers.RobertaModel(config)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_other_encoders_bring_their_tokenizer_and_their_dimension(tmp_path, kind):
+    tokenizer, model = load_text_model(make_encoder(tmp_path / kind, kind))
+    assert isinstance(tokenizer, OwnTokenizer)
+    assert model.config.hidden_size == 24
+    with pytest.raises(InputError, match="embeddings of 24 values, --text_dim is 768"):
+        load_text_model(str(tmp_path / kind), 768)
+    own = transformers.AutoTokenizer.from_pretrained(tmp_path / kind)
+    texts = [*TEXTS, "안녕 " * 50]
+    expected = []
+    with torch.inference_mode():
+        for text in texts:
+            ids = own(text, truncation=True, max_length=20)["input_ids"]
+            assert tokenizer.encode(text) == ids
+            assert len(ids) <= 20
+            expected.append(model(input_ids=torch.tensor([ids])).last_hidden_state[0].mean(dim=0).numpy())
+    assert len(tokenizer.encode(texts[-1])) == 20
+    for order in (range(len(texts)), reversed(range(len(texts)))):
+        numbers = list(order)
+        embedding = embed_sentences([texts[i] for i in numbers], tokenizer, model, 3, progress=False)
+        np.testing.assert_allclose(embedding, [expected[i] for i in numbers], rtol=0, atol=1e-5)
+
+
+# The cache
+
+
+@contextmanager
+def counted(model: torch.nn.Module, stop_after: int | None = None) -> Iterator[list[int]]:
+    """The number of sentences of each forward pass; the pass behind `stop_after` is interrupted."""
+    passes: list[int] = []
+
+    def count(_: torch.nn.Module, __: tuple, inputs: dict) -> None:
+        if len(passes) == stop_after:
+            raise KeyboardInterrupt
+        passes.append(len(inputs["input_ids"]))
+
+    hook = model.register_forward_pre_hook(count, with_kwargs=True)
+    yield passes
+    hook.remove()
+
+
+def embed(texts: list[str], path: Path, text_model: tuple) -> np.ndarray:
+    tokenizer, model = text_model
+    cache = EmbeddingCache(path, tokenizer, model)
+    return embed_sentences(texts, tokenizer, model, 2, progress=False, cache=cache)
+
+
+def test_an_interrupted_embedding_goes_on_where_it_stopped(text_model, tmp_path):
+    path, model = tmp_path / "cache.npz", text_model[1]
+    expected = embed_sentences(TEXTS, *text_model, 2, progress=False)
+    with counted(model, stop_after=2) as first, pytest.raises(KeyboardInterrupt):
+        embed(TEXTS, path, text_model)
+    with counted(model) as second:
+        embedding = embed(TEXTS, path, text_model)
+    assert (first, second) == ([2, 2], [1])
+    np.testing.assert_allclose(embedding, expected, rtol=0, atol=1e-5)
+
+
+def test_a_process_that_is_killed_loses_half_a_minute_at_most(text_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("kobert.SAVE_SECONDS", 0.0)
+    tokenizer, model = text_model
+    cache = EmbeddingCache(tmp_path / "cache.npz", tokenizer, model)
+    cache.add({kobert._digest("안녕?"): np.ones(768, dtype=np.float32)})  # and never saved in words
+    assert len(EmbeddingCache(tmp_path / "cache.npz", tokenizer, model).embeddings) == 1
+
+
+def test_only_transcripts_that_changed_are_embedded_anew(text_model, tmp_path):
+    path = tmp_path / "cache.npz"
+    whole = embed(TEXTS, path, text_model)
+    with counted(text_model[1]) as passes:
+        np.testing.assert_array_equal(embed(TEXTS, path, text_model), whole)
+        changed = embed([*TEXTS[:-1], "QR코드 7살"], path, text_model)
+    assert passes == [1]
+    np.testing.assert_array_equal(changed[:-1], whole[:-1])
+    np.testing.assert_allclose(changed[-1], embed_sentences(["QR코드 7살"], *text_model)[0], rtol=0, atol=1e-5)
+    assert len(EmbeddingCache(path, *text_model).embeddings) == len(set(TEXTS))  # the old sentence is forgotten
+
+
+@pytest.mark.parametrize("what", ["weights", "tokenizer"])
+def test_another_text_model_finds_nothing_in_the_cache(text_model, sample, tmp_path, what):
+    path = tmp_path / "cache.npz"
+    embed(TEXTS, path, text_model)
+    tokenizer, model = load_text_model(str(sample / "kobert"))
+    if what == "weights":
+        with torch.no_grad():
+            model.encoder.layer[0].output.dense.bias[0] += 1e-3
+    else:
+        from conftest import REFERENCE
+
+        tokenizer = KoBERTTokenizer(REFERENCE / "tokenizer" / "spiece.model")
+    assert EmbeddingCache(path, tokenizer, model).embeddings == {}
+    same = EmbeddingCache(path, *load_text_model(str(sample / "kobert")))
+    assert len(same.embeddings) == len(set(TEXTS))
+
+
+def test_a_damaged_cache_is_an_empty_one_and_said_so(text_model, tmp_path):
+    path = tmp_path / "cache.npz"
+    whole = embed(TEXTS, path, text_model)
+    good = path.read_bytes()
+    np.savez(tmp_path / "pickled.npz", text_model=np.array([Attack(os.system, f"touch {tmp_path / 'marker'}")]))
+    shapes = dict(np.load(path)) | {"embedding": np.zeros((5, 7), np.float32)}
+    np.savez(tmp_path / "shapes.npz", **shapes)
+    values = dict(np.load(path))
+    values["embedding"][2, 3] = np.nan
+    np.savez(tmp_path / "values.npz", **values)
+    np.save(tmp_path / "array.npz", np.zeros(3))
+    (tmp_path / "array.npz.npy").rename(tmp_path / "array.npz")
+    others = [(tmp_path / f"{name}.npz").read_bytes() for name in ("pickled", "shapes", "values", "array")]
+    for content in (b"", b"PK", good[:-100], good[:5000], *others):
+        path.write_bytes(content)
+        with pytest.warns(UserWarning, match=r"cache\.npz: not readable .*, so all sentences are embedded anew"):
+            np.testing.assert_allclose(embed(TEXTS, path, text_model), whole, rtol=0, atol=1e-6)
+        assert path.read_bytes() == good
+    assert not (tmp_path / "marker").exists()
 
 
 # The embedding file
@@ -215,7 +399,6 @@ def test_missing_file_says_what_to_run(tmp_path):
 def test_importing_kobert_imports_nothing_heavy():
     import subprocess
     import sys
-    from pathlib import Path
 
     code = "import sys, kobert; print([m for m in ('torch', 'transformers', 'pandas') if m in sys.modules])"
     done = subprocess.run(

@@ -1,17 +1,26 @@
+import ctypes
+import os
+import resource
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 
 import preprocessing
 from constants import EMOTIONS
+from corpus import Problem, decode
 from dataset import read_annotation
 from kobert import embed_sentences, load_embeddings, load_text_model
 from preprocessing import COLUMNS, clean_transcript, main, output_files, preprocess
 
-FILES = ("annotation.csv", "df_speaker.csv", "df_listener.csv", "embedding_768.npy")
+FILES = ("annotation.csv", "df_speaker.csv", "df_listener.csv", "embedding_768.npy", "problems.csv")
+CACHE = "embedding_768.cache.npz"
 
 
 @pytest.mark.parametrize(
@@ -47,9 +56,9 @@ def test_transcripts_lose_their_markup_and_nothing_else(raw, cleaned):
     assert clean_transcript(raw) == cleaned
 
 
-def test_four_files_are_written_beside_the_raw_data(sample, preprocessed):
+def test_the_files_are_written_beside_the_raw_data(sample, preprocessed):
     made = {path.name for path in preprocessed.iterdir()} - {path.name for path in sample.iterdir()}
-    assert made == set(FILES) == set(output_files(preprocessed, 768))
+    assert made == {*FILES, CACHE} == {*output_files(preprocessed, 768), CACHE}
     wavs = [sorted(p.relative_to(root) for p in root.rglob("*.wav")) for root in (sample, preprocessed)]
     assert wavs[0] == wavs[1]
     assert wavs[0]
@@ -138,23 +147,18 @@ def spoil(corpus: Path, table: str, row: int, column: int, value: str) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def test_summary_tells_what_was_found_dropped_and_missing(corpus, capsys):
+def test_summary_tells_what_was_found_and_how_often(corpus, preprocessed, capsys):
     spoil(corpus, "Session01_F_res.csv", 4, 10, "bored")
     spoil(corpus, "Session02_F_res.csv", 4, 11, "9")
-    txt, wav = sorted((corpus / "wav").rglob("*.txt"))[0], sorted((corpus / "wav").rglob("*.wav"))[1]
-    txt.unlink()
-    wav.unlink()
     assert run(corpus) == 0
     out = capsys.readouterr().out
-    n = len(list((corpus / "wav").rglob("*.txt"))) + 1
-    assert f"{n} utterances, 6 sessions, 12 dialogues" in out
-    assert "rows with an unusable total (emotion 'bored', expected one of" in out
-    assert "rows with an unusable total (rating '9', expected 1 to 5)" in out
-    assert f"1 utterances without a transcript: {txt.stem}" in out
-    assert wav.stem in out
-    assert "listener rows whose id occurs with different ratings" in out
-    assert "speaker: " in out
-    assert f"{txt.stem}.txt" not in load_embeddings(corpus / "embedding_768.npy", 768)
+    n = len(list((corpus / "wav").rglob("*.txt")))
+    assert f"{n} utterances, 6 sessions, 12 dialogues\nspeaker: " in out
+    counts = [len(pd.read_csv(folder / "problems.csv")) for folder in (preprocessed, corpus)]
+    assert counts[1] == counts[0] + 2
+    assert f"faults, listed in problems.csv: {counts[1]}\n" in out
+    assert "    1  total emotion that is none of the seven: row left out of df_" in out
+    assert "    1  listener rows of one id with different ratings: all left out" in out
 
 
 def test_rows_that_cannot_be_used_stay_in_annotation_and_not_in_the_roles_tables(corpus):
@@ -180,20 +184,6 @@ def test_rows_that_cannot_be_used_stay_in_annotation_and_not_in_the_roles_tables
     assert (soft * 9).round(4).tolist() == (soft * 9).round().tolist()  # shares of the nine votes left
 
 
-def repeat_row(corpus: Path, table: str, row: int) -> str:
-    path = corpus / "annotation" / table
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    path.write_text("\n".join([*lines, lines[row]]) + "\n", encoding="utf-8")
-    return lines[row].split(",")[9]
-
-
-def test_an_id_that_repeats_with_equal_ratings_is_kept_once(corpus):
-    segment = repeat_row(corpus, "Session01_F_res.csv", 4)
-    assert run(corpus) == 0
-    ids = [pd.read_csv(corpus / f"df_{role}.csv")["Segment ID"].tolist() for role in ("speaker", "listener")]
-    assert [own.count(segment) for own in ids] == [1, 1]
-
-
 def test_blank_starts_leave_the_order_of_time(corpus, preprocessed):
     """Of one row, of one utterance in both tables, and of a whole dialogue."""
     tables = ["Session01_F_res.csv", "Session01_M_res.csv"]
@@ -208,31 +198,429 @@ def test_blank_starts_leave_the_order_of_time(corpus, preprocessed):
         assert ours.tolist() == whole.tolist()
 
 
-def test_lacking_tables_and_rows_are_warned_of(corpus, capsys):
+# Faults of a corpus
+
+
+def table(corpus: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(corpus / name, dtype=str, keep_default_na=False)
+
+
+def faults(corpus: Path, preprocessed: Path, capsys: pytest.CaptureFixture) -> list[Problem]:
+    """Pre-process and return what `problems.csv` has beyond that of `preprocessed`; each kind is warned of once."""
+    assert run(corpus) == 0
+    known = {tuple(row) for row in table(preprocessed, "problems.csv").itertuples(index=False)}
+    rows = [Problem(*row) for row in table(corpus, "problems.csv").itertuples(index=False)]
+    warned = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("warning: ")]
+    assert len(warned) == len({(row.what, row.done) for row in rows})
+    assert all(any(line.startswith(f"warning: {row.what}: ") and row.done in line for line in warned) for row in rows)
+    return [row for row in rows if tuple(row) not in known]
+
+
+def utterance(corpus: Path, name: str, row: int) -> str:
+    return (corpus / "annotation" / name).read_text(encoding="utf-8-sig").splitlines()[row].split(",")[9]
+
+
+def table_of(corpus: Path, name: str, row: int) -> str:
+    """The role's table that a row of an annotation table goes to."""
+    return "df_speaker.csv" if utterance(corpus, name, row)[-4] == name[10] else "df_listener.csv"
+
+
+NAME = "Session01_F_res.csv"
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "what"),
+    [
+        (10, "bored", "total emotion that is none of the seven"),
+        (10, "", "total emotion that is none of the seven"),
+        (10, "sad;bored", "total emotion that is none of the seven"),
+        (11, "5.1", "total valence that is no number from 1 to 5"),
+        (11, "", "total valence that is no number from 1 to 5"),
+        (12, "0", "total arousal that is no number from 1 to 5"),
+        (12, "high", "total arousal that is no number from 1 to 5"),
+        (12, "nan", "total arousal that is no number from 1 to 5"),
+    ],
+)
+def test_row_without_a_usable_total_is_left_out_of_its_roles_table(corpus, preprocessed, capsys, column, cell, what):
+    spoil(corpus, NAME, 4, column, cell)
+    segment, role_table = utterance(corpus, NAME, 4), table_of(corpus, NAME, 4)
+    done = f"row left out of {role_table}"
+    assert faults(corpus, preprocessed, capsys) == [Problem(f"annotation/{NAME}", "5", segment, what, repr(cell), done)]
+    ours, whole = table(corpus, role_table), table(preprocessed, role_table)
+    pd.testing.assert_frame_equal(ours, whole[whole["Segment ID"] != segment].reset_index(drop=True))
+    assert segment in set(table(corpus, "annotation.csv")["Segment ID"])
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "what", "done"),
+    [
+        (13, "bored", "vote that is none of the seven emotions", "left out of the soft label"),
+        (13, "sad;happy", "vote that is none of the seven emotions", "left out of the soft label"),
+        (13, "", "rater's emotion that is blank", "left out of the soft label"),
+        (14, "7", "rater's valence that is no number from 1 to 5", "left blank"),
+        (15, "?", "rater's arousal that is no number from 1 to 5", "left blank"),
+        (15, " ", "rater's arousal that is blank", "left blank"),
+    ],
+)
+def test_rating_that_cannot_be_used_is_left_blank(corpus, preprocessed, capsys, column, cell, what, done):
+    spoil(corpus, NAME, 4, column, cell)
+    segment, role_table = utterance(corpus, NAME, 4), table_of(corpus, NAME, 4)
+    found = faults(corpus, preprocessed, capsys)
+    assert found == [Problem(f"annotation/{NAME}", "5", segment, what, repr(cell), done)]
+    ours, whole = table(corpus, role_table), table(preprocessed, role_table)
+    rater = ["Emotion.1", "Valence.1", "Arousal.1"][column - 13]
+    whole.loc[whole["Segment ID"] == segment, rater] = ""
+    pd.testing.assert_frame_equal(ours, whole)
+    annotation = read_annotation(corpus / role_table)
+    soft = annotation.soft[annotation.ids.index(segment)]
+    votes = 9 if column == 13 else 10
+    np.testing.assert_allclose(soft * votes, (soft * votes).round(), atol=1e-5)
+    assert soft.sum() == pytest.approx(1)
+
+
+def test_row_without_a_vote_is_left_out(corpus, preprocessed, capsys):
+    for rater in range(10):
+        spoil(corpus, NAME, 4, 13 + 3 * rater, "bored")
+    found = faults(corpus, preprocessed, capsys)
+    assert [row.what for row in found] == ["vote that is none of the seven emotions"] * 10 + [
+        "row without a usable vote"
+    ]
+    assert utterance(corpus, NAME, 4) not in set(table(corpus, table_of(corpus, NAME, 4))["Segment ID"])
+
+
+@pytest.mark.parametrize("column", [10, 13])
+@pytest.mark.parametrize("spelling", [" {} ", "{}\t", "title", "upper"])
+def test_labels_in_other_spellings_are_read_as_what_is_meant(corpus, preprocessed, capsys, column, spelling):
+    row = next(
+        i
+        for i in range(4, 12)
+        if (corpus / "annotation" / NAME).read_text().splitlines()[i].split(",")[column].islower()
+    )
+    label = (corpus / "annotation" / NAME).read_text().splitlines()[row].split(",")[column]
+    spelt = spelling.format(label) if "{}" in spelling else getattr(label, spelling)()
+    spoil(corpus, NAME, row, column, spelt)
+    (found,) = faults(corpus, preprocessed, capsys)
+    assert (found.what, found.found) == ("label in another spelling", repr(spelt))
+    for name in FILES[:3]:
+        assert (corpus / name).read_bytes() == (preprocessed / name).read_bytes()
+
+
+def test_disqust_is_disgust(corpus, preprocessed, capsys):
+    spoil(corpus, NAME, 4, 10, "disgust")
+    assert run(corpus) == 0
+    expected = [(corpus / name).read_bytes() for name in FILES[:3]]
+    spoil(corpus, NAME, 4, 10, "disqust")
+    assert run(corpus, "--overwrite") == 0
+    assert [(corpus / name).read_bytes() for name in FILES[:3]] == expected
+    assert "label in another spelling" in capsys.readouterr().err
+
+
+def test_raters_other_names_and_trailing_empty_lines_and_columns_change_nothing(corpus, preprocessed, capsys):
+    for path in (corpus / "annotation").glob("*.csv"):
+        text = decode(path.read_bytes(), path).replace("Eval0", "Rater ").replace("Eval10", "열번째")
+        lines = [line + ",,, ," for line in text.splitlines()]
+        path.write_text("\n".join([*lines, "", "," * 42, "  ,", ""]) + "\n", encoding="utf-8")
+    assert faults(corpus, preprocessed, capsys) == []
+    for name in FILES:
+        assert (corpus / name).read_bytes() == (preprocessed / name).read_bytes()
+
+
+def repeat_row(corpus: Path, row: int, **cells: str) -> str:
+    """Repeat a row at the end of a table, with `c11="2.5"` another cell in column 11; return its id."""
+    path = corpus / "annotation" / NAME
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    repeated = lines[row].split(",")
+    for column, cell in cells.items():
+        repeated[int(column[1:])] = cell
+    path.write_text("\n".join([*lines, ",".join(repeated)]) + "\n", encoding="utf-8")
+    return repeated[9]
+
+
+def test_id_that_repeats_with_equal_ratings_is_kept_once(corpus, preprocessed, capsys):
+    segment = repeat_row(corpus, 4, c1="9999.5")
+    role_table = table_of(corpus, NAME, 4)
+    (found,) = faults(corpus, preprocessed, capsys)
+    what = f"{role_table[3:-4]} rows of one id with equal ratings"
+    assert found == Problem(f"annotation/{NAME}", "5", segment, what, "2 rows", "one kept")
+    for name in FILES[1:3]:
+        pd.testing.assert_frame_equal(table(corpus, name), table(preprocessed, name))
+
+
+def test_id_that_repeats_with_different_ratings_is_left_out(corpus, preprocessed, capsys):
+    segment = repeat_row(corpus, 4, c11="1.05")
+    role_table = table_of(corpus, NAME, 4)
+    (found,) = faults(corpus, preprocessed, capsys)
+    what = f"{role_table[3:-4]} rows of one id with different ratings"
+    assert found == Problem(f"annotation/{NAME}", "5", segment, what, "2 rows", "all left out")
+    whole = table(preprocessed, role_table)
+    pd.testing.assert_frame_equal(
+        table(corpus, role_table), whole[whole["Segment ID"] != segment].reset_index(drop=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("segment", "what"),
+    [
+        ("Sess01_F001", "segment id that cannot be parsed"),
+        ("", "segment id that cannot be parsed"),
+        ("../../Sess01_script01_F001", "segment id that cannot be parsed"),
+        ("Sess02_script01_F001", "segment id of another session than its table"),
+    ],
+)
+def test_single_row_with_another_id_is_left_out(corpus, preprocessed, capsys, segment, what):
+    lost, role_table = utterance(corpus, NAME, 4), table_of(corpus, NAME, 4)
+    spoil(corpus, NAME, 4, 9, segment)
+    first, *half = faults(corpus, preprocessed, capsys)
+    assert first == Problem(f"annotation/{NAME}", "5", segment, what, repr(segment), "row left out")
+    # The other table still has the utterance that lost its id
+    assert [(row.file, row.id) for row in half] == [("annotation/Session01_M_res.csv", lost)]
+    whole = table(preprocessed, role_table)
+    pd.testing.assert_frame_equal(table(corpus, role_table), whole[whole["Segment ID"] != lost].reset_index(drop=True))
+
+
+def test_session_with_one_table(corpus, preprocessed, capsys):
     (corpus / "annotation" / "Session02_M_res.csv").unlink()
-    path = corpus / "annotation" / "Session01_F_res.csv"
-    *lines, last = path.read_text(encoding="utf-8").splitlines()
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (found,) = [row for row in faults(corpus, preprocessed, capsys) if "table" in row.what]
+    assert (found.file, found.what) == ("annotation/Session02_F_res.csv", "session with one table of two")
+    for role, actor in (("speaker", "F"), ("listener", "M")):
+        own = table(corpus, f"df_{role}.csv").query("Session == '2'")
+        assert set(own["speaker"]) == {actor}
+
+
+def test_table_without_rows_and_utterance_in_one_table_only(corpus, preprocessed, capsys):
+    path = corpus / "annotation" / "Session02_M_res.csv"
+    header = path.read_bytes().splitlines(True)[:2]
+    path.write_bytes(b"".join(header))
+    *_, last = lines = (corpus / "annotation" / NAME).read_text(encoding="utf-8").splitlines()
+    (corpus / "annotation" / NAME).write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
+    found = faults(corpus, preprocessed, capsys)
+    assert [row.file for row in found if row.what == "table without rows"] == ["annotation/Session02_M_res.csv"]
+    half = [row.id for row in found if row.what == "utterance that only one of its session's two tables holds"]
+    assert half[0] == last.split(",")[9]
+    assert {segment[:6] for segment in half[1:]} == {"Sess02"}
+
+
+# Wavs and transcripts
+
+
+def write_wav(path: Path, damage: str) -> None:
+    match damage:
+        case "zero bytes":
+            path.write_bytes(b"")
+        case "zero samples":
+            soundfile.write(path, np.zeros(0), 16_000)
+        case "cut short":
+            path.write_bytes(path.read_bytes()[:-1000])
+        case "header only":
+            path.write_bytes(path.read_bytes()[:44])
+        case "half a header":
+            path.write_bytes(path.read_bytes()[:20])
+        case "no sound":
+            path.write_text("Sess01")
+        case "missing":
+            path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "what", "found"),
+    [
+        ("zero bytes", "wav that cannot be used", "empty, 0 bytes"),
+        ("zero samples", "wav that cannot be used", "holds no sample of sound"),
+        ("cut short", "wav that cannot be used", "cut short, "),
+        ("header only", "wav that cannot be used", "cut short, 0 of "),
+        ("half a header", "wav that cannot be used", "not readable as sound"),
+        ("no sound", "wav that cannot be used", "not readable as sound"),
+        ("missing", "no wav", ""),
+    ],
+)
+def test_wav_that_cannot_be_used_counts_as_missing(corpus, preprocessed, capsys, damage, what, found):
+    path = next(p for p in sorted((corpus / "wav").rglob("*.wav")) if p.with_suffix(".txt").exists())
+    write_wav(path, damage)
+    (row,) = faults(corpus, preprocessed, capsys)
+    file = "wav" if damage == "missing" else str(path.relative_to(corpus))
+    assert (row.file, row.id, row.what) == (file, path.stem, what)
+    assert row.found.startswith(found)
+    assert row.done == "counts as zeros in training, which stops where more than 5% do"
+    for name in FILES[:4]:
+        assert (corpus / name).read_bytes() == (preprocessed / name).read_bytes()
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+@pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (22_050, 2), (48_000, 1)])
+def test_wavs_of_any_kind_are_no_faults(corpus, preprocessed, capsys, subtype, rate, channels):
+    path = next((corpus / "wav").rglob("*.wav"))
+    soundfile.write(path, np.full((rate, channels), 0.1), rate, subtype=subtype)
+    assert faults(corpus, preprocessed, capsys) == []
+
+
+def test_no_wav_at_all_is_one_fault(corpus, preprocessed, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in (corpus / "wav").rglob("*.wav"):
+        path.unlink()
+    (found,) = faults(corpus, preprocessed, capsys)
+    assert (found.what, found.done) == ("no wav at all", "only --modality text can be trained")
+
+
+@pytest.mark.parametrize("where", ["audio", "elsewhere", "both"])
+def test_wavs_in_the_flat_folder_or_where_the_user_says(corpus, preprocessed, capsys, tmp_path, monkeypatch, where):
+    monkeypatch.chdir(tmp_path)
+    flat = tmp_path / ("elsewhere" if where == "elsewhere" else "audio")
+    flat.mkdir()
+    for path in (corpus / "wav").rglob("*.wav"):
+        (shutil.copy if where == "both" else shutil.move)(path, flat / path.name)
+    options = ["--audio_path", str(flat)] if where == "elsewhere" else []
+    assert run(corpus, *options) == 0
+    expected = table(preprocessed, "problems.csv").query("what != 'no wav'")
+    pd.testing.assert_frame_equal(
+        table(corpus, "problems.csv").query("what != 'no wav'").reset_index(drop=True), expected.reset_index(drop=True)
+    )
+
+
+def test_upper_case_endings_are_read(corpus, preprocessed):
+    for path in [*(corpus / "wav").rglob("*.wav"), *(corpus / "wav").rglob("*.txt")]:
+        path.rename(path.with_suffix(path.suffix.upper()))
     assert run(corpus) == 0
-    error = capsys.readouterr().err
-    assert "session 02 has one table of two" in error
-    assert f"1 utterances of session 01 are in only one of its two tables: {last.split(',')[9]}" in error
-    assert error.count("warning: ") == 2
+    assert (corpus / "problems.csv").read_text().replace(".TXT", ".txt") == (preprocessed / "problems.csv").read_text()
+    assert (corpus / "embedding_768.npy").read_bytes() == (preprocessed / "embedding_768.npy").read_bytes()
 
 
-def test_a_failing_write_leaves_all_four_files_as_they_were(corpus, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("content", "what", "text"),
+    [
+        (None, "no transcript", ""),
+        (b"", "transcript that is empty", ""),
+        (b" \n\n", "transcript that is empty", ""),
+        (b"b/ (u/+u/)\n", "transcript that is empty once cleaned", ""),
+        (b"\xff\xff\x80", "transcript that is not readable", ""),
+        ("그래\n\n알았어\n".encode(), "transcript of several lines", "그래 알았어"),
+        ("그래 알았어".encode("cp949"), None, "그래 알았어"),
+    ],
+    ids=["missing", "empty", "blank", "marks", "bytes", "lines", "cp949"],
+)
+def test_transcripts_of_any_kind(corpus, preprocessed, capsys, content, what, text):
+    path = sorted((corpus / "wav").rglob("*.txt"))[3]
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    found = faults(corpus, preprocessed, capsys)
+    assert [(row.id, row.what) for row in found] == ([(path.stem, what)] if what else [])
+    rows = table(corpus, "annotation.csv").query(f"`Segment ID` == '{path.stem}'")
+    assert set(rows["text"]) == {text}
+    there = f"{path.stem}.txt" in load_embeddings(corpus / "embedding_768.npy", 768)
+    assert there is (what not in ("no transcript", "transcript that is not readable"))
+
+
+# Strictness, and files that cannot be written
+
+
+def spoil_softly(corpus: Path, what: str) -> None:
+    match what:
+        case "label":
+            spoil(corpus, NAME, 4, 13, "Sad")
+        case "vote":
+            spoil(corpus, NAME, 4, 13, "")
+        case "repeated":
+            repeat_row(corpus, 4)
+        case "table":
+            (corpus / "annotation" / "Session02_M_res.csv").unlink()
+        case "transcript":
+            next((corpus / "wav").rglob("*.txt")).unlink()
+        case "wav":
+            write_wav(next((corpus / "wav").rglob("*.wav")), "cut short")
+
+
+@pytest.fixture
+def faultless(corpus, capsys) -> Path:
+    """A raw corpus without any fault."""
+    run(corpus)
+    repeats = table(corpus, "problems.csv")
+    for path in (corpus / "annotation").glob("*.csv"):
+        seen, lines = set(), []
+        for line in decode(path.read_bytes(), path).replace("disqust", "disgust").splitlines():
+            segment = line.split(",")[9]
+            if segment.startswith("Sess") and segment in seen:
+                continue
+            seen.add(segment)
+            lines.append(line)
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for segment in repeats["id"]:
+        for path in (corpus / "wav").rglob(f"{segment}.txt"):
+            path.write_text("그래\n", encoding="utf-8")
+    whole = next((corpus / "wav").rglob("*.wav"))
+    for segment in set(table(corpus, "annotation.csv")["Segment ID"]):
+        folder = corpus / "wav" / f"Session{segment[4:6]}" / segment.rpartition("_")[0]
+        if not (folder / f"{segment}.wav").exists():
+            shutil.copy(whole, folder / f"{segment}.wav")
+        if not (folder / f"{segment}.txt").exists():
+            (folder / f"{segment}.txt").write_text("그래\n", encoding="utf-8")
+    for name in (*FILES, CACHE):
+        (corpus / name).unlink()
+    capsys.readouterr()
+    return corpus
+
+
+def test_strict_passes_where_there_is_no_fault(faultless, capsys):
+    assert run(faultless, "--strict") == 0
+    assert "warning" not in capsys.readouterr().err
+    assert table(faultless, "problems.csv").empty
+    assert tuple(table(faultless, "problems.csv").columns) == Problem._fields
+
+
+@pytest.mark.parametrize("what", ["label", "vote", "repeated", "table", "transcript", "wav"])
+def test_strict_stops_at_what_would_be_warned_of_and_writes_nothing(faultless, capsys, what):
+    spoil_softly(faultless, what)
+    before = sorted(faultless.rglob("*"))
+    assert run(faultless, "--strict") == 2
+    *_, error = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    assert error.startswith("error: --strict: ")
+    assert sorted(faultless.rglob("*")) == before
+    assert run(faultless) == 0
+    assert "warning: " in capsys.readouterr().err
+
+
+def run_apart(corpus: Path, before: Callable[[], None], *options: str) -> subprocess.CompletedProcess:
+    """Pre-process in a process of its own, which calls `before` first."""
+    return subprocess.run(
+        [sys.executable, preprocessing.__file__, "--data_path", corpus, "--text_model", corpus / "kobert", *options],
+        preexec_fn=before,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def last_line(done: subprocess.CompletedProcess) -> str:
+    return done.stderr.replace("\r", "\n").splitlines()[-1]
+
+
+def heed_permissions() -> None:
+    """Give up root's right to write where the permissions forbid it."""
+    if os.getuid() == 0:
+        drop_capability, override = 24, 1  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE
+        assert ctypes.CDLL(None).prctl(drop_capability, override, 0, 0, 0) == 0
+
+
+def test_folder_that_cannot_be_written_is_said_before_the_work(corpus):
+    before = sorted(corpus.rglob("*"))
+    corpus.chmod(0o555)
+    done = run_apart(corpus, heed_permissions)
+    corpus.chmod(0o755)
+    assert done.returncode == 2
+    assert last_line(done) == f"error: {corpus}: cannot be written to (Permission denied); choose another folder"
+    assert "sentence embeddings" not in done.stderr
+    assert sorted(corpus.rglob("*")) == before
+
+
+def test_disk_that_fills_up_leaves_all_files_as_they_were(corpus):
     assert run(corpus) == 0
-    before = {name: (corpus / name).read_bytes() for name in FILES}
-    spoil(corpus, "Session01_F_res.csv", 4, 11, "2.2")
-
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("preprocessing.save_embeddings", fail)
-    assert run(corpus, "--overwrite") == 2
-    assert "embedding_768.npy: cannot be written (No space left" in capsys.readouterr().err
-    assert {name: (corpus / name).read_bytes() for name in FILES} == before
-    assert not [path for path in corpus.iterdir() if path.name.startswith(".")]
+    before = {path: path.read_bytes() for path in corpus.rglob("*") if path.is_file()}
+    spoil(corpus, NAME, 4, 11, "2.2")
+    before[corpus / "annotation" / NAME] = (corpus / "annotation" / NAME).read_bytes()
+    limit = (len(before[corpus / "embedding_768.npy"]) - 1000,) * 2
+    done = run_apart(corpus, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit), "--overwrite")
+    assert done.returncode == 2
+    assert last_line(done) == f"error: {corpus / 'embedding_768.npy'}: cannot be written (File too large)"
+    assert {path: path.read_bytes() for path in corpus.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
@@ -274,10 +662,14 @@ def spoil_with(what: str, corpus: Path) -> None:
             shutil.rmtree(corpus / "annotation")
         case "no transcripts":
             shutil.rmtree(corpus / "wav")
-        case "id":
-            spoil(corpus, "Session01_F_res.csv", 3, 9, "Sess01_F001")
+        case "ids":
+            for row in (3, 5):
+                spoil(corpus, "Session01_F_res.csv", row, 9, "Sess01_F001")
         case "other session":
-            spoil(corpus, "Session01_F_res.csv", 3, 9, "Sess02_script01_F001")
+            shutil.copy(corpus / "annotation" / "Session02_F_res.csv", corpus / "annotation" / "Session01_F_res.csv")
+        case "no rows":
+            for path in (corpus / "annotation").glob("*.csv"):
+                path.write_bytes(b"")
         case "cut":
             path = corpus / "annotation" / "Session01_F_res.csv"
             path.write_bytes(path.read_bytes()[:-40])
@@ -298,9 +690,13 @@ def spoil_with(what: str, corpus: Path) -> None:
     ("what", "message"),
     [
         ("no annotation", "annotation: no table such as Session01_F_res.csv"),
-        ("no transcripts", "wav: holds no .txt"),
-        ("id", "Session01_F_res.csv, row 4: segment id 'Sess01_F001'"),
-        ("other session", "Session01_F_res.csv, row 4: segment id 'Sess02_script01_F001'"),
+        ("no transcripts", "wav: no readable .txt"),
+        (
+            "ids",
+            "Session01_F_res.csv, row 4: segment id 'Sess01_F001', expected one such as Sess01_script01_F001; 2 rows",
+        ),
+        ("other session", "Session01_F_res.csv, row 3: segment id 'Sess02_"),
+        ("no rows", "annotation: its 12 tables hold no row"),
         ("cut", "Session01_F_res.csv, row "),
         ("no header", "Session01_F_res.csv: its first two rows hold an utterance"),
         ("open quote", "Session01_F_res.csv: not readable as a CSV table"),
