@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from constants import EMOTIONS, N_EMOTIONS
+from constants import EMOTIONS, N_EMOTIONS, N_RATERS
 
 EPS = 1e-3  # in the published denominators
 FIGURES = ("Precision", "Recall", "F1")
@@ -89,6 +89,24 @@ def ccc(prediction: np.ndarray, target: np.ndarray) -> float:
     covariance = ((prediction - prediction.mean()) * (target - target.mean())).mean()
     distance = (prediction.mean() - target.mean()) ** 2
     return float(2 * covariance / (prediction.var() + target.var() + distance))
+
+
+def fleiss_kappa(shares: np.ndarray, n_raters: int = N_RATERS) -> float:
+    """Agreement of the raters beyond chance (Fleiss 1971, equation 7): 1 where all agree, 0 at chance.
+
+    Parameters
+    ----------
+    shares : share of an utterance's votes by emotion, rows sum to 1, shape = (N, 7)
+    n_raters : votes an utterance
+
+    Returns
+    -------
+    float : nan where all votes are for one emotion, so that chance agrees as well
+    """
+    shares = np.asarray(shares, dtype=np.float64)
+    agreement = ((n_raters * (shares**2).sum(axis=1) - 1) / (n_raters - 1)).mean()  # of two raters of one utterance
+    chance = (shares.mean(axis=0) ** 2).sum()
+    return float((agreement - chance) / (1 - chance)) if chance < 1 else float("nan")
 
 
 def single_label_figures(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:

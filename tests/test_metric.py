@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from metric import batch_figures, ccc, confusion_matrix, matched_macro, overall_figures, published_figures
+from metric import (
+    batch_figures,
+    ccc,
+    confusion_matrix,
+    fleiss_kappa,
+    matched_macro,
+    overall_figures,
+    published_figures,
+)
 
 BATCH = 64
 
@@ -108,3 +116,19 @@ def test_overall_figures_of_ties_alone_leave_out_the_single_label_ones(windows):
     )
     assert figures["n_single_label"] == 0
     assert "accuracy" not in figures
+
+
+def test_fleiss_kappa_of_a_worked_example():
+    # 14 raters put 10 subjects into 5 categories: a worked example that gives .210
+    votes = np.array(
+        [
+            *([0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1]),
+            *([7, 7, 0, 0, 0], [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0], [0, 2, 2, 3, 7]),
+        ]
+    )
+    assert fleiss_kappa(votes / 14, n_raters=14) == pytest.approx(0.210, abs=5e-4)
+
+
+def test_fleiss_kappa_at_its_ends():
+    assert fleiss_kappa(np.eye(7)) == pytest.approx(1)  # all agree on every utterance
+    assert np.isnan(fleiss_kappa(np.eye(7)[[2, 2]]))  # nobody ever votes for anything else

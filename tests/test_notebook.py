@@ -1,0 +1,132 @@
+"""The notebook runs from top to bottom on the sample corpus, and is committed as source alone."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from constants import EMOTIONS
+from dataset import read_annotation
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOK = ROOT / "preprocessing.ipynb"
+IMAGE, TABLE, AUDIO = "image", "table", "audio"
+SHOWS = {
+    "preprocess": [TABLE],
+    "counts": [IMAGE, TABLE],
+    "agreement": [IMAGE],
+    "affect": [IMAGE],
+    "durations": [IMAGE, TABLE],
+    "transcripts": [TABLE],
+    "examples": [IMAGE],
+    "windows": [IMAGE],
+    "embeddings": [IMAGE],
+    "folds": [IMAGE, TABLE],
+}
+
+
+def read_notebook() -> nbformat.NotebookNode:
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+def modified(folder: Path) -> dict[Path, int]:
+    """When each file of `folder` was last written; caches, experiments and hidden folders aside."""
+    times = {}
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith((".", "__")) and name != "exp"]
+        times |= {path: path.stat().st_mtime_ns for path in (Path(parent, name) for name in files)}
+    return times
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the modules, the notebook and data/*.py, without a corpus."""
+    folder = tmp_path_factory.mktemp("notebook") / "copy"
+    (folder / "data").mkdir(parents=True)
+    for pattern in ("*.py", "*.ipynb", "data/*.py", "data/*.csv"):
+        for path in ROOT.glob(pattern):
+            shutil.copy(path, folder / path.relative_to(ROOT))
+    return folder
+
+
+@pytest.fixture
+def execute(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Execute a notebook in `copy` with this interpreter, whatever kernels the user has, and leave no trace at home."""
+    monkeypatch.delenv("JUPYTER_PATH", raising=False)
+    for variable in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("PYTHONPATH", "")
+
+    def run(notebook: nbformat.NotebookNode) -> None:
+        NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(copy)}}).execute()
+
+    return run
+
+
+def shown(cell: nbformat.NotebookNode) -> list[str]:
+    """The kinds of what a cell displayed, in order."""
+    kinds = []
+    for output in cell.outputs:
+        html = output.get("data", {}).get("text/html", "")
+        kinds += [IMAGE] * ("image/png" in output.get("data", {}))
+        kinds += [kind for kind in (TABLE, AUDIO) if f"<{kind}" in html]
+    return kinds
+
+
+def test_the_notebook_runs_on_the_sample(sample: Path, copy: Path, execute):
+    shutil.copytree(sample, copy / "data" / "sample")
+    next((copy / "data" / "sample").rglob("*.wav")).write_bytes(b"")
+    next((copy / "data" / "sample").rglob("*.txt")).write_bytes(b"\xff\xff\x80")
+    before, notebook = modified(ROOT), read_notebook()
+    execute(notebook)
+    cells = {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
+
+    assert {name: shown(cells[name]) for name in SHOWS} == SHOWS
+    speaker = read_annotation(copy / "data" / "sample" / "df_speaker.csv")
+    present = speaker.majority[speaker.majority.sum(axis=1) == 1].any(axis=0)
+    assert shown(cells["listen"]) == [AUDIO] * present.sum()
+    listed = "".join(output.data.get("text/markdown", "") for output in cells["listen"].outputs)
+    assert re.findall(r"\*\*(\w+)\*\*", listed) == [EMOTIONS[index] for index in present.nonzero()[0]]
+    printed = [output for cell in cells.values() for output in cell.outputs if output.output_type == "stream"]
+    assert "60 utterances, 6 sessions" in "".join(output.text for output in printed if output.name == "stdout")
+    progress = "".join(output.text for output in printed if output.name == "stderr")
+    assert not re.search("warning|error|traceback", progress, re.IGNORECASE), progress
+    assert modified(ROOT) == before
+
+
+def test_another_corpus_is_one_changed_path(execute):
+    notebook = read_notebook()
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    first.source = first.source.replace('Path("data/sample")', 'Path("data/absent")')
+    with pytest.raises(CellExecutionError) as stopped:
+        execute(notebook)
+    assert stopped.value.ename == "InputError"
+    assert stopped.value.evalue.startswith("data/absent: no such folder; put KEMDy19 there")
+
+
+def test_the_committed_notebook_is_source_alone():
+    notebook = read_notebook()
+    for cell in notebook.cells:
+        assert not cell.get("outputs"), f"cell {cell.id} has outputs"
+        assert cell.get("execution_count") is None, f"cell {cell.id} was executed"
+        assert cell.metadata == {}, f"cell {cell.id} has metadata"
+        found = re.search(r"""(?:^|["'(= ]|file:)(?:~|/\w+)/\w|\b[A-Z]:\\""", cell.source, re.MULTILINE)
+        assert not found, f"cell {cell.id} has a path of a machine"
+    assert notebook.metadata == {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+
+
+def test_headings_are_in_korean_and_english():
+    markdown = "\n".join(cell.source for cell in read_notebook().cells if cell.cell_type == "markdown")
+    headings = re.findall("^#+ (.*)$", markdown, re.MULTILINE)
+    assert len(headings) > len(SHOWS)
+    for heading in headings:
+        assert re.fullmatch(r"[^/]*[가-힣][^/]* / [A-Z][\w ,]+", heading), heading
