@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -390,6 +390,32 @@ class WindowDataset(torch.utils.data.Dataset):
             audio = spectrograms[place]
         text = None if self.text is None else self.text[windows]
         return Batch(audio, text, self.emotion[indices], self.arousal[indices], self.valence[indices])
+
+
+class ShuffledBatches(torch.utils.data.Sampler):
+    """The numbers below `n` in a random order drawn anew each time, in batches, without a partial last one.
+
+    Parameters
+    ----------
+    n : how many there are
+    batch_size : numbers a batch
+    generator : draws the order
+
+    Attributes
+    ----------
+    skip : how many of the first batches are left out; 0 unless it is set
+    """
+
+    def __init__(self, n: int, batch_size: int, generator: torch.Generator) -> None:
+        self.n, self.batch_size, self.generator, self.skip = n, batch_size, generator, 0
+
+    def __len__(self) -> int:
+        return self.n // self.batch_size - self.skip
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.randperm(self.n, generator=self.generator)
+        whole = order[: self.n // self.batch_size * self.batch_size].split(self.batch_size)
+        return (batch.tolist() for batch in whole[self.skip :])
 
 
 def unchanged(batch: Batch) -> Batch:

@@ -51,19 +51,23 @@ def train_one_epoch(
     device: torch.device,
     first_step: int = 1,
     on_step: Callable[[float | None], None] = lambda loss: None,
+    losses: Tensor | None = None,
 ) -> float:
-    """Train on every batch once and return the mean loss.
+    """Train on every batch once and return the epoch's mean loss.
 
     `on_step` is called after each step, now and then with the mean loss so far: reading it waits for the device.
+    `losses` is filled with the losses of the epoch's steps; where it is longer than `batches`, the first ones are those
+    of steps that were done before, and counted in the mean.
 
     Raises
     ------
     NonFinite : the loss, or in the end a weight, is not finite; the message names the step, counted from `first_step`
     """
     model.train()
-    n_batches = len(batches)
-    losses = torch.zeros(n_batches, device=device)
-    for index, batch in enumerate(batches):
+    if losses is None:
+        losses = torch.zeros(len(batches), device=device)
+    n_batches = len(losses)
+    for index, batch in enumerate(batches, start=n_batches - len(batches)):
         batch = batch.to(device)
         prediction = model(batch.audio, batch.text, log=True)
         loss = loss_function(prediction, (batch.emotion, batch.arousal, batch.valence))
@@ -90,10 +94,11 @@ def evaluate(
     device: torch.device,
     loss_function: Loss | None = None,
     description: str | None = None,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, np.ndarray], float]:
     """Predictions of a data set, and its mean loss over windows (NaN without a `loss_function`).
 
-    `description` names the progress bar; without it there is none.
+    `description` names the progress bar; without it there is none. `on_batch` is called after each batch.
 
     Returns
     -------
@@ -114,6 +119,7 @@ def evaluate(
         if loss_function is not None:
             total += loss_function(prediction, target) * len(batch.emotion)
         outputs.append((prediction[0].exp(), *prediction[1:], *target))
+        on_batch()
     names = ("emotion_pred", "arousal_pred", "valence_pred", "emotion", "arousal", "valence")
     arrays = {
         name: torch.cat(parts).float().cpu().numpy()

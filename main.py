@@ -1,26 +1,32 @@
 """Train and test MATE on KEMDy19.
 
 python main.py --SorL speaker --epochs 100
+python main.py --resume <experiment folder>
 python main.py --test_only --test_path <experiment folder>
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import shlex
 import sys
 import warnings
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from constants import BACKBONES, EMOTIONS, LOSSES, MODALITIES, N_SESSIONS, OPTIMIZERS, ROLES, SAMPLE_RATE, TEXT_DIM
 from utils import (
     InputError,
+    Interrupted,
     atomic_write,
     environment,
     find_run,
     gpu,
     load_weights,
+    lock_run,
     new_folder,
     number,
     pick_device,
@@ -30,6 +36,7 @@ from utils import (
     save_figure,
     save_weights,
     seed_everything,
+    stop_requests,
     switch,
     timestamp,
     write_json,
@@ -39,11 +46,15 @@ if TYPE_CHECKING:  # torch, pandas and the rest take seconds to import: --help d
     import numpy as np
     import torch
 
-    from dataset import Annotation, LogMels, WindowDataset
+    from dataset import Annotation, LogMels, ShuffledBatches, WindowDataset
     from loss import Loss
 
+CHECKPOINT = "checkpoint.pt"  # in an experiment folder, until its run has finished
+
 # What a configuration says of the machine and the call it was made in, which a test does not take from it
-OF_THE_CALL = {"save_path", "gpu_id", "num_workers", "test_only", "test_path"}
+OF_THE_CALL = {"save_path", "gpu_id", "num_workers", "test_only", "test_path", "resume", "save_every"}
+# Options that may differ when a run goes on: the corpus may have moved
+RESUME_OPTIONS = OF_THE_CALL | {"data_path", "audio_path"}
 # Options that say what is tested and where; a trained model fixes every other one
 TEST_OPTIONS = OF_THE_CALL | {"data_path", "audio_path", "SorL", "test_split", "batch_size"}
 # Options that only training uses, so that a test takes any value of them
@@ -134,6 +145,12 @@ def get_args_parser() -> argparse.ArgumentParser:
 
     run = parser.add_argument_group("run").add_argument
     run("--save_path", type=Path, default="exp", help="folder of the experiment folders")
+    run(
+        "--resume",
+        metavar="NAME",
+        help="go on with folder NAME, or auto: the newest unfinished one like this",
+    )
+    run("--save_every", type=positive, metavar="STEPS", help="steps between checkpoints, beside every epoch's")
     run("--gpu_id", type=gpu, help="a GPU's number, or cpu; without it the best there is")
     run(
         "--test_only", nargs="?", const=True, default=False, metavar="NAME", help="only test the experiment folder NAME"
@@ -165,7 +182,9 @@ def parse_args(argv: list[str]) -> tuple[argparse.Namespace, set[str]]:
         parser.error("--test_only: which experiment folder? Add --test_path NAME")
     if args.test_path is not None and not args.test_only:
         parser.error("--test_path goes with --test_only")
-    if args.select == "best" and args.valid_split is None and not args.test_only:
+    if args.resume is not None and args.test_only:
+        parser.error("--resume goes on with training; --test_only only tests")
+    if args.select == "best" and args.valid_split is None and not args.test_only and args.resume in (None, "auto"):
         parser.error("--select best needs --valid_split")
     return args, given
 
@@ -255,22 +274,15 @@ def check_sessions(there: set[int], split: set[int], option: str) -> None:
 
 
 def make_loader(
-    dataset: WindowDataset, batch_size: int, num_workers: int, generator: torch.Generator | None = None
+    dataset: WindowDataset, batch_size: int, num_workers: int, order: ShuffledBatches | None = None
 ) -> torch.utils.data.DataLoader:
-    """Batches of `dataset`: shuffled and without a partial last one if there is a `generator`, else in order, all."""
+    """Batches of `dataset`: those of `order`, or without it all in order."""
     from torch.utils.data import DataLoader
 
     from dataset import unchanged
 
-    return DataLoader(
-        dataset,
-        batch_size,
-        shuffle=generator is not None,
-        drop_last=generator is not None,
-        generator=generator,
-        num_workers=num_workers,
-        collate_fn=unchanged,
-    )
+    sampling = {"batch_size": batch_size} if order is None else {"batch_sampler": order, "generator": order.generator}
+    return DataLoader(dataset, num_workers=num_workers, collate_fn=unchanged, **sampling)
 
 
 def build_model(args: argparse.Namespace) -> torch.nn.Module:
@@ -300,41 +312,127 @@ def serialisable(args: argparse.Namespace) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
 
 
-def train(args: argparse.Namespace) -> Path:
-    """Train, test, and return the experiment folder."""
+def outcome_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that decide a run's outcome, as its configuration holds them."""
+    return {name: value for name, value in serialisable(args).items() if name not in OF_THE_CALL}
+
+
+def find_unfinished(args: argparse.Namespace) -> Path | None:
+    """The newest experiment folder in `--save_path` of this configuration that has no result and is not trained in."""
+    folders = [path.parent for path in args.save_path.glob("*/configuration.json")]
+    for folder in sorted(folders, key=lambda folder: (folder / "configuration.json").stat().st_mtime, reverse=True):
+        if (folder / "result.json").exists():
+            continue
+        with contextlib.suppress(InputError), lock_run(folder):
+            stored = read_json(folder / "configuration.json")
+            if {name: stored.get(name) for name in outcome_options(args)} == outcome_options(args):
+                return folder
+    return None
+
+
+def configure_resume(args: argparse.Namespace, given: set[str]) -> tuple[argparse.Namespace, Path | None]:
+    """Arguments of a run that goes on, and its folder; None where `--resume auto` finds none to go on with.
+
+    Raises
+    ------
+    InputError : there is no such folder, or the user gave an option that contradicts its configuration
+    """
+    if args.resume == "auto":
+        folder = find_unfinished(args)
+        found = "no unfinished run of this configuration, a new one begins" if folder is None else f"resuming {folder}"
+        print(f"{args.save_path}: {found}")
+        return args, folder
+    folder = find_run(args.save_path, args.resume)
+    path = folder / "configuration.json"
+    configured, stored = argparse.Namespace(**vars(args)), read_json(path)
+    if "versions" not in stored:
+        raise InputError(f"{path}: of the published program, whose runs cannot go on; train anew, or test it")
+    for name, value in stored_options(path, stored).items():
+        if name not in given:
+            setattr(configured, name, value)
+        elif name not in RESUME_OPTIONS and getattr(args, name) != value:
+            raise InputError(f"--{name} {getattr(args, name)}: the run in {folder} has {value}; leave it out")
+    return configured, folder
+
+
+def train(args: argparse.Namespace, given: Set[str] = frozenset()) -> Path:
+    """Train, or go on with training, test, and return the experiment folder; `given` are the names the user gave."""
     from loss import make_loss
 
-    if args.batch_size < 2:
-        raise InputError("--batch_size 1: batch norm cannot train on a single window; give at least 2")
-    device = pick_device(args.gpu_id)
-    seed_everything(args.seed)
-    annotation = load_annotation(args)
-    train_split = training_sessions(set(annotation.session.tolist()), args.test_split, args.valid_split)
-    corpus = load_corpus(args, annotation)
-    train_set = corpus.windows(train_split, args.ws, soft_targets=True, crop_seed=args.seed)
-    valid_set = corpus.windows(args.valid_split, args.ws, soft_targets=True) if args.valid_split else None
-    test_set = corpus.windows(args.test_split, args.ws, soft_targets=False)
-    if len(train_set) < args.batch_size:
-        raise InputError(
-            f"--batch_size {args.batch_size}: training has {len(train_set)} windows and drops its last partial batch; "
-            f"give at most {len(train_set)}"
-        )
-    model = build_model(args).to(device)
-    loss_function = make_loss(args.loss, args.lam, args.beta, train_set.class_counts, device)
+    with contextlib.ExitStack() as stack:
+        folder = None
+        if args.resume is not None:
+            args, folder = configure_resume(args, given)
+        if folder is not None:
+            stack.enter_context(lock_run(folder))
+            if (folder / "result.json").exists():
+                (folder / CHECKPOINT).unlink(missing_ok=True)  # of a run that was killed behind its last line
+                print(f"{folder}: finished already, its report is in {folder / 'result.json'}")
+                return folder
+        if args.batch_size < 2:
+            raise InputError("--batch_size 1: batch norm cannot train on a single window; give at least 2")
+        device = pick_device(args.gpu_id)
+        seed_everything(args.seed)
+        annotation = load_annotation(args)
+        train_split = training_sessions(set(annotation.session.tolist()), args.test_split, args.valid_split)
+        corpus = load_corpus(args, annotation)
+        train_set = corpus.windows(train_split, args.ws, soft_targets=True, crop_seed=args.seed)
+        valid_set = corpus.windows(args.valid_split, args.ws, soft_targets=True) if args.valid_split else None
+        test_set = corpus.windows(args.test_split, args.ws, soft_targets=False)
+        if len(train_set) < args.batch_size:
+            raise InputError(
+                f"--batch_size {args.batch_size}: training has {len(train_set)} windows and drops its last partial "
+                f"batch; give at most {len(train_set)}"
+            )
+        model = build_model(args).to(device)
+        loss_function = make_loss(args.loss, args.lam, args.beta, train_set.class_counts, device)
 
-    folder = new_folder(args.save_path, f"{args.backbone}_{args.SorL}_{args.optim}_{args.ws}_{timestamp()}")
-    facts = {
-        "train_split": train_split,
-        "windows": {"train": len(train_set), "valid": len(valid_set or ()), "test": len(test_set)},
-        "class_counts": dict(zip(EMOTIONS, train_set.class_counts.tolist(), strict=True)),
-        "missing": corpus.missing,
-    }
-    write_json(folder / "configuration.json", serialisable(args) | facts | environment(device))
-    fit(args, model, loss_function, train_set, valid_set, device, folder)
-    load_weights(model, folder / "model.pth")
-    arrays = predict(args, model, test_set, device)
-    report_test(args, folder, corpus, test_set, arrays, int(train_set.class_counts.argmax()))
-    return folder
+        facts = {
+            "train_split": train_split,
+            "windows": {"train": len(train_set), "valid": len(valid_set or ()), "test": len(test_set)},
+            "class_counts": dict(zip(EMOTIONS, train_set.class_counts.tolist(), strict=True)),
+            "missing": corpus.missing,
+        }
+        if folder is None:
+            folder = new_folder(args.save_path, f"{args.backbone}_{args.SorL}_{args.optim}_{args.ws}_{timestamp()}")
+            stack.enter_context(lock_run(folder))
+            write_json(folder / "configuration.json", serialisable(args) | facts | environment(device))
+        else:
+            warn_of_changes(folder, facts, environment(device))
+        received = stack.enter_context(stop_requests())
+        fit(args, model, loss_function, train_set, valid_set, device, folder, received)
+        load_weights(model, folder / "model.pth")
+        arrays = predict(args, model, test_set, device, lambda: stop_if_asked(received, folder, "testing"))
+        report_test(args, folder, corpus, test_set, arrays, int(train_set.class_counts.argmax()))
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+        return folder
+
+
+def warn_of_changes(folder: Path, facts: dict[str, Any], now: dict[str, Any]) -> None:
+    """Warn of another version or device than the run began with.
+
+    Raises
+    ------
+    InputError : the corpus is another than the run began with
+    """
+    path = folder / "configuration.json"
+    stored = read_json(path)
+    for name, value in facts.items():
+        if stored.get(name) != value:
+            raise InputError(
+                f"{path}: {name} is {stored.get(name)}, the corpus now gives {value}; a run goes on with the corpus it "
+                "began with, or is trained anew"
+            )
+    changed = [f"{name} {stored.get(name)} is {value} now" for name, value in now.items() if stored.get(name) != value]
+    if changed:
+        warnings.warn(f"{folder}: {'; '.join(changed)}: the result may differ from an undisturbed run's", stacklevel=2)
+
+
+def stop_if_asked(received: list[int], folder: Path, doing: str) -> None:
+    """Raise `Interrupted` when a signal was received."""
+    if received:
+        command = f"python main.py --resume {shlex.quote(str(folder))}"
+        raise Interrupted(f"stopped in {doing}, all is saved; go on with: {command}", received[0])
 
 
 def fit(
@@ -345,55 +443,102 @@ def fit(
     valid_set: WindowDataset | None,
     device: torch.device,
     folder: Path,
+    received: list[int],
 ) -> None:
-    """Train for `--epochs`, writing weights and history into `folder` after each and the loss curve at the end."""
+    """Train up to `--epochs`, from the checkpoint in `folder` if there is one, writing weights and history after each.
+
+    After each epoch, every `--save_every` steps, and when a signal is `received`, the checkpoint is written anew.
+    """
     import torch
     from torch.utils.tensorboard import SummaryWriter
     from tqdm import tqdm
 
+    from checkpoint import Progress, identity, load_checkpoint, save_checkpoint
+    from dataset import ShuffledBatches
     from engine import NonFinite, evaluate, make_optimizer, make_scheduler, train_one_epoch
 
     optimizer = make_optimizer(args.optim, model, args.lr, args.lr_decay, args.weight_decay)
     scheduler = make_scheduler(optimizer, args.epochs, args.lr_gamma)
-    train_loader = make_loader(train_set, args.batch_size, args.num_workers, torch.Generator().manual_seed(args.seed))
+    generator = torch.Generator().manual_seed(args.seed)
+    order = ShuffledBatches(len(train_set), args.batch_size, generator)
+    n_steps = len(order)
+    train_loader = make_loader(train_set, args.batch_size, args.num_workers, order)
     valid_loader = make_loader(valid_set, args.batch_size, args.num_workers) if valid_set else None
-    n_steps = len(train_loader)
-    history: list[dict[str, float]] = []
-    saved, best = 0, float("inf")  # epoch of the weights in the folder, its validation loss
+    decides = {name: value for name, value in outcome_options(args).items() if name not in RESUME_OPTIONS}
+    run, checkpoint = identity(decides), folder / CHECKPOINT
+    progress = Progress(1, 0, torch.zeros(0), generator.get_state())
+    if checkpoint.exists():
+        progress = load_checkpoint(checkpoint, run, model, optimizer, scheduler)
+        generator.set_state(progress.order)
+    history = progress.history
+
+    def save() -> None:
+        save_checkpoint(checkpoint, run, model, optimizer, scheduler, progress)
+
     try:
         with (
-            tqdm(total=args.epochs * n_steps, desc="training", unit="step", dynamic_ncols=True) as bar,
-            SummaryWriter(str(folder)) as tensorboard,
+            tqdm(
+                total=args.epochs * n_steps,
+                initial=(progress.epoch - 1) * n_steps + progress.step,
+                desc="training",
+                unit="step",
+                dynamic_ncols=True,
+            ) as bar,
+            SummaryWriter(str(folder), purge_step=progress.epoch) as tensorboard,
         ):
-            for epoch in range(1, args.epochs + 1):
+            for epoch in range(progress.epoch, args.epochs + 1):
                 row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
                 shown = {"epoch": f"{epoch}/{args.epochs}", "lr": f"{row['lr']:.1e}"}
                 shown |= {"valid": f"{history[-1]['valid_loss']:.3f}"} if history and valid_loader else {}
+                losses = torch.zeros(n_steps, device=device)
+                losses[: progress.step] = progress.losses.to(device)
+                first_step = (epoch - 1) * n_steps + 1
 
-                def on_step(mean_loss: float | None, shown: dict[str, str] = shown) -> None:
+                def on_step(
+                    mean_loss: float | None,
+                    shown: dict[str, str] = shown,
+                    losses: torch.Tensor = losses,
+                    first_step: int = first_step,
+                ) -> None:
                     if mean_loss is not None:
                         bar.set_postfix(shown | {"loss": f"{mean_loss:.3f}"}, refresh=False)
                     bar.update()
+                    progress.step += 1
+                    step = first_step + progress.step - 1
+                    if received or (args.save_every and step % args.save_every == 0):
+                        progress.losses = losses[: progress.step]
+                        save()
+                    stop_if_asked(received, folder, f"step {step} of {args.epochs * n_steps}")
+
+                def on_batch(losses: torch.Tensor = losses, epoch: int = epoch) -> None:
+                    if received:
+                        progress.losses = losses
+                        save()
+                    stop_if_asked(received, folder, f"the validation of epoch {epoch}")
 
                 train_set.set_epoch(epoch)
-                first_step = (epoch - 1) * n_steps + 1
+                order.skip = progress.step
                 try:
                     row["train_loss"] = train_one_epoch(
-                        model, train_loader, loss_function, optimizer, device, first_step, on_step
+                        model, train_loader, loss_function, optimizer, device, first_step, on_step, losses
                     )
                     if valid_loader:
-                        _, row["valid_loss"] = evaluate(model, valid_loader, device, loss_function)
+                        _, row["valid_loss"] = evaluate(model, valid_loader, device, loss_function, on_batch=on_batch)
                 except NonFinite as error:
+                    saved = progress.saved
                     kept = f"keeps the weights of epoch {saved}" if saved else "holds no weights yet"
                     raise InputError(f"{error}: training stopped, {folder} {kept}; try a smaller --lr") from error
                 scheduler.step()
                 history.append(row)
-                if args.select == "last" or row["valid_loss"] < best:
-                    saved, best = epoch, row.get("valid_loss", best)
+                if args.select == "last" or row["valid_loss"] < progress.best:
+                    progress.saved, progress.best = epoch, row.get("valid_loss", progress.best)
                     save_weights(model, folder / "model.pth")
                 write_history(history, folder)
                 for name in row.keys() - {"epoch"}:
                     tensorboard.add_scalar(name, row[name], epoch)
+                progress.epoch, progress.step, progress.losses = epoch + 1, 0, torch.zeros(0)
+                progress.order = generator.get_state()
+                save()
     finally:  # also when it is interrupted
         if history:
             save_figure(plot_loss_curve(history), folder / "loss_curve.png")
@@ -410,14 +555,18 @@ def write_history(history: list[dict[str, float]], folder: Path) -> None:
 
 
 def predict(
-    args: argparse.Namespace, model: torch.nn.Module, test_set: WindowDataset, device: torch.device
+    args: argparse.Namespace,
+    model: torch.nn.Module,
+    test_set: WindowDataset,
+    device: torch.device,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
-    """Predictions of the windows to test, with their targets."""
+    """Predictions of the windows to test, with their targets; `on_batch` is called after each batch."""
     from engine import NonFinite, evaluate
 
     loader = make_loader(test_set, args.batch_size, args.num_workers)
     try:
-        return evaluate(model, loader, device, description="testing")[0]
+        return evaluate(model, loader, device, description="testing", on_batch=on_batch)[0]
     except NonFinite as error:
         raise InputError(f"{error}: these weights are of no use; train anew with a smaller --lr") from error
 
@@ -451,35 +600,45 @@ def configure_test(args: argparse.Namespace, given: set[str], path: Path) -> arg
     stored = read_json(path)
     if "versions" not in stored:  # the published program's: its --sr had no effect, and it always had four layers
         stored |= {"sr": SAMPLE_RATE, "num_layers": 4}
-
-    def parsed(name: str, convert: Any) -> Any:
-        try:
-            return convert(str(stored[name]))
-        except argparse.ArgumentTypeError as error:
-            raise InputError(f"{path}: {name}: {error}") from error
-
-    configured, trained = argparse.Namespace(**vars(args)), {}
-    for action in get_args_parser()._actions:
-        name = action.dest
-        if name not in stored or name in OF_THE_CALL:
-            continue
-        if name in OF_TRAINING or (stored[name] is None and action.default is None):
-            value = stored[name]
-        else:
-            value = parsed(name, switch if isinstance(action.default, bool) else action.type or str)
-        if action.choices and value not in action.choices and name not in OF_TRAINING:
-            raise InputError(f"{path}: {name}: {value!r}, expected one of {', '.join(action.choices)}")
-        trained[name] = value
+    configured, trained = argparse.Namespace(**vars(args)), stored_options(path, stored, unread=OF_TRAINING)
+    for name, value in trained.items():
         if name not in given:
             setattr(configured, name, value)
         elif name not in TEST_OPTIONS and getattr(args, name) != value:
             raise InputError(f"--{name} {getattr(args, name)}: the model in {path.parent} was trained with {value}")
     if "train_split" in stored:
-        configured.train_split = parsed("train_split", sessions)
+        try:
+            configured.train_split = sessions(str(stored["train_split"]))
+        except argparse.ArgumentTypeError as error:
+            raise InputError(f"{path}: train_split: {error}") from error
     else:
         held_out = {*trained.get("test_split", args.test_split), *(trained.get("valid_split") or [])}
         configured.train_split = [s for s in range(1, N_SESSIONS + 1) if s not in held_out]
     return configured
+
+
+def stored_options(path: Path, stored: dict[str, Any], unread: Set[str] = frozenset()) -> dict[str, Any]:
+    """The values of main.py's options in a configuration, but for `OF_THE_CALL`; those `unread` as they stand there.
+
+    Raises
+    ------
+    InputError : a value is none that the option takes
+    """
+    values = {}
+    for action in get_args_parser()._actions:
+        name = action.dest
+        if name not in stored or name in OF_THE_CALL:
+            continue
+        value = stored[name]
+        if name not in unread and not (value is None and action.default is None):
+            try:
+                value = (switch if isinstance(action.default, bool) else action.type or str)(str(value))
+            except argparse.ArgumentTypeError as error:
+                raise InputError(f"{path}: {name}: {error}") from error
+            if action.choices and value not in action.choices:
+                raise InputError(f"{path}: {name}: {value!r}, expected one of {', '.join(action.choices)}")
+        values[name] = value
+    return values
 
 
 def test(args: argparse.Namespace, given: set[str]) -> Path:
@@ -519,7 +678,7 @@ def main(argv: list[str] | None = None) -> int:
     # Both are read when torch starts. Huge pages: a third of a step on a CPU is page faults of fresh activations
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what repeatable LSTMs on a GPU need
-    return run_command(lambda: test(args, given) if args.test_only else train(args))
+    return run_command(lambda: test(args, given) if args.test_only else train(args, given))
 
 
 if __name__ == "__main__":

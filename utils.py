@@ -8,11 +8,14 @@ import json
 import math
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -28,11 +31,19 @@ class InputError(Exception):
     """Something is wrong with what the user gave: the message says what was found, what was expected, what to do."""
 
 
+class Interrupted(Exception):
+    """A run stopped because a signal asked it to: the message says where, and how to go on."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
 def run_command(command: Callable[[], None]) -> int:
     """Run a command-line program's body and return its exit status.
 
-    An `InputError` becomes one line on stderr and status 2, an interrupt status 130, a warning one line; any other
-    exception is a programming error and keeps its traceback.
+    An `InputError` becomes one line on stderr and status 2, an interrupt one line and status 128 + the signal's number,
+    a warning one line; any other exception is a programming error and keeps its traceback.
     """
     try:
         with warnings.catch_warnings():
@@ -42,10 +53,37 @@ def run_command(command: Callable[[], None]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as interrupt:
+        print(f"interrupted: {interrupt}", file=sys.stderr)
+        return 128 + interrupt.signal_number
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return 128 + signal.SIGINT
     return 0
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Note SIGINT and SIGTERM in the list that this gives instead of obeying them; a second one is obeyed."""
+    received: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        received.append(number)
+        restore()
+        print("\nstopping as soon as all is saved; a second signal stops at once", file=sys.stderr)
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+        yield received
+        return
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        restore()
 
 
 # Types of command-line options
@@ -107,10 +145,21 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # NamedTemporaryFile makes it readable by its owner alone
         temporary.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a rename in `folder` outlast a power failure, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def check_writable(folder: Path) -> None:
@@ -160,6 +209,27 @@ def timestamp() -> str:
     return time.strftime("%Y%m%d-%H%M%S")
 
 
+@contextlib.contextmanager
+def lock_run(folder: Path) -> Iterator[None]:
+    """Keep `folder` from being trained in by two processes; raise `InputError` when another one does."""
+    import filelock
+
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise InputError(f"{folder}: another process is training there; wait for it or stop it") from error
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written to ({error.strerror})") from error
+    try:
+        for temporary in folder.glob(".*.????????"):  # of `atomic_write`, in a process that was killed
+            temporary.unlink()
+        yield
+    finally:
+        (folder / ".lock").unlink(missing_ok=True)
+        lock.release()
+
+
 def find_run(save_path: Path, name: str) -> Path:
     """The experiment folder called `name`: a folder in `save_path`, or a path."""
     for folder in (save_path / name, Path(name)):
@@ -182,6 +252,22 @@ def save_weights(model: torch.nn.Module, path: Path) -> None:
         torch.save(model.state_dict(), file)
 
 
+def read_tensors(path: Path) -> Any:
+    """What `torch.save` wrote: tensors on the CPU and plain containers, executing nothing else the file may hold.
+
+    Raises whatever zipfile and torch raise of a file that is damaged or holds more. torch itself does not compare a
+    file's content with its checksums.
+    """
+    import torch
+
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} does not fit its content")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def load_weights(model: torch.nn.Module, path: Path) -> None:
     """Load a state dict into `model`, executing nothing the file may hold.
 
@@ -192,7 +278,7 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
     import torch
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_tensors(path)
     except FileNotFoundError as error:
         raise InputError(f"{path}: not found; training writes it after its first epoch") from error
     except Exception as error:  # damaged bytes make torch's readers raise almost anything

@@ -11,7 +11,7 @@ import torch
 
 import main as program
 from constants import EMOTIONS
-from dataset import read_annotation
+from dataset import ShuffledBatches, read_annotation
 from metric import ccc
 from utils import save_weights
 
@@ -296,7 +296,8 @@ def test_windows_of_a_split_are_those_of_its_sessions_and_of_no_other(preprocess
 def test_training_batches_are_shuffled_and_whole_and_test_batches_in_order_and_all(preprocessed):
     args, _ = program.parse_args(["--data_path", str(preprocessed), "--modality", "text"])
     dataset = program.load_corpus(args, program.load_annotation(args)).windows([1, 2, 3], 8, soft_targets=False)
-    train = program.make_loader(dataset, 8, 0, torch.Generator().manual_seed(0))
+    order = ShuffledBatches(len(dataset), 8, torch.Generator().manual_seed(0))
+    train = program.make_loader(dataset, 8, 0, order)
     first, second = ([batch.arousal for batch in train] for _ in range(2))
     assert {len(batch) for batch in first} == {8}
     assert len(first) == len(dataset) // 8
@@ -328,7 +329,7 @@ def test_beta_changes_the_class_balanced_loss(preprocessed, tmp_path):
 def test_training_and_validation_get_soft_targets_and_only_training_random_crops(preprocessed, tmp_path, monkeypatch):
     given = {}
 
-    def fit(args, model, loss_function, train_set, valid_set, device, folder):
+    def fit(args, model, loss_function, train_set, valid_set, device, folder, received):
         given.update(train=train_set, valid=valid_set)
         save_weights(model, folder / "model.pth")
 
