@@ -54,22 +54,28 @@ def find_wavs(data_path: Path, audio_path: Path | None = None) -> tuple[dict[str
     return {}, " and ".join(map(str, folders))
 
 
-def report_missing(ids: Sequence[str], missing: Sequence[bool], what: str, where: str) -> list[str]:
-    """Say once which utterances have no wav or no text, and return them.
+def report_missing(
+    ids: Sequence[str], missing: Sequence[bool], what: str, where: str, reason: str = "", warn: bool = True
+) -> list[str]:
+    """Say once (if `warn`) which utterances have no wav or no text, and return them.
+
+    `reason` says what is wrong with the first one whose wav or text is there and cannot be used.
 
     Raises
     ------
     InputError : more than 5% are missing
     """
     absent = [segment for segment, is_missing in zip(ids, missing, strict=True) if is_missing]
+    usable, first = (f"usable {what}", f"; first {reason}") if reason else (what, "")
     if len(absent) > MISSING_LIMIT * len(ids):
         raise InputError(
-            f"{where}: {len(absent)} of {len(ids)} utterances have no {what} there (such as {absent[0]}); "
-            f"at most {MISSING_LIMIT:.0%} may be missing, so this is probably the wrong path"
+            f"{where}: {len(absent)} of {len(ids)} utterances have no {usable} there (such as {absent[0]}); "
+            f"at most {MISSING_LIMIT:.0%} may be missing, so this is probably the wrong path{first}"
         )
-    if absent:
+    if absent and warn:
         warnings.warn(
-            f"{len(absent)} of {len(ids)} utterances have no {what} in {where} and count as zeros: {', '.join(absent)}",
+            f"{len(absent)} of {len(ids)} utterances have no {usable} in {where} and count as zeros: "
+            f"{', '.join(absent)}{first}",
             stacklevel=2,
         )
     return absent

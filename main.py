@@ -13,7 +13,19 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from constants import BACKBONES, EMOTIONS, LOSSES, MODALITIES, N_SESSIONS, OPTIMIZERS, ROLES, SAMPLE_RATE, TEXT_DIM
+from constants import (
+    BACKBONES,
+    EMOTIONS,
+    FEATURE_DTYPES,
+    LOSSES,
+    MODALITIES,
+    N_SESSIONS,
+    OPTIMIZERS,
+    ROLES,
+    SAMPLE_RATE,
+    SEGMENT_ID,
+    TEXT_DIM,
+)
 from utils import (
     InputError,
     atomic_write,
@@ -43,9 +55,9 @@ if TYPE_CHECKING:  # torch, pandas and the rest take seconds to import: --help d
     from loss import Loss
 
 # What a configuration says of the machine and the call it was made in, which a test does not take from it
-OF_THE_CALL = {"save_path", "gpu_id", "num_workers", "test_only", "test_path"}
+OF_THE_CALL = {"save_path", "gpu_id", "num_workers", "no_cache", "test_only", "test_path"}
 # Options that say what is tested and where; a trained model fixes every other one
-TEST_OPTIONS = OF_THE_CALL | {"data_path", "audio_path", "SorL", "test_split", "batch_size"}
+TEST_OPTIONS = OF_THE_CALL | {"data_path", "audio_path", "SorL", "test_split", "batch_size", "feature_dtype"}
 # Options that only training uses, so that a test takes any value of them
 OF_TRAINING = {
     *("embed_d", "epochs", "optim", "lr", "lr_gamma", "lr_decay", "weight_decay", "loss", "lam", "beta", "select"),
@@ -97,6 +109,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     data("--ws", type=positive, default=8, help="window: how many utterances the model sees")
     data("--sr", type=number(int, 4000, 48000), default=SAMPLE_RATE, help="sampling rate of the audio, Hz")
     data("--text_dim", type=positive, default=TEXT_DIM, help="length of a sentence embedding")
+    data("--no_cache", action="store_true", help="keep no log-mels in DATA_PATH/features; compute them every time")
+    data("--feature_dtype", choices=FEATURE_DTYPES, default="float16", help="of the log-mels; float32 is exact")
     data("--num_workers", type=number(int, 0), default=0, help="processes that assemble batches; 0: none beside this")
 
     model = parser.add_argument_group("model").add_argument
@@ -209,7 +223,7 @@ def load_corpus(args: argparse.Namespace, annotation: Annotation) -> Corpus:
     import torch
 
     from corpus import find_wavs, report_missing
-    from dataset import LogMels
+    from dataset import LogMels, stored_frames
     from kobert import load_embeddings
 
     log_mels, text, missing = None, None, {}
@@ -222,9 +236,19 @@ def load_corpus(args: argparse.Namespace, annotation: Annotation) -> Corpus:
         text = torch.from_numpy(np.stack([vectors.get(key, zeros) for key in keys]))
     if "audio" in args.modality:
         wavs, where = find_wavs(args.data_path, args.audio_path)
-        paths = [wavs.get(segment) for segment in annotation.ids]
-        missing["wav"] = report_missing(annotation.ids, [path is None for path in paths], "wav", where)
-        log_mels = LogMels(paths, args.sr, progress=True)
+        wavs = {segment: path for segment, path in wavs.items() if SEGMENT_ID.fullmatch(segment)}
+        absent = [segment not in wavs for segment in annotation.ids]
+        report_missing(annotation.ids, absent, "wav", where, warn=False)  # before the minute that log-mels may take
+        dtype = getattr(torch, args.feature_dtype)
+        if args.no_cache:
+            paths = [wavs.get(segment) for segment in annotation.ids]
+            log_mels = LogMels(paths, args.sr, dtype, progress=True)
+        else:
+            folder = args.data_path / "features"
+            log_mels = LogMels(stored_frames(folder, wavs, annotation.ids, args.sr, dtype, progress=True), args.sr)
+        absent = [gone or number in log_mels.faults for number, gone in enumerate(absent)]
+        reason = next(iter(log_mels.faults.values()), "")
+        missing["wav"] = report_missing(annotation.ids, absent, "wav", where, reason)
     return Corpus(annotation, log_mels, text, missing)
 
 
