@@ -32,6 +32,7 @@ BACKBONES = ("lstm", "gru")
 MODALITIES = ("audio_text", "audio", "text")
 LOSSES = ("normal", "cbloss")
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd")
+FEATURE_DTYPES = ("float16", "float32")
 
 # Corpus
 SEGMENT_ID = re.compile(

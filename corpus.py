@@ -20,6 +20,8 @@ MISSING_LIMIT = 0.05  # a larger share of utterances without wav or text stops t
 def decode(content: bytes, path: Path) -> str:
     """Text of a file in UTF-8 (with or without a byte order mark) or CP949."""
     for encoding in ("utf-8-sig", "cp949"):
+        if b"\0" in content:
+            break
         try:
             return content.decode(encoding)
         except UnicodeDecodeError:
@@ -41,67 +43,91 @@ def parse_emotions(cell: str) -> list[int]:
     return [emotion_index(label) for label in cell.split(";")]
 
 
-def find_wavs(data_path: Path, audio_path: Path | None = None) -> tuple[dict[str, Path], str]:
-    """Wavs by segment id, and in words where they were looked for.
+def find_wavs(
+    data_path: Path, audio_path: Path | None = None, repeated: list[Path] | None = None
+) -> tuple[dict[str, Path], str]:
+    """Wavs by segment id, and in words where they were looked for; `repeated` as in `find_files`.
 
     With `audio_path` there and below. Otherwise below `data_path/wav`, and if no wav at all is there in `./audio`,
     where the published `audio.zip` unpacks to; never in both, since another corpus's wavs may have the same ids.
     """
     folders = [audio_path] if audio_path else [data_path / "wav", Path("audio")]
     for folder in folders:
-        if found := find_files(folder, ".wav"):
+        if found := find_files(folder, ".wav", repeated):
             return found, str(folder)
     return {}, " and ".join(map(str, folders))
 
 
-def find_files(folder: Path, suffix: str) -> dict[str, Path]:
-    """Files below `folder` with this (lower-case) suffix, in any case, by their name without it.
+def find_files(folder: Path, suffix: str, repeated: list[Path] | None = None) -> dict[str, Path]:
+    """Files below `folder` with this (lower-case) suffix, in any case, by their name without it; links are followed.
 
-    Of several with one name the first is taken, folders and files in alphabetical order.
+    Of several with one name the first is taken, folders and files in alphabetical order; the others are added to
+    `repeated`.
+
+    Raises
+    ------
+    InputError : a folder cannot be read
     """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
     found: dict[str, Path] = {}
-    for parent, folders, files in os.walk(folder):
+    entered = set()  # folders, so that a link to one above is no way around for ever
+    for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        place = os.path.realpath(parent)
+        if place in entered:
+            folders.clear()
+            continue
+        entered.add(place)
         folders.sort()
         for name in sorted(files):
             stem, ending = os.path.splitext(name)  # noqa: PTH122 (a Path for every file of a corpus takes seconds)
-            if ending.lower() == suffix:
-                found.setdefault(stem, Path(parent, name))
+            if ending.lower() != suffix:
+                continue
+            if stem not in found:
+                found[stem] = Path(parent, name)
+            elif repeated is not None:
+                repeated.append(Path(parent, name))
     return found
 
 
 UNKNOWN_LENGTH = 0xFFFFFFFF  # what programs that write a wav into a pipe leave as the length of its data
 
 
-def check_wav(path: Path) -> None:
-    """Look at a wav without decoding it.
+def wav_fault(path: Path) -> str | None:
+    """Why a wav cannot be used, or None; without decoding it, unless its samples are floating-point numbers.
 
-    Raises
-    ------
-    InputError : it is empty, not readable as sound, holds no sample, or lacks some of the samples that it announces
+    Faults are a file that is empty, not readable as sound, without a sample, with samples that are not numbers, or (of
+    the RIFF format) with fewer samples than it announces.
     """
+    import numpy as np
     import soundfile
 
-    todo = "replace it or take it away"
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size == 0:
-                raise InputError(f"{path}: empty, 0 bytes; {todo}")
+                return "empty, 0 bytes"
             riff = file.read(12)
             while riff[:4] == b"RIFF" and len(chunk := file.read(8)) == 8:
                 name, length = struct.unpack("<4sI", chunk)
                 if name == b"data":
                     if size - file.tell() < length != UNKNOWN_LENGTH:
-                        raise InputError(
-                            f"{path}: cut short, {size - file.tell()} of {length} bytes of sound are there; {todo}"
-                        )
+                        return f"cut short, {size - file.tell()} of {length} bytes of sound are there"
                     break
                 file.seek(length + length % 2, os.SEEK_CUR)
-        frames = soundfile.info(path).frames
-    except (OSError, soundfile.SoundFileError) as error:
-        raise InputError(f"{path}: not readable as sound ({error}); {todo}") from error
-    if frames == 0:
-        raise InputError(f"{path}: holds no sample of sound; {todo}")
+        info = soundfile.info(path)
+        if info.frames == 0:
+            return "holds no sample of sound"
+        if info.subtype in ("FLOAT", "DOUBLE") and not np.isfinite(soundfile.read(path)[0]).all():
+            return "holds samples that are not numbers"
+    except OSError as error:
+        return f"not readable ({error.strerror or error})"
+    except soundfile.SoundFileError as error:
+        return f"not readable as sound ({getattr(error, 'error_string', error)})"
+    return None
 
 
 class Problem(NamedTuple):
@@ -146,29 +172,35 @@ def write_problems(file: IO[str], problems: Sequence[Problem]) -> None:
     writer.writerows([Problem._fields, *problems])
 
 
-def report_missing(ids: Sequence[str], missing: Sequence[bool], what: str, where: str) -> list[str]:
-    """Say once which utterances have no wav or no text, and return them.
+def report_missing(
+    ids: Sequence[str], missing: Sequence[bool], what: str, where: str, reason: str = "", warn: bool = True
+) -> list[str]:
+    """Say once (if `warn`) which utterances have no wav or no text, and return them.
+
+    `reason` says what is wrong with the first one whose wav or text is there and cannot be used.
 
     Raises
     ------
     InputError : more than 5% are missing, or all of a session
     """
     absent = [segment for segment, is_missing in zip(ids, missing, strict=True) if is_missing]
+    usable, first = (f"usable {what}", f"; first {reason}") if reason else (what, "")
     if len(absent) > MISSING_LIMIT * len(ids):
         raise InputError(
-            f"{where}: {len(absent)} of {len(ids)} utterances have no {what} there (such as {absent[0]}); "
-            f"at most {MISSING_LIMIT:.0%} may be missing, so this is probably the wrong path"
+            f"{where}: {len(absent)} of {len(ids)} utterances have no {usable} there (such as {absent[0]}); "
+            f"at most {MISSING_LIMIT:.0%} may be missing, so this is probably the wrong path{first}"
         )
     for session in sorted({segment.partition("_")[0] for segment in absent}):
         own = {segment for segment in ids if segment.startswith(f"{session}_")}
         if own <= {*absent}:
             raise InputError(
-                f"{where}: none of the {len(own)} utterances of {session} has a {what} there (such as {absent[0]}); "
-                "a session without any cannot be tested or trained on, so copy it there"
+                f"{where}: none of the {len(own)} utterances of {session} has a {usable} there (such as {absent[0]}); "
+                f"a session without any cannot be tested or trained on, so copy it there{first}"
             )
-    if absent:
+    if absent and warn:
         warnings.warn(
-            f"{len(absent)} of {len(ids)} utterances have no {what} in {where} and count as zeros: {', '.join(absent)}",
+            f"{len(absent)} of {len(ids)} utterances have no {usable} in {where} and count as zeros: "
+            f"{', '.join(absent)}{first}",
             stacklevel=2,
         )
     return absent

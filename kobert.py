@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import re
 import sys
 import time
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -90,7 +90,7 @@ class OwnTokenizer:
 
     def fingerprint(self) -> bytes:
         """What the ids depend on."""
-        return self.tokenizer.backend_tokenizer.to_str().encode()
+        return self.tokenizer.backend_tokenizer.to_str().encode()  # only fast tokenizers have one
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text with the encoder's own marks of its begin and end; at most as many as it has positions."""
@@ -129,6 +129,8 @@ def load_text_model(name_or_path: str, text_dim: int | None = None) -> tuple[Tok
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise InputError(f"{folder / 'config.json'}: not found; expected a folder in the layout of {KOBERT}")
     if not folder.is_dir():
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name_or_path):
+            raise InputError(f"text model {name_or_path}: no such folder, and not a name such as {KOBERT}")
         print(f"looking for {name_or_path} on the Hugging Face hub", file=sys.stderr)
     import huggingface_hub
     import transformers
@@ -140,10 +142,21 @@ def load_text_model(name_or_path: str, text_dim: int | None = None) -> tuple[Tok
     try:
         config = transformers.AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
         tokenizer = _load_tokenizer(name_or_path, config)
+        if text_dim not in (None, config.hidden_size):
+            raise InputError(
+                f"text model {name_or_path} gives embeddings of {config.hidden_size} values, --text_dim is {text_dim}"
+            )
+        # Of a folder without vocabulary AutoTokenizer makes a tokenizer that knows its special tokens only
+        if not config.vocab_size / 2 < len(tokenizer) <= config.vocab_size:
+            raise InputError(
+                f"text model {name_or_path}: its tokenizer has {len(tokenizer)} pieces, its encoder "
+                f"{config.vocab_size}; is the file of its vocabulary there?"
+            )
+        tokenizer.fingerprint()
         model = transformers.AutoModel.from_pretrained(name_or_path, trust_remote_code=False, dtype="float32")
     except InputError:
         raise
-    except Exception as error:  # damaged files make the readers raise almost anything
+    except Exception as error:  # damaged files and other models make the readers raise almost anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if folder.is_dir():
             raise InputError(f"{folder}: not readable as a text model ({reason})") from error
@@ -152,16 +165,6 @@ def load_text_model(name_or_path: str, text_dim: int | None = None) -> tuple[Tok
             f"'hf download {name_or_path} --local-dir encoder', copy the folder here and pass --text_model encoder "
             f"({reason})"
         ) from error
-    if text_dim not in (None, config.hidden_size):
-        raise InputError(
-            f"text model {name_or_path} gives embeddings of {config.hidden_size} values, --text_dim is {text_dim}"
-        )
-    # Of a folder without vocabulary AutoTokenizer makes a tokenizer that knows its special tokens only
-    if not config.vocab_size / 2 < len(tokenizer) <= config.vocab_size:
-        raise InputError(
-            f"text model {name_or_path}: its tokenizer has {len(tokenizer)} pieces, its encoder {config.vocab_size}; "
-            "is the file of its vocabulary there?"
-        )
     return tokenizer, model.eval()
 
 
@@ -238,9 +241,10 @@ def embed_sentences(
                 if cache is not None:
                     cache.add({keys[text]: embedding[text] for text in texts_of_batch})
                 bar.update(len(mean))
-    finally:  # also when it is interrupted
         if cache is not None:
             cache.keep(keys.values())
+    finally:  # also when it is interrupted
+        if cache is not None:
             cache.save()
     return np.stack([embedding[text] for text in texts])
 
@@ -268,6 +272,7 @@ class EmbeddingCache:
     Attributes
     ----------
     embeddings : dict of 32 bytes -> float32, shape = (hidden size,)
+    fault : why the file is damaged, or None
     """
 
     def __init__(self, path: Path, tokenizer: Tokenizer, model: PreTrainedModel) -> None:
@@ -279,6 +284,7 @@ class EmbeddingCache:
                 content.update(tensor.detach().cpu().contiguous().view(-1).numpy().data)
         self.text_model = content.hexdigest()
         self.embeddings: dict[bytes, np.ndarray] = {}
+        self.fault: str | None = None
         self.saved_at, self.changed = time.monotonic(), False
         if path.exists():
             self.embeddings = self._read(model.config.hidden_size)
@@ -294,7 +300,7 @@ class EmbeddingCache:
             if (digest.dtype, embedding.dtype) != (np.uint8, np.float32) or not np.isfinite(embedding).all():
                 raise ValueError("other values than digests and finite embeddings")
         except Exception as error:  # damaged bytes make the readers raise almost anything
-            warnings.warn(f"{self.path}: not readable ({error}), so all sentences are embedded anew", stacklevel=2)
+            self.fault = str(error)
             return {}
         return {key.tobytes(): vector for key, vector in zip(digest, embedding, strict=True)}
 

@@ -17,7 +17,19 @@ from collections.abc import Callable, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from constants import BACKBONES, EMOTIONS, LOSSES, MODALITIES, N_SESSIONS, OPTIMIZERS, ROLES, SAMPLE_RATE, TEXT_DIM
+from constants import (
+    BACKBONES,
+    EMOTIONS,
+    FEATURE_DTYPES,
+    LOSSES,
+    MODALITIES,
+    N_SESSIONS,
+    OPTIMIZERS,
+    ROLES,
+    SAMPLE_RATE,
+    SEGMENT_ID,
+    TEXT_DIM,
+)
 from utils import (
     InputError,
     Interrupted,
@@ -26,7 +38,7 @@ from utils import (
     find_run,
     gpu,
     load_weights,
-    lock_run,
+    lock_folder,
     new_folder,
     number,
     pick_device,
@@ -52,11 +64,13 @@ if TYPE_CHECKING:  # torch, pandas and the rest take seconds to import: --help d
 CHECKPOINT = "checkpoint.pt"  # in an experiment folder, until its run has finished
 
 # What a configuration says of the machine and the call it was made in, which a test does not take from it
-OF_THE_CALL = {"save_path", "gpu_id", "num_workers", "test_only", "test_path", "resume", "save_every"}
+OF_THE_CALL = {
+    *("save_path", "gpu_id", "num_workers", "no_cache", "test_only", "test_path", "resume", "save_every"),
+}
 # Options that may differ when a run goes on: the corpus may have moved
 RESUME_OPTIONS = OF_THE_CALL | {"data_path", "audio_path"}
 # Options that say what is tested and where; a trained model fixes every other one
-TEST_OPTIONS = OF_THE_CALL | {"data_path", "audio_path", "SorL", "test_split", "batch_size"}
+TEST_OPTIONS = OF_THE_CALL | {"data_path", "audio_path", "SorL", "test_split", "batch_size", "feature_dtype"}
 # Options that only training uses, so that a test takes any value of them
 OF_TRAINING = {
     *("embed_d", "epochs", "optim", "lr", "lr_gamma", "lr_decay", "weight_decay", "loss", "lam", "beta", "select"),
@@ -108,6 +122,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     data("--ws", type=positive, default=8, help="window: how many utterances the model sees")
     data("--sr", type=number(int, 4000, 48000), default=SAMPLE_RATE, help="sampling rate of the audio, Hz")
     data("--text_dim", type=positive, default=TEXT_DIM, help="length of a sentence embedding")
+    data("--no_cache", action="store_true", help="keep no log-mels in DATA_PATH/features; compute them every time")
+    data("--feature_dtype", choices=FEATURE_DTYPES, default="float16", help="of the log-mels; float32 is exact")
     data("--num_workers", type=number(int, 0), default=0, help="processes that assemble batches; 0: none beside this")
 
     model = parser.add_argument_group("model").add_argument
@@ -228,7 +244,7 @@ def load_corpus(args: argparse.Namespace, annotation: Annotation) -> Corpus:
     import torch
 
     from corpus import find_wavs, report_missing
-    from dataset import LogMels
+    from dataset import LogMels, stored_frames
     from kobert import load_embeddings
 
     log_mels, text, missing = None, None, {}
@@ -241,9 +257,19 @@ def load_corpus(args: argparse.Namespace, annotation: Annotation) -> Corpus:
         text = torch.from_numpy(np.stack([vectors.get(key, zeros) for key in keys]))
     if "audio" in args.modality:
         wavs, where = find_wavs(args.data_path, args.audio_path)
-        paths = [wavs.get(segment) for segment in annotation.ids]
-        missing["wav"] = report_missing(annotation.ids, [path is None for path in paths], "wav", where)
-        log_mels = LogMels(paths, args.sr, progress=True)
+        wavs = {segment: path for segment, path in wavs.items() if SEGMENT_ID.fullmatch(segment)}
+        absent = [segment not in wavs for segment in annotation.ids]
+        report_missing(annotation.ids, absent, "wav", where, warn=False)  # before the minute that log-mels may take
+        dtype = getattr(torch, args.feature_dtype)
+        if args.no_cache:
+            paths = [wavs.get(segment) for segment in annotation.ids]
+            log_mels = LogMels(paths, args.sr, dtype, progress=True)
+        else:
+            folder = args.data_path / "features"
+            log_mels = LogMels(stored_frames(folder, wavs, annotation.ids, args.sr, dtype, progress=True), args.sr)
+        absent = [gone or number in log_mels.faults for number, gone in enumerate(absent)]
+        reason = next(iter(log_mels.faults.values()), "")
+        missing["wav"] = report_missing(annotation.ids, absent, "wav", where, reason)
     return Corpus(annotation, log_mels, text, missing)
 
 
@@ -323,7 +349,7 @@ def find_unfinished(args: argparse.Namespace) -> Path | None:
     for folder in sorted(folders, key=lambda folder: (folder / "configuration.json").stat().st_mtime, reverse=True):
         if (folder / "result.json").exists():
             continue
-        with contextlib.suppress(InputError), lock_run(folder):
+        with contextlib.suppress(InputError), lock_folder(folder, "training"):
             stored = read_json(folder / "configuration.json")
             if {name: stored.get(name) for name in outcome_options(args)} == outcome_options(args):
                 return folder
@@ -364,7 +390,7 @@ def train(args: argparse.Namespace, given: Set[str] = frozenset()) -> Path:
         if args.resume is not None:
             args, folder = configure_resume(args, given)
         if folder is not None:
-            stack.enter_context(lock_run(folder))
+            stack.enter_context(lock_folder(folder, "training"))
             if (folder / "result.json").exists():
                 (folder / CHECKPOINT).unlink(missing_ok=True)  # of a run that was killed behind its last line
                 print(f"{folder}: finished already, its report is in {folder / 'result.json'}")
@@ -395,7 +421,7 @@ def train(args: argparse.Namespace, given: Set[str] = frozenset()) -> Path:
         }
         if folder is None:
             folder = new_folder(args.save_path, f"{args.backbone}_{args.SorL}_{args.optim}_{args.ws}_{timestamp()}")
-            stack.enter_context(lock_run(folder))
+            stack.enter_context(lock_folder(folder, "training"))
             write_json(folder / "configuration.json", serialisable(args) | facts | environment(device))
         else:
             warn_of_changes(folder, facts, environment(device))

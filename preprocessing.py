@@ -12,29 +12,30 @@ import argparse
 import contextlib
 import csv
 import io
+import math
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
-from constants import AFFECT_RANGE, EMOTIONS, N_RATERS, ROLES, SEGMENT_ID
+from constants import AFFECT_RANGE, EMOTIONS, N_RATERS, ROLES, SEGMENT_ID, TEXT_DIM
 from corpus import (
     MISSING_LIMIT,
     Problem,
-    check_wav,
     decode,
     emotion_index,
     find_files,
     find_wavs,
     parse_emotions,
     warn_of_problems,
+    wav_fault,
     write_problems,
 )
 from kobert import KOBERT, EmbeddingCache, embed_sentences, load_text_model, save_embeddings
-from utils import InputError, atomic_write, check_writable, gpu, number, pick_device, run_command
+from utils import InputError, atomic_write, gpu, lock_folder, number, pick_device, run_command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +81,9 @@ def read_transcripts(data_path: Path, ids: list[str], problems: list[Problem]) -
     """
     from tqdm import tqdm
 
-    paths = find_files(data_path / "wav", ".txt")
+    repeated: list[Path] = []
+    paths = find_files(data_path / "wav", ".txt", repeated)
+    problems += _repeated_files(data_path, repeated, ids, "transcript")
     transcripts = {}
     for segment in tqdm(ids, desc="transcripts", unit="file"):
         file = _within(data_path, paths.get(segment, data_path / "wav"))
@@ -90,14 +93,17 @@ def read_transcripts(data_path: Path, ids: list[str], problems: list[Problem]) -
         try:
             text = decode(paths[segment].read_bytes(), paths[segment])
         except (OSError, InputError) as error:
-            problems.append(Problem(file, "", segment, "transcript that is not readable", _fault(error), ZEROS))
+            found = error.strerror if isinstance(error, OSError) else "neither UTF-8 nor CP949 text"
+            problems.append(Problem(file, "", segment, "transcript that is not readable", str(found), ZEROS))
             continue
         n_lines = sum(bool(line.strip()) for line in text.splitlines())
         if n_lines > 1:
             problems.append(Problem(file, "", segment, "transcript of several lines", f"{n_lines} lines", "joined"))
         if not clean_transcript(text):
             what = "transcript that is empty once cleaned" if n_lines else "transcript that is empty"
-            problems.append(Problem(file, "", segment, what, text.strip(), "embedded as a sentence without words"))
+            problems.append(
+                Problem(file, "", segment, what, " ".join(text.split()), "embedded as a sentence without words")
+            )
         transcripts[segment] = text
     return transcripts
 
@@ -111,31 +117,30 @@ def check_wavs(data_path: Path, audio_path: Path | None, ids: list[str], problem
 
     from tqdm import tqdm
 
-    wavs, where = find_wavs(data_path, audio_path)
+    if audio_path is not None and not audio_path.is_dir():
+        raise InputError(f"--audio_path {audio_path}: no such folder")
+    repeated: list[Path] = []
+    wavs, where = find_wavs(data_path, audio_path, repeated)
+    problems += _repeated_files(data_path, repeated, ids, "wav")
     if not wavs:
-        problems.append(Problem(where, "", "", "no wav at all", "", "only --modality text can be trained"))
+        problems.append(Problem("wav", "", "", "no wav at all", where, "only --modality text can be trained"))
         return
 
     def fault(segment: str) -> Problem | None:
         if segment not in wavs:
             return Problem(_within(data_path, Path(where)), "", segment, "no wav", "", ZEROS)
-        try:
-            check_wav(wavs[segment])
-        except InputError as error:
-            file = _within(data_path, wavs[segment])
-            return Problem(file, "", segment, "wav that cannot be used", _fault(error), ZEROS)
-        return None
+        reason = wav_fault(wavs[segment])
+        file = _within(data_path, wavs[segment])
+        return Problem(file, "", segment, "wav that cannot be used", reason, ZEROS) if reason else None
 
     with ThreadPoolExecutor() as pool:  # reading heads of files is waiting
         found = tqdm(pool.map(fault, ids), total=len(ids), desc="wavs", unit="file")
         problems += [problem for problem in found if problem]
 
 
-def _fault(error: OSError | InputError) -> str:
-    """What is wrong with a file, without its path and what to do."""
-    if isinstance(error, OSError):
-        return str(error.strerror or error)
-    return str(error).partition(": ")[2].rpartition("; ")[0]
+def _repeated_files(data_path: Path, repeated: list[Path], ids: list[str], kind: str) -> list[Problem]:
+    what, done, known = f"second {kind} of one id", "the first in alphabetical order is used", {*ids}
+    return [Problem(_within(data_path, path), "", path.stem, what, "", done) for path in repeated if path.stem in known]
 
 
 def _within(data_path: Path, path: Path) -> str:
@@ -147,15 +152,15 @@ def _within(data_path: Path, path: Path) -> str:
 
 
 def rating(cell: str) -> str:
-    """A number from 1 to 5 as it is written; raises `ValueError` otherwise."""
+    """A number from 1 to 5 in one spelling (`3.0` is `3`); raises `ValueError` otherwise."""
     if not AFFECT_RANGE[0] <= float(cell) <= AFFECT_RANGE[1]:
         raise ValueError(f"rating {cell!r}, expected 1 to 5")
-    return cell.strip()
+    return f"{float(cell):.12g}"
 
 
 def emotions(cell: str) -> str:
     """The label or labels of a cell in `constants.EMOTIONS`' spelling; raises `ValueError` otherwise."""
-    return ";".join(EMOTIONS[label] for label in parse_emotions(cell))
+    return ";".join(dict.fromkeys(EMOTIONS[label] for label in parse_emotions(cell)))
 
 
 def vote(cell: str) -> str:
@@ -218,6 +223,8 @@ def read_table(path: Path, session: int, actor: str, problems: list[Problem]) ->
         row |= {"speaker": match["speaker"], "role": "speaker" if match["speaker"] == actor else "listener"}
         row |= {"Session": session, "script": script, "sequence": int(match["sequence"]), "dialogue": dialogue}
         found = _read_ratings(cells, row)
+        if cells[START].strip() and not _is_number(cells[START]):
+            found.append(("start that is no number", repr(cells[START]), "its place in the table orders it"))
         problems += [Problem(file, line, segment, *problem) for problem in found]
         rows.append(row)
     if len(foreign) > max(1, MISSING_LIMIT * len(rows)):
@@ -229,6 +236,13 @@ def read_table(path: Path, session: int, actor: str, problems: list[Problem]) ->
     if not rows:
         problems.append(Problem(file, "", "", "table without rows", "", "nothing is taken from it"))
     return rows
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
 
 
 def _read_ratings(cells: list[str], row: dict[str, str | int]) -> list[tuple[str, str, str]]:
@@ -272,17 +286,27 @@ def read_annotation_tables(data_path: Path, problems: list[Problem]) -> pd.DataF
     import pandas as pd
 
     folder = data_path / "annotation"
-    paths = sorted((path, match) for path in folder.glob("*") if (match := TABLE.fullmatch(path.name)))
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    paths = [(path, match) for path in files if (match := TABLE.fullmatch(path.name))]
+    for path in {path for path in files if path.suffix.lower() == ".csv"} - {path for path, _ in paths}:
+        what, done = "table whose name is not such as Session01_F_res.csv", "not read"
+        problems.append(Problem(_within(data_path, path), "", "", what, "", done))
     if not paths:
         raise InputError(
             f"{folder}: no table such as Session01_F_res.csv; --data_path is the folder that holds annotation/ and wav/"
         )
+    of_session = {}
+    for path, match in paths:
+        other = of_session.setdefault((match["session"], match["actor"].upper()), path)
+        if other != path:
+            raise InputError(f"{path}: {other.name} is there as well; take one of them away")
     tables = [
         pd.DataFrame(read_table(path, int(match["session"]), match["actor"].upper(), problems)) for path, match in paths
     ]
-    table = pd.concat([t.assign(table=i, position=range(len(t))) for i, t in enumerate(tables)], ignore_index=True)
-    if table.empty:
+    filled = [t.assign(table=i, position=range(len(t))) for i, t in enumerate(tables) if len(t)]
+    if not filled:
         raise InputError(f"{folder}: its {len(paths)} tables hold no row")
+    table = pd.concat(filled, ignore_index=True)
     for session in sorted({match["session"] for _, match in paths}):
         pair = {path: t for t, (path, match) in zip(tables, paths, strict=True) if match["session"] == session}
         problems += half_rated(pair)
@@ -378,14 +402,54 @@ def preprocess(
     """
     if not data_path.is_dir():
         raise InputError(f"{data_path}: no such folder; put KEMDy19 there, data/README.md says how")
-    tokenizer, model = load_text_model(text_model, text_dim)
-    dimension = model.config.hidden_size
-    files = output_files(data_path, dimension)
-    there = [str(path) for path in files.values() if path.exists()]
-    if there and not overwrite:
-        raise InputError(f"{there[0]}: exists already; pass --overwrite to write {', '.join(files)} anew")
-    check_writable(data_path)
+    refuse_existing(output_files(data_path, text_dim or TEXT_DIM), overwrite)
+    with lock_folder(data_path, "pre-processing"):
+        annotation, roles, transcripts, problems = read_corpus(data_path, audio_path)
+        tokenizer, model = load_text_model(text_model, text_dim)
+        files = output_files(data_path, model.config.hidden_size)
+        refuse_existing(files, overwrite)
+        cache = EmbeddingCache(data_path / f"embedding_{model.config.hidden_size}.cache.npz", tokenizer, model)
+        if cache.fault:
+            what, done = "cache that is damaged", "all sentences are embedded anew"
+            problems.append(Problem(cache.path.name, "", "", what, cache.fault, done))
+        if strict and problems:
+            first = problems[0]
+            raise InputError(
+                f"--strict: {data_path}: {first.what}: {first}; faults in all: {len(problems)}, which "
+                "problems.csv lists without --strict"
+            )
+        warn_of_problems(problems)
+        device = pick_device(gpu_id)
+        vectors = embed_sentences(list(transcripts.values()), tokenizer, model, batch_size, device, cache=cache)
+        embeddings = {f"{segment}.txt": vector for segment, vector in zip(transcripts, vectors, strict=True)}
 
+        writers = [
+            lambda file: save_embeddings(file, embeddings),
+            *(partial(table[COLUMNS].to_csv, index=False) for table in (annotation, *roles.values())),
+            lambda file: write_problems(file, problems),
+        ]
+        with contextlib.ExitStack() as stack:  # all are on the disk before any takes its place, the embeddings last
+            for path, write in zip(files.values(), writers, strict=True):
+                file = stack.enter_context(atomic_write(path, "wb" if path.suffix == ".npy" else "w"))
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+    return describe(data_path, annotation, roles, problems)
+
+
+def refuse_existing(files: dict[str, Path], overwrite: bool) -> None:
+    """Raise `InputError` when one of the files is there and not to be replaced, or is a folder."""
+    for path in files.values():
+        if path.is_dir():
+            raise InputError(f"{path}: a folder; a file of this name is to be written, so move it elsewhere")
+        if path.exists() and not overwrite:
+            raise InputError(f"{path}: exists already; pass --overwrite to write {', '.join(files)} anew")
+
+
+def read_corpus(
+    data_path: Path, audio_path: Path | None
+) -> tuple[pd.DataFrame, dict[str, pd.DataFrame], dict[str, str], list[Problem]]:
+    """All rows of a corpus's tables, those of each role, the cleaned transcripts by segment id, and what is wrong."""
     problems: list[Problem] = []
     annotation = read_annotation_tables(data_path, problems)
     ids = annotation["Segment ID"].drop_duplicates().tolist()
@@ -396,39 +460,11 @@ def preprocess(
     annotation["text"] = annotation["Segment ID"].map(transcripts)
     roles = {role: rows_of_role(annotation, role, problems) for role in ROLES}
     check_wavs(data_path, audio_path, ids, problems)
-    if strict and problems:
-        first = problems[0]
-        raise InputError(
-            f"--strict: {first.what}: {data_path}/{first}; faults in all: {len(problems)}, "
-            "which problems.csv lists without --strict"
-        )
-    warn_of_problems(problems)
-
-    cache = EmbeddingCache(data_path / f"embedding_{dimension}.cache.npz", tokenizer, model)
-    vectors = embed_sentences(
-        list(transcripts.values()), tokenizer, model, batch_size, pick_device(gpu_id), cache=cache
-    )
-    embeddings = {f"{segment}.txt": vector for segment, vector in zip(transcripts, vectors, strict=True)}
-
-    def write_table(table: pd.DataFrame) -> Callable[[IO], None]:
-        return lambda file: table[COLUMNS].to_csv(file, index=False)
-
-    writers = [
-        lambda file: save_embeddings(file, embeddings),
-        *(write_table(table) for table in (annotation, *roles.values())),
-        lambda file: write_problems(file, problems),
-    ]
-    with contextlib.ExitStack() as stack:  # all are on the disk before any takes its place, the embeddings last
-        for path, write in zip(files.values(), writers, strict=True):
-            file = stack.enter_context(atomic_write(path, "wb" if path.suffix == ".npy" else "w"))
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-    return describe(data_path, annotation, roles, problems)
+    return annotation, roles, transcripts, problems
 
 
 def describe(data_path: Path, annotation: pd.DataFrame, roles: dict[str, pd.DataFrame], problems: list[Problem]) -> str:
-    """Counts of what was found, and of faults by kind, a line each."""
+    """Counts of what was found, a line each."""
     lines = [
         f"{data_path}: {annotation['Segment ID'].nunique()} utterances, {annotation['Session'].nunique()} sessions, "
         f"{annotation['dialogue'].nunique()} dialogues"
@@ -439,8 +475,6 @@ def describe(data_path: Path, annotation: pd.DataFrame, roles: dict[str, pd.Data
         ties = len(table) - sum(single.values())
         lines.append(f"{role}: {len(table)} rows; single majority labels: {counts}; ties: {ties}")
     lines.append(f"faults, listed in problems.csv: {len(problems)}")
-    kinds = Counter((problem.what, problem.done) for problem in problems)
-    lines += [f"  {count:>5}  {what}: {done}" for (what, done), count in kinds.items()]
     return "\n".join(lines)
 
 

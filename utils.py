@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -42,8 +43,8 @@ class Interrupted(Exception):
 def run_command(command: Callable[[], None]) -> int:
     """Run a command-line program's body and return its exit status.
 
-    An `InputError` becomes one line on stderr and status 2, an interrupt one line and status 128 + the signal's number,
-    a warning one line; any other exception is a programming error and keeps its traceback.
+    An `InputError` or a lacking permission becomes one line on stderr and status 2, an interrupt one line and status
+    128 + the signal's number, a warning one line; any other exception is a programming error and keeps its traceback.
     """
     try:
         with warnings.catch_warnings():
@@ -52,6 +53,9 @@ def run_command(command: Callable[[], None]) -> int:
             command()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except PermissionError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     except Interrupted as interrupt:
         print(f"interrupted: {interrupt}", file=sys.stderr)
@@ -162,14 +166,6 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def check_writable(folder: Path) -> None:
-    """Raise `InputError` when no file can be made in `folder`: to know it before the work and not after it."""
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written to ({error.strerror}); choose another folder") from error
-
-
 def write_json(path: Path, content: dict) -> None:
     """Write `content` as indented UTF-8 JSON."""
     with atomic_write(path) as file:
@@ -209,21 +205,30 @@ def timestamp() -> str:
     return time.strftime("%Y%m%d-%H%M%S")
 
 
+TEMPORARY = re.compile(r"\..+\.(csv|json|log|np[yz]|png|pth?|txt)\.[a-z0-9_]{8}")  # of `atomic_write`
+
+
 @contextlib.contextmanager
-def lock_run(folder: Path) -> Iterator[None]:
-    """Keep `folder` from being trained in by two processes; raise `InputError` when another one does."""
+def lock_folder(folder: Path, doing: str) -> Iterator[None]:
+    """Keep two processes from `doing` something in `folder` at once, and clear away what a killed one left half done.
+
+    Raises
+    ------
+    InputError : another process is at it, or the folder cannot be written to
+    """
     import filelock
 
     lock = filelock.FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
-        raise InputError(f"{folder}: another process is training there; wait for it or stop it") from error
+        raise InputError(f"{folder}: another process is {doing} there; wait for it or stop it") from error
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written to ({error.strerror})") from error
+        raise InputError(f"{folder}: cannot be written to ({error.strerror}); choose another folder") from error
     try:
-        for temporary in folder.glob(".*.????????"):  # of `atomic_write`, in a process that was killed
-            temporary.unlink()
+        for path in folder.iterdir():
+            if TEMPORARY.fullmatch(path.name):
+                path.unlink()
         yield
     finally:
         (folder / ".lock").unlink(missing_ok=True)

@@ -8,13 +8,13 @@ import soundfile
 from constants import SEGMENT_ID
 from corpus import (
     Problem,
-    check_wav,
     emotion_index,
     find_files,
     find_wavs,
     parse_emotions,
     report_missing,
     warn_of_problems,
+    wav_fault,
     write_problems,
 )
 from utils import InputError
@@ -67,6 +67,31 @@ def test_few_missing_are_listed_once_and_many_stop_the_run():
         report_missing(ids, [i < 6 for i in range(100)], "wav", "there")
 
 
+def test_linked_folders_are_entered_and_circles_are_not_walked_for_ever(tmp_path):
+    wav = touch(tmp_path / "elsewhere/Session02/a.wav")
+    (tmp_path / "wav").mkdir()
+    (tmp_path / "wav/Session02").symlink_to(tmp_path / "elsewhere/Session02")
+    (tmp_path / "elsewhere/Session02/back").symlink_to(tmp_path / "wav")
+    repeated = []
+    found = find_files(tmp_path / "wav", ".wav", repeated)
+    assert found.keys() == {"a"}
+    assert found["a"].samefile(wav)
+    assert repeated == []
+
+
+def test_second_files_of_a_name_are_listed(tmp_path):
+    first, *others = [touch(tmp_path / name) for name in ("a/x.WAV", "b/x.wav", "x.wav")]
+    repeated = []
+    assert find_files(tmp_path, ".wav", repeated) in ({"x": first}, {"x": others[1]})
+    assert len(repeated) == 2
+
+
+def test_samples_that_are_not_numbers_are_a_fault(tmp_path):
+    for value, fault in ((0.5, None), (np.nan, "holds samples that are not numbers")):
+        soundfile.write(tmp_path / "a.wav", np.array([0.1, value]), 16_000, subtype="FLOAT")
+        assert wav_fault(tmp_path / "a.wav") == fault
+
+
 def test_a_session_without_any_stops_the_run():
     ids = [f"Sess01_script01_F{i:03d}" for i in range(98)] + [f"Sess02_script01_F00{i}" for i in range(2)]
     with pytest.raises(InputError, match=r"^there: none of the 2 utterances of Sess02 has a text there"):
@@ -90,20 +115,16 @@ def damaged_wav(path: Path, size: int) -> Path:
 @pytest.mark.parametrize(
     ("size", "fault"),
     [
-        (0, r"empty, 0 bytes; replace it"),
-        (30, r"not readable as sound"),
-        (44, r"cut short, 0 of 2000 bytes of sound are there; replace it or take it away"),
-        (2043, r"cut short, 1999 of 2000 bytes"),
+        (0, "empty, 0 bytes"),
+        (30, "not readable as sound (Error in WAV file. No 'data' chunk marker.)"),
+        (44, "cut short, 0 of 2000 bytes of sound are there"),
+        (2043, "cut short, 1999 of 2000 bytes of sound are there"),
         (2044, None),
     ],
 )
 def test_wavs_that_are_not_whole_are_named(tmp_path, size, fault):
     path = damaged_wav(tmp_path / "a.wav", size)
-    if fault is None:
-        assert check_wav(path) is None
-    else:
-        with pytest.raises(InputError, match=rf"a\.wav: {fault}"):
-            check_wav(path)
+    assert wav_fault(path) == fault
 
 
 def test_length_of_a_wav_that_was_written_into_a_pipe_is_not_believed(tmp_path):
@@ -111,21 +132,19 @@ def test_length_of_a_wav_that_was_written_into_a_pipe_is_not_believed(tmp_path):
     content = bytearray(path.read_bytes())
     content[40:44] = b"\xff" * 4
     path.write_bytes(content)
-    assert check_wav(path) is None
+    assert wav_fault(path) is None
     content[40:44] = b"\xfe\xff\xff\x7f"  # 2^31 - 2 bytes are announced
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"a\.wav: cut short, 2000 of 2147483646 bytes"):
-        check_wav(path)
+    assert wav_fault(path) == "cut short, 2000 of 2147483646 bytes of sound are there"
 
 
 def test_chunks_in_front_of_the_sound_are_passed_over(tmp_path):
     path = damaged_wav(tmp_path / "a.wav", 2044)
     content = path.read_bytes()
     path.write_bytes(content[:36] + b"LIST\x03\0\0\0abc\0" + content[36:])
-    assert check_wav(path) is None
+    assert wav_fault(path) is None
     path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(InputError, match=r"a\.wav: cut short, 1998 of 2000 bytes"):
-        check_wav(path)
+    assert wav_fault(path) == "cut short, 1998 of 2000 bytes of sound are there"
 
 
 def problem(what: str, segment: str, done: str = "left out") -> Problem:

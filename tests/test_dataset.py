@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,18 +9,22 @@ import torch
 import torchaudio
 
 from constants import FOLDS
+from corpus import find_wavs
 from dataset import (
     Annotation,
     LogMels,
     WindowDataset,
     central_crop,
+    compute_frames,
     decibel_frames,
     log_mel,
     make_windows,
     read_annotation,
     read_wav,
     standardise,
+    stored_frames,
 )
+from model import MATE
 from utils import InputError
 
 # Log-mel
@@ -69,6 +76,88 @@ def test_long_utterance_gives_a_crop_of_its_own_frames_in_training():
     assert torch.equal(features.spectrograms(short, torch.tensor([0.7])), features.spectrograms(short))
 
 
+def write_corpus(folder: Path, waves: list[np.ndarray]) -> dict[str, Path]:
+    folder.mkdir()
+    wavs = {f"Sess01_script01_F{number:03d}": folder / f"{number}.wav" for number in range(len(waves))}
+    for path, wave in zip(wavs.values(), waves, strict=True):
+        soundfile.write(path, wave, 16_000, subtype="FLOAT")
+    return wavs
+
+
+def test_a_feature_store_gives_the_log_mels_of_its_wavs(tmp_path):
+    waves = [noise(30_000), noise(200_001), noise(160_000), noise(1)]
+    wavs = write_corpus(tmp_path / "wav", waves)
+    ids = [*wavs, "Sess01_script01_F999"]
+    everything, crop = torch.arange(5), torch.full((5,), 0.7)
+    plain = LogMels([*waves, None])
+    for dtype, tolerance in ((torch.float32, 0), (torch.float16, 3e-2)):
+        for _ in range(2):  # built, and read again
+            log_mels = LogMels(stored_frames(tmp_path / "features", wavs, ids, 16_000, dtype, progress=False))
+            assert log_mels.frames.dtype == dtype
+            for crops in (None, crop):
+                ours, expected = (features.spectrograms(everything, crops) for features in (log_mels, plain))
+                torch.testing.assert_close(ours, expected, rtol=0, atol=tolerance)
+            assert not log_mels.spectrograms(everything)[4].any()
+
+
+def test_a_folder_that_cannot_be_written_to_costs_a_warning_and_the_time(tmp_path):
+    wavs = write_corpus(tmp_path / "wav", [noise(30_000)])
+    (tmp_path / "features").touch()
+    with pytest.warns(UserWarning, match=r"features: log-mels cannot be kept there \(File exists\)") as warned:
+        frames = stored_frames(tmp_path / "features", wavs, list(wavs), 16_000, torch.float32, progress=False)
+    assert len(warned) == 1
+    assert torch.equal(
+        LogMels(frames).spectrograms(torch.tensor([0])), LogMels([noise(30_000)]).spectrograms(torch.tensor([0]))
+    )
+
+
+def test_wavs_that_cannot_be_used_are_told_and_count_as_having_none(tmp_path):
+    wavs = write_corpus(tmp_path / "wav", [noise(3000), noise(3000), noise(3000)])
+    bad = wavs["Sess01_script01_F001"]
+    bad.write_bytes(b"no sound")
+    for frames in (
+        [*wavs.values()],
+        stored_frames(tmp_path / "features", wavs, list(wavs), 16_000, torch.float32, progress=False),
+    ):
+        log_mels = LogMels(frames)
+        assert list(log_mels.faults) == [1]
+        assert log_mels.faults[1].startswith(f"{bad}: not readable")
+        assert log_mels.spectrograms(torch.arange(3)).any(dim=(1, 2)).tolist() == [True, False, True]
+
+
+def test_frames_are_computed_a_bounded_number_ahead(monkeypatch):
+    read = []
+
+    class Waves(list):
+        def __iter__(self):
+            for number in range(10_000):
+                read.append(number)
+                yield noise(10)
+
+    frames = compute_frames(Waves([noise(10)] * 10_000), 16_000, torch.float16, progress=False)
+    for _ in range(3):
+        next(frames)
+    frames.close()
+    assert len(read) <= 8 * os.cpu_count() + 3
+
+
+def test_half_precision_keeps_the_probabilities(preprocessed):
+    from test_model import reference_weights
+
+    annotation = read_annotation(preprocessed / "df_speaker.csv")
+    wavs, _ = find_wavs(preprocessed)
+    paths = [wavs.get(segment) for segment in annotation.ids[:24]]
+    model = MATE(hidden_size=32)
+    model.load_state_dict(reference_weights(model))
+    audio = []
+    for dtype in (torch.float32, torch.float16):
+        log_mels = LogMels(paths, dtype=dtype)
+        audio.append(log_mels.spectrograms(torch.arange(24)).unfold(0, 8, 4).permute(0, 3, 1, 2))
+    with torch.inference_mode():
+        exact, half = (model.eval()(a, torch.zeros(len(a), 8, 768))[0] for a in audio)
+    assert 0 < (exact - half).abs().max() < 2e-3
+
+
 def test_standardise_has_mean_0_and_variance_1_of_each_spectrogram():
     mel = standardise(torch.randn(2, 229, 313) * 7 - 40)
     assert mel.mean(dim=(1, 2)).abs().max() < 1e-4
@@ -93,7 +182,7 @@ def test_wavs_of_any_rate_and_channels_become_16_khz_mono(tmp_path, rate, channe
 
 def test_wav_that_is_none_is_named(tmp_path):
     (tmp_path / "a.wav").write_bytes(b"no sound")
-    with pytest.raises(InputError, match=r"a\.wav: not readable"):
+    with pytest.raises(InputError, match=r"a\.wav: not readable as sound .*; replace it or take it away"):
         read_wav(tmp_path / "a.wav")
 
 
@@ -264,6 +353,37 @@ def test_a_batch_holds_each_windows_utterances(annotation):
                 torch.testing.assert_close(audio, log_mel(WAVES[utterance]), rtol=0, atol=1e-5)
             expected = torch.zeros(3) if utterance < 0 else torch.arange(3) + 3.0 * utterance + 1
             assert torch.equal(text, expected)
+
+
+def test_a_batch_is_channels_last_and_may_be_bfloat16(annotation):
+    arguments = (annotation, np.arange(N), WS, LogMels(WAVES), None, True, 0)
+    exact, rounded = (
+        WindowDataset(*arguments, audio_dtype=dtype).__getitems__(list(range(N))).audio
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    for audio in (exact, rounded):
+        assert audio.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(exact.bfloat16(), rounded)
+
+
+def test_an_utterance_of_several_windows_is_read_once(annotation, monkeypatch):
+    dataset = make_dataset(annotation, train=False)
+    read = []
+    spectrograms = LogMels.spectrograms
+    monkeypatch.setattr(
+        LogMels,
+        "spectrograms",
+        lambda self, which, *more: read.extend(which.tolist()) or spectrograms(self, which, *more),
+    )
+    dataset.__getitems__([6, 7, 8, 9])
+    assert read == [5, 6, 7, 8, 9] or sorted(read) == [0, 5, 6, 7, 8, 9]  # 0 where a place is padded
+
+
+def test_batches_are_the_same_where_the_data_have_moved_to(annotation):
+    dataset = make_dataset(annotation, train=True)
+    moved = dataset.to("cpu", dataset.log_mels.to("cpu"))
+    for ours, theirs in zip(dataset.__getitems__([1, 9]), moved.__getitems__([1, 9]), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_targets_are_soft_in_training_and_multi_hot_in_test(annotation):

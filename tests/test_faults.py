@@ -18,7 +18,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import main as program
-from utils import lock_run
+from utils import lock_folder
 
 ROOT = Path(program.__file__).parent
 CHECKPOINT = program.CHECKPOINT
@@ -174,7 +174,7 @@ def test_auto_finds_the_newest_unfinished_run_of_the_same_configuration(preproce
     )
     assert run(preprocessed, tmp_path, "--seed", "1", "--resume", "auto") == 0
     assert (second / "result.json").exists()
-    with lock_run(first):  # another process trains there
+    with lock_folder(first, "training"):  # another process trains there
         assert run(preprocessed, tmp_path, "--seed", "1", "--resume", "auto", "--epochs", "3") == 0
     assert not (first / "result.json").exists()
     assert len(list(tmp_path.iterdir())) == 5
@@ -187,7 +187,7 @@ def test_a_run_is_not_trained_by_two_processes(preprocessed, tmp_path, capsys):
     with signals_at(2, signal.SIGTERM):
         run(preprocessed, tmp_path)
     folder = only_run(tmp_path)
-    with lock_run(folder):
+    with lock_folder(folder, "training"):
         assert program.main(["--resume", str(folder)]) == 2
     assert "another process is training there" in capsys.readouterr().err
 

@@ -212,6 +212,23 @@ def embed(texts: list[str], path: Path, text_model: tuple) -> np.ndarray:
     return embed_sentences(texts, tokenizer, model, 2, progress=False, cache=cache)
 
 
+def test_an_encoder_without_a_pooling_layer_finds_its_embeddings_again(tmp_path):
+    folder = make_encoder(tmp_path / "encoder", "bert")
+    _, model = load_text_model(folder)
+    transformers.BertModel(model.config, add_pooling_layer=False).save_pretrained(folder)
+    embed(TEXTS, tmp_path / "cache.npz", load_text_model(folder))
+    torch.manual_seed(1)  # a pooling layer that the file lacks is drawn
+    assert EmbeddingCache(tmp_path / "cache.npz", *load_text_model(folder)).embeddings
+
+
+def test_an_interrupted_first_batch_forgets_nothing(text_model, tmp_path):
+    path = tmp_path / "cache.npz"
+    embed(TEXTS, path, text_model)
+    with counted(text_model[1], stop_after=0), pytest.raises(KeyboardInterrupt):
+        embed(["새 문장"], path, text_model)
+    assert len(EmbeddingCache(path, *text_model).embeddings) == len(set(TEXTS))
+
+
 def test_an_interrupted_embedding_goes_on_where_it_stopped(text_model, tmp_path):
     path, model = tmp_path / "cache.npz", text_model[1]
     expected = embed_sentences(TEXTS, *text_model, 2, progress=False)
@@ -255,7 +272,8 @@ def test_another_text_model_finds_nothing_in_the_cache(text_model, sample, tmp_p
         from conftest import REFERENCE
 
         tokenizer = KoBERTTokenizer(REFERENCE / "tokenizer" / "spiece.model")
-    assert EmbeddingCache(path, tokenizer, model).embeddings == {}
+    other = EmbeddingCache(path, tokenizer, model)
+    assert (other.embeddings, other.fault) == ({}, None)
     same = EmbeddingCache(path, *load_text_model(str(sample / "kobert")))
     assert len(same.embeddings) == len(set(TEXTS))
 
@@ -275,8 +293,8 @@ def test_a_damaged_cache_is_an_empty_one_and_said_so(text_model, tmp_path):
     others = [(tmp_path / f"{name}.npz").read_bytes() for name in ("pickled", "shapes", "values", "array")]
     for content in (b"", b"PK", good[:-100], good[:5000], *others):
         path.write_bytes(content)
-        with pytest.warns(UserWarning, match=r"cache\.npz: not readable .*, so all sentences are embedded anew"):
-            np.testing.assert_allclose(embed(TEXTS, path, text_model), whole, rtol=0, atol=1e-6)
+        assert EmbeddingCache(path, *text_model).fault
+        np.testing.assert_allclose(embed(TEXTS, path, text_model), whole, rtol=0, atol=1e-6)
         assert path.read_bytes() == good
     assert not (tmp_path / "marker").exists()
 

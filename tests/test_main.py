@@ -518,6 +518,38 @@ def test_wrong_audio_path_stops_and_few_missing_wavs_do_not(preprocessed, tmp_pa
     assert gone.stem in read_json(only_run(tmp_path / "exp") / "configuration.json")["missing"]["wav"]
 
 
+def test_log_mels_are_kept_beside_the_corpus_unless_told_otherwise(preprocessed, tmp_path, capsys):
+    corpus = Path(shutil.copytree(preprocessed, tmp_path / "corpus", ignore=shutil.ignore_patterns("features")))
+    options = (*QUICK, "--ws", "1", "--epochs", "1")
+    assert run(corpus, tmp_path / "without", *options, "--no_cache") == 0
+    assert not (corpus / "features").exists()
+    for exp in ("first", "second"):
+        capsys.readouterr()
+        assert run(corpus, tmp_path / exp, *options) == 0
+        assert ("log-mel:" in capsys.readouterr().err) == (exp == "first")
+    assert (corpus / "features" / "log_mel-16000-float16.index").is_file()
+    for name in ("history.csv", "predictions.csv"):
+        assert len({(only_run(tmp_path / exp) / name).read_bytes() for exp in ("without", "first", "second")}) == 1
+
+
+def test_wavs_that_cannot_be_used_count_as_missing(preprocessed, tmp_path, capsys):
+    corpus = Path(shutil.copytree(preprocessed, tmp_path / "corpus", ignore=shutil.ignore_patterns("features")))
+    bad, *others = sorted((corpus / "wav").rglob("*.wav"))
+    bad.write_bytes(b"no sound")
+    for more in ([], ["--no_cache"]):
+        assert run(corpus, tmp_path / "exp", *QUICK, "--ws", "1", "--epochs", "1", *more) == 0
+        (warning,) = (line for line in capsys.readouterr().err.splitlines() if "no usable wav" in line)
+        assert warning.count(f"{bad.stem}") == 2  # among those that count as zeros, and in its path
+        assert f"; first {bad}: not readable as sound" in warning
+    for folder in (tmp_path / "exp").iterdir():
+        assert bad.stem in read_json(folder / "configuration.json")["missing"]["wav"]
+    for path in others[: len(others) // 10]:
+        path.write_bytes(b"no sound")
+    assert run(corpus, tmp_path / "many", *QUICK) == 2
+    assert "utterances have no usable wav there" in one_error(capsys)
+    assert not (tmp_path / "many").exists()
+
+
 def test_unknown_folders_are_named(preprocessed, tmp_path, capsys):
     assert run(preprocessed, tmp_path, "--test_only", "nowhere") == 2
     assert "nowhere: no such experiment folder" in one_error(capsys)
