@@ -46,6 +46,7 @@ from utils import (
     read_json,
     run_command,
     save_figure,
+    save_safetensors,
     save_weights,
     seed_everything,
     stop_requests,
@@ -428,6 +429,7 @@ def train(args: argparse.Namespace, given: Set[str] = frozenset()) -> Path:
         received = stack.enter_context(stop_requests())
         fit(args, model, loss_function, train_set, valid_set, device, folder, received)
         load_weights(model, folder / "model.pth")
+        save_safetensors(model, folder / "model.safetensors")
         arrays = predict(args, model, test_set, device, lambda: stop_if_asked(received, folder, "testing"))
         report_test(args, folder, corpus, test_set, arrays, int(train_set.class_counts.argmax()))
         (folder / CHECKPOINT).unlink(missing_ok=True)

@@ -273,33 +273,57 @@ def read_tensors(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
+def save_safetensors(model: torch.nn.Module, path: Path) -> None:
+    """Write the weights in the safetensors format, which holds tensors and nothing that could be run."""
+    from safetensors.torch import save
+
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_write(path, "wb") as file:
+        file.write(save(state, {"format": "pt"}))
+
+
 def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Load a state dict into `model`, executing nothing the file may hold.
+    """Load the state dict in `path`, or in the safetensors file beside it if there is one, into `model`.
+
+    Nothing that the files may hold is executed.
 
     Raises
     ------
-    InputError : the file is missing, is not a state dict, or does not fit the model
+    InputError : there is no file, it is not a state dict, does not fit the model, or the two hold different weights
     """
     import torch
 
-    try:
-        state = read_tensors(path)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: not found; training writes it after its first epoch") from error
-    except Exception as error:  # damaged bytes make torch's readers raise almost anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not a file of weights alone ({reason})") from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise InputError(f"{path}: holds no state dict (names and tensors), expected what torch.save(state_dict) wrote")
+    safe = path.with_suffix(".safetensors")
+    files = [file for file in (safe, path) if file.exists()]
+    if not files:
+        raise InputError(f"{path}: not found; training writes it after its first epoch")
+    state, *others = [_read_state(file) for file in files]
     expected = model.state_dict()
     for name in expected.keys() | state.keys():
         found, wanted = (list(d[name].shape) if name in d else "none" for d in (state, expected))
         if found != wanted:
             raise InputError(
-                f"{path}: {name} has shape {found}, the configuration's model has {wanted}; "
+                f"{files[0]}: {name} has shape {found}, the configuration's model has {wanted}; "
                 f"is configuration.json beside it the one it was trained with?"
             )
+    for other in others:
+        if other.keys() != state.keys() or not all(torch.equal(other[name], state[name]) for name in state):
+            raise InputError(f"{safe}: holds other weights than {path.name} beside it; take away the one that is wrong")
     model.load_state_dict(state)
+
+
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    import torch
+    from safetensors.torch import load
+
+    try:
+        state = load(path.read_bytes()) if path.suffix == ".safetensors" else read_tensors(path)
+    except Exception as error:  # damaged bytes make the readers raise almost anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: not a file of weights alone ({reason})") from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise InputError(f"{path}: holds no state dict (names and tensors), expected what torch.save(state_dict) wrote")
+    return state
 
 
 # Reproducibility and devices

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import heed_permissions
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import main as program
@@ -397,6 +398,43 @@ def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_whole(preprocessed,
     assert not [path.name for path in folder.iterdir() if path.name.startswith(f".{CHECKPOINT}")]
     assert program.main(["--resume", str(folder)]) == 0
     assert content(folder) == content(only_run(tmp_path / "whole"))
+
+
+def test_a_folder_that_cannot_be_written_is_named(preprocessed, tmp_path):
+    exp = tmp_path / "exp"
+    with signals_at(2, signal.SIGTERM):
+        assert run(preprocessed, exp) == 143
+    folder = only_run(exp)
+    for path, command in ((exp, options(preprocessed, exp)), (folder, ["--resume", str(folder)])):
+        before = sorted(exp.rglob("*"))
+        path.chmod(0o555)
+        done = subprocess.run(
+            [sys.executable, "main.py", *command],
+            cwd=ROOT,
+            preexec_fn=heed_permissions,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        path.chmod(0o755)
+        assert done.returncode == 2
+        assert "Permission denied" in done.stderr.splitlines()[-1]
+        assert sorted(exp.rglob("*")) == before
+
+
+def test_runs_of_one_second_and_a_clock_set_back_mix_nothing_up(preprocessed, tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "timestamp", lambda: "20260101-000000")
+    assert run(preprocessed, tmp_path) == run(preprocessed, tmp_path) == 0
+    assert len(list(tmp_path.iterdir())) == 2
+    with signals_at(2, signal.SIGTERM):
+        assert run(preprocessed, tmp_path) == 143
+    unfinished = next(path for path in tmp_path.iterdir() if not (path / "result.json").exists())
+    for path in unfinished.iterdir():
+        os.utime(path, (2**32, 2**32))  # as if the clock had been set back since
+    assert run(preprocessed, tmp_path, "--resume", "auto") == 0
+    assert (unfinished / "result.json").exists()
+    first, second, third = map(content, sorted(tmp_path.iterdir()))
+    assert first == second == third
 
 
 def killed_after(seconds: float, command: list[str]) -> bool:

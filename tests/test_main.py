@@ -17,7 +17,7 @@ from utils import save_weights
 
 ROOT = Path(program.__file__).parent
 RUN_FILES = {
-    *("configuration.json", "model.pth", "train_loss.log", "history.csv", "loss_curve.png"),
+    *("configuration.json", "model.pth", "model.safetensors", "train_loss.log", "history.csv", "loss_curve.png"),
     *("result.json", "confusion.txt", "confusion.png", "predictions.csv"),
 }
 TEST_FILES = {"configuration.json", "result.json", "confusion.txt", "confusion.png", "predictions.csv"}
@@ -249,6 +249,7 @@ def test_folder_of_the_published_program_loads(experiment, preprocessed):
     torch.manual_seed(0)
     model = MATE(hidden_size=8)
     torch.save(model.state_dict(), experiment / "model.pth")
+    (experiment / "model.safetensors").unlink()
     published = {
         **{"save_path": "./exp/", "backbone": "lstm", "embed_d": 128, "hidden_size": 8, "text_dim": 768},
         **{"bidirectional": False, "ws": 8, "SorL": "speaker", "sr": 48000, "test_split": "[1,2]", "batch_size": 64},
@@ -462,6 +463,7 @@ def test_weights_that_predict_what_are_no_numbers_are_not_reported_on(experiment
     state = torch.load(experiment / "model.pth", weights_only=True)
     state["mlp_emotion.4.bias"][0] = float("nan")
     torch.save(state, experiment / "model.pth")
+    (experiment / "model.safetensors").unlink()
     assert run(preprocessed, experiment.parent, "--test_only", experiment.name) == 2
     assert "predicts values that are not numbers" in one_error(capsys)
     assert not list(experiment.glob("test_*"))
@@ -595,6 +597,8 @@ def test_weights_that_run_code_are_refused_and_do_not_run_it(experiment, preproc
 )
 def test_damaged_experiment_folders_are_refused_in_one_line(experiment, preprocessed, capsys, file, content, message):
     (experiment / file).unlink()
+    if file == "model.pth":
+        (experiment / "model.safetensors").unlink()
     if content is not None:
         (experiment / file).write_bytes(content)
     assert run(preprocessed, experiment.parent, "--test_only", experiment.name) == 2
