@@ -212,14 +212,7 @@ def decibel_frames(wave: np.ndarray, sr: int = SAMPLE_RATE) -> Tensor:
 
 def standardise(decibels: Tensor) -> Tensor:
     """Each spectrogram to mean 0 and variance 1 over all its values (biased variance + 1e-5), shape = (..., 229, T)."""
-    return _standardise_rows(decibels.flatten(-2)).view_as(decibels)
-
-
-def _standardise_rows(values: Tensor) -> Tensor:
-    """The same of spectrograms as rows, shape = (..., 229 T). In two passes: 4 times as fast as `torch.var_mean`."""
-    centred = values - values.mean(dim=-1, keepdim=True)
-    variance = centred.square().mean(dim=-1, keepdim=True)
-    return centred.mul_(torch.rsqrt(variance.add_(STANDARDISE_EPS)))
+    return torch.nn.functional.layer_norm(decibels, decibels.shape[-2:], eps=STANDARDISE_EPS)
 
 
 def log_mel(wave: np.ndarray, sr: int = SAMPLE_RATE) -> Tensor:
@@ -318,8 +311,8 @@ def stored_frames(
         return in_memory(silence(dtype), compute_frames([wavs.get(segment) for segment in ids], sr, dtype, progress))
 
 
-# On a CPU so many are worked on together: tensors below 32 MB, which the allocator hands out again without page faults
-UTTERANCES_AT_ONCE, WINDOWS_AT_ONCE = 64, 8
+# On a CPU so many are worked on together: tensors of a few MB, which caches like and the allocator hands out again
+UTTERANCES_AT_ONCE, WINDOWS_AT_ONCE = 8, 4
 
 
 class LogMels:
@@ -382,8 +375,7 @@ class LogMels:
         log_mels = torch.empty(*rows.shape, N_MELS, dtype=dtype, device=rows.device)
         at_once = UTTERANCES_AT_ONCE if rows.device.type == "cpu" else max(1, len(rows))
         for into, part in zip(log_mels.split(at_once), rows.split(at_once), strict=True):
-            decibels = self.frames.index_select(0, part.flatten()).float().view(len(part), -1)
-            into.copy_(_standardise_rows(decibels).view_as(into))
+            into.copy_(standardise(self.frames.index_select(0, part.flatten()).float().view_as(into)))
         return log_mels.mT
 
 

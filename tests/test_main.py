@@ -541,7 +541,7 @@ def test_wavs_that_cannot_be_used_count_as_missing(preprocessed, tmp_path, capsy
     for more in ([], ["--no_cache"]):
         assert run(corpus, tmp_path / "exp", *QUICK, "--ws", "1", "--epochs", "1", *more) == 0
         (warning,) = (line for line in capsys.readouterr().err.splitlines() if "no usable wav" in line)
-        assert warning.count(f"{bad.stem}") == 2  # among those that count as zeros, and in its path
+        assert f"count as zeros: {bad.stem}, " in warning
         assert f"; first {bad}: not readable as sound" in warning
     for folder in (tmp_path / "exp").iterdir():
         assert bad.stem in read_json(folder / "configuration.json")["missing"]["wav"]
