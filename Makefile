@@ -11,9 +11,6 @@ ARGS ?=
 .PHONY: train test clean
 .DELETE_ON_ERROR:
 
-# glibc then keeps freed activations for the next step: half the time of a step, for twice the memory (5 GB)
-train: export MALLOC_MMAP_MAX_ = 0
-train: export MALLOC_TRIM_THRESHOLD_ = 4294967296
 train: $(SAMPLE)/embedding_768.npy
 	$(BIN)/python main.py --data_path $(SAMPLE) --SorL speaker --test_split 1-4 $(QUICK) $(ARGS)
 

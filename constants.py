@@ -33,6 +33,7 @@ MODALITIES = ("audio_text", "audio", "text")
 LOSSES = ("normal", "cbloss")
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd")
 FEATURE_DTYPES = ("float16", "float32")
+PRECISIONS = ("auto", "fp32", "bf16")
 
 # Corpus
 SEGMENT_ID = re.compile(

@@ -264,6 +264,8 @@ def compute_frames(
             wave = read_wav(wave, sr) if isinstance(wave, Path) else wave
         except InputError as error:
             return error
+        except (OSError, soundfile.SoundFileError) as error:
+            return InputError(f"{wave}: not readable as sound ({error}); replace it or take it away")
         crop = central_crop(wave, sr)
         whole = decibel_frames(wave, sr).to(dtype)
         return whole, decibel_frames(crop, sr).to(dtype) if len(crop) < len(wave) else whole[:0]
@@ -395,8 +397,14 @@ class Batch(NamedTuple):
     arousal: Tensor
     valence: Tensor
 
-    def to(self, device: torch.device | str) -> Batch:
-        return Batch(*(None if t is None else t.to(device, non_blocking=True) for t in self))
+    def to(self, device: torch.device) -> Batch:
+        """The same on `device`; what is copied to a GPU passes through pinned memory, so that nothing waits for it."""
+
+        def move(t: Tensor) -> Tensor:
+            pinned = t.pin_memory() if device.type == "cuda" and t.device.type == "cpu" else t
+            return pinned.to(device, non_blocking=True)
+
+        return Batch(*(None if t is None else move(t) for t in self))
 
 
 class WindowDataset(torch.utils.data.Dataset):
@@ -418,6 +426,7 @@ class WindowDataset(torch.utils.data.Dataset):
 
     Attributes
     ----------
+    device : where its data are and its batches are made: that of `log_mels` and `text`
     class_counts : int64, shape = (7,), how often each emotion is a majority label of a target, ties counting each
     """
 
@@ -434,13 +443,14 @@ class WindowDataset(torch.utils.data.Dataset):
     ) -> None:
         self.targets, self.log_mels, self.crop_seed, self.audio_dtype = targets, log_mels, crop_seed, audio_dtype
         self.windows = torch.from_numpy(make_windows(annotation.dialogue, ws)[targets])
+        self.device = (text if log_mels is None else log_mels.frames).device
         emotion = annotation.soft if soft_targets else annotation.majority
-        self.emotion = torch.from_numpy(emotion[targets])
+        self.emotion = torch.from_numpy(emotion[targets]).to(self.device)
         self.class_counts = annotation.majority[targets].sum(axis=0).astype(np.int64)
-        self.arousal = torch.from_numpy(annotation.arousal[targets])[:, None]
-        self.valence = torch.from_numpy(annotation.valence[targets])[:, None]
+        self.arousal = torch.from_numpy(annotation.arousal[targets])[:, None].to(self.device)
+        self.valence = torch.from_numpy(annotation.valence[targets])[:, None].to(self.device)
         # The last row, which the -1 of a padded window finds, is zeros
-        self.text = None if text is None else torch.cat([text, torch.zeros(1, text.shape[1])])
+        self.text = None if text is None else torch.cat([text, torch.zeros_like(text[:1])])
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -453,15 +463,6 @@ class WindowDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.targets)
 
-    def to(self, device: torch.device | str, log_mels: LogMels | None) -> WindowDataset:
-        """The same windows with their data, and `log_mels` for theirs, on `device`, where batches are then made."""
-        moved = copy.copy(self)
-        moved.log_mels = log_mels
-        for name in ("text", "emotion", "arousal", "valence"):
-            if getattr(self, name) is not None:
-                setattr(moved, name, getattr(self, name).to(device))
-        return moved
-
     def __getitem__(self, index: int) -> Batch:
         """One window, as a batch of one."""
         return self.__getitems__([index])
@@ -471,7 +472,8 @@ class WindowDataset(torch.utils.data.Dataset):
         indices = torch.as_tensor(indices)
         windows = self.windows[indices]
         audio = None if self.log_mels is None else self._audio(windows)
-        text = None if self.text is None else self.text[windows]
+        text = None if self.text is None else self.text[windows.to(self.device, non_blocking=True)]
+        indices = indices.to(self.device, non_blocking=True)
         return Batch(audio, text, self.emotion[indices], self.arousal[indices], self.valence[indices])
 
     def _audio(self, windows: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,26 +16,40 @@ from tqdm import tqdm
 from constants import OPTIMIZERS
 from loss import Loss
 
-CHECK_EVERY = 50  # steps between looks at the loss, each of which waits for the device
+if TYPE_CHECKING:
+    from dataset import Batch
+
+CHECK_EVERY = 50  # steps between looks at the loss of a GPU, each of which waits for it
+EVALUATION_BATCH = 128  # windows: without a backward step they take less memory than half of them in training
 
 
 class NonFinite(ArithmeticError):
     """A loss or a prediction is infinite or not a number."""
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether `device` multiplies bfloat16 matrices faster than float32 ones."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
 def make_optimizer(
     name: str, model: torch.nn.Module, lr: float, lr_decay: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """The optimizer of `--optim`; `lr_decay` is Adagrad's own and unused by the others."""
-    parameters = model.parameters()
+    """The optimizer of `--optim`, all parameters in one kernel where torch has it; `lr_decay` is Adagrad's own."""
+    parameters = list(model.parameters())
+    device = parameters[0].device.type
+    options = {"lr": lr, "weight_decay": weight_decay, "fused": device in ("cpu", "cuda")}
     if name == "adam":
-        return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay)
+        return torch.optim.Adam(parameters, **options)
     if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+        return torch.optim.AdamW(parameters, **options)
     if name == "adagrad":
-        return torch.optim.Adagrad(parameters, lr=lr, lr_decay=lr_decay, weight_decay=weight_decay)
+        return torch.optim.Adagrad(parameters, lr_decay=lr_decay, **options | {"fused": device == "cpu"})
     if name == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=weight_decay)
+        return torch.optim.SGD(parameters, momentum=0.9, **options)
     raise ValueError(f"optimizer {name!r}: expected one of {', '.join(OPTIMIZERS)}")
 
 
@@ -41,6 +57,21 @@ def make_scheduler(optimizer: torch.optim.Optimizer, epochs: int, gamma: float) 
     """The learning rate times `gamma` after epochs/3 and again after epochs/2, as published."""
     milestones = [epoch for epoch in (epochs // 3, epochs // 2) if epoch > 0]
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma)
+
+
+def ahead(batches: DataLoader, device: torch.device) -> Iterator[Batch]:
+    """The batches, on `device`; each is made by a thread of its own while the one before it is worked on."""
+    iterator = iter(batches)
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as thread:
+
+        def make() -> Batch | None:
+            batch = next(iterator, None)
+            return None if batch is None else batch.to(device)
+
+        pending = thread.submit(make)
+        while (batch := pending.result()) is not None:
+            pending = thread.submit(make)
+            yield batch
 
 
 def train_one_epoch(
@@ -52,12 +83,14 @@ def train_one_epoch(
     first_step: int = 1,
     on_step: Callable[[float | None], None] = lambda loss: None,
     losses: Tensor | None = None,
+    bfloat16: bool = False,
 ) -> float:
     """Train on every batch once and return the epoch's mean loss.
 
     `on_step` is called after each step, now and then with the mean loss so far: reading it waits for the device.
     `losses` is filled with the losses of the epoch's steps; where it is longer than `batches`, the first ones are those
-    of steps that were done before, and counted in the mean.
+    of steps that were done before, and counted in the mean. `bfloat16` lets the model compute in it where autocast
+    deems it safe; parameters, statistics of batch norm and losses stay float32.
 
     Raises
     ------
@@ -67,9 +100,9 @@ def train_one_epoch(
     if losses is None:
         losses = torch.zeros(len(batches), device=device)
     n_batches = len(losses)
-    for index, batch in enumerate(batches, start=n_batches - len(batches)):
-        batch = batch.to(device)
-        prediction = model(batch.audio, batch.text, log=True)
+    for index, batch in enumerate(ahead(batches, device), start=n_batches - len(batches)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            prediction = model(batch.audio, batch.text, log=True)
         loss = loss_function(prediction, (batch.emotion, batch.arousal, batch.valence))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -95,6 +128,7 @@ def evaluate(
     loss_function: Loss | None = None,
     description: str | None = None,
     on_batch: Callable[[], None] = lambda: None,
+    bfloat16: bool = False,
 ) -> tuple[dict[str, np.ndarray], float]:
     """Predictions of a data set, and its mean loss over windows (NaN without a `loss_function`).
 
@@ -112,9 +146,10 @@ def evaluate(
     model.eval()
     outputs: list[tuple[Tensor, ...]] = []
     total = torch.zeros((), device=device)
-    for batch in tqdm(batches, desc=description, unit="batch", disable=description is None):
-        batch = batch.to(device)
-        prediction = model(batch.audio, batch.text, log=True)
+    bar = tqdm(ahead(batches, device), description, len(batches), unit="batch", disable=description is None)
+    for batch in bar:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            prediction = model(batch.audio, batch.text, log=True)
         target = (batch.emotion, batch.arousal, batch.valence)
         if loss_function is not None:
             total += loss_function(prediction, target) * len(batch.emotion)

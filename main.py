@@ -25,6 +25,7 @@ from constants import (
     MODALITIES,
     N_SESSIONS,
     OPTIMIZERS,
+    PRECISIONS,
     ROLES,
     SAMPLE_RATE,
     SEGMENT_ID,
@@ -37,6 +38,7 @@ from utils import (
     environment,
     find_run,
     gpu,
+    keep_freed_memory,
     load_weights,
     lock_folder,
     new_folder,
@@ -71,11 +73,25 @@ OF_THE_CALL = {
 # Options that may differ when a run goes on: the corpus may have moved
 RESUME_OPTIONS = OF_THE_CALL | {"data_path", "audio_path"}
 # Options that say what is tested and where; a trained model fixes every other one
-TEST_OPTIONS = OF_THE_CALL | {"data_path", "audio_path", "SorL", "test_split", "batch_size", "feature_dtype"}
+TEST_OPTIONS = OF_THE_CALL | {"data_path", "audio_path", "SorL", "test_split", "batch_size"}
+TEST_OPTIONS |= {"feature_dtype", "precision"}
 # Options that only training uses, so that a test takes any value of them
 OF_TRAINING = {
-    *("embed_d", "epochs", "optim", "lr", "lr_gamma", "lr_decay", "weight_decay", "loss", "lam", "beta", "select"),
-    "seed",
+    *(
+        "compile",
+        "embed_d",
+        "epochs",
+        "optim",
+        "lr",
+        "lr_gamma",
+        "lr_decay",
+        "weight_decay",
+        "loss",
+        "lam",
+        "beta",
+        "select",
+    ),
+    *("seed", "compile"),
 }
 
 
@@ -161,6 +177,13 @@ def get_args_parser() -> argparse.ArgumentParser:
     training("--seed", type=number(int, 0, 2**32 - 1), default=0, help="of weights, shuffling and crops")
 
     run = parser.add_argument_group("run").add_argument
+    run(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="bf16: bfloat16 autocast; auto: in training, where it is fast",
+    )
+    run("--compile", action="store_true", help="compile the model for training; a CPU needs a C++ compiler for it")
     run("--save_path", type=Path, default="exp", help="folder of the experiment folders")
     run(
         "--resume",
@@ -217,14 +240,35 @@ class Corpus(NamedTuple):
     text: torch.Tensor | None  # float32 sentence embeddings, shape = (N, text_dim)
     missing: dict[str, list[str]]  # segment ids without wav, without text
 
-    def windows(self, sessions: list[int], ws: int, soft_targets: bool, crop_seed: int | None = None) -> WindowDataset:
-        """The windows whose last utterance is of these sessions."""
+    def windows(
+        self,
+        sessions: list[int],
+        ws: int,
+        soft_targets: bool,
+        crop_seed: int | None = None,
+        audio_dtype: torch.dtype | None = None,
+    ) -> WindowDataset:
+        """The windows whose last utterance is of these sessions; their log-mels are float32 unless told otherwise."""
         import numpy as np
+        import torch
 
         from dataset import WindowDataset
 
         targets = np.flatnonzero(np.isin(self.annotation.session, sessions))
-        return WindowDataset(self.annotation, targets, ws, self.log_mels, self.text, soft_targets, crop_seed)
+        arguments = (self.annotation, targets, ws, self.log_mels, self.text, soft_targets, crop_seed)
+        return WindowDataset(*arguments, audio_dtype or torch.float32)
+
+    def to(self, device: torch.device) -> Corpus:
+        """The same on a GPU if it fits into a quarter of the memory that is free there, else as it is."""
+        import torch
+
+        held = [t for t in (self.log_mels and self.log_mels.frames, self.text) if t is not None]
+        if device.type != "cuda" or sum(t.nbytes for t in held) > torch.cuda.mem_get_info(device)[0] / 4:
+            return self
+        return self._replace(
+            log_mels=None if self.log_mels is None else self.log_mels.to(device),
+            text=None if self.text is None else self.text.to(device),
+        )
 
 
 def load_annotation(args: argparse.Namespace) -> Annotation:
@@ -384,6 +428,9 @@ def configure_resume(args: argparse.Namespace, given: set[str]) -> tuple[argpars
 
 def train(args: argparse.Namespace, given: Set[str] = frozenset()) -> Path:
     """Train, or go on with training, test, and return the experiment folder; `given` are the names the user gave."""
+    import torch
+
+    from engine import has_bfloat16
     from loss import make_loss
 
     with contextlib.ExitStack() as stack:
@@ -399,11 +446,15 @@ def train(args: argparse.Namespace, given: Set[str] = frozenset()) -> Path:
         if args.batch_size < 2:
             raise InputError("--batch_size 1: batch norm cannot train on a single window; give at least 2")
         device = pick_device(args.gpu_id)
+        bfloat16 = args.precision == "bf16" or (args.precision == "auto" and has_bfloat16(device))
         seed_everything(args.seed)
         annotation = load_annotation(args)
         train_split = training_sessions(set(annotation.session.tolist()), args.test_split, args.valid_split)
         corpus = load_corpus(args, annotation)
-        train_set = corpus.windows(train_split, args.ws, soft_targets=True, crop_seed=args.seed)
+        if not args.num_workers:  # those have no GPU
+            corpus = corpus.to(device)
+        audio_dtype = torch.bfloat16 if bfloat16 else torch.float32
+        train_set = corpus.windows(train_split, args.ws, True, crop_seed=args.seed, audio_dtype=audio_dtype)
         valid_set = corpus.windows(args.valid_split, args.ws, soft_targets=True) if args.valid_split else None
         test_set = corpus.windows(args.test_split, args.ws, soft_targets=False)
         if len(train_set) < args.batch_size:
@@ -420,14 +471,15 @@ def train(args: argparse.Namespace, given: Set[str] = frozenset()) -> Path:
             "class_counts": dict(zip(EMOTIONS, train_set.class_counts.tolist(), strict=True)),
             "missing": corpus.missing,
         }
+        now = environment(device) | {"training_precision": "bfloat16" if bfloat16 else "float32"}
         if folder is None:
             folder = new_folder(args.save_path, f"{args.backbone}_{args.SorL}_{args.optim}_{args.ws}_{timestamp()}")
             stack.enter_context(lock_folder(folder, "training"))
-            write_json(folder / "configuration.json", serialisable(args) | facts | environment(device))
+            write_json(folder / "configuration.json", serialisable(args) | facts | now)
         else:
-            warn_of_changes(folder, facts, environment(device))
+            warn_of_changes(folder, facts, now)
         received = stack.enter_context(stop_requests())
-        fit(args, model, loss_function, train_set, valid_set, device, folder, received)
+        fit(args, model, loss_function, train_set, valid_set, device, folder, received, bfloat16)
         load_weights(model, folder / "model.pth")
         save_safetensors(model, folder / "model.safetensors")
         arrays = predict(args, model, test_set, device, lambda: stop_if_asked(received, folder, "testing"))
@@ -472,6 +524,7 @@ def fit(
     device: torch.device,
     folder: Path,
     received: list[int],
+    bfloat16: bool,
 ) -> None:
     """Train up to `--epochs`, from the checkpoint in `folder` if there is one, writing weights and history after each.
 
@@ -483,7 +536,7 @@ def fit(
 
     from checkpoint import Progress, identity, load_checkpoint, save_checkpoint
     from dataset import ShuffledBatches
-    from engine import NonFinite, evaluate, make_optimizer, make_scheduler, train_one_epoch
+    from engine import EVALUATION_BATCH, NonFinite, evaluate, make_optimizer, make_scheduler, train_one_epoch
 
     optimizer = make_optimizer(args.optim, model, args.lr, args.lr_decay, args.weight_decay)
     scheduler = make_scheduler(optimizer, args.epochs, args.lr_gamma)
@@ -491,7 +544,8 @@ def fit(
     order = ShuffledBatches(len(train_set), args.batch_size, generator)
     n_steps = len(order)
     train_loader = make_loader(train_set, args.batch_size, args.num_workers, order)
-    valid_loader = make_loader(valid_set, args.batch_size, args.num_workers) if valid_set else None
+    valid_loader = make_loader(valid_set, EVALUATION_BATCH, args.num_workers) if valid_set else None
+    compiled = torch.compile(model, dynamic=False) if args.compile else model  # with the same parameters
     decides = {name: value for name, value in outcome_options(args).items() if name not in RESUME_OPTIONS}
     run, checkpoint = identity(decides), folder / CHECKPOINT
     progress = Progress(1, 0, torch.zeros(0), generator.get_state())
@@ -548,14 +602,20 @@ def fit(
                 order.skip = progress.step
                 try:
                     row["train_loss"] = train_one_epoch(
-                        model, train_loader, loss_function, optimizer, device, first_step, on_step, losses
+                        compiled, train_loader, loss_function, optimizer, device, first_step, on_step, losses, bfloat16
                     )
                     if valid_loader:
-                        _, row["valid_loss"] = evaluate(model, valid_loader, device, loss_function, on_batch=on_batch)
+                        arguments = (model, valid_loader, device, loss_function, None, on_batch)
+                        _, row["valid_loss"] = evaluate(*arguments, bfloat16=args.precision == "bf16")
                 except NonFinite as error:
                     saved = progress.saved
                     kept = f"keeps the weights of epoch {saved}" if saved else "holds no weights yet"
                     raise InputError(f"{error}: training stopped, {folder} {kept}; try a smaller --lr") from error
+                except RuntimeError as error:
+                    if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                        raise
+                    reason = str(error).strip().splitlines()[0]
+                    raise InputError(f"--compile: torch cannot compile the model ({reason}); leave it out") from error
                 scheduler.step()
                 history.append(row)
                 if args.select == "last" or row["valid_loss"] < progress.best:
@@ -590,11 +650,12 @@ def predict(
     on_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
     """Predictions of the windows to test, with their targets; `on_batch` is called after each batch."""
-    from engine import NonFinite, evaluate
+    from engine import EVALUATION_BATCH, NonFinite, evaluate
 
-    loader = make_loader(test_set, args.batch_size, args.num_workers)
+    loader = make_loader(test_set, EVALUATION_BATCH, args.num_workers)
     try:
-        return evaluate(model, loader, device, description="testing", on_batch=on_batch)[0]
+        bfloat16 = args.precision == "bf16"
+        return evaluate(model, loader, device, description="testing", on_batch=on_batch, bfloat16=bfloat16)[0]
     except NonFinite as error:
         raise InputError(f"{error}: these weights are of no use; train anew with a smaller --lr") from error
 
@@ -682,6 +743,8 @@ def test(args: argparse.Namespace, given: set[str]) -> Path:
     session = annotation.session
     check_sessions(set(session.tolist()), set(args.test_split), "--test_split")
     corpus = load_corpus(args, annotation)
+    if not args.num_workers:
+        corpus = corpus.to(device)
     test_set = corpus.windows(args.test_split, args.ws, soft_targets=False)
     seen = sorted(set(args.train_split) & set(args.test_split))
     if seen:
@@ -703,9 +766,8 @@ def test(args: argparse.Namespace, given: set[str]) -> Path:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     args, given = parse_args(sys.argv[1:] if argv is None else argv)
-    # Both are read when torch starts. Huge pages: a third of a step on a CPU is page faults of fresh activations
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what repeatable LSTMs on a GPU need
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when torch starts: repeatable LSTMs on a GPU
+    keep_freed_memory()
     return run_command(lambda: test(args, given) if args.test_only else train(args, given))
 
 

@@ -200,7 +200,7 @@ def _build(
                     entries[segment] = known[segment], append(file, *part)
                     continue
                 reason = str(part).removeprefix(f"{wavs[segment]}: ")
-                if isinstance(part.__cause__, OSError):
+                if not os.access(wavs[segment], os.R_OK):
                     passing[segment] = reason
                 else:
                     entries[segment] = known[segment], reason

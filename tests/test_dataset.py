@@ -379,13 +379,6 @@ def test_an_utterance_of_several_windows_is_read_once(annotation, monkeypatch):
     assert read == [5, 6, 7, 8, 9] or sorted(read) == [0, 5, 6, 7, 8, 9]  # 0 where a place is padded
 
 
-def test_batches_are_the_same_where_the_data_have_moved_to(annotation):
-    dataset = make_dataset(annotation, train=True)
-    moved = dataset.to("cpu", dataset.log_mels.to("cpu"))
-    for ours, theirs in zip(dataset.__getitems__([1, 9]), moved.__getitems__([1, 9]), strict=True):
-        assert torch.equal(ours, theirs)
-
-
 def test_targets_are_soft_in_training_and_multi_hot_in_test(annotation):
     targets = np.array([0, 3])
     train, test = (make_dataset(annotation, train, targets).__getitems__([0, 1]) for train in (True, False))

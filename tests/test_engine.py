@@ -1,10 +1,12 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from dataset import Batch, unchanged
-from engine import NonFinite, evaluate, make_optimizer, make_scheduler, train_one_epoch
+from engine import NonFinite, ahead, evaluate, has_bfloat16, make_optimizer, make_scheduler, train_one_epoch
 from loss import make_loss
 from model import MATE
 
@@ -61,6 +63,78 @@ def test_optimizers_are_those_of_their_names(name, kind, expected):
     (group,) = optimizer.param_groups
     assert {key: group[key] for key in expected} == expected
     assert len(group["params"]) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "adagrad", "sgd"])
+def test_fused_optimizers_step_as_plain_ones_do(name):
+    fused, plain = small_model(), small_model()
+    ours = make_optimizer(name, fused, 1e-2, 0.1, 1e-2)
+    (group,) = ours.param_groups
+    assert group["fused"]
+    options = {key: value for key, value in group.items() if key in ("lr", "lr_decay", "weight_decay", "momentum")}
+    theirs = type(ours)(plain.parameters(), **options, foreach=False, fused=False)
+    for _ in range(3):
+        for p, same in zip(fused.parameters(), plain.parameters(), strict=True):
+            p.grad = same.grad = torch.randn_like(p)
+        ours.step()
+        theirs.step()
+    for p, expected in zip(fused.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_bfloat16_is_used_where_told_and_only_there():
+    seen = []
+    model = small_model()
+    model.lstm.register_forward_hook(lambda _, __, output: seen.append(output[0].dtype))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    for bfloat16 in (False, True):
+        train_one_epoch(model, batches(1), LOSS, optimizer, torch.device("cpu"), bfloat16=bfloat16)
+        arrays, _ = evaluate(model, batches(1), torch.device("cpu"), bfloat16=bfloat16)
+        assert arrays["emotion_pred"].dtype == np.float32
+    assert seen == [torch.float32] * 2 + [torch.bfloat16] * 2
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_auto_takes_bfloat16_where_the_processor_has_it(monkeypatch):
+    for capabilities, expected in (({"avx512_bf16": True}, True), ({"avx512_f": True, "avx512_bf16": False}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        assert has_bfloat16(torch.device("cpu")) is expected
+    for capability, expected in (((8, 0), True), ((7, 5), False), ((9, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
+        assert has_bfloat16(torch.device("cuda:0")) is expected
+    assert not has_bfloat16(torch.device("mps"))
+
+
+def test_the_next_batch_is_made_while_one_is_worked_on_and_none_beyond():
+    made = [threading.Event() for _ in range(5)]
+
+    class Windows(torch.utils.data.Dataset):
+        def __getitems__(self, indices):
+            made[indices[0]].set()
+            return Batch(*(torch.tensor(indices) for _ in range(5)))
+
+        def __len__(self):
+            return len(made)
+
+    given = []
+    for number, batch in enumerate(ahead(DataLoader(Windows(), 1, collate_fn=unchanged), torch.device("cpu"))):
+        given += batch.text.tolist()
+        if number + 1 < len(made):
+            assert made[number + 1].wait(timeout=30)
+        assert not any(event.is_set() for event in made[number + 2 :])
+    assert given == [0, 1, 2, 3, 4]
+
+
+def test_an_error_in_making_a_batch_reaches_the_caller():
+    class Broken(torch.utils.data.Dataset):
+        def __getitems__(self, indices):
+            raise ZeroDivisionError
+
+        def __len__(self):
+            return 3
+
+    with pytest.raises(ZeroDivisionError):
+        next(ahead(DataLoader(Broken(), 1, collate_fn=unchanged), torch.device("cpu")))
 
 
 def test_unknown_optimizer_is_refused():

@@ -552,6 +552,65 @@ def test_wavs_that_cannot_be_used_count_as_missing(preprocessed, tmp_path, capsy
     assert not (tmp_path / "many").exists()
 
 
+def test_precision_decides_where_bfloat16_is_used(preprocessed, tmp_path, monkeypatch):
+    import engine
+
+    used = []
+    for name in ("train_one_epoch", "evaluate"):
+        function = getattr(engine, name)
+
+        def record(*args, function=function, name=name, **options):
+            used.append((name, options.get("bfloat16", name == "train_one_epoch" and args[-1])))
+            return function(*args, **options)
+
+        monkeypatch.setattr(engine, name, record)
+    options = (*QUICK, "--modality", "text", "--epochs", "1", "--valid_split", "3")
+    for precision, fast, training, testing in (
+        *[("auto", True, True, False), ("auto", False, False, False)],
+        *[("fp32", True, False, False), ("bf16", False, True, True)],
+    ):
+        monkeypatch.setattr(engine, "has_bfloat16", lambda device, fast=fast: fast)
+        used.clear()
+        exp = tmp_path / f"{precision}-{fast}"
+        assert run(preprocessed, exp, *options, "--precision", precision) == 0
+        assert used == [("train_one_epoch", training), ("evaluate", testing), ("evaluate", testing)]
+        stored = read_json(only_run(exp) / "configuration.json")["training_precision"]
+        assert stored == ("bfloat16" if training else "float32")
+
+
+def test_predictions_do_not_depend_on_the_batches_of_evaluation(experiment, preprocessed, monkeypatch):
+    import engine
+
+    for size in (1, 7):
+        monkeypatch.setattr(engine, "EVALUATION_BATCH", size)
+        assert run(preprocessed, experiment.parent, "--test_only", experiment.name) == 0
+    expected = pd.read_csv(experiment / "predictions.csv").iloc[:, 2:]
+    for folder in experiment.glob("test_*"):
+        ours = pd.read_csv(folder / "predictions.csv").iloc[:, 2:]
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
+        assert read_json(folder / "result.json")["F1"] == read_json(experiment / "result.json")["F1"]
+
+
+def test_compiling_that_fails_is_one_line(preprocessed, tmp_path, capsys, monkeypatch):
+    def fail(model, **_):
+        def forward(*_args, **_options):
+            raise torch._dynamo.exc.TorchDynamoException("no compiler\nand much more")
+
+        return ForwardInstead(model, forward)
+
+    class ForwardInstead(torch.nn.Module):
+        def __init__(self, model, forward):
+            super().__init__()
+            self.model, self.instead = model, forward
+
+        def forward(self, *args, **options):
+            return self.instead(*args, **options)
+
+    monkeypatch.setattr(torch, "compile", fail)
+    assert run(preprocessed, tmp_path, *TEXT, "--compile") == 2
+    assert one_error(capsys) == "error: --compile: torch cannot compile the model (no compiler); leave it out"
+
+
 def test_unknown_folders_are_named(preprocessed, tmp_path, capsys):
     assert run(preprocessed, tmp_path, "--test_only", "nowhere") == 2
     assert "nowhere: no such experiment folder" in one_error(capsys)

@@ -1,3 +1,4 @@
+import copy
 import math
 import zlib
 
@@ -5,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+import model as model_module
 from constants import SAMPLE_RATE, n_frames
 from loss import normal_loss
-from model import MATE, BatchNorm2d
+from model import CNN, MATE, ConvBlock, mean_and_variance
 
 B = 4
 # Batch norm over a batch of 4 magnifies rounding: in train mode float64 itself is 1.4e-4 away from the reference, and
@@ -163,19 +165,80 @@ def test_impossible_options_are_refused(options):
         MATE(**SMALL, **options)
 
 
-def test_batch_norm_trains_as_torch_does():
+def plain_cnn(blocks: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The published order of layers, each on the whole batch."""
+    for block in blocks:
+        x = block.bn(block.conv(x)).relu()
+        if block.pool > 1:
+            x = torch.nn.functional.max_pool2d(x, block.pool)
+    return x
+
+
+def train_step(cnn: torch.nn.Module, run, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Output, gradients and running statistics of a step in training, float64."""
+    x = x.clone().requires_grad_()
+    output = run(x)
+    (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
+    found = {"output": output, "input": x.grad} | {name: p.grad for name, p in cnn.named_parameters()}
+    found |= {name: b for name, b in cnn.named_buffers() if "running" in name}
+    return {name: tensor.detach().double() for name, tensor in found.items()}
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 1 << 20, 1 << 40], ids=["single", "few", "whole"])
+def test_cnn_in_chunks_trains_as_torch_does_on_the_whole_batch(chunk_bytes, monkeypatch):
+    monkeypatch.setattr(model_module, "CHUNK_BYTES", chunk_bytes)
     torch.manual_seed(0)
-    ours, theirs = BatchNorm2d(6), torch.nn.BatchNorm2d(6).double()
-    x = torch.randn(3, 6, 40, 50) * 3 + torch.arange(6.0)[:, None, None]
-    mine = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-    exact = x.double().requires_grad_()
-    upstream = torch.randn_like(x)
-    for _ in range(2):
-        (ours(mine) * upstream).sum().backward()
-        (theirs(exact) * upstream).sum().backward()
-    torch.testing.assert_close(ours(mine), theirs(exact).float(), rtol=0, atol=1e-5)
-    torch.testing.assert_close(mine.grad, exact.grad.float(), rtol=0, atol=1e-5)
-    for name, expected in theirs.state_dict().items():
-        torch.testing.assert_close(ours.state_dict()[name], expected.to(ours.state_dict()[name].dtype))
-    for name, p in ours.named_parameters():
-        torch.testing.assert_close(p.grad, dict(theirs.named_parameters())[name].grad.float(), rtol=1e-4, atol=1e-3)
+    chunked = CNN(ConvBlock(2, 6, 3, 1), ConvBlock(6, 5, 3, 2), ConvBlock(5, 3, 2, 3)).to(
+        memory_format=torch.channels_last
+    )
+    with torch.no_grad():
+        for block in chunked:
+            block.bn.weight[::2] *= -0.7  # the largest value is the smallest once it is normalised
+            block.bn.bias.uniform_(-0.5, 0.5)
+    plain, rough = copy.deepcopy(chunked).double(), copy.deepcopy(chunked)
+    x = torch.randn(5, 2, 40, 51).to(memory_format=torch.channels_last)
+    for _ in range(2):  # gradients and running statistics add up
+        ours = train_step(chunked, chunked, x)
+        exact = train_step(plain, lambda x: plain_cnn(plain, x), x.double())
+    for name, expected in exact.items():
+        torch.testing.assert_close(ours[name], expected, rtol=1e-4, atol=2e-5 * expected.abs().max().item(), msg=name)
+    assert all(block.bn.num_batches_tracked == 2 for block in chunked)
+    torch.testing.assert_close(chunked.eval()(x).double(), plain_cnn(plain.eval(), x.double()), rtol=1e-4, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):  # coarse, but with the same statistics
+        step = train_step(rough, rough, x)
+    for name, value in step.items():
+        if "running" in name:
+            torch.testing.assert_close(value, plain_statistics(rough, x)[name], rtol=0.02, atol=0.005)
+
+
+def plain_statistics(cnn: torch.nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    fresh = copy.deepcopy(cnn).double()
+    for block in fresh:
+        block.bn.reset_running_stats()
+    plain_cnn(fresh.train(), x.double())
+    return dict(fresh.named_buffers())
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 2e-5)])
+def test_statistics_are_as_accurate_as_float32_allows(dtype, tolerance):
+    torch.manual_seed(0)
+    x = torch.randn(1, 4, 227, 311) * 3 + torch.tensor([0.0, 1, -5, 10])[:, None, None]
+    x = x.to(dtype).contiguous(memory_format=torch.channels_last)
+    mean, variance = mean_and_variance(x)
+    exact = x.double().var(dim=(0, 2, 3), correction=0)
+    torch.testing.assert_close(variance, exact, rtol=tolerance, atol=0)
+    error = (mean - x.double().mean(dim=(0, 2, 3))) / exact.sqrt()
+    assert error.abs().max() < tolerance
+
+
+def test_bfloat16_gives_float32_probabilities_and_ratings_near_the_exact_ones(inputs):
+    model = MATE(hidden_size=32)
+    model.load_state_dict(reference_weights(model))
+    exact = model.eval()(inputs["audio"], inputs["text"])
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse = model(inputs["audio"], inputs["text"])
+    for ours, expected in zip(coarse, exact, strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, expected, rtol=0, atol=0.1)
+    assert not torch.equal(coarse[0], exact[0])
+    assert coarse[0].sum(dim=1).tolist() == pytest.approx([1] * B, abs=1e-6)

@@ -250,16 +250,18 @@ def test_a_wav_that_cannot_be_used_is_remembered_until_it_changes(tmp_path, wavs
 
 
 def test_a_fault_of_the_moment_is_not_remembered(tmp_path, wavs):
-    class Denied(Compute):
+    path = wavs["Sess01_script01_F001"]
+
+    class Unmounted(Compute):
         def rows(self, path: Path) -> Rows:
             if path.stem != "1":
                 return super().rows(path)
-            error = InputError(f"{path}: not readable as sound (Permission denied)")
-            error.__cause__ = PermissionError()
-            return error
+            path.rename(tmp_path / "away")
+            return InputError(f"{path}: not readable (No such file or directory)")
 
-    frames = read(tmp_path / "s", wavs, Denied())
-    assert frames.faults == {1: f"{wavs['Sess01_script01_F001']}: not readable as sound (Permission denied)"}
+    frames = read(tmp_path / "s", wavs, Unmounted())
+    assert frames.faults == {1: f"{path}: not readable (No such file or directory)"}
+    (tmp_path / "away").rename(path)
     compute = Compute()
     check(read(tmp_path / "s", wavs, compute), wavs)
     assert compute.computed == ["1"]
