@@ -1,5 +1,6 @@
 # make train   sample corpus -> pre-processing -> training -> report
 # make test    lint, format check, all tests
+# make faults  50 killed runs and 2,000 cases of bad input
 PYTHON ?= python3
 SAMPLE := data/sample
 BIN := .venv/bin
@@ -8,7 +9,7 @@ BIN := .venv/bin
 QUICK := --epochs 7 --batch_size 16 --num_layers 1 --lr 2e-4
 ARGS ?=
 
-.PHONY: train test clean
+.PHONY: train test faults clean
 .DELETE_ON_ERROR:
 
 train: $(SAMPLE)/embedding_768.npy
@@ -18,6 +19,9 @@ test: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+faults: .venv/dev
+	KILLS=50 FUZZ=2000 $(BIN)/python -m pytest tests/test_faults.py tests/test_fuzz.py
 
 .venv/run: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info[:2] <= (3, 13) else "Python 3.10 to 3.13 is needed, this is " + sys.version.split()[0] + "; call make PYTHON=...")'

@@ -426,6 +426,7 @@ class WindowDataset(torch.utils.data.Dataset):
 
     Attributes
     ----------
+    ids : segment ids of the targets
     device : where its data are and its batches are made: that of `log_mels` and `text`
     class_counts : int64, shape = (7,), how often each emotion is a majority label of a target, ties counting each
     """
@@ -442,6 +443,7 @@ class WindowDataset(torch.utils.data.Dataset):
         audio_dtype: torch.dtype = torch.float32,
     ) -> None:
         self.targets, self.log_mels, self.crop_seed, self.audio_dtype = targets, log_mels, crop_seed, audio_dtype
+        self.ids = [annotation.ids[target] for target in targets]
         self.windows = torch.from_numpy(make_windows(annotation.dialogue, ws)[targets])
         self.device = (text if log_mels is None else log_mels.frames).device
         emotion = annotation.soft if soft_targets else annotation.majority
@@ -508,10 +510,12 @@ class ShuffledBatches(torch.utils.data.Sampler):
     Attributes
     ----------
     skip : how many of the first batches are left out; 0 unless it is set
+    batches : those that were drawn last, the left out ones too
     """
 
     def __init__(self, n: int, batch_size: int, generator: torch.Generator) -> None:
         self.n, self.batch_size, self.generator, self.skip = n, batch_size, generator, 0
+        self.batches: list[list[int]] = []
 
     def __len__(self) -> int:
         return self.n // self.batch_size - self.skip
@@ -519,7 +523,8 @@ class ShuffledBatches(torch.utils.data.Sampler):
     def __iter__(self) -> Iterator[list[int]]:
         order = torch.randperm(self.n, generator=self.generator)
         whole = order[: self.n // self.batch_size * self.batch_size].split(self.batch_size)
-        return (batch.tolist() for batch in whole[self.skip :])
+        self.batches = [batch.tolist() for batch in whole]
+        return iter(self.batches[self.skip :])
 
 
 def unchanged(batch: Batch) -> Batch:

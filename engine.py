@@ -24,7 +24,11 @@ EVALUATION_BATCH = 128  # windows: without a backward step they take less memory
 
 
 class NonFinite(ArithmeticError):
-    """A loss or a prediction is infinite or not a number."""
+    """A loss or a prediction is infinite or not a number; `batch` is the number of its batch in the epoch, or None."""
+
+    def __init__(self, message: str, batch: int | None = None) -> None:
+        super().__init__(message)
+        self.batch = batch
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -113,7 +117,8 @@ def train_one_epoch(
             mean = losses[: index + 1].mean().item()
             if not math.isfinite(mean):
                 step = first_step + int((~losses.isfinite()).nonzero()[0])
-                raise NonFinite(f"the loss is {losses[step - first_step].item()} at step {step}")
+                loss = losses[step - first_step].item()
+                raise NonFinite(f"the loss is {loss} at step {step}", step - first_step)
         on_step(mean)
     if not torch.stack([p.isfinite().all() for p in model.parameters()]).all():
         raise NonFinite(f"the weights are not finite after step {first_step + n_batches - 1}")

@@ -555,7 +555,10 @@ def fit(
     history = progress.history
 
     def save() -> None:
-        save_checkpoint(checkpoint, run, model, optimizer, scheduler, progress)
+        if (
+            progress.losses.isfinite().all()
+        ):  # else the last good one stays, and the next look at the loss stops the run
+            save_checkpoint(checkpoint, run, model, optimizer, scheduler, progress)
 
     try:
         with (
@@ -608,9 +611,11 @@ def fit(
                         arguments = (model, valid_loader, device, loss_function, None, on_batch)
                         _, row["valid_loss"] = evaluate(*arguments, bfloat16=args.precision == "bf16")
                 except NonFinite as error:
-                    saved = progress.saved
-                    kept = f"keeps the weights of epoch {saved}" if saved else "holds no weights yet"
-                    raise InputError(f"{error}: training stopped, {folder} {kept}; try a smaller --lr") from error
+                    batch = [] if error.batch is None else order.batches[error.batch]
+                    of = f" (windows {', '.join(train_set.ids[index] for index in batch)})" if batch else ""
+                    kept = f"keeps the weights of epoch {progress.saved}" if progress.saved else "holds no weights yet"
+                    kept += f" and {CHECKPOINT} from before" if checkpoint.exists() else ""
+                    raise InputError(f"{error}{of}: training stopped, {folder} {kept}; try a smaller --lr") from error
                 except RuntimeError as error:
                     if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                         raise
@@ -671,8 +676,7 @@ def report_test(
     """Write a test's files into `folder` and print its report."""
     from report import describe_result, write_result
 
-    ids = [corpus.annotation.ids[target] for target in test_set.targets]
-    result = write_result(folder, ids, arrays, majority, args.batch_size)
+    result = write_result(folder, test_set.ids, arrays, majority, args.batch_size)
     print(describe_result(result, folder, args.SorL, args.test_split))
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -139,7 +140,7 @@ def test_a_run_stopped_in_its_validation_or_its_test_goes_on(preprocessed, tmp_p
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(program, "build_model", stopping)
-    for stop_at, exp in ((1, "a"), (3, "b"), (5, "c")):  # the 1st validation's 1st batch, the 2nd's, the test's
+    for stop_at, exp in ((1, "a"), (2, "b"), (3, "c")):  # the first validation, the second, the test
         passes = 0
         assert run(preprocessed, tmp_path / exp, *more) == 128 + signal.SIGTERM
         stop_at = 0
@@ -157,6 +158,34 @@ def test_a_second_signal_stops_at_once(preprocessed, tmp_path, capsys):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert run(preprocessed, tmp_path, "--resume", "auto") == 0  # from the beginning
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_loss_that_is_not_finite_names_its_windows_and_keeps_the_checkpoint(preprocessed, tmp_path, capsys):
+    steps = 0
+
+    def spoil(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == STEPS + 2:
+            optimizer.param_groups[0]["params"][0].data.fill_(float("nan"))
+
+    hook = register_optimizer_step_post_hook(spoil)
+    try:
+        assert run(preprocessed, tmp_path, "--save_every", "1") == 2
+    finally:
+        hook.remove()
+    folder = only_run(tmp_path)
+    error = capsys.readouterr().err.splitlines()[-1]
+    named = re.fullmatch(
+        rf"error: the loss is nan at step {STEPS + 3} \(windows (.*)\): training stopped, "
+        rf"{folder} keeps the weights of epoch 1 and checkpoint.pt from before; try a smaller --lr",
+        error,
+    )
+    assert len(set(named[1].split(", "))) == 8
+    assert all(re.fullmatch(r"Sess0[3-6]_\w+", segment) for segment in named[1].split(", "))
+    stored = torch.load(folder / CHECKPOINT, weights_only=True)
+    assert (stored["progress"]["epoch"], stored["progress"]["step"]) == (2, 2)
+    assert stored["progress"]["losses"].isfinite().all()
 
 
 # Which run goes on

@@ -330,7 +330,7 @@ def test_beta_changes_the_class_balanced_loss(preprocessed, tmp_path):
 def test_training_and_validation_get_soft_targets_and_only_training_random_crops(preprocessed, tmp_path, monkeypatch):
     given = {}
 
-    def fit(args, model, loss_function, train_set, valid_set, device, folder, received):
+    def fit(args, model, loss_function, train_set, valid_set, device, folder, received, bfloat16):
         given.update(train=train_set, valid=valid_set)
         save_weights(model, folder / "model.pth")
 
@@ -443,7 +443,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(preproce
     folder = only_run(tmp_path)
     windows = read_json(folder / "configuration.json")["windows"]["train"]
     steps = windows // 8
-    step = int(error.split(" at step ")[1].split(":")[0])
+    step = int(error.split(" at step ")[1].split(" ")[0])
     assert steps < step <= 2 * steps
     assert f"{folder} keeps the weights of epoch 1" in error
     assert pd.read_csv(folder / "history.csv")["epoch"].tolist() == [1]
