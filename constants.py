@@ -35,6 +35,17 @@ OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd")
 FEATURE_DTYPES = ("float16", "float32")
 PRECISIONS = ("auto", "fp32", "bf16")
 
+# Larger ones are typing errors
+MAX_WINDOW = 1_000  # utterances
+MAX_HIDDEN_SIZE = 2**16
+MAX_LAYERS = 100
+MAX_TEXT_DIM = 2**16
+MAX_BATCH_SIZE = 2**20
+MAX_EPOCHS = 10**6
+MAX_WORKERS = 128
+MAX_RATE = 1e30  # learning rate and weight decay: float32 holds their products
+MAX_FACTOR = 1_000
+
 # Corpus
 SEGMENT_ID = re.compile(
     r"Sess(?P<session>\d{2})_(?P<script>(?:script|impro)\d{2})_(?P<speaker>[FM])(?P<sequence>\d{3})"

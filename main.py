@@ -14,6 +14,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Set
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,15 @@ from constants import (
     EMOTIONS,
     FEATURE_DTYPES,
     LOSSES,
+    MAX_BATCH_SIZE,
+    MAX_EPOCHS,
+    MAX_FACTOR,
+    MAX_HIDDEN_SIZE,
+    MAX_LAYERS,
+    MAX_RATE,
+    MAX_TEXT_DIM,
+    MAX_WINDOW,
+    MAX_WORKERS,
     MODALITIES,
     N_SESSIONS,
     OPTIMIZERS,
@@ -36,11 +46,13 @@ from utils import (
     Interrupted,
     atomic_write,
     environment,
+    file_path,
     find_run,
     gpu,
     keep_freed_memory,
     load_weights,
     lock_folder,
+    memory_size,
     new_folder,
     number,
     pick_device,
@@ -125,8 +137,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     positive = number(int, 1)
 
     data = parser.add_argument_group("data").add_argument
-    data("--data_path", type=Path, default="data/KEMDy19", help="corpus folder, preprocessed by preprocessing.py")
-    data("--audio_path", type=Path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
+    data("--data_path", type=file_path, default="data/KEMDy19", help="corpus folder, preprocessed by preprocessing.py")
+    data("--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
     data("--SorL", choices=ROLES, default="speaker", help="whose emotion is predicted")
     data("--test_split", type=sessions, default="13,14,15,16", metavar="SESSIONS", help="sessions to test on")
     data(
@@ -136,17 +148,22 @@ def get_args_parser() -> argparse.ArgumentParser:
         metavar="SESSIONS",
         help="sessions to validate on, taken from training",
     )
-    data("--ws", type=positive, default=8, help="window: how many utterances the model sees")
+    data("--ws", type=number(int, 1, MAX_WINDOW), default=8, help="window: how many utterances the model sees")
     data("--sr", type=number(int, 4000, 48000), default=SAMPLE_RATE, help="sampling rate of the audio, Hz")
-    data("--text_dim", type=positive, default=TEXT_DIM, help="length of a sentence embedding")
+    data("--text_dim", type=number(int, 1, MAX_TEXT_DIM), default=TEXT_DIM, help="length of a sentence embedding")
     data("--no_cache", action="store_true", help="keep no log-mels in DATA_PATH/features; compute them every time")
     data("--feature_dtype", choices=FEATURE_DTYPES, default="float16", help="of the log-mels; float32 is exact")
-    data("--num_workers", type=number(int, 0), default=0, help="processes that assemble batches; 0: none beside this")
+    data(
+        "--num_workers",
+        type=number(int, 0, MAX_WORKERS),
+        default=0,
+        help="processes that assemble batches; 0: none beside this",
+    )
 
     model = parser.add_argument_group("model").add_argument
     model("--backbone", choices=BACKBONES, default="lstm", help="recurrent network over the window")
-    model("--hidden_size", type=positive, default=512, help="its hidden size")
-    model("--num_layers", type=positive, default=4, help="its layers")
+    model("--hidden_size", type=number(int, 1, MAX_HIDDEN_SIZE), default=512, help="its hidden size")
+    model("--num_layers", type=number(int, 1, MAX_LAYERS), default=4, help="its layers")
     model(
         "--bidirectional",
         type=switch,
@@ -161,13 +178,18 @@ def get_args_parser() -> argparse.ArgumentParser:
     model("--embed_d", type=int, default=TEXT_DIM, help="recorded, without effect, as in the published program")
 
     training = parser.add_argument_group("training").add_argument
-    training("--epochs", type=positive, default=100, help="passes over the training windows")
-    training("--batch_size", type=positive, default=64, help="windows in a batch; the published figures depend on it")
+    training("--epochs", type=number(int, 1, MAX_EPOCHS), default=100, help="passes over the training windows")
+    training(
+        "--batch_size",
+        type=number(int, 1, MAX_BATCH_SIZE),
+        default=64,
+        help="windows in a batch; the published figures depend on it",
+    )
     training("--optim", choices=OPTIMIZERS, default="adam", help="optimizer")
-    training("--lr", type=number(float, 0), default=1e-3, help="learning rate")
-    training("--lr_gamma", type=number(float, 0), default=0.7, help="its factor at epochs/3 and epochs/2")
-    training("--lr_decay", type=number(float, 0), default=0.0, help="Adagrad's own decay")
-    training("--weight_decay", type=number(float, 0), default=1e-5, help="weight decay")
+    training("--lr", type=number(float, 0, MAX_RATE), default=1e-3, help="learning rate")
+    training("--lr_gamma", type=number(float, 0, MAX_FACTOR), default=0.7, help="its factor at epochs/3 and epochs/2")
+    training("--lr_decay", type=number(float, 0, MAX_RATE), default=0.0, help="Adagrad's own decay")
+    training("--weight_decay", type=number(float, 0, MAX_RATE), default=1e-5, help="weight decay")
     training("--loss", choices=LOSSES, default="normal", help="KLDiv + MSE, or class-balanced BCE + MSE")
     training("--lam", type=number(float, 0, 1), default=0.66, help="weight of the emotion's part of the loss")
     training("--beta", type=number(float, 0, 1, inclusive=False), default=0.99, help="of cbloss")
@@ -184,7 +206,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="bf16: bfloat16 autocast; auto: in training, where it is fast",
     )
     run("--compile", action="store_true", help="compile the model for training; a CPU needs a C++ compiler for it")
-    run("--save_path", type=Path, default="exp", help="folder of the experiment folders")
+    run("--save_path", type=file_path, default="exp", help="folder of the experiment folders")
     run(
         "--resume",
         metavar="NAME",
@@ -357,12 +379,18 @@ def make_loader(
 
 
 def build_model(args: argparse.Namespace) -> torch.nn.Module:
-    """The MATE that the arguments describe, its convolutions channels-last: 0.7 of the time of contiguous ones."""
+    """The MATE that the arguments describe, its convolutions channels-last: 0.7 of the time of contiguous ones.
+
+    Raises
+    ------
+    InputError : it takes more than this machine's memory
+    """
     import torch
 
     from model import MATE
 
-    model = MATE(
+    mate = partial(
+        MATE,
         backbone=args.backbone,
         hidden_size=args.hidden_size,
         num_layers=args.num_layers,
@@ -373,6 +401,17 @@ def build_model(args: argparse.Namespace) -> torch.nn.Module:
         concat=not args.no_concat,
         modality=args.modality,
     )
+    with torch.device("meta"):  # without memory: a system may give more than it has and kill the program later
+        n_bytes = sum(weight.nbytes for weight in mate().parameters())
+    if not args.test_only and not torch.cuda.is_available():
+        n_bytes *= 3  # with gradients, and what the optimizer keeps
+    if n_bytes > (memory := memory_size()):
+        raise InputError(
+            f"--hidden_size {args.hidden_size}, --num_layers {args.num_layers}, --ws {args.ws}, --text_dim "
+            f"{args.text_dim}: the model takes {n_bytes / 1e9:.0f} GB, this machine has {memory / 1e9:.0f} GB; give "
+            "smaller ones"
+        )
+    model = mate()
     if model.uses_audio:
         model.audio_embedding.to(memory_format=torch.channels_last)
     return model
@@ -704,6 +743,12 @@ def configure_test(args: argparse.Namespace, given: set[str], path: Path) -> arg
             configured.train_split = sessions(str(stored["train_split"]))
         except argparse.ArgumentTypeError as error:
             raise InputError(f"{path}: train_split: {error}") from error
+        splits = [{*configured.train_split}, {*trained.get("test_split", ())}, {*(trained.get("valid_split") or ())}]
+        if shared := sorted(s for s in range(1, N_SESSIONS + 1) if sum(s in split for split in splits) > 1):
+            raise InputError(
+                f"{path}: sessions {shared} are in two of train_split, test_split and valid_split, which main.py never "
+                "writes; take the configuration that the model was trained with"
+            )
     else:
         held_out = {*trained.get("test_split", args.test_split), *(trained.get("valid_split") or [])}
         configured.train_split = [s for s in range(1, N_SESSIONS + 1) if s not in held_out]

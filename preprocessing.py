@@ -21,8 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from constants import AFFECT_RANGE, EMOTIONS, N_RATERS, ROLES, SEGMENT_ID, TEXT_DIM
+from constants import AFFECT_RANGE, EMOTIONS, MAX_BATCH_SIZE, MAX_TEXT_DIM, N_RATERS, ROLES, SEGMENT_ID, TEXT_DIM
 from corpus import (
+    MAX_TABLE_BYTES,
     MISSING_LIMIT,
     Problem,
     decode,
@@ -35,7 +36,17 @@ from corpus import (
     write_problems,
 )
 from kobert import KOBERT, EmbeddingCache, embed_sentences, load_text_model, save_embeddings
-from utils import InputError, atomic_write, gpu, lock_folder, number, pick_device, run_command
+from utils import (
+    InputError,
+    atomic_write,
+    file_path,
+    gpu,
+    lock_folder,
+    number,
+    pick_device,
+    read_bounded,
+    run_command,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +64,8 @@ COLUMNS = [
 ]
 
 # Transcripts
+
+MAX_TRANSCRIPT_BYTES = 100_000  # an utterance of 40 s has some hundred
 
 # Breath b, laughter l, noise n or N, o, u, c, s: the letter and a slash, runs of them, misspelt with the slash in front
 # or with the last one lacking. A letter that ends a Latin word is no mark (`on/off`), one behind `BTS` or `6` is.
@@ -91,10 +104,11 @@ def read_transcripts(data_path: Path, ids: list[str], problems: list[Problem]) -
             problems.append(Problem(file, "", segment, "no transcript", "", ZEROS))
             continue
         try:
-            text = decode(paths[segment].read_bytes(), paths[segment])
+            text = decode(read_bounded(paths[segment], MAX_TRANSCRIPT_BYTES), paths[segment])
         except (OSError, InputError) as error:
-            found = error.strerror if isinstance(error, OSError) else "neither UTF-8 nor CP949 text"
-            problems.append(Problem(file, "", segment, "transcript that is not readable", str(found), ZEROS))
+            found = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{paths[segment]}: ")
+            found = str(found).partition(";")[0]
+            problems.append(Problem(file, "", segment, "transcript that is not readable", found, ZEROS))
             continue
         n_lines = sum(bool(line.strip()) for line in text.splitlines())
         if n_lines > 1:
@@ -194,7 +208,7 @@ def read_table(path: Path, session: int, actor: str, problems: list[Problem]) ->
     """
     file = f"{path.parent.name}/{path.name}"
     try:
-        lines = list(csv.reader(io.StringIO(decode(path.read_bytes(), path))))
+        lines = list(csv.reader(io.StringIO(decode(read_bounded(path, MAX_TABLE_BYTES), path))))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except csv.Error as error:
@@ -486,14 +500,14 @@ def get_args_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "--data_path",
-        type=Path,
+        type=file_path,
         default=Path("data/KEMDy19"),
         help="corpus folder, with annotation/ and wav/ (%(default)s)",
     )
-    add("--audio_path", type=Path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
+    add("--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
     add("--text_model", default=KOBERT, help="hub name or folder of the sentence encoder (%(default)s)")
-    add("--text_dim", type=number(int, 1), help="length of its embeddings (whatever it gives)")
-    add("--batch_size", type=number(int, 1), default=64, help="sentences at once (%(default)s)")
+    add("--text_dim", type=number(int, 1, MAX_TEXT_DIM), help="length of its embeddings (whatever it gives)")
+    add("--batch_size", type=number(int, 1, MAX_BATCH_SIZE), default=64, help="sentences at once (%(default)s)")
     add("--gpu_id", type=gpu, help="a GPU's number, or cpu (the best there is)")
     add("--overwrite", action="store_true", help="replace files that an earlier run made")
     add("--strict", action="store_true", help="stop at anything that would be warned of")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import io
 import json
 import math
 import os
 import random
 import re
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -44,19 +46,30 @@ class Interrupted(Exception):
 def run_command(command: Callable[[], None]) -> int:
     """Run a command-line program's body and return its exit status.
 
-    An `InputError` or a lacking permission becomes one line on stderr and status 2, an interrupt one line and status
-    128 + the signal's number, a warning one line; any other exception is a programming error and keeps its traceback.
+    An `InputError`, a file that the system refuses or too little memory becomes one line on stderr and status 2, an
+    interrupt one line and status 128 + the signal's number, a warning one line; any other exception is a programming
+    error and keeps its traceback.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name need not be text
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_: print(f"warning: {one_line(message)}", file=sys.stderr)
             command()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    except PermissionError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+    except OSError as error:
+        if not isinstance(error.filename, str | Path):
+            raise
+        print(f"error: {one_line(error.filename)}: {error.strerror}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
+            raise
+        reason = (str(error).splitlines() or ["of this process"])[0]
+        print(f"error: not enough memory ({one_line(reason)}); try a smaller model or --batch_size", file=sys.stderr)
         return 2
     except Interrupted as interrupt:
         print(f"interrupted: {interrupt}", file=sys.stderr)
@@ -65,6 +78,11 @@ def run_command(command: Callable[[], None]) -> int:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
+
+
+def one_line(message: object) -> str:
+    """A message with everything that does not print, such as the line breaks of an odd file name, escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(message))
 
 
 @contextlib.contextmanager
@@ -122,12 +140,45 @@ def number(kind: type, low: float, high: float = float("inf"), inclusive: bool =
 
 def gpu(value: str) -> str:
     """A GPU's number, or `cpu`."""
-    if value != "cpu" and not value.isdecimal():
+    if value != "cpu" and not (value.isdecimal() and len(value) < 5):
         raise argparse.ArgumentTypeError(f"{value!r}: expected a GPU's number or cpu")
     return value
 
 
+def file_path(value: str) -> Path:
+    """A path that a file can have."""
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise argparse.ArgumentTypeError(f"{value!r}: expected a path in UTF-8 without NUL characters")
+    return Path(value)
+
+
 # Files
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """Content of a file of at most `limit` bytes.
+
+    Raises
+    ------
+    InputError : it is larger, or no file
+    OSError : it is missing or cannot be read
+    """
+    status = path.stat()
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # a pipe would be waited for
+        raise InputError(f"{path}: a pipe or a device, expected a file")
+    if stat.S_ISREG(status.st_mode) and status.st_size > limit:
+        raise InputError(f"{path}: {status.st_size} bytes, expected at most {limit}; is it the right file, and whole?")
+    return path.read_bytes()
+
+
+def check_archive(path: Path) -> None:
+    """Raise `ValueError` where an archive would be more once read: what torch and NumPy save is not compressed."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("its content is compressed, expected it as torch.save and numpy.savez write it")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise ValueError("it announces more content than it holds")
 
 
 @contextlib.contextmanager
@@ -170,17 +221,29 @@ def _sync_folder(folder: Path) -> None:
 def write_json(path: Path, content: dict) -> None:
     """Write `content` as indented UTF-8 JSON."""
     with atomic_write(path) as file:
-        json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        if any("\ud800" <= character <= "\udfff" for character in text):  # a path that is not UTF-8
+            text = json.dumps(content, indent=2, allow_nan=False)
+        file.write(text + "\n")
+
+
+MAX_JSON_BYTES = 10 * 2**20  # a configuration has some thousand
 
 
 def read_json(path: Path) -> dict:
     """Read a JSON object; raises `InputError` when the file is missing or holds anything else."""
+
+    def finite(number: str) -> float:
+        if not math.isfinite(float(number)):
+            raise ValueError(f"it holds {number}, which is no number")
+        return float(number)
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = read_bounded(path, MAX_JSON_BYTES).decode("utf-8-sig")
+        content = json.loads(text, parse_float=finite, parse_constant=finite)
     except FileNotFoundError as error:
         raise InputError(f"{path}: not found; an experiment folder made by main.py holds it") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
@@ -267,6 +330,7 @@ def read_tensors(path: Path) -> Any:
     import torch
 
     if zipfile.is_zipfile(path):
+        check_archive(path)
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
@@ -290,7 +354,8 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
 
     Raises
     ------
-    InputError : there is no file, it is not a state dict, does not fit the model, or the two hold different weights
+    InputError : there is no file, it is not a state dict, does not fit the model or holds values that are not numbers,
+    or the two differ
     """
     import torch
 
@@ -306,6 +371,11 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
             raise InputError(
                 f"{files[0]}: {name} has shape {found}, the configuration's model has {wanted}; "
                 f"is configuration.json beside it the one it was trained with?"
+            )
+        if not is_plain(state[name], expected[name]):
+            raise InputError(
+                f"{files[0]}: {name} holds {state[name].dtype} values that are not finite or not dense, expected "
+                f"finite {expected[name].dtype}; train anew with a smaller --lr, or copy the file again"
             )
     for other in others:
         if other.keys() != state.keys() or not all(torch.equal(other[name], state[name]) for name in state):
@@ -325,6 +395,16 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise InputError(f"{path}: holds no state dict (names and tensors), expected what torch.save(state_dict) wrote")
     return state
+
+
+def is_plain(tensor: torch.Tensor, like: torch.Tensor) -> bool:
+    """Whether a tensor from a file holds finite numbers of the same kind as `like`, not sparse, quantized or absent."""
+    import torch
+
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        return False
+    kinds = {(t.is_floating_point(), t.is_complex(), t.dtype == torch.bool) for t in (tensor, like)}
+    return len(kinds) == 1 and bool(tensor.isfinite().all())
 
 
 # Reproducibility and devices
@@ -368,6 +448,14 @@ def pick_device(gpu_id: str | None) -> torch.device:
     if int(gpu_id) >= count:
         raise InputError(f"--gpu_id {gpu_id}: this machine has {count} CUDA devices; give a smaller number or cpu")
     return torch.device(f"cuda:{gpu_id}")
+
+
+def memory_size() -> float:
+    """Bytes of main memory of this machine, infinite where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return math.inf
 
 
 def environment(device: torch.device) -> dict[str, Any]:
