@@ -17,6 +17,9 @@ from utils import InputError
 MISSING_LIMIT = 0.05  # a larger share of utterances without wav or text stops the run
 
 
+MAX_TABLE_BYTES = 100 * 2**20  # KEMDy19's largest has under 3 MB
+
+
 def decode(content: bytes, path: Path) -> str:
     """Text of a file in UTF-8 (with or without a byte order mark) or CP949."""
     for encoding in ("utf-8-sig", "cp949"):
@@ -93,6 +96,11 @@ def find_files(folder: Path, suffix: str, repeated: list[Path] | None = None) ->
     return found
 
 
+# What is beyond is no utterance, and would take memory without bound
+SAMPLE_RATES = (1_000, 1_000_000)  # Hz
+MAX_WAV_SECONDS = 1_800
+MAX_AMPLITUDE = 2.0**31  # of floating-point samples: integers that were never scaled are usable
+MAX_WAV_VALUES = 2**28  # samples of all channels, 1 GB
 UNKNOWN_LENGTH = 0xFFFFFFFF  # what programs that write a wav into a pipe leave as the length of its data
 
 
@@ -121,8 +129,16 @@ def wav_fault(path: Path) -> str | None:
         info = soundfile.info(path)
         if info.frames == 0:
             return "holds no sample of sound"
-        if info.subtype in ("FLOAT", "DOUBLE") and not np.isfinite(soundfile.read(path)[0]).all():
-            return "holds samples that are not numbers"
+        if not SAMPLE_RATES[0] <= info.samplerate <= SAMPLE_RATES[1]:
+            return f"of {info.samplerate} Hz, expected {SAMPLE_RATES[0]} to {SAMPLE_RATES[1]}"
+        if info.frames > MAX_WAV_SECONDS * info.samplerate or info.frames * info.channels > MAX_WAV_VALUES:
+            return f"announces {info.frames} samples of {info.channels} channels at {info.samplerate} Hz, no utterance"
+        if info.subtype in ("FLOAT", "DOUBLE"):
+            loudest = np.abs(soundfile.read(path)[0]).max()
+            if not np.isfinite(loudest):
+                return "holds samples that are not numbers"
+            if loudest > MAX_AMPLITUDE:
+                return f"holds samples up to {loudest:.2g}, expected -1 to 1"
     except OSError as error:
         return f"not readable ({error.strerror or error})"
     except soundfile.SoundFileError as error:

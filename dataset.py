@@ -39,9 +39,9 @@ from constants import (
     STANDARDISE_EPS,
     n_frames,
 )
-from corpus import decode, emotion_index, parse_emotions, wav_fault
+from corpus import MAX_TABLE_BYTES, decode, emotion_index, parse_emotions, wav_fault
 from store import Frames, Rows, in_memory, stored
-from utils import InputError
+from utils import InputError, read_bounded
 
 # Annotation
 
@@ -75,7 +75,8 @@ def read_annotation(path: Path) -> Annotation:
     InputError : it is missing, lacks a column, or a row holds what cannot be a segment id, a label or a rating
     """
     try:
-        table = pd.read_csv(io.StringIO(decode(path.read_bytes(), path)), dtype=str, keep_default_na=False)
+        text = decode(read_bounded(path, MAX_TABLE_BYTES), path)
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
     except FileNotFoundError as error:
         raise InputError(f"{path}: not found; run preprocessing.py --data_path {path.parent} first") from error
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
@@ -184,7 +185,10 @@ def read_wav(path: Path, sr: int = SAMPLE_RATE) -> np.ndarray:
     reason = wav_fault(path)
     if reason is not None:
         raise InputError(f"{path}: {reason}; replace it or take it away")
-    wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    try:
+        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise InputError(f"{path}: not readable as sound ({error}); replace it or take it away") from error
     wave = wave.mean(axis=1)
     return wave if rate == sr else soxr.resample(wave, rate, sr, quality="HQ")
 
