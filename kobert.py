@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import pickletools
 import re
 import sys
 import time
@@ -19,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils import InputError, atomic_write
+from utils import InputError, atomic_write, check_archive, read_bounded
 
 if TYPE_CHECKING:
     import torch
@@ -291,6 +292,7 @@ class EmbeddingCache:
 
     def _read(self, dimension: int) -> dict[bytes, np.ndarray]:
         try:
+            check_archive(self.path)
             with self.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 if str(arrays["text_model"]) != self.text_model:
                     return {}
@@ -371,15 +373,31 @@ class _Array:
         return self
 
 
+MAX_EMBEDDING_BYTES = 2**30  # KEMDy19's has 32 MB
+
 _ADMITTED = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _DType}
-_ADMITTED |= {("_codecs", "encode"): lambda text, encoding: text.encode("latin1")}  # bytes, in protocol 2
 for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and 2
     _ADMITTED[f"{_core}.multiarray", "_reconstruct"] = _Array
     _ADMITTED[f"{_core}.numeric", "_frombuffer"] = lambda *arguments: _Array().fill(*arguments)
 
 
 class _ArrayUnpickler(pickle.Unpickler):
+    """Gives the stand-ins, and encodes no more text than the file holds: one text could be encoded again and again."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.left = len(file.getbuffer())
+
+    def encode(self, text: str, _encoding: str) -> bytes:
+        """`codecs.encode` for bytes as protocol 2 writes them."""
+        self.left -= len(text)
+        if self.left < 0:
+            raise pickle.UnpicklingError("it holds more text than its size")
+        return text.encode("latin1")
+
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return self.encode
         if (module, name) not in _ADMITTED:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which is none of numpy's array constructors")
         return _ADMITTED[module, name]
@@ -403,15 +421,23 @@ def load_embeddings(path: str | Path, text_dim: int) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     try:
-        content = io.BytesIO(path.read_bytes())
+        raw = read_bounded(path, MAX_EMBEDDING_BYTES)
+        content = io.BytesIO(raw)
         major, _ = np.lib.format.read_magic(content)
         read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
         read_header(content)
+        start = content.tell()
+        for opcode, argument, _ in pickletools.genops(content):  # of such a place a table is made that may fill memory
+            if "PUT" in opcode.name and argument > len(raw):
+                raise pickle.UnpicklingError(f"it keeps an object at place {argument}")
+        content.seek(start)
         embeddings = _ArrayUnpickler(content).load()  # np.save pickles a 0-dimensional array around the dict
     except FileNotFoundError as error:
         others = sorted(other.name for other in path.parent.glob("embedding_*.npy"))
         todo = f"{', '.join(others)} is there: give its --text_dim" if others else "run preprocessing.py first"
         raise InputError(f"{path}: not found; {todo}") from error
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         raise InputError(f"{path}: refused, {error}") from error
     except Exception as error:  # damaged bytes make the readers raise almost anything
@@ -420,13 +446,21 @@ def load_embeddings(path: str | Path, text_dim: int) -> dict[str, np.ndarray]:
         embeddings = embeddings.value
     if not isinstance(embeddings, dict):
         raise InputError(f"{path}: holds a {type(embeddings).__name__}, expected a dict of segment ids and vectors")
+    if len(embeddings) * text_dim > len(raw):
+        raise InputError(
+            f"{path}: {len(raw)} bytes for {len(embeddings)} vectors, expected {text_dim} numbers in each (--text_dim "
+            f"{text_dim})"
+        )
     vectors = {}
     for key, value in embeddings.items():
+        if not isinstance(key, str):
+            raise InputError(f"{path}: a key is a {type(key).__name__}, expected one such as Sess01_script01_F001.txt")
         vector = getattr(value, "value", None)
         if not isinstance(vector, np.ndarray) or vector.size != text_dim or not np.isfinite(vector).all():
             found = (
                 f"an array of shape {vector.shape}" if isinstance(vector, np.ndarray) else f"a {type(value).__name__}"
             )
-            raise InputError(f"{path}: {key} holds {found}, expected {text_dim} finite numbers (--text_dim {text_dim})")
-        vectors[str(key)] = vector.astype(np.float32).reshape(text_dim)
+            expected = f"{text_dim} finite numbers (--text_dim {text_dim})"
+            raise InputError(f"{path}: {key[:80]} holds {found}, expected {expected}")
+        vectors[key] = vector.astype(np.float32).reshape(text_dim)
     return vectors
