@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils import InputError, atomic_write, read_tensors
+from utils import InputError, atomic_write, is_plain, read_tensors
 
 FORMAT = 1
 
@@ -101,6 +102,20 @@ def load_checkpoint(
         progress = Progress(**content["progress"])
         if progress.step != len(progress.losses) or not 0 <= progress.saved < progress.epoch:
             raise ValueError(f"epoch {progress.epoch}, step {progress.step} and {len(progress.losses)} losses")
+        if not all(math.isfinite(number) for row in progress.history for number in row.values()):
+            raise ValueError("a history of values that are not numbers")
+        torch.Generator().set_state(progress.order)
+        expected = model.state_dict()
+        if expected.keys() != content["model"].keys():
+            raise ValueError("the weights of another model")
+        for name, weight in content["model"].items():
+            if weight.shape != expected[name].shape or not is_plain(weight, expected[name]):
+                raise ValueError(f"{name} is of another shape or kind, or not finite")
+        of_optimizer = content["optimizer"]["state"]
+        for number, weight in enumerate(model.parameters()):
+            for name, kept in of_optimizer.get(number, {}).items():
+                if kept is not None and (kept.shape not in (weight.shape, ()) or not is_plain(kept, weight)):
+                    raise ValueError(f"the optimizer's {name} is of another shape or kind, or not finite")
         model.load_state_dict(content["model"])
         optimizer.load_state_dict(content["optimizer"])
         scheduler.load_state_dict(content["scheduler"])
