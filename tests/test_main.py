@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import main as program
 from constants import EMOTIONS
@@ -437,8 +438,20 @@ def test_select_best_tests_the_epoch_of_the_lowest_validation_loss(preprocessed,
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(preprocessed, tmp_path, capsys):
-    options = (*QUICK, "--modality", "text", "--epochs", "3", "--lr_gamma", "1e15")  # from the second epoch on
-    assert run(preprocessed, tmp_path, *options) == 2
+    steps = 0
+
+    def leap(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        """A learning rate for the second epoch that no weight outlasts."""
+        nonlocal steps
+        steps += 1
+        if steps == 5:
+            optimizer.param_groups[0]["lr"] = 1e15
+
+    hook = register_optimizer_step_post_hook(leap)
+    try:
+        assert run(preprocessed, tmp_path, *QUICK, "--modality", "text", "--epochs", "3") == 2
+    finally:
+        hook.remove()
     error = capsys.readouterr().err.splitlines()[-1]
     folder = only_run(tmp_path)
     windows = read_json(folder / "configuration.json")["windows"]["train"]
