@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from constants import AFFECT_RANGE, BACKBONES, MODALITIES, N_EMOTIONS, N_MELS, SAMPLE_RATE, TEXT_DIM, n_frames
 
-CHUNK_BYTES = 8 << 20  # glibc takes tensors over 32 MB from the system, page by page, and gives them back after use
+CHUNK_BYTES = 16 << 20  # glibc takes tensors over 32 MB from the system, page by page, and gives them back after use
 
 
 class _NormPool(torch.autograd.Function):
