@@ -44,7 +44,7 @@ MAX_BATCH_SIZE = 2**20
 MAX_EPOCHS = 10**6
 MAX_WORKERS = 128
 MAX_RATE = 1e30  # learning rate and weight decay: float32 holds their products
-MAX_FACTOR = 1_000
+MAX_FACTOR = 1e15
 
 # Corpus
 SEGMENT_ID = re.compile(

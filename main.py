@@ -484,6 +484,8 @@ def train(args: argparse.Namespace, given: Set[str] = frozenset()) -> Path:
                 return folder
         if args.batch_size < 2:
             raise InputError("--batch_size 1: batch norm cannot train on a single window; give at least 2")
+        if args.lr * args.lr_gamma**2 > MAX_RATE:
+            raise InputError(f"--lr {args.lr}, --lr_gamma {args.lr_gamma}: the learning rate would exceed {MAX_RATE:g}")
         device = pick_device(args.gpu_id)
         bfloat16 = args.precision == "bf16" or (args.precision == "auto" and has_bfloat16(device))
         seed_everything(args.seed)
