@@ -1,0 +1,84 @@
+import math
+
+import pytest
+import torch
+
+import benchmark
+from dataset import LogMels
+from model import MATE
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> benchmark.Corpus:
+    folder = tmp_path_factory.mktemp("benchmark")
+    benchmark.make_corpus(folder / "corpus", 12)
+    return benchmark.read_corpus(folder / "corpus", folder / "features")
+
+
+def parsed(*options: str):
+    return benchmark.get_args_parser().parse_args(["--gpu_id", "cpu", *options])
+
+
+def test_both_sides_compute_the_same_numbers(corpus):
+    for dtype, tolerance in (("float32", 1e-5), ("float16", 2e-3)):
+        of_log_mels, of_probabilities = benchmark.differences(corpus, parsed("--feature_dtype", dtype), utterances=4)
+        assert of_log_mels < 1e-4
+        assert 0 < of_probabilities < tolerance
+
+
+def test_both_sides_train_the_same(corpus):
+    torch.manual_seed(0)
+    args = parsed("--feature_dtype", "float32", "--precision", "fp32", "--batch_size", "8")
+    ours = benchmark.Ours(corpus, args)
+    plain = benchmark.plain_model(ours.model)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
+    ours.optimizer = torch.optim.SGD(ours.model.parameters(), lr=0.1)
+    plain_set, batch = benchmark.PlainWindows(corpus), ours.batch(list(range(2, 10)))
+    plain_batch = torch.utils.data.default_collate([plain_set[index] for index in range(2, 10)])
+    for theirs, mine in zip(plain_batch, batch, strict=True):
+        torch.testing.assert_close(theirs.view_as(mine), mine, rtol=0, atol=1e-4)
+    before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
+    assert benchmark.plain_steps(plain, optimizer, [plain_batch], torch.device("cpu")) == 8
+    assert ours.train(torch.utils.data.DataLoader([batch], batch_size=None, collate_fn=benchmark.unchanged)) == 8
+    for name in ("audio_embedding.0.conv.weight", "lstm.weight_ih_l0", "mlp_emotion.4.bias"):
+        step, expected = (model.state_dict()[name] - before[name] for model in (ours.model, plain))
+        assert (step - expected).norm() < 0.05 * expected.norm()
+
+
+def test_counted_work_is_that_of_the_layers():
+    first = 2 * 8 * 32 * 9 * 227 * 311 / 1e9  # forward, and once more for the weights' gradient: no input's
+    others = [(32, 48, 9, 225, 309), (48, 32, 25, 108, 150), (32, 8, 49, 48, 69)]
+    convolutions = 2 * first + sum(3 * 2 * math.prod(sizes) / 1e9 for sizes in others)
+    assert 1 < benchmark.step_gflop(MATE()) / convolutions < 1.1
+
+
+def test_waiting_is_counted_and_changes_no_batch(corpus):
+    ours = benchmark.Ours(corpus, parsed("--batch_size", "4"))
+    waiting = benchmark.Waiting()
+    given = list(waiting(ours.epoch(), ours.device))
+    assert [len(batch.text) for batch in given] == [4, 4, 4]
+    assert waiting.seconds > 0
+
+
+def test_a_corpus_is_read_and_its_own_store_left_alone(preprocessed, tmp_path):
+    before = {path.name for path in preprocessed.iterdir()}
+    corpus = benchmark.read_corpus(preprocessed, tmp_path / "features")
+    assert len(corpus.annotation.ids) == len(corpus.wavs) > 0
+    assert isinstance(benchmark.features(corpus, parsed()), LogMels)
+    assert {path.name for path in preprocessed.iterdir()} == before
+
+
+def test_the_table_has_a_line_a_stage(capsys):
+    assert benchmark.main(["--utterances", "4", "--batch_size", "2", "--rounds", "1", "--gpu_id", "cpu"]) == 0
+    out = capsys.readouterr().out
+    for stage in ("feature build", "batch assembly", "training step", "evaluation", "whole epoch", "peak memory"):
+        (line,) = (line for line in out.splitlines() if line.startswith(stage))
+        plain, ours, ratio = map(float, line.split()[-3:])
+        assert min(plain, ours, ratio) > 0
+    assert "GFLOP a window" in out
+    assert "of an epoch; feature store" in out
+
+
+def test_too_few_utterances_are_one_line(capsys):
+    assert benchmark.main(["--utterances", "5", "--batch_size", "4"]) == 2
+    assert capsys.readouterr().err == "error: --batch_size 4: two batches are needed, the corpus has 5 windows\n"
