@@ -510,15 +510,16 @@ class ShuffledBatches(torch.utils.data.Sampler):
     n : how many there are
     batch_size : numbers a batch
     generator : draws the order
+    part : of each batch, which is all that is given of it
 
     Attributes
     ----------
     skip : how many of the first batches are left out; 0 unless it is set
-    batches : those that were drawn last, the left out ones too
+    batches : those that were drawn last, whole, the left out ones too
     """
 
-    def __init__(self, n: int, batch_size: int, generator: torch.Generator) -> None:
-        self.n, self.batch_size, self.generator, self.skip = n, batch_size, generator, 0
+    def __init__(self, n: int, batch_size: int, generator: torch.Generator, part: slice = slice(None)) -> None:
+        self.n, self.batch_size, self.generator, self.part, self.skip = n, batch_size, generator, part, 0
         self.batches: list[list[int]] = []
 
     def __len__(self) -> int:
@@ -528,7 +529,7 @@ class ShuffledBatches(torch.utils.data.Sampler):
         order = torch.randperm(self.n, generator=self.generator)
         whole = order[: self.n // self.batch_size * self.batch_size].split(self.batch_size)
         self.batches = [batch.tolist() for batch in whole]
-        return iter(self.batches[self.skip :])
+        return iter([batch[self.part] for batch in self.batches[self.skip :]])
 
 
 def unchanged(batch: Batch) -> Batch:

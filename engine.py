@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from constants import OPTIMIZERS
 from loss import Loss
+from processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from dataset import Batch
@@ -88,8 +89,9 @@ def train_one_epoch(
     on_step: Callable[[float | None], None] = lambda loss: None,
     losses: Tensor | None = None,
     bfloat16: bool = False,
+    processes: Processes = ALONE,
 ) -> float:
-    """Train on every batch once and return the epoch's mean loss.
+    """Train on every batch once and return the epoch's mean loss; with several processes a loss is the mean of theirs.
 
     `on_step` is called after each step, now and then with the mean loss so far: reading it waits for the device.
     `losses` is filled with the losses of the epoch's steps; where it is longer than `batches`, the first ones are those
@@ -111,7 +113,7 @@ def train_one_epoch(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        losses[index] = loss.detach()
+        losses[index] = processes.mean(loss.detach())
         mean = None
         if (index + 1) % CHECK_EVERY == 0 or index + 1 == n_batches or device.type == "cpu":
             mean = losses[: index + 1].mean().item()
@@ -134,10 +136,12 @@ def evaluate(
     description: str | None = None,
     on_batch: Callable[[], None] = lambda: None,
     bfloat16: bool = False,
+    processes: Processes = ALONE,
 ) -> tuple[dict[str, np.ndarray], float]:
     """Predictions of a data set, and its mean loss over windows (NaN without a `loss_function`).
 
-    `description` names the progress bar; without it there is none. `on_batch` is called after each batch.
+    `description` names the progress bar; without it there is none. `on_batch` is called after each batch. Of several
+    processes each has `batches` of its own, and gets the predictions of all, those of process 0 first.
 
     Returns
     -------
@@ -161,13 +165,12 @@ def evaluate(
         outputs.append((prediction[0].exp(), *prediction[1:], *target))
         on_batch()
     names = ("emotion_pred", "arousal_pred", "valence_pred", "emotion", "arousal", "valence")
-    arrays = {
-        name: torch.cat(parts).float().cpu().numpy()
-        for name, parts in zip(names, zip(*outputs, strict=True), strict=True)
-    }
+    ours = [torch.cat(parts).float().cpu().numpy() for parts in zip(*outputs, strict=True)]
+    gathered, totals = processes.gather([ours] if ours else []), processes.gather([total.item()])
+    arrays = {name: np.concatenate(parts) for name, parts in zip(names, zip(*gathered, strict=True), strict=True)}
     for name in ("arousal_pred", "valence_pred", "arousal", "valence"):
         arrays[name] = arrays[name][:, 0]
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise NonFinite("the model predicts values that are not numbers")
-    mean_loss = total.item() / len(arrays["emotion"]) if loss_function is not None else math.nan
+    mean_loss = sum(totals) / len(arrays["emotion"]) if loss_function is not None else math.nan
     return arrays, mean_loss

@@ -41,6 +41,7 @@ from constants import (
     SEGMENT_ID,
     TEXT_DIM,
 )
+from processes import ALONE, Processes, join, launched
 from utils import (
     InputError,
     Interrupted,
@@ -305,8 +306,11 @@ def load_annotation(args: argparse.Namespace) -> Annotation:
     return read_annotation(args.data_path / f"df_{args.SorL}.csv")
 
 
-def load_corpus(args: argparse.Namespace, annotation: Annotation) -> Corpus:
-    """What the model of `--modality` is given of these utterances."""
+def load_corpus(args: argparse.Namespace, annotation: Annotation, shows: bool = True) -> Corpus:
+    """What the model of `--modality` is given of these utterances.
+
+    It `shows` how log-mels are computed; where they are kept, the one process that computes them does so in any case.
+    """
     import numpy as np
     import torch
 
@@ -330,7 +334,7 @@ def load_corpus(args: argparse.Namespace, annotation: Annotation) -> Corpus:
         dtype = getattr(torch, args.feature_dtype)
         if args.no_cache:
             paths = [wavs.get(segment) for segment in annotation.ids]
-            log_mels = LogMels(paths, args.sr, dtype, progress=True)
+            log_mels = LogMels(paths, args.sr, dtype, progress=shows)
         else:
             folder = args.data_path / "features"
             log_mels = LogMels(stored_frames(folder, wavs, annotation.ids, args.sr, dtype, progress=True), args.sr)
@@ -367,14 +371,20 @@ def check_sessions(there: set[int], split: set[int], option: str) -> None:
 
 
 def make_loader(
-    dataset: WindowDataset, batch_size: int, num_workers: int, order: ShuffledBatches | None = None
+    dataset: WindowDataset,
+    batch_size: int,
+    num_workers: int,
+    order: ShuffledBatches | None = None,
+    share: range | None = None,
 ) -> torch.utils.data.DataLoader:
-    """Batches of `dataset`: those of `order`, or without it all in order."""
+    """Batches of `dataset`: those of `order`, or without it all windows in order, or those of a `share`."""
     from torch.utils.data import DataLoader
 
     from dataset import unchanged
 
-    sampling = {"batch_size": batch_size} if order is None else {"batch_sampler": order, "generator": order.generator}
+    sampling = {"batch_size": batch_size, "sampler": share}
+    if order is not None:
+        sampling = {"batch_sampler": order, "generator": order.generator}
     return DataLoader(dataset, num_workers=num_workers, collate_fn=unchanged, **sampling)
 
 
@@ -473,38 +483,37 @@ def train(args: argparse.Namespace, given: Set[str] = frozenset()) -> Path:
     from loss import make_loss
 
     with contextlib.ExitStack() as stack:
+        processes = stack.enter_context(join(args.gpu_id))
         folder = None
         if args.resume is not None:
-            args, folder = configure_resume(args, given)
-        if folder is not None:
-            stack.enter_context(lock_folder(folder, "training"))
-            if (folder / "result.json").exists():
-                (folder / CHECKPOINT).unlink(missing_ok=True)  # of a run that was killed behind its last line
-                print(f"{folder}: finished already, its report is in {folder / 'result.json'}")
-                return folder
-        if args.batch_size < 2:
-            raise InputError("--batch_size 1: batch norm cannot train on a single window; give at least 2")
-        if args.lr * args.lr_gamma**2 > MAX_RATE:
-            raise InputError(f"--lr {args.lr}, --lr_gamma {args.lr_gamma}: the learning rate would exceed {MAX_RATE:g}")
-        device = pick_device(args.gpu_id)
-        bfloat16 = args.precision == "bf16" or (args.precision == "auto" and has_bfloat16(device))
-        seed_everything(args.seed)
-        annotation = load_annotation(args)
-        train_split = training_sessions(set(annotation.session.tolist()), args.test_split, args.valid_split)
-        corpus = load_corpus(args, annotation)
-        if not args.num_workers:  # those have no GPU
-            corpus = corpus.to(device)
-        audio_dtype = torch.bfloat16 if bfloat16 else torch.float32
-        train_set = corpus.windows(train_split, args.ws, True, crop_seed=args.seed, audio_dtype=audio_dtype)
-        valid_set = corpus.windows(args.valid_split, args.ws, soft_targets=True) if args.valid_split else None
-        test_set = corpus.windows(args.test_split, args.ws, soft_targets=False)
-        if len(train_set) < args.batch_size:
-            raise InputError(
-                f"--batch_size {args.batch_size}: training has {len(train_set)} windows and drops its last partial "
-                f"batch; give at most {len(train_set)}"
-            )
-        model = build_model(args).to(device)
-        loss_function = make_loss(args.loss, args.lam, args.beta, train_set.class_counts, device)
+            args, folder = processes.from_first(lambda: configure_resume(args, given))
+        if folder is not None and processes.from_first(lambda: begin_again(folder, stack)):
+            return folder
+        with processes.together():
+            check_batch_size(args.batch_size, processes.size)
+            if args.lr * args.lr_gamma**2 > MAX_RATE:
+                raise InputError(
+                    f"--lr {args.lr}, --lr_gamma {args.lr_gamma}: the learning rate would exceed {MAX_RATE:g}"
+                )
+            device = processes.device or pick_device(args.gpu_id)
+            bfloat16 = args.precision == "bf16" or (args.precision == "auto" and has_bfloat16(device))
+            seed_everything(args.seed)
+            annotation = load_annotation(args)
+            train_split = training_sessions(set(annotation.session.tolist()), args.test_split, args.valid_split)
+            corpus = load_corpus(args, annotation, shows=processes.first)
+            if not args.num_workers:  # those have no GPU
+                corpus = corpus.to(device)
+            audio_dtype = torch.bfloat16 if bfloat16 else torch.float32
+            train_set = corpus.windows(train_split, args.ws, True, crop_seed=args.seed, audio_dtype=audio_dtype)
+            valid_set = corpus.windows(args.valid_split, args.ws, soft_targets=True) if args.valid_split else None
+            test_set = corpus.windows(args.test_split, args.ws, soft_targets=False)
+            if len(train_set) < args.batch_size:
+                raise InputError(
+                    f"--batch_size {args.batch_size}: training has {len(train_set)} windows and drops its last partial "
+                    f"batch; give at most {len(train_set)}"
+                )
+            model = processes.synchronise_statistics(build_model(args).to(device))
+            loss_function = make_loss(args.loss, args.lam, args.beta, train_set.class_counts, device)
 
         facts = {
             "train_split": train_split,
@@ -513,20 +522,56 @@ def train(args: argparse.Namespace, given: Set[str] = frozenset()) -> Path:
             "missing": corpus.missing,
         }
         now = environment(device) | {"training_precision": "bfloat16" if bfloat16 else "float32"}
-        if folder is None:
-            folder = new_folder(args.save_path, f"{args.backbone}_{args.SorL}_{args.optim}_{args.ws}_{timestamp()}")
-            stack.enter_context(lock_folder(folder, "training"))
-            write_json(folder / "configuration.json", serialisable(args) | facts | now)
-        else:
-            warn_of_changes(folder, facts, now)
-        received = stack.enter_context(stop_requests())
-        fit(args, model, loss_function, train_set, valid_set, device, folder, received, bfloat16)
-        load_weights(model, folder / "model.pth")
-        save_safetensors(model, folder / "model.safetensors")
-        arrays = predict(args, model, test_set, device, lambda: stop_if_asked(received, folder, "testing"))
-        report_test(args, folder, corpus, test_set, arrays, int(train_set.class_counts.argmax()))
-        (folder / CHECKPOINT).unlink(missing_ok=True)
+        now |= {"processes": processes.size}
+
+        def begin() -> Path:
+            if folder is not None:
+                warn_of_changes(folder, facts, now)
+                return folder
+            new = new_folder(args.save_path, f"{args.backbone}_{args.SorL}_{args.optim}_{args.ws}_{timestamp()}")
+            stack.enter_context(lock_folder(new, "training"))
+            write_json(new / "configuration.json", serialisable(args) | facts | now)
+            return new
+
+        folder = processes.from_first(begin)
+        received = stack.enter_context(stop_requests(says=processes.first))
+        fit(args, model, loss_function, train_set, valid_set, device, folder, received, bfloat16, processes)
+        with processes.together():
+            if processes.first:
+                load_weights(model, folder / "model.pth")
+                save_safetensors(model, folder / "model.safetensors")
+        processes.spread(model.state_dict().values())
+
+        def on_batch() -> None:
+            if processes.size == 1:  # several have batches of their own, and cannot agree on one to stop at
+                stop_if_asked(received[0] if received else 0, folder, "testing")
+
+        arrays = predict(args, model, test_set, device, on_batch, processes)
+        if processes.first:
+            report_test(args, folder, corpus, test_set, arrays, int(train_set.class_counts.argmax()))
+            (folder / CHECKPOINT).unlink(missing_ok=True)
         return folder
+
+
+def begin_again(folder: Path, stack: contextlib.ExitStack) -> bool:
+    """Lock the folder of a run that goes on; return whether it has finished already, and say so."""
+    stack.enter_context(lock_folder(folder, "training"))
+    if not (folder / "result.json").exists():
+        return False
+    (folder / CHECKPOINT).unlink(missing_ok=True)  # of a run that was killed behind its last line
+    print(f"{folder}: finished already, its report is in {folder / 'result.json'}")
+    return True
+
+
+def check_batch_size(batch_size: int, n_processes: int) -> None:
+    """Raise `InputError` when batch norm cannot train on the part of a batch that a process gets."""
+    if n_processes > 1 and (batch_size % n_processes or batch_size < 2 * n_processes):
+        raise InputError(
+            f"--batch_size {batch_size}: {n_processes} processes take equal parts of a batch, of at least 2 windows; "
+            f"give a multiple of {n_processes}, at least {2 * n_processes}"
+        )
+    if batch_size < 2:
+        raise InputError("--batch_size 1: batch norm cannot train on a single window; give at least 2")
 
 
 def warn_of_changes(folder: Path, facts: dict[str, Any], now: dict[str, Any]) -> None:
@@ -549,11 +594,12 @@ def warn_of_changes(folder: Path, facts: dict[str, Any], now: dict[str, Any]) ->
         warnings.warn(f"{folder}: {'; '.join(changed)}: the result may differ from an undisturbed run's", stacklevel=2)
 
 
-def stop_if_asked(received: list[int], folder: Path, doing: str) -> None:
-    """Raise `Interrupted` when a signal was received."""
-    if received:
-        command = f"python main.py --resume {shlex.quote(str(folder))}"
-        raise Interrupted(f"stopped in {doing}, all is saved; go on with: {command}", received[0])
+def stop_if_asked(number: int, folder: Path, doing: str, processes: Processes = ALONE) -> None:
+    """Raise `Interrupted` when the signal of this number was received; 0 is none."""
+    if number:
+        command = f"main.py --resume {shlex.quote(str(folder))}"
+        command = f"python {command}" if processes.size == 1 else f"{command}, under the same launcher"
+        raise processes.told_once(Interrupted(f"stopped in {doing}, all is saved; go on with: {command}", number))
 
 
 def fit(
@@ -566,10 +612,12 @@ def fit(
     folder: Path,
     received: list[int],
     bfloat16: bool,
+    processes: Processes,
 ) -> None:
     """Train up to `--epochs`, from the checkpoint in `folder` if there is one, writing weights and history after each.
 
     After each epoch, every `--save_every` steps, and when a signal is `received`, the checkpoint is written anew.
+    Several processes train on equal parts of each batch, and stop behind the same step, whichever got the signal.
     """
     import torch
     from torch.utils.tensorboard import SummaryWriter
@@ -582,24 +630,30 @@ def fit(
     optimizer = make_optimizer(args.optim, model, args.lr, args.lr_decay, args.weight_decay)
     scheduler = make_scheduler(optimizer, args.epochs, args.lr_gamma)
     generator = torch.Generator().manual_seed(args.seed)
-    order = ShuffledBatches(len(train_set), args.batch_size, generator)
+    part = slice(processes.rank, None, processes.size)
+    order = ShuffledBatches(len(train_set), args.batch_size, generator, part)
     n_steps = len(order)
     train_loader = make_loader(train_set, args.batch_size, args.num_workers, order)
-    valid_loader = make_loader(valid_set, EVALUATION_BATCH, args.num_workers) if valid_set else None
-    compiled = torch.compile(model, dynamic=False) if args.compile else model  # with the same parameters
+    valid_loader = None
+    if valid_set:
+        share = processes.share(len(valid_set))
+        valid_loader = make_loader(valid_set, EVALUATION_BATCH, args.num_workers, share=share)
     decides = {name: value for name, value in outcome_options(args).items() if name not in RESUME_OPTIONS}
     run, checkpoint = identity(decides), folder / CHECKPOINT
     progress = Progress(1, 0, torch.zeros(0), generator.get_state())
-    if checkpoint.exists():
-        progress = load_checkpoint(checkpoint, run, model, optimizer, scheduler)
+    if processes.from_first(checkpoint.exists):
+        with processes.together():
+            progress = load_checkpoint(checkpoint, run, model, optimizer, scheduler)
         generator.set_state(progress.order)
     history = progress.history
+    trained = torch.compile(model, dynamic=False) if args.compile else model  # with the same parameters
+    trained = processes.average_gradients(trained)
 
     def save() -> None:
-        if (
-            progress.losses.isfinite().all()
-        ):  # else the last good one stays, and the next look at the loss stops the run
-            save_checkpoint(checkpoint, run, model, optimizer, scheduler, progress)
+        with processes.together():  # the others wait: one that ended would have its launcher stop process 0 as well
+            # Without finite losses the last good one stays, and the next look at the loss stops the run
+            if processes.first and progress.losses.isfinite().all():
+                save_checkpoint(checkpoint, run, model, optimizer, scheduler, progress)
 
     try:
         with (
@@ -609,9 +663,12 @@ def fit(
                 desc="training",
                 unit="step",
                 dynamic_ncols=True,
+                disable=not processes.first,
             ) as bar,
-            SummaryWriter(str(folder), purge_step=progress.epoch) as tensorboard,
+            contextlib.ExitStack() as stack,
         ):
+            if processes.first:
+                tensorboard = stack.enter_context(SummaryWriter(str(folder), purge_step=progress.epoch))
             for epoch in range(progress.epoch, args.epochs + 1):
                 row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
                 shown = {"epoch": f"{epoch}/{args.epochs}", "lr": f"{row['lr']:.1e}"}
@@ -631,50 +688,61 @@ def fit(
                     bar.update()
                     progress.step += 1
                     step = first_step + progress.step - 1
-                    if received or (args.save_every and step % args.save_every == 0):
+                    asked = processes.highest(received[0] if received else 0)
+                    if asked or (args.save_every and step % args.save_every == 0):
                         progress.losses = losses[: progress.step]
                         save()
-                    stop_if_asked(received, folder, f"step {step} of {args.epochs * n_steps}")
+                    stop_if_asked(asked, folder, f"step {step} of {args.epochs * n_steps}", processes)
 
                 def on_batch(losses: torch.Tensor = losses, epoch: int = epoch) -> None:
-                    if received:
+                    if (
+                        received and processes.size == 1
+                    ):  # several have batches of their own: they stop at the next step
                         progress.losses = losses
                         save()
-                    stop_if_asked(received, folder, f"the validation of epoch {epoch}")
+                        stop_if_asked(received[0], folder, f"the validation of epoch {epoch}")
 
                 train_set.set_epoch(epoch)
                 order.skip = progress.step
                 try:
-                    row["train_loss"] = train_one_epoch(
-                        compiled, train_loader, loss_function, optimizer, device, first_step, on_step, losses, bfloat16
-                    )
+                    arguments = (trained, train_loader, loss_function, optimizer, device, first_step, on_step, losses)
+                    row["train_loss"] = train_one_epoch(*arguments, bfloat16, processes=processes)
                     if valid_loader:
+                        processes.spread(model.buffers())
                         arguments = (model, valid_loader, device, loss_function, None, on_batch)
-                        _, row["valid_loss"] = evaluate(*arguments, bfloat16=args.precision == "bf16")
+                        _, row["valid_loss"] = evaluate(
+                            *arguments, bfloat16=args.precision == "bf16", processes=processes
+                        )
                 except NonFinite as error:
                     batch = [] if error.batch is None else order.batches[error.batch]
                     of = f" (windows {', '.join(train_set.ids[index] for index in batch)})" if batch else ""
                     kept = f"keeps the weights of epoch {progress.saved}" if progress.saved else "holds no weights yet"
                     kept += f" and {CHECKPOINT} from before" if checkpoint.exists() else ""
-                    raise InputError(f"{error}{of}: training stopped, {folder} {kept}; try a smaller --lr") from error
+                    stopped = InputError(f"{error}{of}: training stopped, {folder} {kept}; try a smaller --lr")
+                    raise processes.told_once(stopped) from error
                 except RuntimeError as error:
                     if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                         raise
                     reason = str(error).strip().splitlines()[0]
-                    raise InputError(f"--compile: torch cannot compile the model ({reason}); leave it out") from error
+                    useless = InputError(f"--compile: torch cannot compile the model ({reason}); leave it out")
+                    raise processes.told_once(useless) from error
                 scheduler.step()
                 history.append(row)
                 if args.select == "last" or row["valid_loss"] < progress.best:
                     progress.saved, progress.best = epoch, row.get("valid_loss", progress.best)
-                    save_weights(model, folder / "model.pth")
-                write_history(history, folder)
-                for name in row.keys() - {"epoch"}:
-                    tensorboard.add_scalar(name, row[name], epoch)
+                    with processes.together():
+                        if processes.first:
+                            save_weights(model, folder / "model.pth")
+                with processes.together():
+                    if processes.first:
+                        write_history(history, folder)
+                        for name in row.keys() - {"epoch"}:
+                            tensorboard.add_scalar(name, row[name], epoch)
                 progress.epoch, progress.step, progress.losses = epoch + 1, 0, torch.zeros(0)
                 progress.order = generator.get_state()
                 save()
     finally:  # also when it is interrupted
-        if history:
+        if history and processes.first:
             save_figure(plot_loss_curve(history), folder / "loss_curve.png")
 
 
@@ -694,16 +762,22 @@ def predict(
     test_set: WindowDataset,
     device: torch.device,
     on_batch: Callable[[], None] = lambda: None,
+    processes: Processes = ALONE,
 ) -> dict[str, np.ndarray]:
-    """Predictions of the windows to test, with their targets; `on_batch` is called after each batch."""
+    """Predictions of the windows to test, with their targets; `on_batch` is called after each batch.
+
+    Several processes test a share of the windows each, and all get the predictions of all.
+    """
     from engine import EVALUATION_BATCH, NonFinite, evaluate
 
-    loader = make_loader(test_set, EVALUATION_BATCH, args.num_workers)
+    loader = make_loader(test_set, EVALUATION_BATCH, args.num_workers, share=processes.share(len(test_set)))
+    shown = "testing" if processes.first else None
     try:
         bfloat16 = args.precision == "bf16"
-        return evaluate(model, loader, device, description="testing", on_batch=on_batch, bfloat16=bfloat16)[0]
+        return evaluate(model, loader, device, None, shown, on_batch, bfloat16=bfloat16, processes=processes)[0]
     except NonFinite as error:
-        raise InputError(f"{error}: these weights are of no use; train anew with a smaller --lr") from error
+        useless = InputError(f"{error}: these weights are of no use; train anew with a smaller --lr")
+        raise processes.told_once(useless) from error
 
 
 def report_test(
@@ -785,33 +859,40 @@ def test(args: argparse.Namespace, given: set[str]) -> Path:
     """Test an experiment folder, of this program or of the published one; return the new folder inside it."""
     import numpy as np
 
-    run = find_run(args.save_path, args.test_path)
-    args = configure_test(args, given, run / "configuration.json")
-    device = pick_device(args.gpu_id)
-    model = build_model(args)
-    load_weights(model, run / "model.pth")
-    annotation = load_annotation(args)
-    session = annotation.session
-    check_sessions(set(session.tolist()), set(args.test_split), "--test_split")
-    corpus = load_corpus(args, annotation)
-    if not args.num_workers:
-        corpus = corpus.to(device)
-    test_set = corpus.windows(args.test_split, args.ws, soft_targets=False)
-    seen = sorted(set(args.train_split) & set(args.test_split))
-    if seen:
-        warnings.warn(f"the model was trained on sessions {seen}, which are tested here", stacklevel=2)
-    trained = np.isin(session, args.train_split)
-    if not trained.any():
-        warnings.warn("the corpus has no training session: the majority is that of the tested windows", stacklevel=2)
-        trained = np.isin(session, args.test_split)
-    majority = int(annotation.majority[trained].sum(axis=0).argmax())
-    arrays = predict(args, model.to(device), test_set, device)
+    with join(args.gpu_id) as processes:
+        with processes.together():
+            run = find_run(args.save_path, args.test_path)
+            args = configure_test(args, given, run / "configuration.json")
+            device = processes.device or pick_device(args.gpu_id)
+            model = build_model(args)
+            load_weights(model, run / "model.pth")
+            annotation = load_annotation(args)
+            session = annotation.session
+            check_sessions(set(session.tolist()), set(args.test_split), "--test_split")
+            corpus = load_corpus(args, annotation, shows=processes.first)
+            if not args.num_workers:
+                corpus = corpus.to(device)
+        test_set = corpus.windows(args.test_split, args.ws, soft_targets=False)
+        seen = sorted(set(args.train_split) & set(args.test_split))
+        if seen:
+            warnings.warn(f"the model was trained on sessions {seen}, which are tested here", stacklevel=2)
+        trained = np.isin(session, args.train_split)
+        if not trained.any():
+            warnings.warn(
+                "the corpus has no training session: the majority is that of the tested windows", stacklevel=2
+            )
+            trained = np.isin(session, args.test_split)
+        majority = int(annotation.majority[trained].sum(axis=0).argmax())
+        arrays = predict(args, model.to(device), test_set, device, processes=processes)
 
-    folder = new_folder(run, f"test_{timestamp()}")
-    facts = {"missing": corpus.missing} | environment(device)
-    write_json(folder / "configuration.json", serialisable(args) | facts)
-    report_test(args, folder, corpus, test_set, arrays, majority)
-    return folder
+        def report() -> Path:
+            folder = new_folder(run, f"test_{timestamp()}")
+            facts = {"missing": corpus.missing} | environment(device) | {"processes": processes.size}
+            write_json(folder / "configuration.json", serialisable(args) | facts)
+            report_test(args, folder, corpus, test_set, arrays, majority)
+            return folder
+
+        return processes.from_first(report)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -822,7 +903,8 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what repeatable LSTMs on a GPU need
     keep_freed_memory()
-    return run_command(lambda: test(args, given) if args.test_only else train(args, given))
+    speaks = launched()[0] == 0
+    return run_command(lambda: test(args, given) if args.test_only else train(args, given), warns=speaks)
 
 
 if __name__ == "__main__":

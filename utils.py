@@ -34,31 +34,38 @@ if TYPE_CHECKING:
 class InputError(Exception):
     """Something is wrong with what the user gave: the message says what was found, what was expected, what to do."""
 
+    told = False  # by another process of the same run (see processes.py)
+
 
 class Interrupted(Exception):
     """A run stopped because a signal asked it to: the message says where, and how to go on."""
+
+    told = False  # by another process of the same run (see processes.py)
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.signal_number = signal_number
 
 
-def run_command(command: Callable[[], None]) -> int:
+def run_command(command: Callable[[], None], warns: bool = True) -> int:
     """Run a command-line program's body and return its exit status.
 
     An `InputError`, a file that the system refuses or too little memory becomes one line on stderr and status 2, an
-    interrupt one line and status 128 + the signal's number, a warning one line; any other exception is a programming
-    error and keeps its traceback.
+    interrupt one line and status 128 + the signal's number, a warning one line (none unless it `warns`); any other
+    exception is a programming error and keeps its traceback.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name need not be text
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = lambda message, *_: print(f"warning: {one_line(message)}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_: (
+                print(f"warning: {one_line(message)}", file=sys.stderr) if warns else None
+            )
             command()
     except InputError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        if not error.told:
+            print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except OSError as error:
         if not isinstance(error.filename, str | Path):
@@ -72,7 +79,8 @@ def run_command(command: Callable[[], None]) -> int:
         print(f"error: not enough memory ({one_line(reason)}); try a smaller model or --batch_size", file=sys.stderr)
         return 2
     except Interrupted as interrupt:
-        print(f"interrupted: {interrupt}", file=sys.stderr)
+        if not interrupt.told:
+            print(f"interrupted: {interrupt}", file=sys.stderr)
         return 128 + interrupt.signal_number
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -86,14 +94,18 @@ def one_line(message: object) -> str:
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """Note SIGINT and SIGTERM in the list that this gives instead of obeying them; a second one is obeyed."""
+def stop_requests(says: bool = True) -> Iterator[list[int]]:
+    """Note SIGINT and SIGTERM in the list that this gives instead of obeying them; a second one is obeyed.
+
+    It `says` so when the first one comes.
+    """
     received: list[int] = []
 
     def note(number: int, _frame: object) -> None:
         received.append(number)
         restore()
-        print("\nstopping as soon as all is saved; a second signal stops at once", file=sys.stderr)
+        if says:
+            print("\nstopping as soon as all is saved; a second signal stops at once", file=sys.stderr)
 
     def restore() -> None:
         for number, handler in previous.items():

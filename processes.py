@@ -1,0 +1,183 @@
+"""One run in several processes, which `torchrun` or `accelerate launch` starts: who does what, and what they share.
+
+Without a launcher there is one process, nothing is imported, and everything here does nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from utils import InputError, Interrupted, pick_device
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+T = TypeVar("T")
+Told = TypeVar("Told", InputError, Interrupted)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run; each holds one of these.
+
+    rank : number of this process; process 0 alone writes and speaks
+    size : how many there are
+    device : of this process; None without a launcher, where `--gpu_id` says it
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is process 0."""
+        return self.rank == 0
+
+    def gather(self, items: list[T]) -> list[T]:
+        """The items of all processes, one process behind the other, in every one of them."""
+        if self.size == 1:
+            return items
+        from accelerate.utils import gather_object
+
+        return gather_object(items)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """A block that every process enters; an error in one stops all of them at its end, and is told of once."""
+        if self.size == 1:
+            yield
+            return
+        caught = None
+        try:
+            yield
+        except Exception as error:
+            caught = error
+        told = caught if caught is None or isinstance(caught, InputError) else InputError(f"process {self.rank} failed")
+        errors = [error for error in self.gather([told]) if error is not None]
+        if caught is not None and caught is not told:
+            raise caught  # with its traceback
+        if errors:
+            raise self.told_once(errors[0]) from caught
+
+    def told_once(self, error: Told) -> Told:
+        """An error that every process raises, marked so that only process 0 tells the user of it."""
+        error.told = not self.first
+        return error
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What `make` gives in process 0, which alone calls it."""
+        value = None
+        with self.together():
+            if self.first:
+                value = make()
+        return self.gather([value])[0]
+
+    def highest(self, number: int) -> int:
+        """The highest of the processes' numbers; no GPU is waited for."""
+        if self.size == 1:
+            return number
+        import torch
+
+        of_all = torch.tensor(number)  # on the CPU, and thus through gloo
+        torch.distributed.all_reduce(of_all, torch.distributed.ReduceOp.MAX)
+        return int(of_all)
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean of the processes' tensors."""
+        if self.size == 1:
+            return tensor
+        import torch
+
+        total = tensor.clone()
+        torch.distributed.all_reduce(total)
+        return total / self.size
+
+    def spread(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite the tensors with those of process 0."""
+        if self.size > 1:
+            import torch
+
+            for tensor in tensors:
+                torch.distributed.broadcast(tensor, src=0)
+
+    def share(self, n: int) -> range | None:
+        """The numbers below `n` that this process tests, a contiguous part of them, maybe none; None means all."""
+        if self.size == 1:
+            return None
+        return range(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def synchronise_statistics(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The model with statistics of batch norm over the whole batch, on GPUs; torch has none for CPUs."""
+        if self.size == 1 or self.device.type != "cuda":
+            return model
+        import torch
+
+        return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+    def average_gradients(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The model as it is trained: its weights become those of process 0, its gradients the processes' means.
+
+        Each process sees its part of a batch, all parts equally large, so these are the gradients of the whole batch.
+        On CPUs all but for batch norm, which there normalises each part by its own statistics.
+        """
+        if self.size == 1:
+            return model
+        import torch
+
+        devices = [self.device] if self.device.type == "cuda" else None
+        return torch.nn.parallel.DistributedDataParallel(model, devices, broadcast_buffers=False)
+
+
+ALONE = Processes()
+
+
+def launched() -> tuple[int, int]:
+    """Rank of this process and number of processes, as a launcher says them in the environment."""
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    return (int(os.environ.get("RANK", 0)) if size > 1 else 0), size
+
+
+@contextlib.contextmanager
+def join(gpu_id: str | None) -> Iterator[Processes]:
+    """Meet the other processes of this run, if there are any, and part from them behind the block.
+
+    Parameters
+    ----------
+    gpu_id : of `--gpu_id`; `cpu` or None, which gives each process a GPU of its own where there are any
+
+    Raises
+    ------
+    InputError : it is a number, or this machine has fewer GPUs than processes
+    """
+    rank, size = launched()
+    if size == 1:
+        yield ALONE
+        return
+    import torch
+    from accelerate import PartialState
+
+    use_cpu = gpu_id == "cpu" or os.environ.get("ACCELERATE_USE_CPU") == "True" or not torch.cuda.is_available()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset")
+        # What lies on a CPU goes through gloo, also beside GPUs
+        state = PartialState(cpu=use_cpu, backend="gloo" if use_cpu else "cpu:gloo,cuda:nccl")
+    try:
+        with Processes(rank, size).together():
+            if gpu_id not in (None, "cpu"):
+                raise InputError(f"--gpu_id {gpu_id}: {size} processes take a GPU each; leave it out, or give cpu")
+            local, n_gpus = int(os.environ.get("LOCAL_WORLD_SIZE", size)), torch.cuda.device_count()
+            if not use_cpu and local > n_gpus:
+                raise InputError(
+                    f"this machine has {n_gpus} GPUs for {local} processes; start as many as there are, or give "
+                    "--gpu_id cpu"
+                )
+        yield Processes(rank, size, pick_device("cpu" if use_cpu else str(state.local_process_index)))
+    finally:
+        state.destroy_process_group()
