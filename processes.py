@@ -154,10 +154,15 @@ def join(gpu_id: str | None) -> Iterator[Processes]:
 
     Raises
     ------
-    InputError : it is a number, or this machine has fewer GPUs than processes
+    InputError : it is a number, this machine has fewer GPUs than processes, or accelerate was asked for MPI
     """
     rank, size = launched()
     if size == 1:
+        if os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ:  # several were asked for
+            raise InputError(
+                "accelerate launch --cpu starts several processes through MPI alone, which this program does not use; "
+                "give it --multi_gpu in place of --cpu, and main.py --gpu_id cpu"
+            )
         yield ALONE
         return
     import torch
