@@ -331,7 +331,7 @@ def test_beta_changes_the_class_balanced_loss(preprocessed, tmp_path):
 def test_training_and_validation_get_soft_targets_and_only_training_random_crops(preprocessed, tmp_path, monkeypatch):
     given = {}
 
-    def fit(args, model, loss_function, train_set, valid_set, device, folder, received, bfloat16):
+    def fit(args, model, loss_function, train_set, valid_set, device, folder, *_):
         given.update(train=train_set, valid=valid_set)
         save_weights(model, folder / "model.pth")
 
