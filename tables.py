@@ -127,11 +127,11 @@ def read_run(folder: Path) -> Run:
     if not all(-1 <= value <= 1 for value in (*figures.values(), *classes.values(), majority_f1)):
         raise InputError(f"{folder / 'result.json'}: holds a figure beyond -1 to 1; test the run again")
     try:
-        sizes = [*configuration["windows"].values()]
-        sessions = [*configuration["train_split"], *configuration["test_split"]]
-        if not all(isinstance(value, int) for value in (*sizes, *sessions)):
-            raise TypeError("expected whole numbers")
-        configuration["data_path"]
+        splits = [configuration["train_split"], configuration["test_split"], configuration.get("valid_split") or []]
+        whole = [*configuration["windows"].values(), *itertools.chain(*splits)]
+        if configuration["SorL"] not in ROLES or not all(isinstance(number, int) for number in whole):
+            raise TypeError("expected a role, and whole numbers in the splits and in windows")
+        configuration["data_path"] = str(configuration["data_path"])
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{folder / 'configuration.json'}: not one of main.py's runs ({error!r})") from error
 
@@ -185,12 +185,12 @@ def describe_corpora(runs: Iterable[Run]) -> tuple[list[str], str]:
     for run in runs:
         stored = run.configuration
         sessions = {*stored["train_split"], *(stored.get("valid_split") or []), *stored["test_split"]}
-        role, n = stored.get("SorL"), sum(stored["windows"].values())
-        expected = KEMDY19.get(role, 0)
+        role, n = stored["SorL"], sum(stored["windows"].values())
+        expected = KEMDY19[role]
         kemdy19 = len(sessions) == N_SESSIONS and abs(n - expected) <= 0.05 * expected
         for corpora in (words,) if kemdy19 else (words, others):
             corpora.setdefault(stored["data_path"], {})[f"{n:,} utterances ({role})"] = None
-    words, others = ([", ".join([str(path), *sizes]) for path, sizes in c.items()] for c in (words, others))
+    words, others = ([", ".join([path, *sizes]) for path, sizes in c.items()] for c in (words, others))
     if not others:
         return words, ""
     return words, (
@@ -376,13 +376,14 @@ def plot_losses(curves: dict[str, list[Run]], numbers: dict[str, int]) -> Figure
     """Training loss (solid) and validation loss (dotted) by epoch, a line a run; `numbers` choose the curves' looks."""
     figure = new_figure(3.7, 2.6 + 0.17 * (len(numbers) // 2))
     axes = figure.subplots()
-    for name, runs in curves.items():
-        for number, run in enumerate(runs):
-            style = look(numbers[name]) | {"markersize": 3.5, "markevery": max(1, len(run.history) // 6)}
-            label = name if number == 0 else None
-            axes.plot(run.history["epoch"], run.history["train_loss"], "-", **style, linewidth=1.1, label=label)
-            if "valid_loss" in run.history:
-                axes.plot(run.history["epoch"], run.history["valid_loss"], ":", **style, linewidth=1.1)
+    for name, number in numbers.items():
+        style = look(number) | {"markersize": 3.5, "linewidth": 1.1}
+        axes.plot([], [], label=name, **style)
+        for run in curves.get(name, ()):
+            epochs, every = run.history["epoch"], max(1, len(run.history) // 6)
+            for column, line in (("train_loss", "-"), ("valid_loss", ":")):
+                if column in run.history:
+                    axes.plot(epochs, run.history[column], line, markevery=every, **style)
     axes.set(xlabel="epoch", ylabel="loss")
     axes.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(loc="outside lower center", ncols=2)
@@ -391,12 +392,13 @@ def plot_losses(curves: dict[str, list[Run]], numbers: dict[str, int]) -> Figure
 
 def plot_classes(rows: dict[str, list[Run]], numbers: dict[str, int]) -> Figure:
     """F1 by emotion, mean over the runs in which it occurs, a marker a row."""
-    figure = new_figure(3.7, 2.4 + 0.25 * len(rows))
+    figure = new_figure(3.7, 2.4 + 0.25 * len(numbers))
     axes = figure.subplots()
-    steps = np.linspace(-0.3, 0.3, len(rows)) if len(rows) > 1 else [0]
-    for step, (name, runs) in zip(steps, rows.items(), strict=True):
+    for name, number in numbers.items():
+        runs = rows.get(name, ())
         by_class = pd.DataFrame([run.classes for run in runs], columns=EMOTIONS, dtype=float).mean()
-        axes.plot(by_class, np.arange(len(EMOTIONS)) + step, linestyle="", **look(numbers[name]), ms=5, label=name)
+        height = np.arange(len(EMOTIONS)) + 0.6 * ((number + 0.5) / len(numbers) - 0.5)
+        axes.plot(by_class, height, linestyle="", markersize=5, label=name, **look(number))
     axes.set_yticks(range(len(EMOTIONS)), EMOTIONS)
     axes.set(xlim=(-0.03, 1.03), ylim=(len(EMOTIONS) - 0.5, -0.5), xlabel="F1")
     figure.legend(loc="outside lower center", ncols=2)
