@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import re
+import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +32,7 @@ MAX_CSV_BYTES = 100 * 2**20  # a run's predictions have some hundred thousand
 
 # At least 3:1 against both pages, white and #111, of WCAG 2's contrast; after Okabe and Ito (2008)
 COLOURS = ("#1a7fc4", "#d55e00", "#009070", "#b0629a", "#a67400", "#767676")
-MARKERS = "osD^vPX"  # seven beside six colours: 42 rows look different
+MARKERS = dict(zip("osD^vPX", "●■◆▲▼✚✖", strict=True))  # seven beside six colours: 42 rows look different
 TEXT_INK = "#010203"  # drawn in it is what takes the colour of the page's text
 PLOT_STYLE = {
     "svg.fonttype": "none",
@@ -46,7 +47,6 @@ PLOT_STYLE = {
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "legend.frameon": False,
 }
 
 
@@ -346,7 +346,7 @@ def inline_svg(figure: Figure, name: str, label: str) -> Markup:
 
 def look(number: int) -> dict[str, str]:
     """Colour and marker of a table's row: no two of the first 42 share both."""
-    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+    return {"color": COLOURS[number % len(COLOURS)], "marker": [*MARKERS][number % len(MARKERS)]}
 
 
 def plot_figures(name: str, folds: dict[tuple, list[Entry]], runs: dict[Path, Run], labels: Sequence[str]) -> Figure:
@@ -354,7 +354,9 @@ def plot_figures(name: str, folds: dict[tuple, list[Entry]], runs: dict[Path, Ru
 
     `folds` has a group of entries a line, `labels` their names.
     """
-    figure = new_figure(3.7, 0.75 + 0.22 * len(folds))
+    labels = [textwrap.fill(one_line(label), 26) for label in labels]
+    n_lines = max(label.count("\n") + 1 for label in labels)
+    figure = new_figure(3.7, 0.75 + (0.07 + 0.15 * n_lines) * len(folds))
     axes = figure.subplots()
     for height, entries in enumerate(folds.values()):
         found = values_of(finished(entries, runs))
@@ -367,18 +369,19 @@ def plot_figures(name: str, folds: dict[tuple, list[Entry]], runs: dict[Path, Ru
             axes.vlines(at, height - 0.45, height + 0.45, COLOURS[5], linestyle=(0, (2, 1)), linewidth=1.8)
     axes.set_yticks(range(len(folds)), labels)
     axes.set_ylim(len(folds) - 0.4, -0.6)
-    axes.locator_params(axis="x", nbins=5)
+    centre, width = np.mean(axes.get_xlim()), max(0.1, np.ptp(axes.get_xlim()))  # do not blow noise up
+    axes.set_xlim(centre - width / 2, centre + width / 2)
+    axes.locator_params(axis="x", nbins=4)
     axes.set_xlabel(HEADINGS[name])
     return figure
 
 
-def plot_losses(curves: dict[str, list[Run]], numbers: dict[str, int]) -> Figure:
+def plot_losses(curves: dict[Any, list[Run]], numbers: dict[Any, int]) -> Figure:
     """Training loss (solid) and validation loss (dotted) by epoch, a line a run; `numbers` choose the curves' looks."""
-    figure = new_figure(3.7, 2.6 + 0.17 * (len(numbers) // 2))
+    figure = new_figure(3.7, 2.4)
     axes = figure.subplots()
     for name, number in numbers.items():
         style = look(number) | {"markersize": 3.5, "linewidth": 1.1}
-        axes.plot([], [], label=name, **style)
         for run in curves.get(name, ()):
             epochs, every = run.history["epoch"], max(1, len(run.history) // 6)
             for column, line in (("train_loss", "-"), ("valid_loss", ":")):
@@ -386,22 +389,20 @@ def plot_losses(curves: dict[str, list[Run]], numbers: dict[str, int]) -> Figure
                     axes.plot(epochs, run.history[column], line, markevery=every, **style)
     axes.set(xlabel="epoch", ylabel="loss")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
 def plot_classes(rows: dict[str, list[Run]], numbers: dict[str, int]) -> Figure:
     """F1 by emotion, mean over the runs in which it occurs, a marker a row."""
-    figure = new_figure(3.7, 2.4 + 0.25 * len(numbers))
+    figure = new_figure(3.7, 2.2 + 0.12 * len(numbers))
     axes = figure.subplots()
     for name, number in numbers.items():
         runs = rows.get(name, ())
         by_class = pd.DataFrame([run.classes for run in runs], columns=EMOTIONS, dtype=float).mean()
         height = np.arange(len(EMOTIONS)) + 0.6 * ((number + 0.5) / len(numbers) - 0.5)
-        axes.plot(by_class, height, linestyle="", markersize=5, label=name, **look(number))
+        axes.plot(by_class, height, linestyle="", markersize=5, **look(number))
     axes.set_yticks(range(len(EMOTIONS)), EMOTIONS)
     axes.set(xlim=(-0.03, 1.03), ylim=(len(EMOTIONS) - 0.5, -0.5), xlabel="F1")
-    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -410,8 +411,8 @@ def plot_affect(name: str, prediction: np.ndarray, target: np.ndarray) -> Figure
     low, high = AFFECT_RANGE
     figure = new_figure(2.9, 2.9)
     axes = figure.subplots()
-    alpha = float(np.clip(300 / len(target), 0.2, 0.7))
-    axes.scatter(target, prediction, s=7, color=COLOURS[0], alpha=alpha, linewidths=0, rasterized=True)
+    alpha = float(np.clip(600 / len(target), 0.08, 0.7))
+    axes.scatter(target, prediction, s=5, color=COLOURS[0], alpha=alpha, linewidths=0, rasterized=True)
     axes.axline((low, low), (high, high), color=TEXT_INK, linestyle="--", linewidth=1)
     axes.text(low, high, f"CCC {metric.ccc(prediction, target):.3f}", va="top")
     ticks = np.arange(low, high + 1)
@@ -450,30 +451,45 @@ def table_plots(entries: Sequence[Entry], runs: dict[Path, Run], draw: Callable[
     ]
     plots = [Plot(shown, DOTS)]
 
-    by_row = len(group(entries, "row")) > 1
-    curves, classes = [], []
+    curve = "row" if len(group(entries, "row")) > 1 else "test_split"  # what a colour stands for
+    losses, classes = [], []
     for (role,), of_role in group(entries, "role").items():
         there = [entry for entry in of_role if entry.folder in runs]
-        if not there:
-            continue
         for svgs, field, plot, what in (
-            (curves, "row" if by_row else "test_split", plot_losses, "Loss by epoch"),
+            (losses, curve, plot_losses, "Loss by epoch"),
             (classes, "row", plot_classes, "F1 by emotion"),
         ):
-            names = {
-                key: one_line(key[0] if field == "row" else f"test {spell(key[0])}") for key in group(entries, field)
-            }
-            numbers = {name: number for number, name in enumerate(names.values())}  # the same look for both roles
-            lines = {names[key]: finished(found, runs) for key, found in group(there, field).items()}
-            figure = plot(lines, numbers)
-            figure.axes[0].set_title(role, fontsize=9)
-            svgs.append(draw(figure, f"{what}, {role}"))
-    if curves:
+            if there:
+                lines = {key: finished(found, runs) for (key,), found in group(there, field).items()}
+                figure = plot(lines, numbers_of(entries, field))
+                figure.axes[0].set_title(role, fontsize=9)
+                svgs.append(draw(figure, f"{what}, {role}"))
+    if losses:
+        of_losses = "Training loss by epoch, a line a run; dotted: validation loss, where there is one."
+        of_classes = "F1 by emotion over the windows with one majority label, mean over runs."
         plots += [
-            Plot(curves, "Training loss by epoch, a line a run; dotted: validation loss, where there is one"),
-            Plot(classes, "F1 by emotion over the windows with one majority label, mean over runs"),
+            Plot(losses, legend(of_losses, numbers_of(entries, curve))),
+            Plot(classes, legend(of_classes, numbers_of(entries, "row"))),
         ]
     return plots
+
+
+def numbers_of(entries: Sequence[Entry], field: str) -> dict[Any, int]:
+    """A number for every value of a field, for its look in the plots of both roles."""
+    return {key: number for number, (key,) in enumerate(group(entries, field))}
+
+
+def legend(caption: str, numbers: dict[Any, int]) -> Markup:
+    """The caption, and the look of every row or test split."""
+    keys = [
+        Markup('<span style="color:{}">{}</span>&nbsp;{}').format(
+            look(number)["color"],
+            MARKERS[look(number)["marker"]],
+            key if isinstance(key, str) else f"test {spell(key)}",
+        )
+        for key, number in numbers.items()
+    ]
+    return Markup("{} {}").format(caption, Markup("; ").join(keys))
 
 
 def row_details(role: str, row: str, runs: Sequence[Run], draw: Callable[..., Markup]) -> dict[str, Any]:
