@@ -281,7 +281,8 @@ def timestamp() -> str:
     return time.strftime("%Y%m%d-%H%M%S")
 
 
-TEMPORARY = re.compile(r"\..+\.(csv|json|log|np[yz]|png|pth?|txt)\.[a-z0-9_]{8}")  # of `atomic_write`
+# Of `atomic_write`
+TEMPORARY = re.compile(r"\..+\.(csv|html|json|log|md|np[yz]|png|pth?|safetensors|txt)\.[a-z0-9_]{8}")
 
 
 @contextlib.contextmanager

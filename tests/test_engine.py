@@ -83,15 +83,19 @@ def test_fused_optimizers_step_as_plain_ones_do(name):
 
 
 def test_bfloat16_is_used_where_told_and_only_there():
-    seen = []
-    model = small_model()
-    model.lstm.register_forward_hook(lambda _, __, output: seen.append(output[0].dtype))
+    seen, behind = [], []
+    model = MATE(hidden_size=4, num_layers=1)
+    sound = [batch._replace(audio=torch.randn(3, 8, 229, 313)) for batch in batches(1)]
+    loader = DataLoader(sound, batch_size=None, collate_fn=unchanged)
+    model.audio_embedding.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    model.lstm.register_forward_hook(lambda _, __, output: behind.append(output[0].dtype))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     for bfloat16 in (False, True):
-        train_one_epoch(model, batches(1), LOSS, optimizer, torch.device("cpu"), bfloat16=bfloat16)
-        arrays, _ = evaluate(model, batches(1), torch.device("cpu"), bfloat16=bfloat16)
+        train_one_epoch(model, loader, LOSS, optimizer, torch.device("cpu"), bfloat16=bfloat16)
+        arrays, _ = evaluate(model, loader, torch.device("cpu"), bfloat16=bfloat16)
         assert arrays["emotion_pred"].dtype == np.float32
     assert seen == [torch.float32] * 2 + [torch.bfloat16] * 2
+    assert behind == [torch.float32] * 4
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
