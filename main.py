@@ -204,7 +204,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--precision",
         choices=PRECISIONS,
         default="auto",
-        help="bf16: bfloat16 autocast; auto: in training, where it is fast",
+        help="bf16: bfloat16 in convolutions; auto: in training, where it is fast",
     )
     run("--compile", action="store_true", help="compile the model for training; a CPU needs a C++ compiler for it")
     run("--save_path", type=file_path, default="exp", help="folder of the experiment folders")

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -50,6 +51,15 @@ def count(*_):
 register_optimizer_step_post_hook(count)
 sys.exit(main.main())
 """
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """What is computed here is summed in the order of the launched processes, which have a thread each."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
 
 
 def launch(launcher: tuple[str, ...], *argv: object, **environment: str) -> subprocess.CompletedProcess:
