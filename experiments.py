@@ -8,27 +8,30 @@ python experiments.py report 3.2 3.6 --SorL speaker listener --epochs 100
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import main as program
+from checkpoint import identity
 from constants import FOLDS, ROLES
 from tables import Entry, find_published, read_published, spell, write_report
 from utils import InputError, atomic_write, number, read_json, run_command
 
 
 class Table(NamedTuple):
-    """What a published table compares: its rows' options of main.py, by label, on these test sessions."""
+    """What a published table compares: its rows' options of main.py, by label, on these test sessions.
+
+    by_role : options that every row has for one role alone
+    """
 
     title: str
     rows: dict[str, dict[str, Any]]
     folds: tuple[tuple[int, ...], ...] = (FOLDS[3],)
-    roles: tuple[str, ...] = ROLES
+    by_role: Mapping[str, dict[str, Any]] = MappingProxyType({})
 
 
 TABLES = {
@@ -40,19 +43,22 @@ TABLES = {
         {f"beta {str(b)[1:]}": {"loss": "cbloss", "lam": 0.9, "beta": b} for b in (0.8, 0.9, 0.99, 0.999)},
     ),
     "3.6": Table("Weight of the emotion's loss", {f"lam {str(v)[1:]}": {"lam": v} for v in (0.5, 0.66, 0.75, 0.8)}),
-    "3.7": Table("Best, five folds", {"best": {}}, FOLDS),
+    "3.7": Table(
+        "Best, five folds",
+        {"best": {}},
+        FOLDS,
+        {"speaker": {"lam": 0.75}, "listener": {"loss": "cbloss", "lam": 0.9, "beta": 0.9}},
+    ),
     "modality": Table("Single modalities", {"audio": {"modality": "audio"}, "text": {"modality": "text"}}),
     "backbone": Table("LSTM against GRU", {"lstm": {}, "gru": {"backbone": "gru"}}),
 }
-# The configuration of 3.7, another one for either role
-BEST = {"speaker": {"lam": 0.75}, "listener": {"loss": "cbloss", "lam": 0.9, "beta": 0.9}}
 # Options of main.py that the tables set, or that a run of experiments has no use for
 TAKEN = {"SorL", "test_split", "seed", "resume", "test_only", "test_path"}
 TAKEN |= {name for table in TABLES.values() for options in table.rows.values() for name in options}
 
 
 class Planned(NamedTuple):
-    """A run that a table wants: where it stands there, and main.py's arguments."""
+    """A run that a table wants: where it stands there, main.py's arguments, and the `identity` of its outcome."""
 
     table: str
     row: str
@@ -60,6 +66,7 @@ class Planned(NamedTuple):
     fold: tuple[int, ...]
     seed: int
     argv: tuple[str, ...]
+    run: str
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -81,44 +88,41 @@ def plan(tables: Sequence[str], roles: Sequence[str], seeds: int, options: Seque
         table = TABLES[name]
         for role in roles:
             for row, values in table.rows.items():
-                values = BEST[role] if name == "3.7" else values
+                values = values | table.by_role.get(role, {})
                 of_row = [part for option, value in values.items() for part in (f"--{option}", str(value))]
                 of_row = [part for part in of_row if part != "True"]
                 for fold in table.folds:
                     for seed in range(seeds):
                         split = ("--SorL", role, "--test_split", spell(fold), "--seed", str(seed))
-                        yield Planned(name, row, role, fold, seed, (*options, *of_row, *split))
-
-
-def identity(argv: Sequence[str]) -> str:
-    """What tells a run's outcome from others', as text."""
-    return json.dumps(program.outcome_options(program.parse_args(list(argv))[0]), sort_keys=True)
+                        argv = (*options, *of_row, *split)
+                        outcome = program.outcome_options(program.parse_args(list(argv))[0])
+                        yield Planned(name, row, role, fold, seed, argv, identity(outcome))
 
 
 def finished_runs(save_path: Path) -> dict[str, Path]:
-    """Experiment folders with a result, by `identity`."""
-    names = sorted(program.outcome_options(program.parse_args([])[0]))
+    """Experiment folders with a result, by the `identity` of their outcome."""
+    names = program.outcome_options(program.parse_args([])[0])
     found = {}
     for result in sorted(save_path.glob("*/result.json")):
         try:
             stored = read_json(result.parent / "configuration.json")
         except InputError:
             continue  # another folder's damage is no reason to stop
-        found[json.dumps({name: stored.get(name) for name in names}, sort_keys=True)] = result.parent
+        found[identity({name: stored.get(name) for name in names})] = result.parent
     return found
 
 
 def error_file(save_path: Path, run: str) -> Path:
     """Where the last line of a failed run stands."""
-    return save_path / "failed" / f"{hashlib.sha256(run.encode()).hexdigest()[:16]}.txt"
+    return save_path / "failed" / f"{run[:16]}.txt"
 
 
 def run_all(planned: Sequence[Planned], save_path: Path) -> None:
     """Run what has not finished, one after the other; one that fails does not stop the others."""
-    runs = {identity(p.argv): p for p in planned}
-    for number_, (run, p) in enumerate(runs.items(), start=1):
-        print(f"[{number_}/{len(runs)}] {p.table} {p.row}, {p.role}, test {spell(p.fold)}, seed {p.seed}", flush=True)
-        if run in finished_runs(save_path):
+    done, runs = finished_runs(save_path), {p.run: p for p in planned}
+    for place, p in enumerate(runs.values(), start=1):
+        print(f"[{place}/{len(runs)}] {p.table} {p.row}, {p.role}, test {spell(p.fold)}, seed {p.seed}", flush=True)
+        if p.run in done:
             print("finished already", flush=True)
             continue
         command = [sys.executable, str(Path(program.__file__)), *p.argv, "--resume", "auto"]
@@ -132,7 +136,7 @@ def run_all(planned: Sequence[Planned], save_path: Path) -> None:
             except KeyboardInterrupt:  # the run has had the signal as well, and saves
                 process.communicate()
                 raise
-        path = error_file(save_path, run)
+        path = error_file(save_path, p.run)
         if process.returncode:
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = tail.decode(errors="replace").strip().splitlines()
@@ -147,12 +151,11 @@ def report(planned: Sequence[Planned], save_path: Path, settings: dict[str, Any]
     done, published = finished_runs(save_path), read_published()
     entries = []
     for p in planned:
-        run = identity(p.argv)
-        failed = error_file(save_path, run)
-        error = None if run in done else failed.read_text("utf-8") if failed.is_file() else "not finished"
+        failed = error_file(save_path, p.run)
+        error = None if p.run in done else failed.read_text("utf-8") if failed.is_file() else "not finished"
         figures = find_published(published, p.table, p.row, p.role, p.fold)
         entries.append(
-            Entry(p.table, TABLES[p.table].title, p.row, p.role, p.fold, p.seed, done.get(run), error, figures)
+            Entry(p.table, TABLES[p.table].title, p.row, p.role, p.fold, p.seed, done.get(p.run), error, figures)
         )
     folder = save_path / "report"
     folder.mkdir(parents=True, exist_ok=True)
@@ -164,20 +167,21 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = get_args_parser()
     args, options = parser.parse_known_args(argv)
-    unknown = [table for table in args.tables if table not in TABLES]
+    tables = args.tables or list(TABLES)
+    unknown = [table for table in tables if table not in TABLES]
     if unknown:
         parser.error(f"no table {unknown[0]!r}; there are {', '.join(TABLES)}")
     of_main, given = program.parse_args(options)
     if given & TAKEN:
         parser.error(f"--{min(given & TAKEN)} is set by the tables")
-    planned = list(plan(args.tables or list(TABLES), dict.fromkeys(args.SorL), args.seeds, options))
+    planned = list(plan(tables, dict.fromkeys(args.SorL), args.seeds, options))
 
     def command() -> None:
         if args.command == "list":
-            for name in args.tables or TABLES:
+            for name in tables:
                 wanted = [p for p in planned if p.table == name]
                 print(f"{name:<10}{TABLES[name].title}: {', '.join(TABLES[name].rows)}; {len(wanted)} runs")
-            print(f"{len({identity(p.argv) for p in planned})} runs in all, those that tables share counted once")
+            print(f"{len({p.run for p in planned})} runs in all, those that tables share counted once")
             return
         if args.command == "run":
             run_all(planned, of_main.save_path)

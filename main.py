@@ -695,9 +695,8 @@ def fit(
                     stop_if_asked(asked, folder, f"step {step} of {args.epochs * n_steps}", processes)
 
                 def on_batch(losses: torch.Tensor = losses, epoch: int = epoch) -> None:
-                    if (
-                        received and processes.size == 1
-                    ):  # several have batches of their own: they stop at the next step
+                    # Several processes have batches of their own: they stop at the next step
+                    if received and processes.size == 1:
                         progress.losses = losses
                         save()
                         stop_if_asked(received[0], folder, f"the validation of epoch {epoch}")
