@@ -1,25 +1,29 @@
-"""The published tables: list, run and report.
+"""The published tables, and grids of one's own: run them, report them, compare two of their rows.
 
 python experiments.py list
 python experiments.py run 3.2 3.6 --SorL speaker listener --epochs 100
-python experiments.py report 3.2 3.6 --SorL speaker listener --epochs 100
+python experiments.py run --grid lam=0.5,0.66 backbone=lstm,gru --jobs 2
+python experiments.py report
+python experiments.py compare 3.3:default 3.3:bidirectional
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
+import itertools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import main as program
 from checkpoint import identity
+from comparison import Pair, compare
 from constants import FOLDS, ROLES
-from tables import Entry, find_published, read_published, spell, write_report
-from utils import InputError, atomic_write, number, read_json, run_command
+from jobs import Found, Job, Slurm, error_file, find_runs, run_jobs, shares
+from tables import Entry, find_published, read_published, read_run, spell, write_report
+from utils import InputError, find_run, number, read_json, run_command, switch, write_json
 
 
 class Table(NamedTuple):
@@ -52,15 +56,17 @@ TABLES = {
     "modality": Table("Single modalities", {"audio": {"modality": "audio"}, "text": {"modality": "text"}}),
     "backbone": Table("LSTM against GRU", {"lstm": {}, "gru": {"backbone": "gru"}}),
 }
-# Options of main.py that the tables set, or that a run of experiments has no use for
-TAKEN = {"SorL", "test_split", "seed", "resume", "test_only", "test_path"}
-TAKEN |= {name for table in TABLES.values() for options in table.rows.values() for name in options}
+GRID = "grid"  # the name of a grid of the user's own
+# Options of main.py that every plan sets, or that a run of experiments has no use for
+PLANNED = {"SorL", "test_split", "seed", "resume", "test_only", "test_path"}
+PLAN_FILE = "experiments.json"  # in SAVE_PATH: the command lines of `run`, for a report that is called without any
 
 
 class Planned(NamedTuple):
     """A run that a table wants: where it stands there, main.py's arguments, and the `identity` of its outcome."""
 
     table: str
+    title: str
     row: str
     role: str
     fold: tuple[int, ...]
@@ -68,127 +74,314 @@ class Planned(NamedTuple):
     argv: tuple[str, ...]
     run: str
 
+    @property
+    def label(self) -> str:
+        """What it is, in a line."""
+        return f"{self.table} {self.row}, {self.role}, test {spell(self.fold)}, seed {self.seed}"
 
-def get_args_parser() -> argparse.ArgumentParser:
-    """The command line; what it does not know is for main.py."""
+
+class Plan(NamedTuple):
+    """What a command line asks for.
+
+    args : of experiments.py
+    of_main : of main.py, for all runs
+    tables : by name
+    runs : in the order to make them, those that tables share once for each
+    """
+
+    args: argparse.Namespace
+    of_main: argparse.Namespace
+    tables: dict[str, Table]
+    runs: list[Planned]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The options of main.py that all runs share."""
+        taken = PLANNED | taken_by(self.tables)
+        return {name: value for name, value in program.outcome_options(self.of_main).items() if name not in taken}
+
+
+def taken_by(tables: Mapping[str, Table]) -> set[str]:
+    """The options of main.py that these tables set; a published one keeps those of all to their published values."""
+    tables = {**tables, **(TABLES if tables.keys() - {GRID} else {})}
+    return {name for t in tables.values() for values in (*t.rows.values(), *t.by_role.values()) for name in values}
+
+
+# The command line
+
+
+def folds(value: str) -> tuple[int, ...]:
+    """Test sessions as main.py's `--test_split` writes them."""
+    return tuple(program.sessions(value))
+
+
+def axis(value: str) -> tuple[str, list[str]]:
+    """`lam=0.5,0.66` as an option of main.py and its values."""
+    name, equals, values = value.partition("=")
+    names = set(program.outcome_options(program.parse_args([])[0])) - PLANNED - {"data_path", "audio_path"}
+    if name not in names:
+        raise argparse.ArgumentTypeError(f"{value!r}: expected NAME=VALUE,... with one of {', '.join(sorted(names))}")
+    if not equals or not all(values.split(",")):
+        raise argparse.ArgumentTypeError(f"{value!r}: expected values such as {name}=A,B")
+    return name, values.split(",")
+
+
+def get_args_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The command line, and that of each command, which has main.py's options too."""
     parser = argparse.ArgumentParser(
-        description="Run the published tables and set them beside the published figures.", allow_abbrev=False
+        description="Run the published tables or a grid, and set them beside the published figures.", allow_abbrev=False
     )
-    parser.add_argument("command", choices=("list", "run", "report"))
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"{', '.join(TABLES)}; none: all of them")
-    parser.add_argument("--SorL", nargs="+", choices=ROLES, default=list(ROLES), help="whose emotion (default: both)")
-    parser.add_argument("--seeds", type=number(int, 1, 1000), default=1, help="runs of each, seeds from 0 on (1)")
-    parser.epilog = "Any other option is main.py's and holds for all runs: see main.py --help."
-    return parser
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-
-def plan(tables: Sequence[str], roles: Sequence[str], seeds: int, options: Sequence[str]) -> Iterator[Planned]:
-    """Every run that the tables want; tables that share one give it the same arguments."""
-    for name in tables:
-        table = TABLES[name]
-        for role in roles:
-            for row, values in table.rows.items():
-                values = values | table.by_role.get(role, {})
-                of_row = [part for option, value in values.items() for part in (f"--{option}", str(value))]
-                of_row = [part for part in of_row if part != "True"]
-                for fold in table.folds:
-                    for seed in range(seeds):
-                        split = ("--SorL", role, "--test_split", spell(fold), "--seed", str(seed))
-                        argv = (*options, *of_row, *split)
-                        outcome = program.outcome_options(program.parse_args(list(argv))[0])
-                        yield Planned(name, row, role, fold, seed, argv, identity(outcome))
-
-
-def finished_runs(save_path: Path) -> dict[str, Path]:
-    """Experiment folders with a result, by the `identity` of their outcome."""
-    names = program.outcome_options(program.parse_args([])[0])
-    found = {}
-    for result in sorted(save_path.glob("*/result.json")):
-        try:
-            stored = read_json(result.parent / "configuration.json")
-        except InputError:
-            continue  # another folder's damage is no reason to stop
-        found[identity({name: stored.get(name) for name in names})] = result.parent
-    return found
-
-
-def error_file(save_path: Path, run: str) -> Path:
-    """Where the last line of a failed run stands."""
-    return save_path / "failed" / f"{run[:16]}.txt"
-
-
-def run_all(planned: Sequence[Planned], save_path: Path) -> None:
-    """Run what has not finished, one after the other; one that fails does not stop the others."""
-    done, runs = finished_runs(save_path), {p.run: p for p in planned}
-    for place, p in enumerate(runs.values(), start=1):
-        print(f"[{place}/{len(runs)}] {p.table} {p.row}, {p.role}, test {spell(p.fold)}, seed {p.seed}", flush=True)
-        if p.run in done:
-            print("finished already", flush=True)
-            continue
-        command = [sys.executable, str(Path(program.__file__)), *p.argv, "--resume", "auto"]
-        tail = b""
-        with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-            try:
-                while chunk := process.stderr.read1():  # its progress bar and its warnings pass through
-                    print(chunk.decode(errors="replace"), end="", file=sys.stderr, flush=True)
-                    tail = (tail + chunk)[-4096:]
-                process.wait()
-            except KeyboardInterrupt:  # the run has had the signal as well, and saves
-                process.communicate()
-                raise
-        path = error_file(save_path, p.run)
-        if process.returncode:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lines = tail.decode(errors="replace").strip().splitlines()
-            with atomic_write(path) as file:
-                file.write(lines[-1].strip() if lines else f"exit status {process.returncode}")
-        else:
-            path.unlink(missing_ok=True)
-
-
-def report(planned: Sequence[Planned], save_path: Path, settings: dict[str, Any]) -> Path:
-    """Write the tables of what has finished into `save_path`/report and return that folder."""
-    done, published = finished_runs(save_path), read_published()
-    entries = []
-    for p in planned:
-        failed = error_file(save_path, p.run)
-        error = None if p.run in done else failed.read_text("utf-8") if failed.is_file() else "not finished"
-        figures = find_published(published, p.table, p.row, p.role, p.fold)
-        entries.append(
-            Entry(p.table, TABLES[p.table].title, p.row, p.role, p.fold, p.seed, done.get(p.run), error, figures)
+    def command(name: str, text: str, note: str = "") -> argparse.ArgumentParser:
+        of = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.{note}",
+            parents=[program.get_args_parser()],
+            conflict_handler="resolve",  # SorL and test_split here are several
+            formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=40, width=130),
+            allow_abbrev=False,
         )
+        option = of.add_argument_group("experiments").add_argument
+        if name == "compare":
+            option(
+                "rows", nargs=2, metavar="TABLE:ROW", help="a row such as 3.3:bidirectional, or an experiment folder"
+            )
+        else:
+            option("tables", nargs="*", metavar="TABLE", help=f"{', '.join(TABLES)}; none: all of them")
+        option("--SorL", nargs="+", choices=ROLES, default=list(ROLES), help="whose emotion is predicted")
+        option("--seeds", type=number(int, 1, 1000), default=1, help="runs of each, with seeds from 0 on")
+        option("--grid", nargs="+", type=axis, metavar="NAME=A,B", help="all combinations of these options' values")
+        option("--test_split", nargs="+", type=folds, metavar="SESSIONS", help="the grid's; without it 13-16")
+        return of
+
+    command("list", "show the tables and how many runs each takes")
+    run = command(
+        "run", "make the runs that have not finished, then the report", " All options but those here hold for all."
+    )
+    option = run.add_argument_group("machines").add_argument
+    option("--jobs", type=number(int, 1, 256), default=1, help="runs at once on this machine, its GPUs dealt out")
+    option("--slurm", action="store_true", help="hand the runs to a SLURM cluster")
+    option("--partition", help="of the cluster")
+    option("--time", type=number(int, 3), default=1440, help="minutes; a run that takes longer begins anew and goes on")
+    option("--gpus", type=number(int, 0, 64), default=1, help="GPUs of a run")
+    option("--cpus", type=number(int, 1, 1024), help="processor cores of a run")
+    option("--memory", type=number(int, 1), metavar="GB", help="main memory of a run")
+    option("--array", type=number(int, 1), default=256, help="runs at once on the cluster")
+    note = " Without options it is that of the runs in SAVE_PATH."
+    command("report", "write the tables of what has finished", note)
+    compare = command("compare", "compare two rows, or two runs, over the folds and seeds that both have", note)
+    compare.add_argument("--resamples", type=number(int, 100, 10**6), default=9999, help="of the bootstrap")
+    return parser, commands.choices
+
+
+def make_plan(argv: Sequence[str]) -> Plan:
+    """The plan of a command line; a grid alone is the only table unless others are named."""
+    top, parsers = get_args_parsers()
+    if not argv or argv[0] not in parsers:
+        top.parse_args(argv)  # answers --help, and refuses the rest
+    parser = parsers[argv[0]]
+    args, given = program.parse_args(argv[1:], parser)
+    args.command = argv[0]
+    names = list(TABLES) if args.command == "compare" else args.tables
+    if unknown := [name for name in names if name not in TABLES]:
+        parser.error(f"no table {unknown[0]!r}; there are {', '.join(TABLES)}")
+    tables = {name: TABLES[name] for name in (names or ([] if args.grid else TABLES))}
+    if args.grid:
+        axes = dict(args.grid)
+        if len(axes) < len(args.grid):
+            parser.error("--grid: an option is given twice")
+        combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+        rows = {" ".join(f"{name}={value}" for name, value in row.items()): row for row in combinations}
+        tables[GRID] = Table("Grid", rows, tuple(args.test_split or [FOLDS[3]]))
+    elif args.test_split:
+        parser.error("--test_split is for --grid; the published tables have their own")
+    given -= {"SorL", "test_split"}
+    if taken := sorted(given & (PLANNED | taken_by(tables))):
+        parser.error(f"--{taken[0]} is set by the tables")
+    of_main = {action.dest for action in program.get_args_parser()._actions}
+    options = spell_options({name: getattr(args, name) for name in sorted(given & of_main)})
+    runs = [
+        planned
+        for name, table in tables.items()
+        for role in dict.fromkeys(args.SorL)
+        for planned in plan_table(name, table, role, args.seeds, options)
+    ]
+    return Plan(args, program.parse_args(options)[0], tables, runs)
+
+
+def plan_table(name: str, table: Table, role: str, seeds: int, options: Sequence[str]) -> list[Planned]:
+    """The runs of a table for one role; tables that share one give it the same arguments."""
+    runs = []
+    for row, values in table.rows.items():
+        of_row = spell_options(values | table.by_role.get(role, {}))
+        for fold in table.folds:
+            for seed in range(seeds):
+                argv = (*options, *of_row, "--SorL", role, "--test_split", spell(fold), "--seed", str(seed))
+                run = identity(program.outcome_options(program.parse_args(list(argv))[0]))
+                runs.append(Planned(name, table.title, row, role, fold, seed, argv, run))
+    return runs
+
+
+def spell_options(values: Mapping[str, Any]) -> list[str]:
+    """Options as main.py's command line has them; of one that takes no value a true one is there, a false one not."""
+    flags = {action.dest for action in program.get_args_parser()._actions if action.nargs == 0}
+    options = []
+    for name, value in values.items():
+        if name not in flags:
+            options += [f"--{name}", str(value)]
+        elif switch(str(value)):
+            options.append(f"--{name}")
+    return options
+
+
+def remember(save_path: Path, argv: Sequence[str]) -> None:
+    """Note the command line of a `run`, for later reports."""
+    save_path.mkdir(parents=True, exist_ok=True)
+    earlier = recall(save_path)
+    write_json(save_path / PLAN_FILE, {"runs": [line for line in earlier if line != [*argv]] + [[*argv]]})
+
+
+def recall(save_path: Path) -> list[list[str]]:
+    """Command lines of the `run`s in this folder, the newest last."""
+    path = save_path / PLAN_FILE
+    if not path.exists():
+        return []
+    lines = read_json(path).get("runs")
+    if not isinstance(lines, list) or not all(isinstance(part, str) for line in lines for part in line):
+        raise InputError(f"{path}: expected the command lines of runs; take it away")
+    return lines
+
+
+def with_remembered(plan: Plan, argv: Sequence[str]) -> Plan:
+    """The plan of a command line that says nothing of tables and options: the newest `run`'s in its folder.
+
+    Earlier ones with the same options, whose tables are others, are added.
+    """
+    args = plan.args
+    default = make_plan([args.command, *getattr(args, "rows", []), "--save_path", str(plan.of_main.save_path)])
+    if (plan.runs, plan.settings) != (default.runs, default.settings):
+        return plan
+    plans = [make_plan(line) for line in recall(plan.of_main.save_path)]
+    same = [other for other in plans if other.settings == plans[-1].settings]
+    if not same:
+        return plan
+    tables = {name: table for other in same for name, table in other.tables.items()}
+    runs = dict.fromkeys(
+        planned for name in tables for other in same for planned in other.runs if planned.table == name
+    )
+    return plans[-1]._replace(args=args, tables=tables, runs=[*runs])
+
+
+# The commands
+
+
+def show(plan: Plan) -> None:
+    """A line a table, and how many runs there are and have finished."""
+    found = find_runs(plan.of_main.save_path)
+    for name, table in plan.tables.items():
+        wanted = [planned for planned in plan.runs if planned.table == name]
+        print(f"{name:<10}{table.title}: {', '.join(table.rows)}; {len(wanted)} runs")
+    runs = {planned.run for planned in plan.runs}
+    done = sum(run in found and found[run].finished for run in runs)
+    print(f"{len(runs)} runs in all, those that tables share counted once; {done} finished in {plan.of_main.save_path}")
+
+
+def run(plan: Plan) -> int:
+    """Make the runs that have not finished, and return how many have not after that."""
+    save_path, args = plan.of_main.save_path, plan.args
+    labels = {planned.run: planned.label for planned in reversed(plan.runs)}
+    wanted = {planned.run: planned for planned in reversed(plan.runs)}
+    found = find_runs(save_path)
+    todo = [planned for planned in reversed(wanted.values()) if not is_finished(found, planned.run)]
+    print(f"{len(wanted)} runs, {len(wanted) - len(todo)} finished already", flush=True)
+    if todo:
+        slurm = None
+        if args.slurm:
+            slurm = Slurm(args.partition, args.time, args.gpus, args.cpus, args.memory, args.array)
+        places = [] if args.slurm else shares(min(args.jobs, len(todo)), plan.of_main.gpu_id)
+        jobs = [Job(planned.run, planned.argv, save_path.absolute()) for planned in todo]
+        run_jobs(jobs, labels, save_path, plan.of_main.epochs, places, slurm)
+        found = find_runs(save_path)
+    return sum(not is_finished(found, planned.run) for planned in todo)
+
+
+def is_finished(found: Mapping[str, Found], run: str) -> bool:
+    """Whether a run is among the finished ones."""
+    return run in found and found[run].finished
+
+
+def report(plan: Plan) -> Path:
+    """Write the tables of what has finished into SAVE_PATH/report and return that folder."""
+    save_path = plan.of_main.save_path
+    found, published, entries = find_runs(save_path), read_published(), []
+    for p in plan.runs:
+        done = found[p.run].folder if is_finished(found, p.run) else None
+        failed = error_file(save_path, p.run)
+        error = None if done else failed.read_text("utf-8") if failed.is_file() else "not finished"
+        figures = find_published(published, p.table, p.row, p.role, p.fold)
+        entries.append(Entry(p.table, p.title, p.row, p.role, p.fold, p.seed, done, error, figures))
     folder = save_path / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    write_report(folder, entries, settings)
+    write_report(folder, entries, plan.settings)
     return folder
 
 
+def compare_rows(plan: Plan) -> str:
+    """The comparison of two rows or runs, in words.
+
+    Raises
+    ------
+    InputError : there is no such row or folder, or the two have no finished runs of the same sessions
+    """
+    found = find_runs(plan.of_main.save_path)
+    a, b = (finished_of(name, plan, found) for name in plan.args.rows)
+    pairs = [Pair(*key, a[key], b[key]) for key in a if key in b]
+    if not pairs and len(a) == len(b) == 1:  # two runs that differ in their seeds
+        pairs = [Pair(*of_a, a[of_a], b[of_b]) for of_a in a for of_b in b if of_a[:2] == of_b[:2]]
+    if not pairs:
+        raise InputError(
+            f"{' and '.join(plan.args.rows)}: have no finished runs of the same role, test sessions and seed; see "
+            "'experiments.py report' for what has not finished"
+        )
+    return compare(pairs, tuple(plan.args.rows), plan.args.resamples)
+
+
+def finished_of(name: str, plan: Plan, found: Mapping[str, Found]) -> dict[tuple[str, tuple[int, ...], int], Path]:
+    """Folders of the finished runs of a table's row, or an experiment folder, by role, test sessions and seed."""
+    table, _, row = name.partition(":")
+    if table not in plan.tables:
+        folder = find_run(plan.of_main.save_path, name)
+        stored = read_run(folder).configuration
+        return {(stored["SorL"], tuple(stored["test_split"]), stored.get("seed", 0)): folder}
+    if row not in plan.tables[table].rows:
+        raise InputError(f"{name}: table {table} has the rows {', '.join(plan.tables[table].rows)}")
+    runs = [p for p in plan.runs if (p.table, p.row) == (table, row) and is_finished(found, p.run)]
+    return {(p.role, p.fold, p.seed): found[p.run].folder for p in runs}
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit status."""
-    parser = get_args_parser()
-    args, options = parser.parse_known_args(argv)
-    tables = args.tables or list(TABLES)
-    unknown = [table for table in tables if table not in TABLES]
-    if unknown:
-        parser.error(f"no table {unknown[0]!r}; there are {', '.join(TABLES)}")
-    of_main, given = program.parse_args(options)
-    if given & TAKEN:
-        parser.error(f"--{min(given & TAKEN)} is set by the tables")
-    planned = list(plan(tables, dict.fromkeys(args.SorL), args.seeds, options))
+    """Run the command line and return its exit status: 1 when a run has not finished."""
+    argv = sys.argv[1:] if argv is None else argv
+    plan, unfinished = make_plan(argv), 0
 
     def command() -> None:
-        if args.command == "list":
-            for name in tables:
-                wanted = [p for p in planned if p.table == name]
-                print(f"{name:<10}{TABLES[name].title}: {', '.join(TABLES[name].rows)}; {len(wanted)} runs")
-            print(f"{len({p.run for p in planned})} runs in all, those that tables share counted once")
-            return
-        if args.command == "run":
-            run_all(planned, of_main.save_path)
-        settings = {name: value for name, value in program.outcome_options(of_main).items() if name not in TAKEN}
-        print(f"report: {report(planned, of_main.save_path, settings) / 'index.html'}")
+        nonlocal plan, unfinished
+        if plan.args.command in ("report", "compare"):
+            plan = with_remembered(plan, argv)
+        if plan.args.command == "list":
+            return show(plan)
+        if plan.args.command == "compare":
+            return print(compare_rows(plan))
+        if plan.args.command == "run":
+            remember(plan.of_main.save_path, argv)
+            unfinished = run(plan)
+        print(f"report: {report(plan) / 'index.html'}")
+        if unfinished:
+            print(f"{unfinished} runs have not finished: the report says why", file=sys.stderr)
 
-    return run_command(command)
+    return run_command(command) or int(unfinished > 0)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -222,12 +222,14 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_args(argv: list[str]) -> tuple[argparse.Namespace, set[str]]:
-    """Arguments, and the names of those that the user gave.
+def parse_args(
+    argv: Sequence[str], parser: argparse.ArgumentParser | None = None
+) -> tuple[argparse.Namespace, set[str]]:
+    """Arguments, and the names of those that the user gave; the `parser` may be another that has these options.
 
     `--test_only --NAME`, as the published README writes it, means `--test_only NAME`.
     """
-    parser = get_args_parser()
+    parser = parser or get_args_parser()
     argv = list(argv)
     if "--test_only" in argv[:-1]:
         after = argv.index("--test_only") + 1

@@ -180,23 +180,37 @@ def read_columns(path: Path, numbers: list[str], text: str | None = None) -> pd.
 
 
 def describe_corpora(runs: Iterable[Run]) -> tuple[list[str], str]:
-    """The corpora of these runs in words, and the warning that heads a report of others than KEMDy19, else ''."""
-    words, others = {}, {}
+    """The corpora of these runs in words, and the warning that heads a report of others than KEMDy19, else ''.
+
+    It warns too when runs of one role were made from corpora of several sizes at one path.
+    """
+    sizes: dict[str, dict[tuple[str, int], bool]] = {}  # by path: role and utterances, and whether it is KEMDy19
     for run in runs:
         stored = run.configuration
         sessions = {*stored["train_split"], *(stored.get("valid_split") or []), *stored["test_split"]}
         role, n = stored["SorL"], sum(stored["windows"].values())
-        expected = KEMDY19[role]
-        kemdy19 = len(sessions) == N_SESSIONS and abs(n - expected) <= 0.05 * expected
-        for corpora in (words,) if kemdy19 else (words, others):
-            corpora.setdefault(stored["data_path"], {})[f"{n:,} utterances ({role})"] = None
-    words, others = ([", ".join([path, *sizes]) for path, sizes in c.items()] for c in (words, others))
-    if not others:
-        return words, ""
-    return words, (
-        f"Not KEMDy19: made from {'; '.join(others)}. Its figures say nothing about KEMDy19 and must not be put beside "
-        "published ones."
-    )
+        kemdy19 = len(sessions) == N_SESSIONS and abs(n - KEMDY19[role]) <= 0.05 * KEMDY19[role]
+        sizes.setdefault(stored["data_path"], {})[role, n] = kemdy19
+
+    def spell_sizes(path: str, of_path: Iterable[tuple[str, int]]) -> str:
+        return ", ".join([path, *(f"{n:,} utterances ({role})" for role, n in of_path)])
+
+    words = [spell_sizes(path, of_path) for path, of_path in sizes.items()]
+    others = {path: [key for key, kemdy19 in of_path.items() if not kemdy19] for path, of_path in sizes.items()}
+    others = [spell_sizes(path, of_path) for path, of_path in others.items() if of_path]
+    mixed = [path for path, of_path in sizes.items() if len({role for role, _ in of_path}) < len(of_path)]
+    parts = []
+    if others:
+        parts.append(
+            f"Not KEMDy19: made from {'; '.join(others)}. Its figures say nothing about KEMDy19 and must not be put "
+            "beside published ones."
+        )
+    if mixed:
+        parts.append(
+            f"The corpus in {', '.join(mixed)} changed between the runs, whose figures cannot be compared: take those "
+            "of the old one away and run them again."
+        )
+    return words, " ".join(parts)
 
 
 # Tables
@@ -431,10 +445,11 @@ class Plot(NamedTuple):
     caption: Markup | str
 
 
-DOTS = Markup(
-    '<span style="color:{}">●</span> each of our runs; <span style="color:{}">◇</span> published; '
-    '<span style="color:{}">┆</span> always answering the commonest training label (F1)'
-).format(COLOURS[0], COLOURS[1], COLOURS[5])
+OURS = Markup('<span style="color:{}">●</span> each of our runs; ').format(COLOURS[0])
+PUBLISHED = Markup('<span style="color:{}">◇</span> published; ').format(COLOURS[1])
+MAJORITY = Markup('<span style="color:{}">┆</span> always answering the commonest training label (F1)').format(
+    COLOURS[5]
+)
 
 
 def table_plots(entries: Sequence[Entry], runs: dict[Path, Run], draw: Callable[..., Markup]) -> list[Plot]:
@@ -449,7 +464,8 @@ def table_plots(entries: Sequence[Entry], runs: dict[Path, Run], draw: Callable[
         draw(plot_figures(name, folds, runs, labels), f"{HEADINGS[name]} of every run, published figure and majority")
         for name in PLOTTED
     ]
-    plots = [Plot(shown, DOTS)]
+    theirs = PUBLISHED if any(entry.published for entry in entries) else ""
+    plots = [Plot(shown, OURS + theirs + MAJORITY)]
 
     curve = "row" if len(group(entries, "row")) > 1 else "test_split"  # what a colour stands for
     losses, classes = [], []
@@ -590,7 +606,8 @@ def write_report(folder: Path, entries: Sequence[Entry], settings: dict[str, Any
             {**row, "count": spell_count(row), "cells": [figure_cells(row, figure) for figure in FIGURES]}
             for _, row in table.iterrows()
         ]
-        sections.append({"title": title, "rows": rows, "missing": missing, "plots": plots, "details": details})
+        section = {"title": title, "rows": rows, "missing": missing, "plots": plots, "details": details}
+        sections.append(section | {"published": any(entry.published for entry in wanted)})
     bar.close()
 
     templates = jinja2.FileSystemLoader(Path(__file__).parent)

@@ -41,7 +41,7 @@ def test_runs_are_made_once_and_one_that_fails_stops_no_other(preprocessed, tmp_
     table = experiments.TABLES["3.2"]._replace(folds=((5, 6, 7, 8), (1, 2, 3, 4)))
     monkeypatch.setattr(experiments, "TABLES", {"3.2": table})
     argv = ["3.2", "--SorL", "speaker", "--data_path", str(corpus), "--save_path", str(exp), *QUICK]
-    assert experiments.main(["run", *argv]) == 0
+    assert experiments.main(["run", *argv]) == 1
     (result,) = exp.glob("*/result.json")
     changed = result.stat().st_mtime_ns
 
@@ -55,14 +55,16 @@ def test_runs_are_made_once_and_one_that_fails_stops_no_other(preprocessed, tmp_
     assert "Not KEMDy19" in text
     assert "the corpus has no utterance of sessions" in text
 
-    # An interrupted run goes on, a finished one stays
+    # A finished run stays, one whose result is gone goes on; a report without options is that of the last run's
+    assert experiments.main(["run", *argv]) == 1
+    assert "2 runs, 1 finished already" in capsys.readouterr().out
+    assert result.stat().st_mtime_ns == changed
     result.unlink()
-    assert experiments.main(["run", *argv]) == 0
+    assert experiments.main(["run", *argv]) == 1
     assert len([*exp.glob("*/configuration.json")]) == 1
     assert result.stat().st_mtime_ns != changed
     assert read_json(result)["overall"]["n"] == len(predictions)
-    changed = result.stat().st_mtime_ns
-    capsys.readouterr()
-    assert experiments.main(["run", *argv]) == 0
-    assert "finished already" in capsys.readouterr().out
-    assert result.stat().st_mtime_ns == changed
+    written = (exp / "report" / "3.2.md").read_bytes()
+    shutil.rmtree(exp / "report")
+    assert experiments.main(["report", "--save_path", str(exp)]) == 0
+    assert (exp / "report" / "3.2.md").read_bytes() == written

@@ -1,0 +1,203 @@
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+import jobs
+from jobs import Job, Queue, Slurm, error_file, find_runs, last_line, run_jobs, shares, slurm_executor
+from utils import InputError, read_json, write_json
+
+QUICK = ("--hidden_size", "4", "--num_layers", "1", "--batch_size", "4", "--modality", "text", "--gpu_id", "cpu")
+
+
+def test_gpus_are_dealt_out_and_the_processor_is_shared(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    dealt = shares(3, None)
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in dealt] == ["GPU-a", "GPU-b", "GPU-a"]
+    assert {place["OMP_NUM_THREADS"] for place in dealt} == {"2"}
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in shares(2, "1")] == ["GPU-a,GPU-b"] * 2
+    assert shares(1, None) == [{"CUDA_VISIBLE_DEVICES": "GPU-a"}]  # all threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert shares(2, None)[1]["OMP_NUM_THREADS"] == "5"
+
+
+def test_a_job_whose_time_is_over_has_its_run_stop_before_it_begins_anew(tmp_path):
+    code = "import signal; signal.signal(signal.SIGTERM, lambda *_: exit(7)); print(flush=True); signal.pause()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    process.stdout.readline()  # it is ready
+    again = Job("run", ("--epochs", "1"), tmp_path, {"A": "b"}, process.pid).checkpoint()
+    assert again.function == Job("run", ("--epochs", "1"), tmp_path, {"A": "b"})
+    with pytest.raises(ProcessLookupError):
+        os.kill(process.pid, 0)
+    process.stdout.close()
+    process.wait()
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "expected"),
+    [
+        ("training: 3%\rtraining: 9%\nerror: no such file\n", 2, "error: no such file"),
+        ("", 1, "exit status 1"),
+        ("training: 3%", -signal.SIGKILL, "killed by SIGKILL"),
+    ],
+)
+def test_last_line_of_a_run_that_failed(text, status, expected, tmp_path):
+    (tmp_path / "log").write_text(text)
+    assert last_line(tmp_path / "log", status) == expected
+
+
+def running(exp: Path) -> list[int]:
+    """Processes of main.py that write to this folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            arguments = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if str(ROOT / "main.py").encode() in arguments and str(exp).encode() in arguments:
+            found.append(int(path.parent.name))
+    return found
+
+
+def until(happens, process: subprocess.Popen, seconds: int = 120):
+    """Wait until `happens` gives something, and return it."""
+    end = time.monotonic() + seconds
+    while not (value := happens()):
+        assert time.monotonic() < end
+        assert process.poll() is None
+        time.sleep(0.05)
+    return value
+
+
+@pytest.mark.parametrize("how", ["kill", "ctrl-c"])
+def test_a_run_that_was_killed_or_stopped_goes_on_in_its_folder(how, preprocessed, tmp_path):
+    corpus, exp = tmp_path / "corpus", tmp_path / "exp"
+    shutil.copytree(preprocessed, corpus)
+    options = ["--SorL", "speaker", "--test_split", "1-2", "--data_path", str(corpus), "--save_path", str(exp)]
+    grid = ["--grid", "lam=0.5,0.6", "--epochs", "150", *QUICK]
+    command = [sys.executable, str(ROOT / "experiments.py"), "run", *grid, *options, "--jobs", "2"]
+
+    def begin() -> subprocess.Popen:
+        # SIGINT as a terminal's programs have it, whatever started the tests
+        previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            )
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    first = begin()
+    until(lambda: len([*exp.glob("*/checkpoint.pt")]) == 2, first)
+    before = {path.parent for path in exp.glob("*/checkpoint.pt")}
+    if how == "kill":
+        pids = running(exp)
+        assert len(pids) == 2
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+    else:
+        os.killpg(first.pid, signal.SIGINT)  # as a terminal does
+    output = first.communicate(timeout=120)[0]
+    assert first.returncode == (1 if how == "kill" else 130), output
+    assert ("killed by SIGKILL" if how == "kill" else "all is saved; call the same command") in output
+    assert not running(exp)
+
+    second = begin()
+    output = second.communicate(timeout=120)[0]
+    assert second.returncode == 0, output
+    assert {path.parent for path in exp.glob("*/result.json")} == before
+    assert {read_json(folder / "configuration.json")["lam"] for folder in before} == {0.5, 0.6}
+    logs = [path.read_text() for path in (exp / "jobs").glob("*.log")]
+    assert len(logs) == 2
+    assert all("resuming" in log for log in logs)
+    assert not [*(exp / "jobs").glob("*.error.txt")]
+
+
+# A cluster that cannot be had in the tests: scripts in place of its commands
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """Give SLURM's commands these shell scripts."""
+
+    def make(**scripts: str) -> None:
+        folder = tmp_path / "bin"
+        folder.mkdir(exist_ok=True)
+        for name, script in scripts.items():
+            (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+            (folder / name).chmod(stat.S_IRWXU)
+        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+    return make
+
+
+def test_a_cluster_gets_an_array_with_what_each_run_needs(cluster, tmp_path):
+    cluster(srun="exit 0", sbatch=f"cat $1 > {tmp_path}/script; echo Submitted batch job 7")
+    executor = slurm_executor(tmp_path, Slurm("gpu", 90, 2, 4, 16, array=3))
+    handles = jobs.submit_array(executor, [Job(run, ("--epochs", "1"), tmp_path) for run in "abcd"])
+    assert [handle.job_id for handle in handles] == ["7_0", "7_1", "7_2", "7_3"]
+    script = (tmp_path / "script").read_text()
+    for line in ("array=0-3%3", "partition=gpu", "time=90", "gpus-per-node=2", "cpus-per-task=4", "mem=16GB"):
+        assert f"#SBATCH --{line}\n" in script
+
+
+def test_a_cluster_that_refuses_or_is_not_there_ends_in_one_line(cluster, tmp_path, monkeypatch):
+    cluster(srun="exit 0", sbatch="echo 'error: invalid partition specified: gpu' >&2; exit 1")
+    with pytest.raises(InputError, match="invalid partition specified: gpu"):
+        run_jobs([Job("a", (), tmp_path)], {"a": "a"}, tmp_path, 1, slurm=Slurm("gpu"))
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    with pytest.raises(InputError, match="no sbatch and srun"):
+        slurm_executor(tmp_path, Slurm())
+
+
+def test_a_job_is_over_when_slurm_has_it_no_more(cluster, tmp_path, monkeypatch):
+    import submitit
+
+    monkeypatch.setattr(jobs, "QUEUE_POLL", -1)
+    handles = [submitit.SlurmJob(tmp_path, f"7_{number}") for number in range(2)]
+    cluster(squeue="echo 7_1")
+    assert [Queue().is_over(handle) for handle in handles] == [True, False]
+    cluster(squeue="echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    assert not Queue().is_over(handles[0])  # nobody knows
+    cluster(squeue="echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    assert Queue().is_over(handles[1])
+    cluster(squeue="echo 7_0; echo 7_1")
+    handles[0].paths.result_pickle.touch()
+    assert [Queue().is_over(handle) for handle in handles] == [True, False]
+    monkeypatch.setattr(jobs, "QUEUE_POLL", 3600)
+    cluster(squeue=f"touch {tmp_path}/asked")
+    assert not Queue().is_over(handles[1])  # it was just handed over
+    assert not (tmp_path / "asked").exists()
+
+
+def test_folders_are_found_by_what_decides_their_outcome(tmp_path):
+    import main as program
+    from checkpoint import identity
+
+    def write(name: str, *argv: str, epochs: int = 0, finished: bool = False) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        args = program.parse_args(["--save_path", str(tmp_path), *argv])[0]
+        write_json(folder / "configuration.json", program.serialisable(args) | {"commit": "unknown"})
+        if epochs:
+            (folder / "history.csv").write_text("epoch,train_loss\n" + "1,1\n" * epochs)
+        if finished:
+            (folder / "result.json").touch()
+        return identity(program.outcome_options(args))
+
+    a, b = write("1", "--lam", "0.5", epochs=3), write("2", "--lam", "0.6", epochs=7)
+    assert write("3", "--lam", "0.5", finished=True) == a
+    write("4", "--lam", "0.6", epochs=2)
+    (tmp_path / "5").mkdir()
+    (tmp_path / "5" / "configuration.json").write_text("{")
+    assert find_runs(tmp_path) == {a: (tmp_path / "3", True, 0), b: (tmp_path / "2", False, 7)}
+    assert error_file(tmp_path, a) != error_file(tmp_path, b)
