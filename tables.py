@@ -70,6 +70,7 @@ class Run(NamedTuple):
     figures: dict[str, float]  # `FIGURES`; the first three are means over batches
     majority_f1: float
     classes: dict[str, float]  # F1 by emotion that occurs
+    ids: list[str]  # segment ids of the tested windows' last utterances
     arrays: dict[str, np.ndarray]  # as `engine.evaluate` gives them
     history: pd.DataFrame  # epoch, train_loss and perhaps valid_loss
     configuration: dict[str, Any]
@@ -138,7 +139,7 @@ def read_run(folder: Path) -> Run:
     predictions = read_columns(
         folder / "predictions.csv",
         [*(f"p_{name}" for name in EMOTIONS), "arousal", "arousal_pred", "valence", "valence_pred"],
-        text="emotion",
+        texts=["segment_id", "emotion"],
     )
     labels = predictions["emotion"].astype(str).str.get_dummies(";")
     if len(predictions) != n or not set(labels) <= set(EMOTIONS):
@@ -152,11 +153,12 @@ def read_run(folder: Path) -> Run:
     }
     arrays |= {name: predictions[name].to_numpy() for name in ("arousal", "arousal_pred", "valence", "valence_pred")}
     history = read_columns(folder / "history.csv", ["epoch", "train_loss"])
-    return Run(figures, majority_f1, classes, arrays, history, configuration)
+    ids = predictions["segment_id"].astype(str).tolist()
+    return Run(figures, majority_f1, classes, ids, arrays, history, configuration)
 
 
-def read_columns(path: Path, numbers: list[str], text: str | None = None) -> pd.DataFrame:
-    """Read a CSV file that has columns of finite `numbers`, perhaps one of `text`, and perhaps others.
+def read_columns(path: Path, numbers: list[str], texts: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a CSV file that has columns of finite `numbers`, perhaps some of `texts`, and perhaps others.
 
     Raises
     ------
@@ -168,7 +170,7 @@ def read_columns(path: Path, numbers: list[str], text: str | None = None) -> pd.
         raise InputError(f"{path}: not found; a finished run of main.py has it") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as CSV ({error})") from error
-    if absent := sorted({*numbers, *filter(None, [text])} - set(table)):
+    if absent := sorted({*numbers, *texts} - set(table)):
         raise InputError(f"{path}: has no column {', '.join(absent)}")
     try:
         finite = np.isfinite(table[numbers].to_numpy(dtype=np.float64)).all()
@@ -223,9 +225,9 @@ LEGEND = (
 )
 
 
-def group(entries: Iterable[Entry], *names: str) -> dict[tuple, list[Entry]]:
-    """Entries by their values of these fields, in the order in which they first occur."""
-    groups: dict[tuple, list[Entry]] = {}
+def group(entries: Iterable[Any], *names: str) -> dict[tuple, list[Any]]:
+    """Entries, or other named tuples, by their values of these fields, in the order in which they first occur."""
+    groups: dict[tuple, list[Any]] = {}
     for entry in entries:
         groups.setdefault(tuple(getattr(entry, name) for name in names), []).append(entry)
     return groups
