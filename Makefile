@@ -1,6 +1,7 @@
-# make train   sample corpus -> pre-processing -> training -> report
-# make test    lint, format check, all tests
-# make faults  50 killed runs and 2,000 cases of bad input
+# make train        sample corpus -> pre-processing -> training -> report
+# make experiments  all published tables on the sample corpus, with two epochs at half the sampling rate
+# make test         lint, format check, all tests
+# make faults       50 killed runs and 2,000 cases of bad input
 PYTHON ?= python3
 SAMPLE := data/sample
 BIN := .venv/bin
@@ -9,11 +10,14 @@ BIN := .venv/bin
 QUICK := --epochs 7 --batch_size 16 --num_layers 1 --lr 2e-4
 ARGS ?=
 
-.PHONY: train test faults clean
+.PHONY: train experiments test faults clean
 .DELETE_ON_ERROR:
 
 train: $(SAMPLE)/embedding_768.npy
 	$(BIN)/python main.py --data_path $(SAMPLE) --SorL speaker --test_split 1-4 $(QUICK) $(ARGS)
+
+experiments: $(SAMPLE)/embedding_768.npy
+	$(BIN)/python experiments.py run --data_path $(SAMPLE) --save_path exp/tables --jobs 2 $(QUICK) --epochs 2 --sr 8000 $(ARGS)
 
 test: .venv/dev
 	$(BIN)/ruff check .

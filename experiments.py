@@ -123,6 +123,8 @@ def axis(value: str) -> tuple[str, list[str]]:
         raise argparse.ArgumentTypeError(f"{value!r}: expected NAME=VALUE,... with one of {', '.join(sorted(names))}")
     if not equals or not all(values.split(",")):
         raise argparse.ArgumentTypeError(f"{value!r}: expected values such as {name}=A,B")
+    if name in flags():
+        values = ",".join(str(switch(part)) for part in values.split(","))
     return name, values.split(",")
 
 
@@ -224,12 +226,16 @@ def plan_table(name: str, table: Table, role: str, seeds: int, options: Sequence
     return runs
 
 
+def flags() -> set[str]:
+    """The options of main.py that take no value."""
+    return {action.dest for action in program.get_args_parser()._actions if action.nargs == 0}
+
+
 def spell_options(values: Mapping[str, Any]) -> list[str]:
     """Options as main.py's command line has them; of one that takes no value a true one is there, a false one not."""
-    flags = {action.dest for action in program.get_args_parser()._actions if action.nargs == 0}
-    options = []
+    options, without_value = [], flags()
     for name, value in values.items():
-        if name not in flags:
+        if name not in without_value:
             options += [f"--{name}", str(value)]
         elif switch(str(value)):
             options.append(f"--{name}")
@@ -249,7 +255,7 @@ def recall(save_path: Path) -> list[list[str]]:
     if not path.exists():
         return []
     lines = read_json(path).get("runs")
-    if not isinstance(lines, list) or not all(isinstance(part, str) for line in lines for part in line):
+    if not isinstance(lines, list) or not all(isinstance(line, list) for line in lines):
         raise InputError(f"{path}: expected the command lines of runs; take it away")
     return lines
 
@@ -288,9 +294,18 @@ def show(plan: Plan) -> None:
     print(f"{len(runs)} runs in all, those that tables share counted once; {done} finished in {plan.of_main.save_path}")
 
 
-def run(plan: Plan) -> int:
-    """Make the runs that have not finished, and return how many have not after that."""
+def run(plan: Plan, argv: Sequence[str]) -> int:
+    """Make the runs that have not finished, and return how many have not after that.
+
+    Raises
+    ------
+    InputError : there is no corpus, or no SLURM cluster that takes them
+    Interrupted : see `run_jobs`
+    """
     save_path, args = plan.of_main.save_path, plan.args
+    for role in args.SorL:  # what fails every run had better fail now
+        program.load_annotation(argparse.Namespace(**vars(plan.of_main) | {"SorL": role}))
+    remember(save_path, argv)
     labels = {planned.run: planned.label for planned in reversed(plan.runs)}
     wanted = {planned.run: planned for planned in reversed(plan.runs)}
     found = find_runs(save_path)
@@ -375,8 +390,7 @@ def main(argv: list[str] | None = None) -> int:
         if plan.args.command == "compare":
             return print(compare_rows(plan))
         if plan.args.command == "run":
-            remember(plan.of_main.save_path, argv)
-            unfinished = run(plan)
+            unfinished = run(plan, argv)
         print(f"report: {report(plan) / 'index.html'}")
         if unfinished:
             print(f"{unfinished} runs have not finished: the report says why", file=sys.stderr)

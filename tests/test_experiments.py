@@ -1,3 +1,4 @@
+import itertools
 import shutil
 
 import numpy as np
@@ -5,9 +6,10 @@ import pandas as pd
 import pytest
 
 import experiments
+import main as program
 from constants import EMOTIONS
 from metric import batch_figures
-from utils import read_json
+from utils import InputError, read_json
 
 QUICK = ("--hidden_size", "4", "--num_layers", "1", "--epochs", "1", "--batch_size", "4", "--gpu_id", "cpu")
 
@@ -24,7 +26,18 @@ def test_tables_that_share_a_run_ask_for_it_once(capsys):
     [
         (["run", "3.9"], "no table '3.9'"),
         (["run", "--lam", "0.5"], "--lam is set by the tables"),
+        (["run", "--seed", "3"], "--seed is set by the tables"),
         (["report", "--seeds", "0"], "from 1 to 1000"),
+        (["run", "--test_split", "1-4"], "--test_split is for --grid"),
+        (["run", "--grid", "lambda=0.5"], "expected NAME=VALUE,... with one of backbone"),
+        (["run", "--grid", "seed=1,2"], "expected NAME=VALUE"),
+        (["run", "--grid", "lam=0.5,"], "expected values such as lam=A,B"),
+        (["run", "--grid", "lam=0.5,2"], "--lam: '2': expected float from 0 to 1"),
+        (["run", "--grid", "no_concat=maybe"], "'maybe': expected True or False"),
+        (["run", "--grid", "lam=0.5", "lam=0.6"], "an option is given twice"),
+        (["run", "--grid", "lam=0.5", "--lam", "0.6"], "--lam is set by the tables"),
+        (["compare", "3.3:default"], "arguments are required: TABLE:ROW"),
+        ([], "required: COMMAND"),
     ],
 )
 def test_impossible_experiments_are_refused_with_status_2(argv, message, capsys):
@@ -32,6 +45,54 @@ def test_impossible_experiments_are_refused_with_status_2(argv, message, capsys)
         experiments.main(argv)
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_grid_has_a_run_for_every_combination():
+    grid = ["--grid", "lam=0.5,0.6", "no_concat=no,yes", "--test_split", "1-4", "17,18"]
+    plan = experiments.make_plan(["run", *grid, "--SorL", "listener", "--seeds", "2", "--beta", "0.9"])
+    assert list(plan.tables) == ["grid"]
+    runs = [(p, program.parse_args(list(p.argv))[0]) for p in plan.runs]
+    assert {(args.lam, args.no_concat, tuple(args.test_split), args.seed) for _, args in runs} == {
+        *itertools.product((0.5, 0.6), (False, True), ((1, 2, 3, 4), (17, 18)), (0, 1))
+    }
+    assert len({p.run for p in plan.runs}) == len(runs) == 16
+    assert all((args.SorL, args.beta, args.epochs) == ("listener", 0.9, 100) for _, args in runs)
+    for planned, args in runs:
+        assert planned.row == f"lam={args.lam} no_concat={args.no_concat}"
+        assert list(planned.fold) == args.test_split
+    assert plan.settings["beta"] == 0.9
+    assert not {"lam", "no_concat", "SorL", "seed"} & set(plan.settings)
+
+
+def test_a_report_without_options_is_of_all_runs_with_the_last_ones_options(tmp_path):
+    def plan(*argv: str) -> experiments.Plan:
+        return experiments.make_plan([*argv, "--save_path", str(tmp_path)])
+
+    lines = [
+        ["run", "3.2", "--SorL", "speaker", "--epochs", "2"],
+        ["run", "3.3", "--epochs", "9"],
+        ["run", "3.6", "--SorL", "listener", "--epochs", "2", "--jobs", "2"],
+    ]
+    for line in lines:
+        experiments.remember(tmp_path, [*line, "--save_path", str(tmp_path)])
+    bare = ["report", "--save_path", str(tmp_path)]
+    found = experiments.with_remembered(experiments.make_plan(bare), bare)
+    assert found.runs == [*plan(*lines[0]).runs, *plan(*lines[2]).runs]
+    assert (found.args.command, found.settings["epochs"]) == ("report", 2)
+    given = ["report", "3.2", *bare[1:]]
+    assert experiments.with_remembered(experiments.make_plan(given), given).runs == plan("report", "3.2").runs
+    experiments.remember(tmp_path, [*lines[0], "--save_path", str(tmp_path)])  # once more: not twice
+    assert [line[1] for line in experiments.recall(tmp_path)] == ["3.3", "3.6", "3.2"]
+    (tmp_path / "experiments.json").write_text('{"runs": [3]}')
+    with pytest.raises(InputError, match="expected the command lines"):
+        experiments.recall(tmp_path)
+
+
+def test_without_a_corpus_nothing_is_run(tmp_path, capsys):
+    argv = ["run", "3.2", "--data_path", str(tmp_path / "corpus"), "--save_path", str(tmp_path / "exp")]
+    assert experiments.main(argv) == 2
+    assert "no such folder; pass --data_path" in capsys.readouterr().err
+    assert not (tmp_path / "exp").exists()
 
 
 def test_runs_are_made_once_and_one_that_fails_stops_no_other(preprocessed, tmp_path, monkeypatch, capsys):
@@ -68,3 +129,17 @@ def test_runs_are_made_once_and_one_that_fails_stops_no_other(preprocessed, tmp_
     shutil.rmtree(exp / "report")
     assert experiments.main(["report", "--save_path", str(exp)]) == 0
     assert (exp / "report" / "3.2.md").read_bytes() == written
+
+    # It is compared with itself, as a row and as a folder; the other row has not finished
+    capsys.readouterr()
+    assert experiments.main(["compare", "3.2:default", str(result.parent), "--save_path", str(exp)]) == 0
+    said = capsys.readouterr().out
+    assert f"| 1-4    | 0      | {len(predictions)} " in said
+    assert "(+.000)" in said
+    assert experiments.main(["compare", "3.2:default", "3.2:best", "--save_path", str(exp)]) == 2
+    assert "table 3.2 has the rows default" in capsys.readouterr().err
+    assert experiments.main(["compare", "3.2:default", "nowhere", "--save_path", str(exp)]) == 2
+    assert "no such experiment folder" in capsys.readouterr().err
+    result.unlink()
+    assert experiments.main(["compare", "3.2:default", "3.2:default", "--save_path", str(exp)]) == 2
+    assert "have no finished runs of the same role" in capsys.readouterr().err
