@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from dataset import Batch
 
 CHECK_EVERY = 50  # steps between looks at the loss of a GPU, each of which waits for it
-EVALUATION_BATCH = 128  # windows: without a backward step they take less memory than half of them in training
+EVALUATION_BATCH = 128  # windows at most; see `evaluation_batch`
+
+
+def evaluation_batch(batch_size: int) -> int:
+    """Windows to evaluate at once: what fits in training, where they are half as many, fits here, and so no more."""
+    return min(EVALUATION_BATCH, 2 * batch_size)
 
 
 class NonFinite(ArithmeticError):

@@ -255,7 +255,8 @@ def recall(save_path: Path) -> list[list[str]]:
     if not path.exists():
         return []
     lines = read_json(path).get("runs")
-    if not isinstance(lines, list) or not all(isinstance(line, list) for line in lines):
+    lines = lines if isinstance(lines, list) and all(isinstance(line, list) for line in lines) else [[None]]
+    if not all(isinstance(part, str) for line in lines for part in line):
         raise InputError(f"{path}: expected the command lines of runs; take it away")
     return lines
 

@@ -51,6 +51,7 @@ from utils import (
     find_run,
     gpu,
     keep_freed_memory,
+    lack_of_memory,
     load_weights,
     lock_folder,
     memory_size,
@@ -440,10 +441,13 @@ def outcome_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def find_unfinished(args: argparse.Namespace) -> Path | None:
-    """The newest experiment folder in `--save_path` of this configuration that has no result and is not trained in."""
+    """The newest experiment folder in `--save_path` of this configuration that has no result and is not trained in.
+
+    One that was killed between its result and its end counts too: it has both a result and a checkpoint.
+    """
     folders = [path.parent for path in args.save_path.glob("*/configuration.json")]
     for folder in sorted(folders, key=lambda folder: (folder / "configuration.json").stat().st_mtime, reverse=True):
-        if (folder / "result.json").exists():
+        if (folder / "result.json").exists() and not (folder / CHECKPOINT).exists():
             continue
         with contextlib.suppress(InputError), lock_folder(folder, "training"):
             stored = read_json(folder / "configuration.json")
@@ -576,6 +580,14 @@ def check_batch_size(batch_size: int, n_processes: int) -> None:
         raise InputError("--batch_size 1: batch norm cannot train on a single window; give at least 2")
 
 
+def smaller_batch(batch_size: int, n_processes: int) -> str:
+    """What to try when memory does not suffice for `--batch_size`."""
+    half = batch_size // 2 // n_processes * n_processes
+    if half < 2 * n_processes:
+        return f"--batch_size {batch_size} is the smallest; try a smaller model, or --gpu_id cpu in place of a GPU"
+    return f"try --batch_size {half} in place of {batch_size}, in a new run"
+
+
 def warn_of_changes(folder: Path, facts: dict[str, Any], now: dict[str, Any]) -> None:
     """Warn of another version or device than the run began with.
 
@@ -627,7 +639,7 @@ def fit(
 
     from checkpoint import Progress, identity, load_checkpoint, save_checkpoint
     from dataset import ShuffledBatches
-    from engine import EVALUATION_BATCH, NonFinite, evaluate, make_optimizer, make_scheduler, train_one_epoch
+    from engine import NonFinite, evaluate, evaluation_batch, make_optimizer, make_scheduler, train_one_epoch
 
     optimizer = make_optimizer(args.optim, model, args.lr, args.lr_decay, args.weight_decay)
     scheduler = make_scheduler(optimizer, args.epochs, args.lr_gamma)
@@ -639,13 +651,21 @@ def fit(
     valid_loader = None
     if valid_set:
         share = processes.share(len(valid_set))
-        valid_loader = make_loader(valid_set, EVALUATION_BATCH, args.num_workers, share=share)
+        size = evaluation_batch(max(1, args.batch_size // processes.size))
+        valid_loader = make_loader(valid_set, size, args.num_workers, share=share)
     decides = {name: value for name, value in outcome_options(args).items() if name not in RESUME_OPTIONS}
     run, checkpoint = identity(decides), folder / CHECKPOINT
     progress = Progress(1, 0, torch.zeros(0), generator.get_state())
     if processes.from_first(checkpoint.exists):
         with processes.together():
             progress = load_checkpoint(checkpoint, run, model, optimizer, scheduler)
+            done = progress.epoch - 1, progress.step
+            if done[0] > args.epochs or done[1] > n_steps or done[0] != len(progress.history):
+                raise InputError(
+                    f"{checkpoint}: has done {done[0]} epochs and {done[1]} steps, with a history of "
+                    f"{len(progress.history)}; the run has {args.epochs} epochs of {n_steps} steps; take it away to "
+                    "train from the beginning"
+                )
         generator.set_state(progress.order)
     history = progress.history
     trained = torch.compile(model, dynamic=False) if args.compile else model  # with the same parameters
@@ -721,7 +741,10 @@ def fit(
                     kept += f" and {CHECKPOINT} from before" if checkpoint.exists() else ""
                     stopped = InputError(f"{error}{of}: training stopped, {folder} {kept}; try a smaller --lr")
                     raise processes.told_once(stopped) from error
-                except RuntimeError as error:
+                except (MemoryError, RuntimeError) as error:
+                    if (lack := lack_of_memory(error)) is not None:  # every process speaks of its own
+                        at = f"epoch {epoch}, step {progress.step + 1}"
+                        raise InputError(f"{lack} in {at}; {smaller_batch(args.batch_size, processes.size)}") from error
                     if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                         raise
                     reason = str(error).strip().splitlines()[0]
@@ -769,9 +792,10 @@ def predict(
 
     Several processes test a share of the windows each, and all get the predictions of all.
     """
-    from engine import EVALUATION_BATCH, NonFinite, evaluate
+    from engine import NonFinite, evaluate, evaluation_batch
 
-    loader = make_loader(test_set, EVALUATION_BATCH, args.num_workers, share=processes.share(len(test_set)))
+    size = evaluation_batch(max(1, args.batch_size // processes.size))
+    loader = make_loader(test_set, size, args.num_workers, share=processes.share(len(test_set)))
     shown = "testing" if processes.first else None
     try:
         bfloat16 = args.precision == "bf16"
@@ -779,6 +803,13 @@ def predict(
     except NonFinite as error:
         useless = InputError(f"{error}: these weights are of no use; train anew with a smaller --lr")
         raise processes.told_once(useless) from error
+    except (MemoryError, RuntimeError) as error:
+        if (lack := lack_of_memory(error)) is None:
+            raise
+        raise InputError(
+            f"{lack} in the test of {size} windows at once; test the run with --test_only and --gpu_id cpu, or a "
+            "smaller --batch_size, which Precision, Recall and F1 depend on"
+        ) from error
 
 
 def report_test(

@@ -73,10 +73,9 @@ def run_command(command: Callable[[], None], warns: bool = True) -> int:
         print(f"error: {one_line(error.filename)}: {error.strerror}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
+        if (lack := lack_of_memory(error)) is None:
             raise
-        reason = (str(error).splitlines() or ["of this process"])[0]
-        print(f"error: not enough memory ({one_line(reason)}); try a smaller model or --batch_size", file=sys.stderr)
+        print(f"error: {lack}; try a smaller model or --batch_size", file=sys.stderr)
         return 2
     except Interrupted as interrupt:
         if not interrupt.told:
@@ -86,6 +85,14 @@ def run_command(command: Callable[[], None], warns: bool = True) -> int:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
+
+
+def lack_of_memory(error: BaseException) -> str | None:
+    """What an error says of too little memory, of the machine or of a GPU; None when it says something else."""
+    if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
+        return None
+    reason = (str(error).splitlines() or ["of this process"])[0]
+    return f"not enough memory ({one_line(reason)})"
 
 
 def one_line(message: object) -> str:

@@ -239,7 +239,12 @@ def test_a_finished_run_is_left_as_it_is(preprocessed, tmp_path, capsys):
     before = content(folder)
     assert program.main(["--resume", str(folder)]) == 0
     assert f"{folder}: finished already" in capsys.readouterr().out
+    (folder / CHECKPOINT).touch()  # it was killed behind its last line
+    assert run(preprocessed, tmp_path, "--resume", "auto") == 0
+    assert f"{folder}: finished already" in capsys.readouterr().out
     assert content(folder) == before
+    assert not (folder / CHECKPOINT).exists()
+    only_run(tmp_path)
 
 
 def test_what_cannot_go_on_is_named(preprocessed, tmp_path, capsys):
@@ -504,9 +509,13 @@ def test_runs_killed_at_random_moments_end_as_an_undisturbed_one(sample, tmp_pat
             ["main.py", *options(corpus, folder / "exp", *audio, "--resume", "auto")],
         ]
 
-    def names(folder: Path) -> dict[str, bytes]:
+    def results(folder: Path) -> list[dict[str, bytes]]:
+        """Of every finished run: a command that is killed behind its last line has one, called again makes one more."""
         tables = {path.name: path.read_bytes() for path in (folder / "corpus").glob("*.csv")}
-        return tables | content(only_run(folder / "exp"))
+        runs = sorted(path.parent for path in folder.glob("exp/*/result.json"))
+        assert not [path for run in runs for path in run.glob(CHECKPOINT)]
+        assert not [*runs[-1].glob(".lock")]
+        return [tables | content(run) for run in runs]
 
     whole, seconds = tmp_path / "whole", []
     shutil.copytree(sample, whole / "corpus")
@@ -515,14 +524,15 @@ def test_runs_killed_at_random_moments_end_as_an_undisturbed_one(sample, tmp_pat
         done = start(*command)
         assert done.returncode == 0, done.stderr
         seconds.append(time.monotonic() - begin)
-    expected = names(whole)
+    (expected,) = results(whole)
     for attempt in range(KILLS):
         folder = tmp_path / str(attempt)
         shutil.copytree(sample, folder / "corpus")
         for command, duration in zip(commands(folder), seconds, strict=True):
             killed += until_it_ends(command, lambda duration=duration: rng.uniform(0.2, 1.0) * duration)
-        assert names(folder) == expected, f"attempt {attempt} of FAULTS_SEED {seed}"
-        left = [path for path in folder.rglob("*") if path.name == CHECKPOINT or path.name == ".lock"]
-        assert left == []
+        found = results(folder)
+        assert found == [expected] * len(found), f"attempt {attempt} of FAULTS_SEED {seed}"
+        unfinished = [path for path in folder.glob("exp/*/*") if not (path.parent / "result.json").exists()]
+        assert unfinished == [], f"attempt {attempt} of FAULTS_SEED {seed}"
         shutil.rmtree(folder)
     assert killed > 0
