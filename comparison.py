@@ -198,8 +198,8 @@ def occurrences(drawn: np.ndarray, n: int) -> np.ndarray:
 def bootstrap_intervals(folds: Sequence[np.ndarray], n_resamples: int, seed: int) -> pd.DataFrame:
     """95% bootstrap interval of the mean over folds of `difference`, dialogues resampled within each fold.
 
-    BCa (Efron 1987), after the acceleration of several samples of scipy. A and B and all seeds of a fold have the same
-    dialogues in a resample. Where BCa is not defined, it is the percentile interval; of a fold with a single dialogue
+    BCa (Efron 1987), with scipy's acceleration for several samples. A and B and all seeds of a fold have the same
+    dialogues in a resample. Where BCa is not defined, it is the percentile interval; with a fold of a single dialogue
     there is none.
 
     Parameters

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from comparison import (
     AFFECT,
     FIGURES,
+    SUMS,
     Comparison,
     Fold,
     Pair,
@@ -19,7 +20,6 @@ from comparison import (
     compare,
     compare_folds,
     dialogue_sums,
-    difference,
     figures,
     mcnemar,
     read_fold,
@@ -28,7 +28,7 @@ from comparison import (
 from constants import EMOTIONS, FOLDS
 from metric import ccc
 from report import write_result
-from tables import read_run, spell
+from tables import read_run
 from utils import InputError
 
 NAMES = ("default", "bidirectional")
@@ -166,6 +166,16 @@ def test_ccc_of_constant_predictions_is_zero(damaged):
     assert np.isfinite(found.intervals[["low", "high"]]).all(axis=None)
 
 
+def test_sums_are_by_dialogue(pairs):
+    assert read_run(pairs[0].a).ids == make_ids(FOLDS[0], 4, 6)
+    sums = dialogue_sums(read_windows(pairs[0].a, "speaker", FOLDS[0]))
+    windows = predictions(pairs[0].a)
+    assert sums.shape == (16, 13)
+    for of_dialogue, (_, rows) in zip(sums, windows.groupby(windows["segment_id"].str[:-5]), strict=True):
+        assert of_dialogue[0] == len(rows) == 6
+        np.testing.assert_allclose(figures(of_dialogue), recomputed(rows), atol=1e-9)
+
+
 # Intervals
 
 
@@ -250,14 +260,14 @@ def test_a_configuration_against_itself(pairs):
 
 
 def test_a_difference_beyond_all_resamples_has_the_percentile_interval():
-    n = np.array([1.0, 9])  # windows of the two dialogues
-    sums = np.zeros((2, 1, 2, 13))
-    sums[..., 0] = n[:, None, None]
-    sums[0, 0, 0, 1:3], sums[0, 0, 1, 1:3] = 1, 1
-    sums[1, 0, 1, 1:3] = 9
-    found = bootstrap_intervals([sums], 99, 0).loc["F1"]
-    assert np.isfinite([found["low"], found["high"]]).all()
-    assert found["low"] <= found["difference"] <= found["high"]
+    means = np.random.default_rng(0).normal(size=12) / 4  # of a dialogue's arousal, predicted as in truth
+    sums = pd.DataFrame(0.0, index=range(12), columns=[*SUMS]).assign(n=1, arousal_tt=2)
+    a = sums.assign(arousal_t=means - means.mean())  # always answers one arousal: its CCC is 0
+    b = a.assign(arousal_p=a["arousal_t"], arousal_pp=2, arousal_pt=1)
+    found = bootstrap_intervals([np.stack([a, b], axis=1)[:, None]], 199, 0).loc["ccc_arousal"]
+    assert found["difference"] == pytest.approx(0.5)  # (1 - m**2) / (2 - m**2) of a resample's mean m
+    assert 0.4 < found["low"] < found["high"] < 0.5
+    assert found["method"] == "percentile"
 
 
 def test_a_fold_with_one_dialogue_has_no_interval(tmp_path):
@@ -403,14 +413,3 @@ def test_text_has_the_numbers_of_each_role(pairs):
             assert [*counts, f"{row['p']:.2g}"] in rows
     assert "199 resamples of dialogues" in speaker
     assert text.count("its p is too small") == text.count("windows of one dialogue overlap") == 1
-
-
-def test_ids_of_a_run_are_those_of_its_windows(pairs):
-    assert read_run(pairs[0].a).ids == make_ids(FOLDS[0], 4, 6)
-    windows = read_windows(pairs[0].a, "speaker", FOLDS[0])
-    assert windows.index.is_monotonic_increasing
-    assert spell(pairs[0].fold) == "1-4"
-    sums = dialogue_sums(windows)
-    assert sums.shape == (16, 13)
-    np.testing.assert_allclose(figures(sums.sum(axis=0)), recomputed(predictions(pairs[0].a)), atol=1e-9)
-    assert difference(np.stack([sums.sum(axis=0)] * 2)[None]).tolist() == [0, 0, 0]
