@@ -330,6 +330,16 @@ def other_checkpoint(folder: Path, what: str) -> None:
             stored = torch.load(path, weights_only=True)
             stored["progress"]["step"] = 4
             torch.save(stored, path)
+        case "more epochs" | "more history":
+            stored = torch.load(path, weights_only=True)
+            progress = stored["progress"]
+            progress["history"] *= 1 if what == "more epochs" else 2
+            progress["epoch"] = 5 if what == "more epochs" else progress["epoch"]  # of three
+            torch.save(stored, path)
+        case "more steps":
+            stored = torch.load(path, weights_only=True)
+            stored["progress"] |= {"step": STEPS + 1, "losses": torch.ones(STEPS + 1)}
+            torch.save(stored, path)
         case "code":
             torch.save({"format": 1, "run": Attack(folder / "marker")}, path)
 
@@ -348,7 +358,7 @@ class Attack:
     "what",
     [
         *("empty", "torn", "text", "weights", "other run", "other format", "other model", "other optimizer"),
-        *("other losses", "code"),
+        *("other losses", "more epochs", "more history", "more steps", "code"),
     ],
 )
 def test_a_damaged_or_foreign_checkpoint_is_named_and_nothing_is_lost(stopped, tmp_path, capsys, what):
@@ -378,6 +388,50 @@ def test_a_flipped_bit_is_noticed_or_without_effect(stopped, preprocessed, tmp_p
             assert content(folder) == content(only_run(tmp_path / "whole"))
         shutil.rmtree(folder)
     assert noticed > 6
+
+
+# Out of memory
+
+LIMITED = """
+import resource, sys
+import matplotlib.figure, pandas, sklearn.metrics, torch, torch.utils.tensorboard
+import main
+(held,) = (line.split()[1] for line in open("/proc/self/status") if line.startswith("VmData"))
+resource.setrlimit(resource.RLIMIT_DATA, (int(held) * 1024 + 150 * 2**20,) * 2)
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+def test_a_step_that_memory_does_not_suffice_for_names_a_smaller_batch(preprocessed, tmp_path):
+    audio = ("--modality", "audio_text", "--batch_size", "30", "--precision", "fp32")
+    done = start("-c", LIMITED, *options(preprocessed, tmp_path, *audio))
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: not enough memory (")
+    assert last.endswith(" in epoch 1, step 1; try --batch_size 15 in place of 30, in a new run")
+
+
+@pytest.mark.parametrize(
+    ("training", "batch_size", "expected"),
+    [
+        (True, "8", "in epoch 1, step 1; try --batch_size 4 in place of 8, in a new run"),
+        (True, "3", "--batch_size 3 is the smallest; try a smaller model, or --gpu_id cpu in place of a GPU"),
+        (False, "5", "in the test of 10 windows at once; test the run with --test_only and --gpu_id cpu"),
+    ],
+)
+def test_a_gpu_without_memory_is_told_of_in_one_line(preprocessed, tmp_path, capsys, training, batch_size, expected):
+    def fail(module: torch.nn.Module, _: object) -> None:
+        if module.__class__.__name__ == "MATE" and module.training == training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.09 GiB.\nSee its documentation")
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(fail)
+    try:
+        assert run(preprocessed, tmp_path, "--batch_size", batch_size) == 2
+    finally:
+        hook.remove()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: not enough memory (CUDA out of memory. Tried to allocate 1.09 GiB.)")
+    assert expected in last
 
 
 # Killed
