@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FOLDER = "jobs"  # in SAVE_PATH: logs of the runs, errors of those that failed, and submitit's own files
 POLL = 1.0  # seconds between looks at the jobs
-QUEUE_POLL = 30.0  # seconds between questions to SLURM
+CLUSTER_POLL = 30.0  # seconds between questions to SLURM, and between looks at the folders of its runs
 INTERRUPTED = {128 + signal.SIGINT, 128 + signal.SIGTERM}  # exit statuses of a main.py that was told to stop
 MANY = 10**6  # times that SLURM may begin a job anew at its time limit; and minutes that a local one may take
 
@@ -253,6 +253,7 @@ def run_jobs(
     waiting, running = list(jobs), {}  # running: jobs by their places, or by their numbers
     is_over = (lambda handle: handle.done()) if slurm is None else Queue().is_over
     executor = local_executor(save_path) if slurm is None else slurm_executor(save_path, slurm)
+    found, looked, look_every = find_runs(save_path), time.monotonic(), 0 if slurm is None else CLUSTER_POLL
     with stop_requests(says=False) as received, tqdm(total=len(jobs) * epochs, desc="runs", unit="epoch") as bar:
         if slurm is not None:
             running = dict(enumerate(zip(jobs, submit_array(executor, jobs), strict=True)))
@@ -277,7 +278,8 @@ def run_jobs(
             time.sleep(POLL)
             ended = {place: job for place, (job, handle) in running.items() if is_over(handle)}
             running = {place: pair for place, pair in running.items() if place not in ended}
-            found = find_runs(save_path)
+            if ended or time.monotonic() - looked > look_every:
+                found, looked = find_runs(save_path), time.monotonic()
             for job in ended.values():
                 bar.write(f"{labels[job.run]}: {describe(save_path, job.run, found)}", sys.stdout)
             done = [found[job.run].epochs for job in jobs if job.run in found]
@@ -310,7 +312,7 @@ class Queue:
         """Whether a job has written its result, or has gone without."""
         if job.paths.result_pickle.exists():
             return True
-        if time.monotonic() - self.asked > QUEUE_POLL:
+        if time.monotonic() - self.asked > CLUSTER_POLL:
             self.asked, self.jobs = time.monotonic(), self.ask(job.job_id.partition("_")[0])
         return self.jobs is not None and job.job_id not in self.jobs
 

@@ -100,8 +100,9 @@ def test_runs_are_made_once_and_one_that_fails_stops_no_other(preprocessed, tmp_
     shutil.copytree(preprocessed, corpus)
     # The corpus has sessions 1 to 6: the first fold's run fails, the second's does not
     table = experiments.TABLES["3.2"]._replace(folds=((5, 6, 7, 8), (1, 2, 3, 4)))
-    monkeypatch.setattr(experiments, "TABLES", {"3.2": table})
-    argv = ["3.2", "--SorL", "speaker", "--data_path", str(corpus), "--save_path", str(exp), *QUICK]
+    shared = experiments.Table("Shares the second", {"same": {"lam": 0.66}}, ((1, 2, 3, 4),))
+    monkeypatch.setattr(experiments, "TABLES", {"3.2": table, "shared": shared})
+    argv = ["3.2", "shared", "--SorL", "speaker", "--data_path", str(corpus), "--save_path", str(exp), *QUICK]
     assert experiments.main(["run", *argv]) == 1
     (result,) = exp.glob("*/result.json")
     changed = result.stat().st_mtime_ns
@@ -112,6 +113,7 @@ def test_runs_are_made_once_and_one_that_fails_stops_no_other(preprocessed, tmp_
     row = pd.read_csv(exp / "report" / "3.2.csv").set_index("test").loc["1-4"]
     assert row["F1"] == pytest.approx(f1, abs=6e-4)
     assert row["F1_published"] == 0.674
+    assert pd.read_csv(exp / "report" / "shared.csv")["F1"].to_list() == [row["F1"]]
     text = (exp / "report" / "3.2.md").read_text("utf-8")
     assert "Not KEMDy19" in text
     assert "the corpus has no utterance of sessions" in text

@@ -42,6 +42,22 @@ def test_a_job_whose_time_is_over_has_its_run_stop_before_it_begins_anew(tmp_pat
     process.wait()
 
 
+def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path, capfd):
+    import filelock
+
+    (tmp_path / "jobs").mkdir()
+    with filelock.FileLock(tmp_path / "jobs" / "a.lock"):
+        assert Job("a", ("--no_such_option",), tmp_path)() == 0
+    assert "another process is at this run" in capfd.readouterr().out
+    assert not (tmp_path / "jobs" / "a.log").exists()
+    previous = signal.getsignal(signal.SIGTERM)
+    try:
+        assert Job("a", ("--no_such_option",), tmp_path)() == 2  # now it is free
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert "unrecognized arguments: --no_such_option" in error_file(tmp_path, "a").read_text()
+
+
 @pytest.mark.parametrize(
     ("text", "status", "expected"),
     [
@@ -83,7 +99,7 @@ def test_a_run_that_was_killed_or_stopped_goes_on_in_its_folder(how, preprocesse
     corpus, exp = tmp_path / "corpus", tmp_path / "exp"
     shutil.copytree(preprocessed, corpus)
     options = ["--SorL", "speaker", "--test_split", "1-2", "--data_path", str(corpus), "--save_path", str(exp)]
-    grid = ["--grid", "lam=0.5,0.6", "--epochs", "150", *QUICK]
+    grid = ["--grid", "lam=0.5,0.6", "--epochs", "60", *QUICK]
     command = [sys.executable, str(ROOT / "experiments.py"), "run", *grid, *options, "--jobs", "2"]
 
     def begin() -> subprocess.Popen:
@@ -162,7 +178,7 @@ def test_a_cluster_that_refuses_or_is_not_there_ends_in_one_line(cluster, tmp_pa
 def test_a_job_is_over_when_slurm_has_it_no_more(cluster, tmp_path, monkeypatch):
     import submitit
 
-    monkeypatch.setattr(jobs, "QUEUE_POLL", -1)
+    monkeypatch.setattr(jobs, "CLUSTER_POLL", -1)
     handles = [submitit.SlurmJob(tmp_path, f"7_{number}") for number in range(2)]
     cluster(squeue="echo 7_1")
     assert [Queue().is_over(handle) for handle in handles] == [True, False]
@@ -173,7 +189,7 @@ def test_a_job_is_over_when_slurm_has_it_no_more(cluster, tmp_path, monkeypatch)
     cluster(squeue="echo 7_0; echo 7_1")
     handles[0].paths.result_pickle.touch()
     assert [Queue().is_over(handle) for handle in handles] == [True, False]
-    monkeypatch.setattr(jobs, "QUEUE_POLL", 3600)
+    monkeypatch.setattr(jobs, "CLUSTER_POLL", 3600)
     cluster(squeue=f"touch {tmp_path}/asked")
     assert not Queue().is_over(handles[1])  # it was just handed over
     assert not (tmp_path / "asked").exists()
