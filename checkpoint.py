@@ -80,8 +80,10 @@ def load_checkpoint(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
+    epochs: int,
+    n_steps: int,
 ) -> Progress:
-    """Put back everything that `save_checkpoint` wrote, executing nothing the file may hold.
+    """Put back everything that `save_checkpoint` wrote in a run of `epochs` of `n_steps`, executing nothing else.
 
     Raises
     ------
@@ -100,8 +102,15 @@ def load_checkpoint(
         raise InputError(f"{path}: the checkpoint of a run with another configuration or corpus; {todo}")
     try:
         progress = Progress(**content["progress"])
-        if progress.step != len(progress.losses) or not 0 <= progress.saved < progress.epoch:
-            raise ValueError(f"epoch {progress.epoch}, step {progress.step} and {len(progress.losses)} losses")
+        at, n_losses = (progress.epoch, progress.step), len(progress.losses)
+        if [type(number) for number in (*at, progress.saved, progress.best)] != [int, int, int, float]:
+            raise ValueError("an epoch, step or loss that is no number")
+        if not ((1 <= at[0] <= epochs and 0 <= at[1] <= n_steps) or at == (epochs + 1, 0)):
+            raise ValueError(f"epoch {at[0]} and step {at[1]}, in a run of {epochs} epochs of {n_steps} steps")
+        if progress.losses.shape != (at[1],) or not is_plain(progress.losses, torch.zeros(0)):
+            raise ValueError(f"epoch {at[0]}, step {at[1]} and {n_losses} losses")
+        if not 0 <= progress.saved < at[0] or len(progress.history) != at[0] - 1:
+            raise ValueError(f"epoch {at[0]}, weights of {progress.saved} and {len(progress.history)} finished ones")
         if not all(math.isfinite(number) for row in progress.history for number in row.values()):
             raise ValueError("a history of values that are not numbers")
         torch.Generator().set_state(progress.order)

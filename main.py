@@ -658,14 +658,7 @@ def fit(
     progress = Progress(1, 0, torch.zeros(0), generator.get_state())
     if processes.from_first(checkpoint.exists):
         with processes.together():
-            progress = load_checkpoint(checkpoint, run, model, optimizer, scheduler)
-            done = progress.epoch - 1, progress.step
-            if done[0] > args.epochs or done[1] > n_steps or done[0] != len(progress.history):
-                raise InputError(
-                    f"{checkpoint}: has done {done[0]} epochs and {done[1]} steps, with a history of "
-                    f"{len(progress.history)}; the run has {args.epochs} epochs of {n_steps} steps; take it away to "
-                    "train from the beginning"
-                )
+            progress = load_checkpoint(checkpoint, run, model, optimizer, scheduler, args.epochs, n_steps)
         generator.set_state(progress.order)
     history = progress.history
     trained = torch.compile(model, dynamic=False) if args.compile else model  # with the same parameters

@@ -340,6 +340,10 @@ def other_checkpoint(folder: Path, what: str) -> None:
             stored = torch.load(path, weights_only=True)
             stored["progress"] |= {"step": STEPS + 1, "losses": torch.ones(STEPS + 1)}
             torch.save(stored, path)
+        case "half an epoch":
+            stored = torch.load(path, weights_only=True)
+            stored["progress"]["epoch"] -= 0.5
+            torch.save(stored, path)
         case "code":
             torch.save({"format": 1, "run": Attack(folder / "marker")}, path)
 
@@ -358,7 +362,7 @@ class Attack:
     "what",
     [
         *("empty", "torn", "text", "weights", "other run", "other format", "other model", "other optimizer"),
-        *("other losses", "more epochs", "more history", "more steps", "code"),
+        *("other losses", "more epochs", "more history", "more steps", "half an epoch", "code"),
     ],
 )
 def test_a_damaged_or_foreign_checkpoint_is_named_and_nothing_is_lost(stopped, tmp_path, capsys, what):

@@ -412,7 +412,7 @@ def test_spoilt_weights_and_checkpoints_are_noticed_or_the_same(tmp_path, name):
         if name == "model.pth":
             message = refused(load_weights, model, path)
         else:
-            message = refused(checkpoint.load_checkpoint, path, "run", model, optimizer, scheduler)
+            message = refused(checkpoint.load_checkpoint, path, "run", model, optimizer, scheduler, 1, 1)
         if message is None:
             assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
 
@@ -649,7 +649,7 @@ def test_a_checkpoint_of_other_values_is_refused(tmp_path, what):
         content["progress"]["history"] = [{"epoch": 1, "train_loss": math.nan}]
     torch.save(content, path)
     assert "not a checkpoint of this run" in refused(
-        checkpoint.load_checkpoint, path, "run", model, optimizer, scheduler
+        checkpoint.load_checkpoint, path, "run", model, optimizer, scheduler, 1, 1
     )
 
 
@@ -673,7 +673,7 @@ def test_code_in_strangers_files_is_not_run(tmp_path):
     for zipped in (True, False):
         torch.save({"weight": Attack(marker)}, tmp_path / "model.pth", _use_new_zipfile_serialization=zipped)
         assert refused(load_weights, model, tmp_path / "model.pth")
-        assert refused(checkpoint.load_checkpoint, tmp_path / "model.pth", "run", model, optimizer, None)
+        assert refused(checkpoint.load_checkpoint, tmp_path / "model.pth", "run", model, optimizer, None, 1, 1)
     assert not marker.exists()
     pickle.loads(content[128:])  # it would have
     assert marker.exists()
