@@ -101,14 +101,40 @@ SAMPLE_RATES = (1_000, 1_000_000)  # Hz
 MAX_WAV_SECONDS = 1_800
 MAX_AMPLITUDE = 2.0**31  # of floating-point samples: integers that were never scaled are usable
 MAX_WAV_VALUES = 2**28  # samples of all channels, 1 GB
-UNKNOWN_LENGTH = 0xFFFFFFFF  # what programs that write a wav into a pipe leave as the length of its data
+# How the formats of a wav write a chunk's name and length; riff is W64, whose lengths count these 24 bytes too
+CHUNKS = {b"RIFF": "<4sI", b"RIFX": ">4sI", b"RF64": "<4sI", b"FORM": ">4sI", b"riff": "<4s12xQ"}
+UNKNOWN_LENGTHS = (2**32 - 1, 2**64 - 1)  # what programs that write a wav into a pipe leave as the length of its data
+
+
+def announced_bytes(file: IO[bytes], size: int) -> int | None:
+    """Bytes of sound that a wav of `size` bytes announces from where `file` then is; None where it does not say."""
+    kind = file.read(12)[:4]
+    if kind not in CHUNKS:
+        return None
+    head, long, of_head, multiple = struct.Struct(CHUNKS[kind]), None, 0, 2
+    if kind == b"riff":
+        of_head, multiple = head.size, 8
+        file.seek(40)
+    while len(chunk := file.read(head.size)) == head.size:
+        name, length = head.unpack(chunk)
+        if name in (b"data", b"SSND"):
+            if kind == b"RF64" and length in UNKNOWN_LENGTHS:
+                return long
+            return None if length in UNKNOWN_LENGTHS else max(0, length - of_head)
+        end = file.tell() + max(0, length - of_head)
+        if end > size:
+            break
+        if name == b"ds64":
+            long = int.from_bytes(file.read(16)[8:], "little")
+        file.seek(end + -end % multiple)
+    return None
 
 
 def wav_fault(path: Path) -> str | None:
     """Why a wav cannot be used, or None; without decoding it, unless its samples are floating-point numbers.
 
     Faults are a file that is empty, not readable as sound, without a sample, with samples that are not numbers, or (of
-    the RIFF format) with fewer samples than it announces.
+    a format in `CHUNKS`) with fewer samples than it announces.
     """
     import numpy as np
     import soundfile
@@ -118,14 +144,9 @@ def wav_fault(path: Path) -> str | None:
             size = os.fstat(file.fileno()).st_size
             if size == 0:
                 return "empty, 0 bytes"
-            riff = file.read(12)
-            while riff[:4] == b"RIFF" and len(chunk := file.read(8)) == 8:
-                name, length = struct.unpack("<4sI", chunk)
-                if name == b"data":
-                    if size - file.tell() < length != UNKNOWN_LENGTH:
-                        return f"cut short, {size - file.tell()} of {length} bytes of sound are there"
-                    break
-                file.seek(length + length % 2, os.SEEK_CUR)
+            length = announced_bytes(file, size)
+            if length is not None and (there := size - file.tell()) < length:
+                return f"cut short, {there} of {length} bytes of sound are there"
         info = soundfile.info(path)
         if info.frames == 0:
             return "holds no sample of sound"

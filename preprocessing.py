@@ -208,11 +208,14 @@ def read_table(path: Path, session: int, actor: str, problems: list[Problem]) ->
     """
     file = f"{path.parent.name}/{path.name}"
     try:
-        lines = list(csv.reader(io.StringIO(decode(read_bounded(path, MAX_TABLE_BYTES), path))))
+        text = decode(read_bounded(path, MAX_TABLE_BYTES), path)
+        lines = list(csv.reader(io.StringIO(text if "\n" in text else text.replace("\r", "\n"))))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except csv.Error as error:
-        raise InputError(f"{path}: not readable as a CSV table ({error}); is a quote left open?") from error
+        raise InputError(
+            f"{path}: not readable as a CSV table ({error}); is a quote left open, or a carriage return in a row?"
+        ) from error
     if any(SEGMENT_ID.fullmatch(cell.strip()) for cells in lines[:HEADER_ROWS] for cell in cells):
         raise InputError(
             f"{path}: its first two rows hold an utterance; expected two header rows, as ETRI's tables have"

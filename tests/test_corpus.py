@@ -8,6 +8,7 @@ import soundfile
 from constants import SEGMENT_ID
 from corpus import (
     Problem,
+    announced_bytes,
     emotion_index,
     find_files,
     find_wavs,
@@ -145,6 +146,41 @@ def test_chunks_in_front_of_the_sound_are_passed_over(tmp_path):
     assert wav_fault(path) is None
     path.write_bytes(path.read_bytes()[:-2])
     assert wav_fault(path) == "cut short, 1998 of 2000 bytes of sound are there"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"format": "WAV", "endian": "BIG"},  # RIFX
+        *({"format": name} for name in ("RF64", "W64", "AIFF")),
+    ],
+    ids=lambda options: " ".join(options.values()),
+)
+def test_other_formats_of_a_wav_that_are_not_whole_are_named_too(tmp_path, options):
+    path = tmp_path / "a.wav"
+    with path.open("wb") as file:
+        soundfile.write(file, np.full(1000, 0.1), 16_000, subtype="PCM_16", **options)
+    whole = path.read_bytes()
+    assert wav_fault(path) is None
+    path.write_bytes(whole[:-2])
+    # what AIFF announces is eight bytes longer than its samples
+    there, announced = (2006, 2008) if options["format"] == "AIFF" else (1998, 2000)
+    assert wav_fault(path) == f"cut short, {there} of {announced} bytes of sound are there"
+    path.write_bytes(whole[:20])
+    assert wav_fault(path).startswith("not readable as sound")
+
+
+@pytest.mark.parametrize("length", [0, 1, 23, 2**63, 2**64 - 2])
+def test_a_chunk_of_any_announced_length_ends_the_search(tmp_path, length):
+    path = tmp_path / "a.wav"
+    with path.open("wb") as file:
+        soundfile.write(file, np.full(1000, 0.1), 16_000, format="W64", subtype="PCM_16")
+    content = bytearray(path.read_bytes())
+    content[56:64] = length.to_bytes(8, "little")  # of the first chunk
+    path.write_bytes(content)
+    with path.open("rb") as file:
+        announced = announced_bytes(file, len(content))
+    assert announced is None or announced >= 0
 
 
 def problem(what: str, segment: str, done: str = "left out") -> Problem:

@@ -264,7 +264,8 @@ def test_sentence_embeddings_are_finite_or_refused(tmp_path):
 def test_a_wav_gives_numbers_or_is_refused(tmp_path):
     wave = np.sin(np.arange(2000) / 9)
     good, path = [], tmp_path / "a.wav"
-    for form, subtype in (("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("AIFF", "PCM_16")):
+    forms = [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("AIFF", "PCM_16"), ("RF64", "PCM_16")]
+    for form, subtype in [*forms, ("W64", "PCM_16")]:
         file = io.BytesIO()
         soundfile.write(file, wave, 16000, format=form, subtype=subtype)
         good.append(file.getvalue())

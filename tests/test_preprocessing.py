@@ -724,7 +724,7 @@ def test_existing_files_are_kept_unless_asked(corpus, capsys):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp949"])
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 def test_tables_and_transcripts_of_any_encoding_and_line_end_give_the_same(
     corpus, preprocessed, encoding, newline, monkeypatch
 ):
