@@ -307,10 +307,12 @@ def run(plan: Plan, argv: Sequence[str]) -> int:
     for role in args.SorL:  # what fails every run had better fail now
         program.load_annotation(argparse.Namespace(**vars(plan.of_main) | {"SorL": role}))
     remember(save_path, argv)
-    labels = {planned.run: planned.label for planned in reversed(plan.runs)}
-    wanted = {planned.run: planned for planned in reversed(plan.runs)}
+    wanted: dict[str, Planned] = {}
+    for planned in plan.runs:
+        wanted.setdefault(planned.run, planned)  # that tables share: as the first one's
+    labels = {name: planned.label for name, planned in wanted.items()}
     found = find_runs(save_path)
-    todo = [planned for planned in reversed(wanted.values()) if not is_finished(found, planned.run)]
+    todo = [planned for planned in wanted.values() if not is_finished(found, planned.run)]
     print(f"{len(wanted)} runs, {len(wanted) - len(todo)} finished already", flush=True)
     if todo:
         slurm = None

@@ -670,6 +670,10 @@ def fit(
             if processes.first and progress.losses.isfinite().all():
                 save_checkpoint(checkpoint, run, model, optimizer, scheduler, progress)
 
+    def kept() -> str:
+        weights = f"keeps the weights of epoch {progress.saved}" if progress.saved else "holds no weights yet"
+        return f"{folder} {weights}" + (f" and {CHECKPOINT} from before" if checkpoint.exists() else "")
+
     try:
         with (
             tqdm(
@@ -730,14 +734,12 @@ def fit(
                 except NonFinite as error:
                     batch = [] if error.batch is None else order.batches[error.batch]
                     of = f" (windows {', '.join(train_set.ids[index] for index in batch)})" if batch else ""
-                    kept = f"keeps the weights of epoch {progress.saved}" if progress.saved else "holds no weights yet"
-                    kept += f" and {CHECKPOINT} from before" if checkpoint.exists() else ""
-                    stopped = InputError(f"{error}{of}: training stopped, {folder} {kept}; try a smaller --lr")
+                    stopped = InputError(f"{error}{of}: training stopped, {kept()}; try a smaller --lr")
                     raise processes.told_once(stopped) from error
                 except (MemoryError, RuntimeError) as error:
                     if (lack := lack_of_memory(error)) is not None:  # every process speaks of its own
-                        at = f"epoch {epoch}, step {progress.step + 1}"
-                        raise InputError(f"{lack} in {at}; {smaller_batch(args.batch_size, processes.size)}") from error
+                        at, less = first_step + progress.step, smaller_batch(args.batch_size, processes.size)
+                        raise InputError(f"{lack} at step {at}: training stopped, {kept()}; {less}") from error
                     if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                         raise
                     reason = str(error).strip().splitlines()[0]

@@ -412,13 +412,14 @@ def test_a_step_that_memory_does_not_suffice_for_names_a_smaller_batch(preproces
     assert done.returncode == 2, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: not enough memory (")
-    assert last.endswith(" in epoch 1, step 1; try --batch_size 15 in place of 30, in a new run")
+    stopped = f" at step 1: training stopped, {only_run(tmp_path)} holds no weights yet; "
+    assert last.endswith(stopped + "try --batch_size 15 in place of 30, in a new run")
 
 
 @pytest.mark.parametrize(
     ("training", "batch_size", "expected"),
     [
-        (True, "8", "in epoch 1, step 1; try --batch_size 4 in place of 8, in a new run"),
+        (True, "8", "holds no weights yet; try --batch_size 4 in place of 8, in a new run"),
         (True, "3", "--batch_size 3 is the smallest; try a smaller model, or --gpu_id cpu in place of a GPU"),
         (False, "5", "in the test of 10 windows at once; test the run with --test_only and --gpu_id cpu"),
     ],
