@@ -3,7 +3,8 @@
 Layer sizes and parameter names are the published program's, so that its weights load here and ours load there.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -180,6 +181,21 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+@contextlib.contextmanager
+def without_onednn() -> Iterator[None]:
+    """Have torch compute with its own kernels instead of oneDNN's.
+
+    A signal that is handled while oneDNN's LSTM computes damages the memory (torch 2.11, seen on a CPU with AMX): a run
+    that is told to stop could save wrong weights. Its own LSTM takes as long.
+    """
+    previous = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = previous
+
+
 class MATE(nn.Module):
     """Emotion, arousal and valence of the last of `ws` utterances, from their log-mels and sentence embeddings.
 
@@ -269,7 +285,8 @@ class MATE(nn.Module):
             utterances.append(text.reshape(text.shape[0], text.shape[1], text.shape[-1]))
         # bfloat16 is for the convolutions, nine tenths of the work; the rest stays float32 at little cost
         with torch.autocast(utterances[0].device.type, enabled=False):
-            context, _ = getattr(self, self.backbone)(torch.cat(utterances, dim=2))
+            with without_onednn():
+                context, _ = getattr(self, self.backbone)(torch.cat(utterances, dim=2))
             context = context.flatten(1)
             log_emotion = torch.log_softmax(self.mlp_emotion(context), dim=1)
             affect = self.mlp_av(context)

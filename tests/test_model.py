@@ -1,10 +1,13 @@
 import copy
 import math
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 import model as model_module
 from constants import SAMPLE_RATE, n_frames
@@ -12,9 +15,9 @@ from loss import normal_loss
 from model import CNN, MATE, ConvBlock, mean_and_variance
 
 B = 4
-# Batch norm over a batch of 4 magnifies rounding: in train mode float64 itself is 1.4e-4 away from the reference, and
-# float32 is, by processor, between 1e-6 (an AMD EPYC with two threads) and 1e-4 (an Intel Xeon)
-TRAIN_TOLERANCE = 5e-4
+# Batch norm over a batch of 4 magnifies rounding: in train mode float64 itself is 4e-4 away from the reference, and
+# half a unit in the last place of the LSTM's outputs, at random, moves float32 by up to 1e-3
+TRAIN_TOLERANCE = 3e-3
 
 
 def reference_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -242,3 +245,31 @@ def test_bfloat16_gives_float32_probabilities_and_ratings_near_the_exact_ones(in
         torch.testing.assert_close(ours, expected, rtol=0, atol=0.1)
     assert not torch.equal(coarse[0], exact[0])
     assert coarse[0].sum(dim=1).tolist() == pytest.approx([1] * B, abs=1e-6)
+
+
+SIGNALLED = """
+import signal, sys
+import torch
+from model import MATE
+torch.manual_seed(0)
+model, text = MATE(modality="text", hidden_size=64), torch.randn(64, 8, 768)
+if sys.argv[1] == "signals":
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.003, 0.003)
+for _ in range(100):
+    model.zero_grad()
+    emotion, arousal, valence = model(None, text, log=True)
+    (emotion.square().sum() + arousal.sum() + valence.sum()).backward()
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(sum(p.grad.double().abs().sum().item() for p in model.parameters()))
+"""
+
+
+def test_signals_that_are_handled_in_a_step_change_nothing():
+    """oneDNN's LSTM ends in a damaged heap with them on some processors."""
+    done = [
+        subprocess.run([sys.executable, "-c", SIGNALLED, how], cwd=ROOT, capture_output=True, text=True, check=False)
+        for how in ("signals", "none")
+    ]
+    assert [run.returncode for run in done] == [0, 0], done[0].stderr
+    assert float(done[0].stdout) == pytest.approx(float(done[1].stdout), rel=1e-6)
