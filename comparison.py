@@ -29,7 +29,7 @@ class Pair(NamedTuple):
 
     role: str
     fold: tuple[int, ...]  # test sessions
-    seed: int
+    seed: int | str  # of both, or in words
     a: Path
     b: Path
 
@@ -42,7 +42,7 @@ class Fold(NamedTuple):
     """
 
     sessions: tuple[int, ...]
-    seeds: list[int]
+    seeds: list[int | str]
     sums: np.ndarray
     only: np.ndarray
 

@@ -10,6 +10,8 @@ python experiments.py compare 3.3:default 3.3:bidirectional
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
@@ -84,12 +86,14 @@ class Plan(NamedTuple):
     """What a command line asks for.
 
     args : of experiments.py
+    given : names of the arguments that the user gave
     of_main : of main.py, for all runs
     tables : by name
     runs : in the order to make them, those that tables share once for each
     """
 
     args: argparse.Namespace
+    given: set[str]
     of_main: argparse.Namespace
     tables: dict[str, Table]
     runs: list[Planned]
@@ -167,7 +171,7 @@ def get_args_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argu
     option("--slurm", action="store_true", help="hand the runs to a SLURM cluster")
     option("--partition", help="of the cluster")
     option("--time", type=number(int, 3), default=1440, help="minutes; a run that takes longer begins anew and goes on")
-    option("--gpus", type=number(int, 0, 64), default=1, help="GPUs of a run")
+    option("--gpus", type=number(int, 0, 1), default=1, help="GPUs of a run: one or none")
     option("--cpus", type=number(int, 1, 1024), help="processor cores of a run")
     option("--memory", type=number(int, 1), metavar="GB", help="main memory of a run")
     option("--array", type=number(int, 1), default=256, help="runs at once on the cluster")
@@ -187,30 +191,30 @@ def make_plan(argv: Sequence[str]) -> Plan:
     args, given = program.parse_args(argv[1:], parser)
     args.command = argv[0]
     names = list(TABLES) if args.command == "compare" else args.tables
-    if unknown := [name for name in names if name not in TABLES]:
-        parser.error(f"no table {unknown[0]!r}; there are {', '.join(TABLES)}")
-    tables = {name: TABLES[name] for name in (names or ([] if args.grid else TABLES))}
+    known = [*TABLES, GRID] if args.command == "report" else TABLES
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"no table {unknown[0]!r}; there are {', '.join(known)}")
+    tables = {name: TABLES[name] for name in (names or ([] if args.grid else TABLES)) if name in TABLES}
     if args.grid:
         axes = dict(args.grid)
         if len(axes) < len(args.grid):
             parser.error("--grid: an option is given twice")
         combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
         rows = {" ".join(f"{name}={value}" for name, value in row.items()): row for row in combinations}
-        tables[GRID] = Table("Grid", rows, tuple(args.test_split or [FOLDS[3]]))
+        tables[GRID] = Table("Grid", rows, tuple(dict.fromkeys(args.test_split or [FOLDS[3]])))
     elif args.test_split:
         parser.error("--test_split is for --grid; the published tables have their own")
-    given -= {"SorL", "test_split"}
-    if taken := sorted(given & (PLANNED | taken_by(tables))):
+    if taken := sorted((given - {"SorL", "test_split"}) & (PLANNED | taken_by(tables))):
         parser.error(f"--{taken[0]} is set by the tables")
     of_main = {action.dest for action in program.get_args_parser()._actions}
-    options = spell_options({name: getattr(args, name) for name in sorted(given & of_main)})
+    options = spell_options({name: getattr(args, name) for name in sorted((given & of_main) - PLANNED)})
     runs = [
         planned
         for name, table in tables.items()
         for role in dict.fromkeys(args.SorL)
         for planned in plan_table(name, table, role, args.seeds, options)
     ]
-    return Plan(args, program.parse_args(options)[0], tables, runs)
+    return Plan(args, given, program.parse_args(options)[0], tables, runs)
 
 
 def plan_table(name: str, table: Table, role: str, seeds: int, options: Sequence[str]) -> list[Planned]:
@@ -261,24 +265,39 @@ def recall(save_path: Path) -> list[list[str]]:
     return lines
 
 
-def with_remembered(plan: Plan, argv: Sequence[str]) -> Plan:
-    """The plan of a command line that says nothing of tables and options: the newest `run`'s in its folder.
+def with_remembered(plan: Plan) -> Plan:
+    """The plan of a command line without options of runs: that of the newest `run` in its folder.
 
-    Earlier ones with the same options, whose tables are others, are added.
+    Earlier ones with the same options are added; `plan` may name some of their tables and roles.
+
+    Raises
+    ------
+    InputError : the command lines in the folder cannot be read
     """
-    args = plan.args
-    default = make_plan([args.command, *getattr(args, "rows", []), "--save_path", str(plan.of_main.save_path)])
-    if (plan.runs, plan.settings) != (default.runs, default.settings):
+    save_path = plan.of_main.save_path
+    lines = recall(save_path)
+    if not lines or plan.given - {"save_path", "tables", "rows", "SorL", "resamples"}:
         return plan
-    plans = [make_plan(line) for line in recall(plan.of_main.save_path)]
-    same = [other for other in plans if other.settings == plans[-1].settings]
-    if not same:
-        return plan
-    tables = {name: table for other in same for name, table in other.tables.items()}
-    runs = dict.fromkeys(
-        planned for name in tables for other in same for planned in other.runs if planned.table == name
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            plans = [make_plan(line) for line in lines]
+    except SystemExit as error:
+        raise InputError(f"{save_path / PLAN_FILE}: holds a command line that is none; take it away") from error
+    newest = plans[-1]
+    options = program.outcome_options(newest.of_main)
+    plans = [other for other in plans if program.outcome_options(other.of_main) == options]
+    tables = {name: table for other in plans for name, table in other.tables.items()}
+    named = getattr(plan.args, "tables", []) or tables
+    roles = plan.args.SorL if "SorL" in plan.given else ROLES
+    runs = dict.fromkeys(  # whatever else their command lines said
+        planned._replace(argv=())
+        for name in tables
+        for other in plans
+        for planned in other.runs
+        if planned.table == name and name in named and planned.role in roles
     )
-    return plans[-1]._replace(args=args, tables=tables, runs=[*runs])
+    of_main = argparse.Namespace(**vars(newest.of_main) | {"save_path": save_path})  # the folder may have moved
+    return plan._replace(of_main=of_main, tables=tables, runs=[*runs])
 
 
 # The commands
@@ -320,7 +339,8 @@ def run(plan: Plan, argv: Sequence[str]) -> int:
             slurm = Slurm(args.partition, args.time, args.gpus, args.cpus, args.memory, args.array)
         places = [] if args.slurm else shares(min(args.jobs, len(todo)), plan.of_main.gpu_id)
         jobs = [Job(planned.run, planned.argv, save_path.absolute()) for planned in todo]
-        run_jobs(jobs, labels, save_path, plan.of_main.epochs, places, slurm)
+        epochs = {planned.run: program.parse_args(planned.argv)[0].epochs for planned in todo}
+        run_jobs(jobs, labels, epochs, save_path, places, slurm)
         found = find_runs(save_path)
     return sum(not is_finished(found, planned.run) for planned in todo)
 
@@ -333,6 +353,8 @@ def is_finished(found: Mapping[str, Found], run: str) -> bool:
 def report(plan: Plan) -> Path:
     """Write the tables of what has finished into SAVE_PATH/report and return that folder."""
     save_path = plan.of_main.save_path
+    if not plan.runs:
+        raise InputError(f"{save_path}: no such table or role was run there")
     found, published, entries = find_runs(save_path), read_published(), []
     for p in plan.runs:
         done = found[p.run].folder if is_finished(found, p.run) else None
@@ -357,7 +379,12 @@ def compare_rows(plan: Plan) -> str:
     a, b = (finished_of(name, plan, found) for name in plan.args.rows)
     pairs = [Pair(*key, a[key], b[key]) for key in a if key in b]
     if not pairs and len(a) == len(b) == 1:  # two runs that differ in their seeds
-        pairs = [Pair(*of_a, a[of_a], b[of_b]) for of_a in a for of_b in b if of_a[:2] == of_b[:2]]
+        pairs = [
+            Pair(*of_a[:2], f"{of_a[2]} / {of_b[2]}", a[of_a], b[of_b])
+            for of_a in a
+            for of_b in b
+            if of_a[:2] == of_b[:2]
+        ]
     if not pairs:
         raise InputError(
             f"{' and '.join(plan.args.rows)}: have no finished runs of the same role, test sessions and seed; see "
@@ -368,15 +395,17 @@ def compare_rows(plan: Plan) -> str:
 
 def finished_of(name: str, plan: Plan, found: Mapping[str, Found]) -> dict[tuple[str, tuple[int, ...], int], Path]:
     """Folders of the finished runs of a table's row, or an experiment folder, by role, test sessions and seed."""
-    table, _, row = name.partition(":")
-    if table not in plan.tables:
+    table, colon, row = name.partition(":")
+    if not colon or table not in (*TABLES, GRID):
         folder = find_run(plan.of_main.save_path, name)
         stored = read_run(folder).configuration
         return {(stored["SorL"], tuple(stored["test_split"]), stored.get("seed", 0)): folder}
-    if row not in plan.tables[table].rows:
-        raise InputError(f"{name}: table {table} has the rows {', '.join(plan.tables[table].rows)}")
-    runs = [p for p in plan.runs if (p.table, p.row) == (table, row) and is_finished(found, p.run)]
-    return {(p.role, p.fold, p.seed): found[p.run].folder for p in runs}
+    runs = [planned for planned in plan.runs if planned.table == table]
+    if row not in (rows := dict.fromkeys(planned.row for planned in runs)):
+        there = f"table {table} has the rows {', '.join(rows)}" if rows else f"table {table} was not run there"
+        raise InputError(f"{name}: no such row in {plan.of_main.save_path}; {there}")
+    runs = [planned for planned in runs if planned.row == row and is_finished(found, planned.run)]
+    return {(planned.role, planned.fold, planned.seed): found[planned.run].folder for planned in runs}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -387,7 +416,7 @@ def main(argv: list[str] | None = None) -> int:
     def command() -> None:
         nonlocal plan, unfinished
         if plan.args.command in ("report", "compare"):
-            plan = with_remembered(plan, argv)
+            plan = with_remembered(plan)
         if plan.args.command == "list":
             return show(plan)
         if plan.args.command == "compare":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import main as program
 from checkpoint import identity
-from utils import InputError, Interrupted, atomic_write, new_folder, read_json, stop_requests, timestamp
+from utils import InputError, Interrupted, atomic_write, lock_folder, new_folder, read_json, stop_requests, timestamp
 
 if TYPE_CHECKING:
     import submitit
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 FOLDER = "jobs"  # in SAVE_PATH: logs of the runs, errors of those that failed, and submitit's own files
 POLL = 1.0  # seconds between looks at the jobs
 CLUSTER_POLL = 30.0  # seconds between questions to SLURM, and between looks at the folders of its runs
-INTERRUPTED = {128 + signal.SIGINT, 128 + signal.SIGTERM}  # exit statuses of a main.py that was told to stop
+# Exit statuses of a main.py that was told to stop, the last one before it could save anything
+INTERRUPTED = {128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM}
 MANY = 10**6  # times that SLURM may begin a job anew at its time limit; and minutes that a local one may take
 
 
@@ -94,10 +95,18 @@ class Job:
             return 0
         with lock:
             there = find_runs(self.save_path).get(self.run)
-            if there is not None and there.finished:
-                return 0
+            if there is not None:
+                if there.finished:
+                    return 0
+                try:
+                    with lock_folder(there.folder, "training"):
+                        pass
+                except InputError:  # a main.py that outlived its job, or that the user called
+                    print("another process is at this run")
+                    return 0
             error.unlink(missing_ok=True)
-            signal.signal(signal.SIGTERM, lambda *_: self.stop())
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, lambda *_: self.stop())
             command = [sys.executable, str(Path(program.__file__)), *self.argv, "--resume", "auto"]
             with log.open("ab") as output:
                 process = subprocess.Popen(
@@ -230,8 +239,8 @@ def shares(n_jobs: int, gpu_id: str | None) -> list[dict[str, str]]:
 def run_jobs(
     jobs: Sequence[Job],
     labels: Mapping[str, str],
+    epochs: Mapping[str, int],
     save_path: Path,
-    epochs: int,
     places: Sequence[Mapping[str, str]] = (),
     slurm: Slurm | None = None,
 ) -> None:
@@ -239,8 +248,7 @@ def run_jobs(
 
     Parameters
     ----------
-    labels : of the runs, to tell the user of them
-    epochs : of every run, for the progress bar
+    labels, epochs : of the runs, to tell the user of them and for the progress bar
     places : of this machine: the environment that a run gets there
 
     Raises
@@ -254,7 +262,7 @@ def run_jobs(
     is_over = (lambda handle: handle.done()) if slurm is None else Queue().is_over
     executor = local_executor(save_path) if slurm is None else slurm_executor(save_path, slurm)
     found, looked, look_every = find_runs(save_path), time.monotonic(), 0 if slurm is None else CLUSTER_POLL
-    with stop_requests(says=False) as received, tqdm(total=len(jobs) * epochs, desc="runs", unit="epoch") as bar:
+    with stop_requests(says=False) as received, tqdm(total=sum(epochs.values()), desc="runs", unit="epoch") as bar:
         if slurm is not None:
             running = dict(enumerate(zip(jobs, submit_array(executor, jobs), strict=True)))
             waiting = []
@@ -282,9 +290,9 @@ def run_jobs(
                 found, looked = find_runs(save_path), time.monotonic()
             for job in ended.values():
                 bar.write(f"{labels[job.run]}: {describe(save_path, job.run, found)}", sys.stdout)
-            done = [found[job.run].epochs for job in jobs if job.run in found]
+            done = [min(found[job.run].epochs, epochs[job.run]) for job in jobs if job.run in found]
             bar.set_postfix(running=len(running), waiting=len(waiting), refresh=False)
-            bar.update(min(bar.total, sum(done)) - bar.n)
+            bar.update(sum(done) - bar.n)
         if received:
             raise Interrupted("stopped, all is saved; call the same command to go on", received[0])
 

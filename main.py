@@ -446,13 +446,15 @@ def find_unfinished(args: argparse.Namespace) -> Path | None:
     One that was killed between its result and its end counts too: it has both a result and a checkpoint.
     """
     folders = [path.parent for path in args.save_path.glob("*/configuration.json")]
+    wanted = outcome_options(args)
     for folder in sorted(folders, key=lambda folder: (folder / "configuration.json").stat().st_mtime, reverse=True):
         if (folder / "result.json").exists() and not (folder / CHECKPOINT).exists():
             continue
-        with contextlib.suppress(InputError), lock_folder(folder, "training"):
+        with contextlib.suppress(InputError):
             stored = read_json(folder / "configuration.json")
-            if {name: stored.get(name) for name in outcome_options(args)} == outcome_options(args):
-                return folder
+            if {name: stored.get(name) for name in wanted} == wanted:
+                with lock_folder(folder, "training"):  # of a match alone: another's owner may be about to lock it
+                    return folder
     return None
 
 
@@ -582,9 +584,10 @@ def check_batch_size(batch_size: int, n_processes: int) -> None:
 
 def smaller_batch(batch_size: int, n_processes: int) -> str:
     """What to try when memory does not suffice for `--batch_size`."""
-    half = batch_size // 2 // n_processes * n_processes
-    if half < 2 * n_processes:
+    smallest = 2 * n_processes
+    if batch_size <= smallest:
         return f"--batch_size {batch_size} is the smallest; try a smaller model, or --gpu_id cpu in place of a GPU"
+    half = max(smallest, batch_size // 2 // n_processes * n_processes)
     return f"try --batch_size {half} in place of {batch_size}, in a new run"
 
 

@@ -63,10 +63,14 @@ def run_command(command: Callable[[], None], warns: bool = True) -> int:
                 print(f"warning: {one_line(message)}", file=sys.stderr) if warns else None
             )
             command()
+            sys.stdout.flush()
     except InputError as error:
         if not error.told:
             print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # what reads the output, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         if not isinstance(error.filename, str | Path):
             raise
@@ -89,7 +93,8 @@ def run_command(command: Callable[[], None], warns: bool = True) -> int:
 
 def lack_of_memory(error: BaseException) -> str | None:
     """What an error says of too little memory, of the machine or of a GPU; None when it says something else."""
-    if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
+    said = r"(allocate|out of) memory|_ALLOC_FAILED|could not create a primitive$"  # the last is oneDNN's
+    if not isinstance(error, MemoryError) and not re.search(said, str(error)):
         return None
     reason = (str(error).splitlines() or ["of this process"])[0]
     return f"not enough memory ({one_line(reason)})"
@@ -100,17 +105,28 @@ def one_line(message: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(message))
 
 
+SAME_REQUEST = 2.0  # seconds in which SIGTERM comes twice where a cluster sends it to a job and to its processes
+
+
 @contextlib.contextmanager
 def stop_requests(says: bool = True) -> Iterator[list[int]]:
     """Note SIGINT and SIGTERM in the list that this gives instead of obeying them; a second one is obeyed.
 
-    It `says` so when the first one comes.
+    It `says` so when the first one comes. SIGTERM that comes again within `SAME_REQUEST` is no second one.
     """
     received: list[int] = []
+    first = 0.0
 
     def note(number: int, _frame: object) -> None:
+        nonlocal first
+        if received and number == signal.SIGTERM and time.monotonic() - first < SAME_REQUEST:
+            return
+        if received:
+            restore()
+            os.kill(os.getpid(), number)
+            return
         received.append(number)
-        restore()
+        first = time.monotonic()
         if says:
             print("\nstopping as soon as all is saved; a second signal stops at once", file=sys.stderr)
 

@@ -1,15 +1,20 @@
 import itertools
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 
 import experiments
 import main as program
 from constants import EMOTIONS
 from metric import batch_figures
-from utils import InputError, read_json
+from utils import read_json
 
 QUICK = ("--hidden_size", "4", "--num_layers", "1", "--epochs", "1", "--batch_size", "4", "--gpu_id", "cpu")
 
@@ -65,27 +70,62 @@ def test_a_grid_has_a_run_for_every_combination():
 
 
 def test_a_report_without_options_is_of_all_runs_with_the_last_ones_options(tmp_path):
-    def plan(*argv: str) -> experiments.Plan:
-        return experiments.make_plan([*argv, "--save_path", str(tmp_path)])
+    def plan(*argv: str, save_path: Path = tmp_path) -> experiments.Plan:
+        return experiments.make_plan([*argv, "--save_path", str(save_path)])
+
+    def recalled(*argv: str, save_path: Path = tmp_path) -> list[experiments.Planned]:
+        return experiments.with_remembered(plan(*argv, save_path=save_path)).runs
+
+    def runs(*argv: str) -> list[experiments.Planned]:
+        return [planned._replace(argv=()) for planned in plan(*argv).runs]
 
     lines = [
         ["run", "3.2", "--SorL", "speaker", "--epochs", "2"],
         ["run", "3.3", "--epochs", "9"],
-        ["run", "3.6", "--SorL", "listener", "--epochs", "2", "--jobs", "2"],
+        ["run", "3.2", "--epochs", "2", "--gpu_id", "cpu"],  # the first one's runs again, and the listener's
+        ["run", "--grid", "lam=0.5", "--SorL", "listener", "--epochs", "2"],
+        ["run", "--grid", "lam=0.6", "--SorL", "listener", "--epochs", "2", "--jobs", "2"],
     ]
     for line in lines:
         experiments.remember(tmp_path, [*line, "--save_path", str(tmp_path)])
-    bare = ["report", "--save_path", str(tmp_path)]
-    found = experiments.with_remembered(experiments.make_plan(bare), bare)
-    assert found.runs == [*plan(*lines[0]).runs, *plan(*lines[2]).runs]
-    assert (found.args.command, found.settings["epochs"]) == ("report", 2)
-    given = ["report", "3.2", *bare[1:]]
-    assert experiments.with_remembered(experiments.make_plan(given), given).runs == plan("report", "3.2").runs
-    experiments.remember(tmp_path, [*lines[0], "--save_path", str(tmp_path)])  # once more: not twice
-    assert [line[1] for line in experiments.recall(tmp_path)] == ["3.3", "3.6", "3.2"]
-    (tmp_path / "experiments.json").write_text('{"runs": [3]}')
-    with pytest.raises(InputError, match="expected the command lines"):
-        experiments.recall(tmp_path)
+    of_grids = [*runs(*lines[3]), *runs(*lines[4])]
+    assert len(runs(*lines[2])) == 10
+    assert sorted(recalled("report")) == sorted([*runs(*lines[2]), *of_grids])
+    assert recalled("compare", "grid:lam=0.5", "grid:lam=0.6") == recalled("report")
+    assert recalled("report", "grid") == of_grids
+    assert recalled("report", "grid", "--SorL", "speaker") == []
+    assert recalled("report", "3.2", "--SorL", "listener") == runs(*lines[2], "--SorL", "listener")
+    assert recalled("report", "3.3") == []  # with other options
+    assert recalled("report", "3.3", "--epochs", "9") == plan("report", "3.3", "--epochs", "9").runs
+    experiments.remember(tmp_path, [*lines[1], "--save_path", str(tmp_path)])
+    assert recalled("report") == runs(*lines[1])
+    assert [line[1] for line in experiments.recall(tmp_path)] == ["3.2", "3.2", "--grid", "--grid", "3.3"]  # not twice
+
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    found = experiments.with_remembered(plan("report", save_path=moved))
+    assert (found.of_main.save_path, found.args.command, found.settings["epochs"]) == (moved, "report", 9)
+    assert len(found.runs) == 4
+
+
+@pytest.mark.parametrize(
+    "content", ['{"runs": [3]}', '{"runs": [["run", 3]]}', '{"runs": [[]]}', '{"runs": [["--help"]]}']
+)
+def test_a_spoilt_list_of_runs_is_named(content, tmp_path, capsys):
+    (tmp_path / "experiments.json").write_text(content)
+    assert experiments.main(["report", "--save_path", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"error: {tmp_path / 'experiments.json'}: ")
+    assert captured.err.endswith("take it away\n")
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    command = [sys.executable, str(ROOT / "experiments.py"), "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + signal.SIGPIPE
 
 
 def test_without_a_corpus_nothing_is_run(tmp_path, capsys):
@@ -140,6 +180,8 @@ def test_runs_are_made_once_and_one_that_fails_stops_no_other(preprocessed, tmp_
     assert "(+.000)" in said
     assert experiments.main(["compare", "3.2:default", "3.2:best", "--save_path", str(exp)]) == 2
     assert "table 3.2 has the rows default" in capsys.readouterr().err
+    assert experiments.main(["compare", "3.2:default", "grid:lam=0.5", "--save_path", str(exp)]) == 2
+    assert "table grid was not run there" in capsys.readouterr().err
     assert experiments.main(["compare", "3.2:default", "nowhere", "--save_path", str(exp)]) == 2
     assert "no such experiment folder" in capsys.readouterr().err
     result.unlink()

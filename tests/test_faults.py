@@ -161,6 +161,39 @@ def test_a_second_signal_stops_at_once(preprocessed, tmp_path, capsys):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_sigterm_that_comes_twice_at_once_is_one_request(preprocessed, tmp_path, monkeypatch):
+    """SLURM sends it to a job and to the run in it, and the job passes it on."""
+    with signals_at(2, signal.SIGTERM, signal.SIGTERM):
+        assert run(preprocessed, tmp_path) == 128 + signal.SIGTERM
+    assert (only_run(tmp_path) / CHECKPOINT).exists()
+    monkeypatch.setattr("utils.SAME_REQUEST", 0)
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # in place of the end of this process
+    try:
+        with signals_at(2, signal.SIGTERM, signal.SIGTERM):
+            assert run(preprocessed, tmp_path, "--seed", "1") == 128 + signal.SIGINT
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert len([*tmp_path.glob(f"*/{CHECKPOINT}")]) == 1
+
+
+def test_auto_locks_no_folder_but_that_of_its_run(stopped, tmp_path, monkeypatch):
+    """A run whose folder is locked for a moment by another that looks for its own would begin anew."""
+    for number in range(3):
+        shutil.copytree(stopped, tmp_path / str(number))
+        path = tmp_path / str(number) / "configuration.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": number}))
+    locked = []
+
+    def note(folder: Path, doing: str) -> contextlib.AbstractContextManager:
+        locked.append(folder.name)
+        return lock_folder(folder, doing)
+
+    monkeypatch.setattr(program, "lock_folder", note)
+    argv = options(Path(json.loads((stopped / "configuration.json").read_text())["data_path"]), tmp_path, "--seed", "1")
+    assert program.find_unfinished(program.parse_args(argv)[0]) == tmp_path / "1"
+    assert locked == ["1"]
+
+
 def test_a_loss_that_is_not_finite_names_its_windows_and_keeps_the_checkpoint(preprocessed, tmp_path, capsys):
     steps = 0
 
@@ -420,7 +453,8 @@ def test_a_step_that_memory_does_not_suffice_for_names_a_smaller_batch(preproces
     ("training", "batch_size", "expected"),
     [
         (True, "8", "holds no weights yet; try --batch_size 4 in place of 8, in a new run"),
-        (True, "3", "--batch_size 3 is the smallest; try a smaller model, or --gpu_id cpu in place of a GPU"),
+        (True, "3", "try --batch_size 2 in place of 3, in a new run"),
+        (True, "2", "--batch_size 2 is the smallest; try a smaller model, or --gpu_id cpu in place of a GPU"),
         (False, "5", "in the test of 10 windows at once; test the run with --test_only and --gpu_id cpu"),
     ],
 )

@@ -12,7 +12,7 @@ from conftest import ROOT
 
 import jobs
 from jobs import Job, Queue, Slurm, error_file, find_runs, last_line, run_jobs, shares, slurm_executor
-from utils import InputError, read_json, write_json
+from utils import InputError, lock_folder, read_json, write_json
 
 QUICK = ("--hidden_size", "4", "--num_layers", "1", "--batch_size", "4", "--modality", "text", "--gpu_id", "cpu")
 
@@ -158,18 +158,18 @@ def cluster(tmp_path, monkeypatch):
 
 def test_a_cluster_gets_an_array_with_what_each_run_needs(cluster, tmp_path):
     cluster(srun="exit 0", sbatch=f"cat $1 > {tmp_path}/script; echo Submitted batch job 7")
-    executor = slurm_executor(tmp_path, Slurm("gpu", 90, 2, 4, 16, array=3))
+    executor = slurm_executor(tmp_path, Slurm("gpu", 90, 1, 4, 16, array=3))
     handles = jobs.submit_array(executor, [Job(run, ("--epochs", "1"), tmp_path) for run in "abcd"])
     assert [handle.job_id for handle in handles] == ["7_0", "7_1", "7_2", "7_3"]
     script = (tmp_path / "script").read_text()
-    for line in ("array=0-3%3", "partition=gpu", "time=90", "gpus-per-node=2", "cpus-per-task=4", "mem=16GB"):
+    for line in ("array=0-3%3", "partition=gpu", "time=90", "gpus-per-node=1", "cpus-per-task=4", "mem=16GB"):
         assert f"#SBATCH --{line}\n" in script
 
 
 def test_a_cluster_that_refuses_or_is_not_there_ends_in_one_line(cluster, tmp_path, monkeypatch):
     cluster(srun="exit 0", sbatch="echo 'error: invalid partition specified: gpu' >&2; exit 1")
     with pytest.raises(InputError, match="invalid partition specified: gpu"):
-        run_jobs([Job("a", (), tmp_path)], {"a": "a"}, tmp_path, 1, slurm=Slurm("gpu"))
+        run_jobs([Job("a", (), tmp_path)], {"a": "a"}, {"a": 1}, tmp_path, slurm=Slurm("gpu"))
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     with pytest.raises(InputError, match="no sbatch and srun"):
         slurm_executor(tmp_path, Slurm())
@@ -193,6 +193,19 @@ def test_a_job_is_over_when_slurm_has_it_no_more(cluster, tmp_path, monkeypatch)
     cluster(squeue=f"touch {tmp_path}/asked")
     assert not Queue().is_over(handles[1])  # it was just handed over
     assert not (tmp_path / "asked").exists()
+
+
+def test_a_run_whose_job_is_gone_is_left_to_its_process(tmp_path, capfd):
+    import main as program
+    from checkpoint import identity
+
+    args = program.parse_args(["--save_path", str(tmp_path)])[0]
+    (tmp_path / "1").mkdir()
+    (tmp_path / "jobs").mkdir()
+    write_json(tmp_path / "1" / "configuration.json", program.serialisable(args))
+    with lock_folder(tmp_path / "1", "training"):  # its main.py, which outlived the job that began it
+        assert Job(identity(program.outcome_options(args)), ("--no_such_option",), tmp_path)() == 0
+    assert "another process is at this run" in capfd.readouterr().out
 
 
 def test_folders_are_found_by_what_decides_their_outcome(tmp_path):
