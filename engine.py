@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dataset import Batch
 
 CHECK_EVERY = 50  # steps between looks at the loss of a GPU, each of which waits for it
-EVALUATION_BATCH = 128  # windows at most; see `evaluation_batch`
+EVALUATION_BATCH = 64  # windows at most; see `evaluation_batch`
 
 
 def evaluation_batch(batch_size: int) -> int:

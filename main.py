@@ -104,8 +104,8 @@ OF_TRAINING = {
         "lam",
         "beta",
         "select",
+        "seed",
     ),
-    *("seed", "compile"),
 }
 
 
@@ -207,7 +207,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         default="auto",
         help="bf16: bfloat16 in convolutions; auto: in training, where it is fast",
     )
-    run("--compile", action="store_true", help="compile the model for training; a CPU needs a C++ compiler for it")
+    run("--compile", action="store_true", help="compile the model for training; does not pay on a CPU")
     run("--save_path", type=file_path, default="exp", help="folder of the experiment folders")
     run(
         "--resume",
@@ -544,6 +544,7 @@ def train(args: argparse.Namespace, given: Set[str] = frozenset()) -> Path:
         folder = processes.from_first(begin)
         received = stack.enter_context(stop_requests(says=processes.first))
         fit(args, model, loss_function, train_set, valid_set, device, folder, received, bfloat16, processes)
+        model.zero_grad()  # the memory of gradients is for the test
         with processes.together():
             if processes.first:
                 load_weights(model, folder / "model.pth")
