@@ -361,6 +361,8 @@ def report(plan: Plan) -> Path:
         failed = error_file(save_path, p.run)
         error = None if done else failed.read_text("utf-8") if failed.is_file() else "not finished"
         figures = find_published(published, p.table, p.row, p.role, p.fold)
+        if figures is None and p.table in TABLES and not TABLES[p.table].rows[p.row]:  # the default, published once
+            figures = find_published(published, "3.2", "default", p.role, p.fold)
         entries.append(Entry(p.table, p.title, p.row, p.role, p.fold, p.seed, done, error, figures))
     folder = save_path / "report"
     folder.mkdir(parents=True, exist_ok=True)

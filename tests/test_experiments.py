@@ -128,6 +128,18 @@ def test_a_reader_that_has_enough_is_no_error():
     assert process.returncode == 128 + signal.SIGPIPE
 
 
+def test_the_default_stands_beside_its_published_figures_in_every_table(tmp_path):
+    assert (
+        experiments.main(["report", "3.3", "3.5", "backbone", "--SorL", "speaker", "--save_path", str(tmp_path)]) == 0
+    )
+    published = [
+        pd.read_csv(tmp_path / "report" / f"{name}.csv")["F1_published"] for name in ("3.3", "3.5", "backbone")
+    ]
+    assert published[0].to_list() == [0.733, 0.740]
+    assert published[1].to_list() == [0.700, 0.607, 0.705, 0.656]
+    assert published[2].fillna(-1).to_list() == [0.733, -1]
+
+
 def test_without_a_corpus_nothing_is_run(tmp_path, capsys):
     argv = ["run", "3.2", "--data_path", str(tmp_path / "corpus"), "--save_path", str(tmp_path / "exp")]
     assert experiments.main(argv) == 2
