@@ -4,8 +4,9 @@ Layer sizes and parameter names are the published program's, so that its weights
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +17,46 @@ from constants import AFFECT_RANGE, BACKBONES, MODALITIES, N_EMOTIONS, N_MELS, S
 CHUNK_BYTES = 16 << 20  # glibc takes tensors over 32 MB from the system, page by page, and gives them back after use
 
 
+class Normalised:
+    """Batch norm of `x` with given statistics, and ReLU: computed for the forward step and again for the backward one.
+
+    To keep the values for so long would take a quarter of the memory of a training step.
+    """
+
+    def __init__(self, x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float) -> None:
+        self.arguments, self.eps = (x, mean, variance, weight, bias), eps
+        self.value: Tensor | None = None
+
+    def compute(self) -> Tensor:
+        return F.relu_(F.batch_norm(*self.arguments, eps=self.eps))
+
+    def again(self) -> Tensor:
+        """The values for the backward step, which wants them twice."""
+        if self.value is None:
+            self.value = self.compute()
+        return self.value
+
+
+class Chunk(NamedTuple):
+    """The activations of a few windows of a batch, and what they are computed again by, if they are not an input."""
+
+    values: Tensor
+    normalised: Normalised | None = None
+
+
 class _NormPool(torch.autograd.Function):
     """Batch norm over the values of all chunks of a batch, then max pooling and ReLU of each, on a CPU.
 
     As torch's own layers, with less memory, which is what costs time on a CPU: values are pooled first (the largest of
     them is the largest normalised one, or, where the weight is negative, the smallest), so that normalised ones exist
-    for the pooled alone, and the places of the maxima are found again in the backward step.
+    for the pooled alone, and those and the places of the maxima are found again in the backward step.
     """
 
     @staticmethod
-    def forward(ctx, weight: Tensor, bias: Tensor, eps: float, pool: int, *chunks: Tensor) -> tuple[Tensor, ...]:
-        """The mean and the biased variance of each channel, and the outputs of the chunks."""
+    def forward(
+        ctx, weight: Tensor, bias: Tensor, eps: float, pool: int, normalised: list[Normalised], *chunks: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The mean and the biased variance of each channel, and the chunks' outputs, added to `normalised`."""
         parts = [mean_and_variance(x) for x in chunks]
         share = torch.tensor([len(x) for x in chunks], dtype=torch.float64)[:, None] / sum(map(len, chunks))
         means, variances = (torch.stack(values) for values in zip(*parts, strict=True))
@@ -34,11 +64,11 @@ class _NormPool(torch.autograd.Function):
         variance = (share * (variances + (means - mean) ** 2)).sum(0).to(weight.dtype)
         mean = mean.to(weight.dtype)
         pooled = [largest(x, pool, weight)[0] for x in chunks] if pool > 1 else chunks
-        outputs = [F.relu_(F.batch_norm(p, mean, variance, weight, bias, eps=eps)) for p in pooled]
-        ctx.save_for_backward(weight, mean, variance, *chunks, *pooled, *outputs)
-        ctx.eps, ctx.pool = eps, pool
+        normalised += [Normalised(p.detach(), mean, variance, weight.detach(), bias.detach(), eps) for p in pooled]
+        ctx.save_for_backward(weight, mean, variance, *chunks, *pooled)
+        ctx.eps, ctx.pool, ctx.normalised = eps, pool, normalised
         ctx.mark_non_differentiable(mean, variance)
-        return mean, variance, *outputs
+        return mean, variance, *(one.compute() for one in normalised)
 
     @staticmethod
     def backward(ctx, _mean: None, _variance: None, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -48,21 +78,24 @@ class _NormPool(torch.autograd.Function):
         input's place, so that a graph can be gone back through once.
         """
         weight, mean, variance, *saved = ctx.saved_tensors
-        chunks, pooled, outputs = (saved[i * len(grads) : (i + 1) * len(grads)] for i in range(3))
-        scaled = []  # weight / std g
+        chunks, pooled = saved[: len(grads)], saved[len(grads) :]
+        gradients = []  # g
         grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(weight)  # sums of g x' and of g
-        for grad, p, output in zip(grads, pooled, outputs, strict=True):
-            grad = torch.ops.aten.threshold_backward(grad, output, 0)
-            grad, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-                grad, p, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        for grad, p, normalised in zip(grads, pooled, ctx.normalised, strict=True):
+            output = normalised.again()
+            g = torch.ops.aten.threshold_backward.grad_input(grad, output, 0, grad_input=output)
+            _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+                g, p, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
             )
-            scaled.append(grad)
+            gradients.append(g)
             grad_weight += of_weight
             grad_bias += of_bias
+        ctx.normalised.clear()
         n = sum(x.numel() for x in chunks) // len(weight)
         scale = -weight * torch.rsqrt(variance + ctx.eps) / n
-        unused = torch.empty(0)
-        for x, grad in zip(chunks, scaled, strict=True):
+        zero = torch.zeros_like(mean)
+        for x, grad in zip(chunks, gradients, strict=True):
+            normalise_(grad, zero, variance, weight, zero, ctx.eps)  # weight / std g
             if ctx.pool > 1:
                 size = [ctx.pool, ctx.pool]
                 _, places = largest(x, ctx.pool, weight)
@@ -70,14 +103,17 @@ class _NormPool(torch.autograd.Function):
                     grad, x, size, size, [0, 0], [1, 1], False, places
                 )
             # In the place of x, which nothing else reads: 0.6 GB less at batch 64 in bfloat16
-            torch.ops.aten.native_batch_norm.out(
-                *(x, scale * grad_weight, scale * grad_bias, mean, variance, False, 0.0, ctx.eps),
-                out=x,
-                save_mean=unused,
-                save_invstd=unused,
-            )
+            normalise_(x, mean, variance, scale * grad_weight, scale * grad_bias, ctx.eps)
             x.add_(grad)
-        return grad_weight, grad_bias, None, None, *chunks
+        return grad_weight, grad_bias, None, None, None, *chunks
+
+
+def normalise_(x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float) -> None:
+    """Batch norm with these statistics, in the place of `x`."""
+    unused = torch.empty(0)
+    torch.ops.aten.native_batch_norm.out(
+        x, weight, bias, mean, variance, False, 0.0, eps, out=x, save_mean=unused, save_invstd=unused
+    )
 
 
 def largest(x: Tensor, pool: int, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,16 +153,33 @@ class ConvBlock(nn.Module):
         x = self.bn(self.conv(x))
         return F.relu_(F.max_pool2d(x, self.pool) if self.pool > 1 else x)
 
-    def train_chunks(self, chunks: Sequence[Tensor]) -> Sequence[Tensor]:
-        """What `forward` gives in training for the batch that `chunks` are, in chunks."""
-        chunks = [self.conv(x) for x in chunks]
-        mean, variance, *outputs = _NormPool.apply(self.bn.weight, self.bn.bias, self.bn.eps, self.pool, *chunks)
+    def train_chunks(self, chunks: list[Chunk]) -> list[Chunk]:
+        """What `forward` gives in training for the batch that `chunks` are, in chunks; empties `chunks`."""
+        convolved = []
+        while chunks:  # each is given back as soon as it is used
+            convolved.append(self.convolve(*chunks.pop(0)))
+        normalised: list[Normalised] = []
+        norm = self.bn.weight, self.bn.bias, self.bn.eps
+        mean, variance, *outputs = _NormPool.apply(*norm, self.pool, normalised, *convolved)
         with torch.no_grad():
-            n = sum(x.numel() for x in chunks) // len(mean)
+            n = sum(x.numel() for x in convolved) // len(mean)
             self.bn.running_mean.lerp_(mean, self.bn.momentum)
             self.bn.running_var.lerp_(variance * (n / (n - 1)), self.bn.momentum)
             self.bn.num_batches_tracked += 1
-        return outputs
+        return [Chunk(*both) for both in zip(outputs, normalised, strict=True)]
+
+    def convolve(self, x: Tensor, normalised: Normalised | None) -> Tensor:
+        """The convolution of `x`, which is not kept for the backward step if it can be computed again."""
+        address = x.data_ptr()
+
+        def keep(tensor: Tensor) -> Tensor | Normalised:
+            return normalised if normalised is not None and tensor.data_ptr() == address else tensor
+
+        def take(kept: Tensor | Normalised) -> Tensor:
+            return kept.again() if isinstance(kept, Normalised) else kept
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, take):
+            return self.conv(x)
 
     def output_size(self, size: int) -> int:
         """Length of an axis of `size` after this block."""
@@ -146,9 +199,10 @@ class CNN(nn.Sequential):
         chunks = x.split(self.windows_at_once(x))
         if not self.training:
             return torch.cat([super(CNN, self).forward(chunk) for chunk in chunks])
+        chunks = [Chunk(chunk) for chunk in chunks]
         for block in self:
             chunks = block.train_chunks(chunks)
-        return torch.cat(chunks)
+        return torch.cat([chunk.values for chunk in chunks])
 
     def windows_at_once(self, x: Tensor) -> int:
         """How many windows' largest tensor takes at most `CHUNK_BYTES`, and at least one."""

@@ -214,6 +214,19 @@ def test_cnn_in_chunks_trains_as_torch_does_on_the_whole_batch(chunk_bytes, monk
             torch.testing.assert_close(value, plain_statistics(rough, x)[name], rtol=0.02, atol=0.005)
 
 
+def test_the_backward_step_is_left_no_normalised_values(monkeypatch):
+    monkeypatch.setattr(model_module, "CHUNK_BYTES", 1)
+    cnn = CNN(ConvBlock(2, 16, 3, 1), ConvBlock(16, 8, 3, 2)).to(memory_format=torch.channels_last)
+    x = torch.randn(6, 2, 64, 64).to(memory_format=torch.channels_last)
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, profile_memory=True, acc_events=True) as profiler:
+        y = cnn(x)
+    kept = sum(event.self_cpu_memory_usage for event in profiler.key_averages())
+    convolved = 6 * (16 * 62**2 + 8 * 60**2)
+    pooled = 6 * 8 * 30**2
+    assert kept == pytest.approx(4 * (convolved + pooled + y.numel()), rel=0.05)  # the first block's would be 60% more
+
+
 def plain_statistics(cnn: torch.nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     fresh = copy.deepcopy(cnn).double()
     for block in fresh:
