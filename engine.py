@@ -24,9 +24,12 @@ CHECK_EVERY = 50  # steps between looks at the loss of a GPU, each of which wait
 EVALUATION_BATCH = 64  # windows at most; see `evaluation_batch`
 
 
-def evaluation_batch(batch_size: int) -> int:
-    """Windows to evaluate at once: what fits in training, where they are half as many, fits here, and so no more."""
-    return min(EVALUATION_BATCH, 2 * batch_size)
+def evaluation_batch(batch_size: int, n_processes: int = 1) -> int:
+    """Windows to evaluate at once: what fits in training, where they are half as many, fits here, and so no more.
+
+    `batch_size` is that of a training step, of which each of several processes takes a part.
+    """
+    return min(EVALUATION_BATCH, 2 * max(1, batch_size // n_processes))
 
 
 class NonFinite(ArithmeticError):

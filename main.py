@@ -655,7 +655,7 @@ def fit(
     valid_loader = None
     if valid_set:
         share = processes.share(len(valid_set))
-        size = evaluation_batch(max(1, args.batch_size // processes.size))
+        size = evaluation_batch(args.batch_size, processes.size)
         valid_loader = make_loader(valid_set, size, args.num_workers, share=share)
     decides = {name: value for name, value in outcome_options(args).items() if name not in RESUME_OPTIONS}
     run, checkpoint = identity(decides), folder / CHECKPOINT
@@ -793,7 +793,7 @@ def predict(
     """
     from engine import NonFinite, evaluate, evaluation_batch
 
-    size = evaluation_batch(max(1, args.batch_size // processes.size))
+    size = evaluation_batch(args.batch_size, processes.size)
     loader = make_loader(test_set, size, args.num_workers, share=processes.share(len(test_set)))
     shown = "testing" if processes.first else None
     try:

@@ -6,10 +6,13 @@ import os
 import shutil
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from report import write_result
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = Path(__file__).parent / "reference"
@@ -22,6 +25,25 @@ def heed_permissions() -> None:
         drop_capability, capabilities = 24, (1, 2)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
         for capability in capabilities:
             assert ctypes.CDLL(None).prctl(drop_capability, capability, 0, 0, 0) == 0
+
+
+def finished_run(
+    folder: Path, role: str, split: Sequence[int], ids: list[str], arrays: dict, batch_size: int = 16, **configured
+) -> Path:
+    """The experiment folder of a run that was tested on `split`, without weights; `arrays` are `engine.evaluate`'s."""
+    folder.mkdir(parents=True)
+    write_result(folder, ids, arrays, 5, batch_size)
+    (folder / "history.csv").write_text("epoch,train_loss\n1,1.5\n")
+    configuration = {
+        "data_path": "data/sample",
+        "SorL": role,
+        "test_split": split,
+        "valid_split": None,
+        "train_split": [session for session in range(1, 21) if session not in split],
+        "windows": {"train": 461, "valid": 0, "test": len(ids)},
+    }
+    (folder / "configuration.json").write_text(json.dumps(configuration | configured))
+    return folder
 
 
 @pytest.fixture(scope="session")

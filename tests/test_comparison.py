@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import finished_run
 from tqdm import tqdm
 
 from comparison import (
@@ -27,7 +28,6 @@ from comparison import (
 )
 from constants import EMOTIONS, FOLDS
 from metric import ccc
-from report import write_result
 from tables import read_run
 from utils import InputError
 
@@ -60,30 +60,13 @@ def make_arrays(ids: list[str], labels: int, skill: float, seed: int) -> dict[st
     return arrays
 
 
-def make_run(folder: Path, role: str, sessions: tuple[int, ...], ids: list[str], arrays: dict) -> Path:
-    """The experiment folder of a finished run."""
-    folder.mkdir(parents=True)
-    write_result(folder, ids, arrays, 5, 16)
-    (folder / "history.csv").write_text("epoch,train_loss\n1,1.5\n")
-    configuration = {
-        "data_path": "data/sample",
-        "SorL": role,
-        "test_split": sessions,
-        "valid_split": None,
-        "train_split": [session for session in range(1, 21) if session not in sessions],
-        "windows": {"train": 461, "valid": 0, "test": len(ids)},
-    }
-    (folder / "configuration.json").write_text(json.dumps(configuration))
-    return folder
-
-
 def make_pair(parent: Path, role: str, sessions: tuple[int, ...], seed: int) -> Pair:
     """B better than A, on some 100 windows of 16 or 20 dialogues."""
     ids = make_ids(sessions, 4 + (sessions == FOLDS[1]), 6)
     folders = []
     for number, skill in enumerate((1.5, 2.0)):
         arrays = make_arrays(ids, sessions[0], skill, 10 * seed + number)
-        folders.append(make_run(parent / f"{role}-{sessions[0]}-{seed}-{number}", role, sessions, ids, arrays))
+        folders.append(finished_run(parent / f"{role}-{sessions[0]}-{seed}-{number}", role, sessions, ids, arrays))
     return Pair(role, sessions, seed, *folders)
 
 
@@ -272,7 +255,7 @@ def test_a_difference_beyond_all_resamples_has_the_percentile_interval():
 
 def test_a_fold_with_one_dialogue_has_no_interval(tmp_path):
     ids = make_ids((1,), 1, 20)
-    folders = [make_run(tmp_path / str(n), "speaker", (1,), ids, make_arrays(ids, 1, 2, n)) for n in (0, 1)]
+    folders = [finished_run(tmp_path / str(n), "speaker", (1,), ids, make_arrays(ids, 1, 2, n)) for n in (0, 1)]
     found = numbers([Pair("speaker", (1,), 0, *folders)])
     assert np.isfinite(found.figures["F1_diff"]).all()
     assert found.intervals[["low", "high"]].isna().all(axis=None)
@@ -369,7 +352,7 @@ def test_first_window_that_one_lacks_is_named(pairs, tmp_path):
     arrays = make_arrays(ids, 1, 2, 0)
     fewer = {name: np.delete(values, [30, 50], axis=0) for name, values in arrays.items()}
     gone = np.delete(ids, [30, 50]).tolist()
-    shorter = make_run(tmp_path / "shorter", "speaker", FOLDS[0], gone, fewer)
+    shorter = finished_run(tmp_path / "shorter", "speaker", FOLDS[0], gone, fewer)
     for pair in (pairs[0]._replace(b=shorter), pairs[0]._replace(a=shorter)):
         with pytest.raises(InputError, match=f"shorter/predictions.csv: has no window {ids[30]}, which .*-1-0-"):
             compare([pair], NAMES, 9)

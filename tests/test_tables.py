@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import finished_run
 
 import tables
 from constants import EMOTIONS, FOLDS
-from report import write_result
 from tables import COLOURS, FIGURES, Entry, find_published, look, read_published, read_run, spell, write_report
 
 BATCH = 16
@@ -26,7 +26,6 @@ def make_run(folder: Path, role: str, split: tuple[int, ...], seed: int, total: 
     """An experiment folder of a finished run, on random arrays."""
     rng = np.random.default_rng([seed, *split, len(role)])
     n = 90
-    folder.mkdir()
     emotion = np.eye(7, dtype=np.float32)[rng.integers(0, 6, n)]  # never happy
     emotion[rng.random(n) < 0.2, 5] = 1
     scores = np.exp(rng.normal(size=(n, 7)) + 1.5 * emotion)
@@ -39,23 +38,16 @@ def make_run(folder: Path, role: str, split: tuple[int, ...], seed: int, total: 
         "valence": valence,
         "valence_pred": np.clip(6 - valence + rng.normal(size=n), 1, 5),
     }
-    write_result(folder, [f"id{i}" for i in range(n)], arrays, 5, BATCH)
-    history = {"epoch": [1, 2, 3], "lr": 1e-3, "train_loss": [1.5, 1.2, 1.1 - seed / 10]}
-    pd.DataFrame(history | ({"valid_loss": [1.6, 1.5, 1.4]} if seed else {})).to_csv(
-        folder / "history.csv", index=False
-    )
-    configuration = {
-        "data_path": "data/sample",
-        "SorL": role,
-        "test_split": split,
-        "valid_split": None,
-        "train_split": [session for session in range(1, 21) if session not in split],
+    facts = {
         "windows": {"train": total - n, "valid": 0, "test": n},
         "versions": {"python": "3.11.7", "torch": "2.11.0"},
         "commit": "0123456789abcdef",
         "device": "cpu (x86_64, 2 threads)",
     }
-    (folder / "configuration.json").write_text(json.dumps(configuration | configured))
+    finished_run(folder, role, split, [f"id{i}" for i in range(n)], arrays, BATCH, **facts | configured)
+    history = {"epoch": [1, 2, 3], "lr": 1e-3, "train_loss": [1.5, 1.2, 1.1 - seed / 10]}
+    history |= {"valid_loss": [1.6, 1.5, 1.4]} if seed else {}
+    pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
     return folder
 
 
