@@ -16,6 +16,7 @@ from tqdm import tqdm
 from constants import OPTIMIZERS
 from loss import Loss
 from processes import ALONE, Processes
+from utils import give_back_freed_memory
 
 if TYPE_CHECKING:
     from dataset import Batch
@@ -161,6 +162,7 @@ def evaluate(
     NonFinite : a prediction is not finite
     """
     model.eval()
+    give_back_freed_memory()  # training's: a GB or two on a CPU
     outputs: list[tuple[Tensor, ...]] = []
     total = torch.zeros((), device=device)
     bar = tqdm(ahead(batches, device), description, len(batches), unit="batch", disable=description is None)
