@@ -65,7 +65,7 @@ class _NormPool(torch.autograd.Function):
         mean = mean.to(weight.dtype)
         pooled = [largest(x, pool, weight)[0] for x in chunks] if pool > 1 else chunks
         normalised += [Normalised(p.detach(), mean, variance, weight.detach(), bias.detach(), eps) for p in pooled]
-        ctx.save_for_backward(weight, mean, variance, *chunks, *pooled)
+        ctx.save_for_backward(weight, bias, mean, variance, *chunks, *pooled)
         ctx.eps, ctx.pool, ctx.normalised = eps, pool, normalised
         ctx.mark_non_differentiable(mean, variance)
         return mean, variance, *(one.compute() for one in normalised)
@@ -74,10 +74,11 @@ class _NormPool(torch.autograd.Function):
     def backward(ctx, _mean: None, _variance: None, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """For a gradient g of the normalised values x' = (x - mean) / std, weight / std (g - mean(g) - x' mean(g x')).
 
-        g is 0 but for maxima, so the two means are had from the pooled values. The gradient of an input takes that
-        input's place, so that a graph can be gone back through once.
+        g is 0 but for maxima, so the two means are had from the pooled values. g takes the place of the output, which
+        the next convolution is done with, and the gradient of an input that of the input, so that a graph can be gone
+        back through once.
         """
-        weight, mean, variance, *saved = ctx.saved_tensors
+        weight, _bias, mean, variance, *saved = ctx.saved_tensors  # with torch's check that none has changed
         chunks, pooled = saved[: len(grads)], saved[len(grads) :]
         gradients = []  # g
         grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(weight)  # sums of g x' and of g
@@ -170,10 +171,12 @@ class ConvBlock(nn.Module):
 
     def convolve(self, x: Tensor, normalised: Normalised | None) -> Tensor:
         """The convolution of `x`, which is not kept for the backward step if it can be computed again."""
+        if normalised is None:
+            return self.conv(x)
         address = x.data_ptr()
 
         def keep(tensor: Tensor) -> Tensor | Normalised:
-            return normalised if normalised is not None and tensor.data_ptr() == address else tensor
+            return normalised if tensor.data_ptr() == address else tensor
 
         def take(kept: Tensor | Normalised) -> Tensor:
             return kept.again() if isinstance(kept, Normalised) else kept

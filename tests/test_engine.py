@@ -1,14 +1,18 @@
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from torch.utils.data import DataLoader
 
 from dataset import Batch, unchanged
 from engine import NonFinite, ahead, evaluate, has_bfloat16, make_optimizer, make_scheduler, train_one_epoch
 from loss import make_loss
 from model import MATE
+from utils import glibc
 
 LOSS = make_loss("normal", 0.66, 0.9, np.ones(7, dtype=int))
 
@@ -212,3 +216,36 @@ def test_predictions_that_are_not_finite_stop_an_evaluation():
         model.mlp_emotion[-1].bias[3] = float("nan")
     with pytest.raises(NonFinite, match="not numbers"):
         evaluate(model, batches(), torch.device("cpu"))
+
+
+@pytest.mark.skipif(glibc() is None, reason="memory is kept in glibc alone")
+def test_freed_memory_is_kept_until_an_evaluation():
+    script = """
+import torch
+from dataset import Batch
+from engine import evaluate
+from model import MATE
+from utils import glibc
+from utils import keep_freed_memory
+
+def resident():
+    (line,) = (line for line in open("/proc/self/status") if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+keep_freed_memory()
+model = MATE(hidden_size=4, num_layers=1, modality="text")
+text, rating = torch.randn(2, 8, 768), torch.full((2, 1), 3.0)
+batches = [Batch(None, text, torch.eye(7)[:2], rating, rating)]
+evaluate(model, batches, torch.device("cpu"))
+sizes = [resident()]
+tensors = [torch.ones(1 << 20) for _ in range(50)]
+del tensors
+sizes.append(resident())
+evaluate(model, batches, torch.device("cpu"))
+sizes.append(resident())
+print(*sizes)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    before, kept, given_back = map(float, done.stdout.split())
+    assert kept > before + 190  # MiB
+    assert given_back < before + 10

@@ -1,4 +1,5 @@
 import copy
+import gc
 import math
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from conftest import ROOT
 import model as model_module
 from constants import SAMPLE_RATE, n_frames
 from loss import normal_loss
-from model import CNN, MATE, ConvBlock, mean_and_variance
+from model import CNN, MATE, ConvBlock, Normalised, mean_and_variance
 
 B = 4
 # Batch norm over a batch of 4 magnifies rounding: in train mode float64 itself is 4e-4 away from the reference, and
@@ -207,24 +208,34 @@ def test_cnn_in_chunks_trains_as_torch_does_on_the_whole_batch(chunk_bytes, monk
         torch.testing.assert_close(ours[name], expected, rtol=1e-4, atol=2e-5 * expected.abs().max().item(), msg=name)
     assert all(block.bn.num_batches_tracked == 2 for block in chunked)
     torch.testing.assert_close(chunked.eval()(x).double(), plain_cnn(plain.eval(), x.double()), rtol=1e-4, atol=1e-5)
+    plain = copy.deepcopy(rough).double()
+    exact = train_step(plain, lambda x: plain_cnn(plain, x), x.double())
     with torch.autocast("cpu", torch.bfloat16):  # coarse, but with the same statistics
         step = train_step(rough, rough, x)
     for name, value in step.items():
+        if value.numel() > 50:
+            assert torch.cosine_similarity(value.flatten(), exact[name].flatten(), dim=0) > 0.95, name
         if "running" in name:
             torch.testing.assert_close(value, plain_statistics(rough, x)[name], rtol=0.02, atol=0.005)
 
 
-def test_the_backward_step_is_left_no_normalised_values(monkeypatch):
+@pytest.mark.parametrize(("bfloat16", "size"), [(False, 4), (True, 2)], ids=["float32", "bfloat16"])
+def test_normalised_values_are_not_kept(bfloat16, size, monkeypatch):
     monkeypatch.setattr(model_module, "CHUNK_BYTES", 1)
     cnn = CNN(ConvBlock(2, 16, 3, 1), ConvBlock(16, 8, 3, 2)).to(memory_format=torch.channels_last)
     x = torch.randn(6, 2, 64, 64).to(memory_format=torch.channels_last)
     cpu = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=cpu, profile_memory=True, acc_events=True) as profiler:
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
+    with torch.profiler.profile(activities=cpu, profile_memory=True, acc_events=True) as profiler, autocast:
         y = cnn(x)
     kept = sum(event.self_cpu_memory_usage for event in profiler.key_averages())
+    inputs = x.numel() if bfloat16 else 0  # as they are cast
     convolved = 6 * (16 * 62**2 + 8 * 60**2)
     pooled = 6 * 8 * 30**2
-    assert kept == pytest.approx(4 * (convolved + pooled + y.numel()), rel=0.05)  # the first block's would be 60% more
+    # The first block's normalised values would be 60% more
+    assert kept == pytest.approx(size * (inputs + convolved + pooled + y.numel()), rel=0.05)
+    y.sum().backward()  # a training step holds on to its loss, and so to the graph, until the next one's
+    assert not any(type(thing) is Normalised for thing in gc.get_objects())
 
 
 def plain_statistics(cnn: torch.nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -1,9 +1,6 @@
 import json
 import os
 import stat
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,30 +124,6 @@ def test_read_json_refuses_what_is_no_object(tmp_path):
     (tmp_path / "a.json").write_text("3")
     with pytest.raises(InputError, match="expected a JSON object"):
         read_json(tmp_path / "a.json")
-
-
-@pytest.mark.skipif(utils.glibc() is None, reason="memory is kept in glibc alone")
-def test_freed_memory_is_kept_until_it_is_given_back():
-    script = """
-import torch, utils
-utils.keep_freed_memory()
-def resident():
-    (line,) = (line for line in open("/proc/self/status") if line.startswith("VmRSS"))
-    return int(line.split()[1]) / 1024
-sizes = [resident()]
-tensors = [torch.ones(1 << 20) for _ in range(50)]
-last = torch.ones(1000)  # above them in the heap
-del tensors
-sizes.append(resident())
-utils.give_back_freed_memory()
-sizes.append(resident())
-print(*sizes)
-"""
-    root = Path(utils.__file__).parent
-    done = subprocess.run([sys.executable, "-c", script], cwd=root, stdout=subprocess.PIPE, text=True, check=True)
-    before, kept, given_back = map(float, done.stdout.split())
-    assert kept > before + 190  # MiB
-    assert given_back < before + 10
 
 
 def test_plots_are_drawn(tmp_path):
