@@ -207,7 +207,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         default="auto",
         help="bf16: bfloat16 in convolutions; auto: in training, where it is fast",
     )
-    run("--compile", action="store_true", help="compile the model for training; does not pay on a CPU")
+    run("--compile", action="store_true", help="compile the model for training; hardly pays on a CPU")
     run("--save_path", type=file_path, default="exp", help="folder of the experiment folders")
     run(
         "--resume",
