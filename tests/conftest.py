@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -17,6 +18,12 @@ from report import write_result
 ROOT = Path(__file__).parent.parent
 REFERENCE = Path(__file__).parent / "reference"
 sys.path.insert(0, str(ROOT / "data"))
+
+
+def pytest_configure() -> None:
+    """Heed SIGINT as in a terminal: a shell starts background commands, and so their children, with SIGINT ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def heed_permissions() -> None:
