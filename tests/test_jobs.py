@@ -103,14 +103,9 @@ def test_a_run_that_was_killed_or_stopped_goes_on_in_its_folder(how, preprocesse
     command = [sys.executable, str(ROOT / "experiments.py"), "run", *grid, *options, "--jobs", "2"]
 
     def begin() -> subprocess.Popen:
-        # SIGINT as a terminal's programs have it, whatever started the tests
-        previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            return subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-            )
-        finally:
-            signal.signal(signal.SIGINT, previous)
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
 
     first = begin()
     until(lambda: len([*exp.glob("*/checkpoint.pt")]) == 2, first)
