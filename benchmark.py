@@ -35,7 +35,6 @@ import torchaudio
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-import engine
 from constants import (
     EMOTIONS,
     F_MAX,
@@ -51,21 +50,13 @@ from constants import (
     SAMPLE_RATE,
     TEXT_DIM,
 )
-from corpus import find_wavs
-from dataset import (
-    Annotation,
-    Batch,
-    LogMels,
-    ShuffledBatches,
-    WindowDataset,
-    make_windows,
-    read_annotation,
-    stored_frames,
-    unchanged,
-)
-from engine import EVALUATION_BATCH, ahead, evaluate, has_bfloat16, make_optimizer, train_one_epoch
+from corpora.wavs import find_wavs
+from dataset import Annotation, Batch, ShuffledBatches, WindowDataset, make_windows, read_annotation, unchanged
+from features.log_mel import LogMels, stored_frames
 from loss import make_loss
 from model import MATE, ConvBlock
+from training import engine
+from training.engine import EVALUATION_BATCH, ahead, evaluate, has_bfloat16, make_optimizer, train_one_epoch
 from utils import InputError, gpu, keep_freed_memory, number, pick_device, run_command
 
 WS = 8

@@ -1,7 +1,5 @@
 """Constants of the audio features, the labels and the folds; read by every module, depends on none."""
 
-import re
-
 # Audio (design: log-mel of 10 s at 16 kHz)
 SAMPLE_RATE = 16_000  # Hz
 MAX_SECONDS = 10  # a longer utterance is cropped, a shorter one padded with zeros
@@ -45,11 +43,4 @@ MAX_EPOCHS = 10**6
 MAX_WORKERS = 128
 MAX_RATE = 1e30  # learning rate and weight decay: float32 holds their products
 MAX_FACTOR = 1e15
-
-# Corpus
-SEGMENT_ID = re.compile(
-    r"Sess(?P<session>\d{2})_(?P<script>(?:script|impro)\d{2})_(?P<speaker>[FM])(?P<sequence>\d{3})"
-)
-N_SESSIONS = 20
-FOLDS = ((1, 2, 3, 4), (5, 6, 7, 8), (9, 10, 11, 12), (13, 14, 15, 16), (17, 18, 19, 20))
 TEXT_DIM = 768  # KoBERT's hidden size

@@ -20,11 +20,12 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import main as program
-from checkpoint import identity
-from comparison import Pair, compare
-from constants import FOLDS, ROLES
-from jobs import Found, Job, Slurm, error_file, find_runs, run_jobs, shares
-from tables import Entry, find_published, read_published, read_run, spell, write_report
+from constants import ROLES
+from corpora.kemdy19 import FOLDS
+from reports.comparison import Pair, compare
+from reports.tables import Entry, find_published, read_published, read_run, spell, write_report
+from sweeps.jobs import Found, Job, Slurm, error_file, find_runs, run_jobs, shares
+from training.options import as_json, get_args_parser, identity, outcome_options, parse_args, sessions
 from utils import InputError, find_run, number, read_json, run_command, switch, write_json
 
 
@@ -102,7 +103,7 @@ class Plan(NamedTuple):
     def settings(self) -> dict[str, Any]:
         """The options of main.py that all runs share."""
         taken = PLANNED | taken_by(self.tables)
-        return {name: value for name, value in program.outcome_options(self.of_main).items() if name not in taken}
+        return {name: value for name, value in outcome_options(as_json(self.of_main)).items() if name not in taken}
 
 
 def taken_by(tables: Mapping[str, Table]) -> set[str]:
@@ -116,13 +117,13 @@ def taken_by(tables: Mapping[str, Table]) -> set[str]:
 
 def folds(value: str) -> tuple[int, ...]:
     """Test sessions as main.py's `--test_split` writes them."""
-    return tuple(program.sessions(value))
+    return tuple(sessions(value))
 
 
 def axis(value: str) -> tuple[str, list[str]]:
     """`lam=0.5,0.66` as an option of main.py and its values."""
     name, equals, values = value.partition("=")
-    names = set(program.outcome_options(program.parse_args([])[0])) - PLANNED - {"data_path", "audio_path"}
+    names = set(outcome_options(as_json(parse_args([])[0]))) - PLANNED - {"data_path", "audio_path"}
     if name not in names:
         raise argparse.ArgumentTypeError(f"{value!r}: expected NAME=VALUE,... with one of {', '.join(sorted(names))}")
     if not equals or not all(values.split(",")):
@@ -144,7 +145,7 @@ def get_args_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argu
             name,
             help=text,
             description=f"{text[0].upper()}{text[1:]}.{note}",
-            parents=[program.get_args_parser()],
+            parents=[get_args_parser()],
             conflict_handler="resolve",  # SorL and test_split here are several
             formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=40, width=130),
             allow_abbrev=False,
@@ -188,7 +189,7 @@ def make_plan(argv: Sequence[str]) -> Plan:
     if not argv or argv[0] not in parsers:
         top.parse_args(argv)  # answers --help, and refuses the rest
     parser = parsers[argv[0]]
-    args, given = program.parse_args(argv[1:], parser)
+    args, given = parse_args(argv[1:], parser)
     args.command = argv[0]
     names = list(TABLES) if args.command == "compare" else args.tables
     known = [*TABLES, GRID] if args.command == "report" else TABLES
@@ -206,7 +207,7 @@ def make_plan(argv: Sequence[str]) -> Plan:
         parser.error("--test_split is for --grid; the published tables have their own")
     if taken := sorted((given - {"SorL", "test_split"}) & (PLANNED | taken_by(tables))):
         parser.error(f"--{taken[0]} is set by the tables")
-    of_main = {action.dest for action in program.get_args_parser()._actions}
+    of_main = {action.dest for action in get_args_parser()._actions}
     options = spell_options({name: getattr(args, name) for name in sorted((given & of_main) - PLANNED)})
     runs = [
         planned
@@ -214,7 +215,7 @@ def make_plan(argv: Sequence[str]) -> Plan:
         for role in dict.fromkeys(args.SorL)
         for planned in plan_table(name, table, role, args.seeds, options)
     ]
-    return Plan(args, given, program.parse_args(options)[0], tables, runs)
+    return Plan(args, given, parse_args(options)[0], tables, runs)
 
 
 def plan_table(name: str, table: Table, role: str, seeds: int, options: Sequence[str]) -> list[Planned]:
@@ -225,14 +226,14 @@ def plan_table(name: str, table: Table, role: str, seeds: int, options: Sequence
         for fold in table.folds:
             for seed in range(seeds):
                 argv = (*options, *of_row, "--SorL", role, "--test_split", spell(fold), "--seed", str(seed))
-                run = identity(program.outcome_options(program.parse_args(list(argv))[0]))
+                run = identity(as_json(parse_args(list(argv))[0]))
                 runs.append(Planned(name, table.title, row, role, fold, seed, argv, run))
     return runs
 
 
 def flags() -> set[str]:
     """The options of main.py that take no value."""
-    return {action.dest for action in program.get_args_parser()._actions if action.nargs == 0}
+    return {action.dest for action in get_args_parser()._actions if action.nargs == 0}
 
 
 def spell_options(values: Mapping[str, Any]) -> list[str]:
@@ -284,8 +285,8 @@ def with_remembered(plan: Plan) -> Plan:
     except SystemExit as error:
         raise InputError(f"{save_path / PLAN_FILE}: holds a command line that is none; take it away") from error
     newest = plans[-1]
-    options = program.outcome_options(newest.of_main)
-    plans = [other for other in plans if program.outcome_options(other.of_main) == options]
+    options = outcome_options(as_json(newest.of_main))
+    plans = [other for other in plans if outcome_options(as_json(other.of_main)) == options]
     tables = {name: table for other in plans for name, table in other.tables.items()}
     named = getattr(plan.args, "tables", []) or tables
     roles = plan.args.SorL if "SorL" in plan.given else ROLES
@@ -339,7 +340,7 @@ def run(plan: Plan, argv: Sequence[str]) -> int:
             slurm = Slurm(args.partition, args.time, args.gpus, args.cpus, args.memory, args.array)
         places = [] if args.slurm else shares(min(args.jobs, len(todo)), plan.of_main.gpu_id)
         jobs = [Job(planned.run, planned.argv, save_path.absolute()) for planned in todo]
-        epochs = {planned.run: program.parse_args(planned.argv)[0].epochs for planned in todo}
+        epochs = {planned.run: parse_args(planned.argv)[0].epochs for planned in todo}
         run_jobs(jobs, labels, epochs, save_path, places, slurm)
         found = find_runs(save_path)
     return sum(not is_finished(found, planned.run) for planned in todo)

@@ -13,50 +13,43 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Set
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from constants import (
-    BACKBONES,
     EMOTIONS,
-    FEATURE_DTYPES,
-    LOSSES,
-    MAX_BATCH_SIZE,
-    MAX_EPOCHS,
-    MAX_FACTOR,
-    MAX_HIDDEN_SIZE,
-    MAX_LAYERS,
     MAX_RATE,
-    MAX_TEXT_DIM,
-    MAX_WINDOW,
-    MAX_WORKERS,
-    MODALITIES,
-    N_SESSIONS,
-    OPTIMIZERS,
-    PRECISIONS,
-    ROLES,
     SAMPLE_RATE,
-    SEGMENT_ID,
-    TEXT_DIM,
 )
-from processes import ALONE, Processes, join, launched
+from corpora.kemdy19 import N_SESSIONS, SEGMENT_ID
+from training.options import (
+    CALL,
+    CORPUS,
+    MODEL,
+    TEST,
+    TRAINING,
+    as_json,
+    identity,
+    names_of,
+    parse_args,
+    read_options,
+    sessions,
+)
+from training.processes import ALONE, Processes, join, launched
 from utils import (
     InputError,
     Interrupted,
     atomic_write,
     environment,
-    file_path,
     find_run,
-    gpu,
     keep_freed_memory,
     lack_of_memory,
     load_weights,
     lock_folder,
     memory_size,
     new_folder,
-    number,
     pick_device,
     plot_loss_curve,
     read_json,
@@ -66,7 +59,6 @@ from utils import (
     save_weights,
     seed_everything,
     stop_requests,
-    switch,
     timestamp,
     write_json,
 )
@@ -75,185 +67,11 @@ if TYPE_CHECKING:  # torch, pandas and the rest take seconds to import: --help d
     import numpy as np
     import torch
 
-    from dataset import Annotation, LogMels, ShuffledBatches, WindowDataset
+    from dataset import Annotation, ShuffledBatches, WindowDataset
+    from features.log_mel import LogMels
     from loss import Loss
 
 CHECKPOINT = "checkpoint.pt"  # in an experiment folder, until its run has finished
-
-# What a configuration says of the machine and the call it was made in, which a test does not take from it
-OF_THE_CALL = {
-    *("save_path", "gpu_id", "num_workers", "no_cache", "test_only", "test_path", "resume", "save_every"),
-}
-# Options that may differ when a run goes on: the corpus may have moved
-RESUME_OPTIONS = OF_THE_CALL | {"data_path", "audio_path"}
-# Options that say what is tested and where; a trained model fixes every other one
-TEST_OPTIONS = OF_THE_CALL | {"data_path", "audio_path", "SorL", "test_split", "batch_size"}
-TEST_OPTIONS |= {"feature_dtype", "precision"}
-# Options that only training uses, so that a test takes any value of them
-OF_TRAINING = {
-    *(
-        "compile",
-        "embed_d",
-        "epochs",
-        "optim",
-        "lr",
-        "lr_gamma",
-        "lr_decay",
-        "weight_decay",
-        "loss",
-        "lam",
-        "beta",
-        "select",
-        "seed",
-    ),
-}
-
-
-# The command line
-
-
-def sessions(value: str) -> list[int]:
-    """`[1,8,9,13]`, `1,8,9,13`, `1-4` or a mixture as a sorted list of session numbers."""
-    numbers: set[int] = set()
-    for part in str(value).strip().strip("[]()").split(","):
-        first, dash, last = part.strip().partition("-")
-        try:
-            found = range(int(first), int(last if dash else first) + 1)
-        except ValueError:
-            found = range(0)
-        if not found or found[0] < 1 or found[-1] > N_SESSIONS:
-            raise argparse.ArgumentTypeError(
-                f"{value!r}: expected sessions from 1 to {N_SESSIONS} such as [1,8,9,13], 1,8,9,13 or 1-4"
-            )
-        numbers.update(found)
-    return sorted(numbers)
-
-
-def get_args_parser() -> argparse.ArgumentParser:
-    """The command line. A run's `configuration.json` holds all of it."""
-    parser = argparse.ArgumentParser(
-        description="Train MATE on KEMDy19 (or a corpus in its layout), test it, and report F1 and CCC.",
-        formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=40, width=130),
-        allow_abbrev=False,
-    )
-    positive = number(int, 1)
-
-    data = parser.add_argument_group("data").add_argument
-    data("--data_path", type=file_path, default="data/KEMDy19", help="corpus folder, preprocessed by preprocessing.py")
-    data("--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
-    data("--SorL", choices=ROLES, default="speaker", help="whose emotion is predicted")
-    data("--test_split", type=sessions, default="13,14,15,16", metavar="SESSIONS", help="sessions to test on")
-    data(
-        "--valid_split",
-        type=sessions,
-        default=None,
-        metavar="SESSIONS",
-        help="sessions to validate on, taken from training",
-    )
-    data("--ws", type=number(int, 1, MAX_WINDOW), default=8, help="window: how many utterances the model sees")
-    data("--sr", type=number(int, 4000, 48000), default=SAMPLE_RATE, help="sampling rate of the audio, Hz")
-    data("--text_dim", type=number(int, 1, MAX_TEXT_DIM), default=TEXT_DIM, help="length of a sentence embedding")
-    data("--no_cache", action="store_true", help="keep no log-mels in DATA_PATH/features; compute them every time")
-    data("--feature_dtype", choices=FEATURE_DTYPES, default="float16", help="of the log-mels; float32 is exact")
-    data(
-        "--num_workers",
-        type=number(int, 0, MAX_WORKERS),
-        default=0,
-        help="processes that assemble batches; 0: none beside this",
-    )
-
-    model = parser.add_argument_group("model").add_argument
-    model("--backbone", choices=BACKBONES, default="lstm", help="recurrent network over the window")
-    model("--hidden_size", type=number(int, 1, MAX_HIDDEN_SIZE), default=512, help="its hidden size")
-    model("--num_layers", type=number(int, 1, MAX_LAYERS), default=4, help="its layers")
-    model(
-        "--bidirectional",
-        type=switch,
-        metavar="BOOL",
-        nargs="?",
-        const=True,
-        default=False,
-        help="run it in both directions",
-    )
-    model("--modality", choices=MODALITIES, default="audio_text", help="what the model is given")
-    model("--no_concat", action="store_true", help="keep the emotion probabilities from the affect heads")
-    model("--embed_d", type=int, default=TEXT_DIM, help="recorded, without effect, as in the published program")
-
-    training = parser.add_argument_group("training").add_argument
-    training("--epochs", type=number(int, 1, MAX_EPOCHS), default=100, help="passes over the training windows")
-    training(
-        "--batch_size",
-        type=number(int, 1, MAX_BATCH_SIZE),
-        default=64,
-        help="windows in a batch; the published figures depend on it",
-    )
-    training("--optim", choices=OPTIMIZERS, default="adam", help="optimizer")
-    training("--lr", type=number(float, 0, MAX_RATE), default=1e-3, help="learning rate")
-    training("--lr_gamma", type=number(float, 0, MAX_FACTOR), default=0.7, help="its factor at epochs/3 and epochs/2")
-    training("--lr_decay", type=number(float, 0, MAX_RATE), default=0.0, help="Adagrad's own decay")
-    training("--weight_decay", type=number(float, 0, MAX_RATE), default=1e-5, help="weight decay")
-    training("--loss", choices=LOSSES, default="normal", help="KLDiv + MSE, or class-balanced BCE + MSE")
-    training("--lam", type=number(float, 0, 1), default=0.66, help="weight of the emotion's part of the loss")
-    training("--beta", type=number(float, 0, 1, inclusive=False), default=0.99, help="of cbloss")
-    training(
-        "--select", choices=("last", "best"), default="last", help="epoch to test: last, or best by validation loss"
-    )
-    training("--seed", type=number(int, 0, 2**32 - 1), default=0, help="of weights, shuffling and crops")
-
-    run = parser.add_argument_group("run").add_argument
-    run(
-        "--precision",
-        choices=PRECISIONS,
-        default="auto",
-        help="bf16: bfloat16 in convolutions; auto: in training, where it is fast",
-    )
-    run("--compile", action="store_true", help="compile the model for training; hardly pays on a CPU")
-    run("--save_path", type=file_path, default="exp", help="folder of the experiment folders")
-    run(
-        "--resume",
-        metavar="NAME",
-        help="go on with folder NAME, or auto: the newest unfinished one like this",
-    )
-    run("--save_every", type=positive, metavar="STEPS", help="steps between checkpoints, beside every epoch's")
-    run("--gpu_id", type=gpu, help="a GPU's number, or cpu; without it the best there is")
-    run(
-        "--test_only", nargs="?", const=True, default=False, metavar="NAME", help="only test the experiment folder NAME"
-    )
-    run("--test_path", metavar="NAME", help="experiment folder to test: in SAVE_PATH, or a path")
-    return parser
-
-
-def parse_args(
-    argv: Sequence[str], parser: argparse.ArgumentParser | None = None
-) -> tuple[argparse.Namespace, set[str]]:
-    """Arguments, and the names of those that the user gave; the `parser` may be another that has these options.
-
-    `--test_only --NAME`, as the published README writes it, means `--test_only NAME`.
-    """
-    parser = parser or get_args_parser()
-    argv = list(argv)
-    if "--test_only" in argv[:-1]:
-        after = argv.index("--test_only") + 1
-        if argv[after].startswith("--") and argv[after].partition("=")[0] not in parser._option_string_actions:
-            argv[after] = argv[after][2:]
-    args = parser.parse_args(argv)
-    unset = object()
-    parser.set_defaults(**dict.fromkeys(vars(args), unset))
-    given = {name for name, value in vars(parser.parse_args(argv)).items() if value is not unset}
-    if isinstance(args.test_only, str):
-        if args.test_path not in (None, args.test_only):
-            parser.error(f"--test_only {args.test_only} and --test_path {args.test_path} name two folders")
-        args.test_path, args.test_only = args.test_only, True
-    if args.test_only and args.test_path is None:
-        parser.error("--test_only: which experiment folder? Add --test_path NAME")
-    if args.test_path is not None and not args.test_only:
-        parser.error("--test_path goes with --test_only")
-    if args.resume is not None and args.test_only:
-        parser.error("--resume goes on with training; --test_only only tests")
-    if args.select == "best" and args.valid_split is None and not args.test_only and args.resume in (None, "auto"):
-        parser.error("--select best needs --valid_split")
-    return args, given
-
 
 # Wiring
 
@@ -317,9 +135,10 @@ def load_corpus(args: argparse.Namespace, annotation: Annotation, shows: bool = 
     import numpy as np
     import torch
 
-    from corpus import find_wavs, report_missing
-    from dataset import LogMels, stored_frames
-    from kobert import load_embeddings
+    from corpora.problems import report_missing
+    from corpora.wavs import find_wavs
+    from features.embeddings import load_embeddings
+    from features.log_mel import LogMels, stored_frames
 
     log_mels, text, missing = None, None, {}
     if "text" in args.modality:
@@ -430,29 +249,19 @@ def build_model(args: argparse.Namespace) -> torch.nn.Module:
     return model
 
 
-def serialisable(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments as JSON can hold them."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-
-
-def outcome_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments that decide a run's outcome, as its configuration holds them."""
-    return {name: value for name, value in serialisable(args).items() if name not in OF_THE_CALL}
-
-
 def find_unfinished(args: argparse.Namespace) -> Path | None:
     """The newest experiment folder in `--save_path` of this configuration that has no result and is not trained in.
 
     One that was killed between its result and its end counts too: it has both a result and a checkpoint.
     """
     folders = [path.parent for path in args.save_path.glob("*/configuration.json")]
-    wanted = outcome_options(args)
+    wanted = identity(as_json(args))
     for folder in sorted(folders, key=lambda folder: (folder / "configuration.json").stat().st_mtime, reverse=True):
         if (folder / "result.json").exists() and not (folder / CHECKPOINT).exists():
             continue
         with contextlib.suppress(InputError):
             stored = read_json(folder / "configuration.json")
-            if {name: stored.get(name) for name in wanted} == wanted:
+            if "versions" in stored and identity(stored) == wanted:
                 with lock_folder(folder, "training"):  # of a match alone: another's owner may be about to lock it
                     return folder
     return None
@@ -475,10 +284,10 @@ def configure_resume(args: argparse.Namespace, given: set[str]) -> tuple[argpars
     configured, stored = argparse.Namespace(**vars(args)), read_json(path)
     if "versions" not in stored:
         raise InputError(f"{path}: of the published program, whose runs cannot go on; train anew, or test it")
-    for name, value in stored_options(path, stored).items():
+    for name, value in read_options(path, stored).items():
         if name not in given:
             setattr(configured, name, value)
-        elif name not in RESUME_OPTIONS and getattr(args, name) != value:
+        elif name not in names_of(CALL, CORPUS) and getattr(args, name) != value:
             raise InputError(f"--{name} {getattr(args, name)}: the run in {folder} has {value}; leave it out")
     return configured, folder
 
@@ -487,8 +296,8 @@ def train(args: argparse.Namespace, given: Set[str] = frozenset()) -> Path:
     """Train, or go on with training, test, and return the experiment folder; `given` are the names the user gave."""
     import torch
 
-    from engine import has_bfloat16
     from loss import make_loss
+    from training.engine import has_bfloat16
 
     with contextlib.ExitStack() as stack:
         processes = stack.enter_context(join(args.gpu_id))
@@ -538,7 +347,7 @@ def train(args: argparse.Namespace, given: Set[str] = frozenset()) -> Path:
                 return folder
             new = new_folder(args.save_path, f"{args.backbone}_{args.SorL}_{args.optim}_{args.ws}_{timestamp()}")
             stack.enter_context(lock_folder(new, "training"))
-            write_json(new / "configuration.json", serialisable(args) | facts | now)
+            write_json(new / "configuration.json", as_json(args) | facts | now)
             return new
 
         folder = processes.from_first(begin)
@@ -641,9 +450,9 @@ def fit(
     from torch.utils.tensorboard import SummaryWriter
     from tqdm import tqdm
 
-    from checkpoint import Progress, identity, load_checkpoint, save_checkpoint
     from dataset import ShuffledBatches
-    from engine import NonFinite, evaluate, evaluation_batch, make_optimizer, make_scheduler, train_one_epoch
+    from training.engine import NonFinite, evaluate, evaluation_batch, make_optimizer, make_scheduler, train_one_epoch
+    from training.state import Progress, digest, load_checkpoint, save_checkpoint
 
     optimizer = make_optimizer(args.optim, model, args.lr, args.lr_decay, args.weight_decay)
     scheduler = make_scheduler(optimizer, args.epochs, args.lr_gamma)
@@ -657,8 +466,8 @@ def fit(
         share = processes.share(len(valid_set))
         size = evaluation_batch(args.batch_size, processes.size)
         valid_loader = make_loader(valid_set, size, args.num_workers, share=share)
-    decides = {name: value for name, value in outcome_options(args).items() if name not in RESUME_OPTIONS}
-    run, checkpoint = identity(decides), folder / CHECKPOINT
+    decides = {name: as_json(args)[name] for name in names_of(MODEL, TRAINING, TEST)}
+    run, checkpoint = digest(decides), folder / CHECKPOINT
     progress = Progress(1, 0, torch.zeros(0), generator.get_state())
     if processes.from_first(checkpoint.exists):
         with processes.together():
@@ -791,7 +600,7 @@ def predict(
 
     Several processes test a share of the windows each, and all get the predictions of all.
     """
-    from engine import NonFinite, evaluate, evaluation_batch
+    from training.engine import NonFinite, evaluate, evaluation_batch
 
     size = evaluation_batch(args.batch_size, processes.size)
     loader = make_loader(test_set, size, args.num_workers, share=processes.share(len(test_set)))
@@ -820,7 +629,7 @@ def report_test(
     majority: int,
 ) -> None:
     """Write a test's files into `folder` and print its report."""
-    from report import describe_result, write_result
+    from reports.result import describe_result, write_result
 
     result = write_result(folder, test_set.ids, arrays, majority, args.batch_size)
     print(describe_result(result, folder, args.SorL, args.test_split))
@@ -839,11 +648,11 @@ def configure_test(args: argparse.Namespace, given: set[str], path: Path) -> arg
     stored = read_json(path)
     if "versions" not in stored:  # the published program's: its --sr had no effect, and it always had four layers
         stored |= {"sr": SAMPLE_RATE, "num_layers": 4}
-    configured, trained = argparse.Namespace(**vars(args)), stored_options(path, stored, unread=OF_TRAINING)
+    configured, trained = argparse.Namespace(**vars(args)), read_options(path, stored, names_of(TRAINING))
     for name, value in trained.items():
         if name not in given:
             setattr(configured, name, value)
-        elif name not in TEST_OPTIONS and getattr(args, name) != value:
+        elif name not in names_of(CALL, CORPUS, TEST) and getattr(args, name) != value:
             raise InputError(f"--{name} {getattr(args, name)}: the model in {path.parent} was trained with {value}")
     if "train_split" in stored:
         try:
@@ -860,30 +669,6 @@ def configure_test(args: argparse.Namespace, given: set[str], path: Path) -> arg
         held_out = {*trained.get("test_split", args.test_split), *(trained.get("valid_split") or [])}
         configured.train_split = [s for s in range(1, N_SESSIONS + 1) if s not in held_out]
     return configured
-
-
-def stored_options(path: Path, stored: dict[str, Any], unread: Set[str] = frozenset()) -> dict[str, Any]:
-    """The values of main.py's options in a configuration, but for `OF_THE_CALL`; those `unread` as they stand there.
-
-    Raises
-    ------
-    InputError : a value is none that the option takes
-    """
-    values = {}
-    for action in get_args_parser()._actions:
-        name = action.dest
-        if name not in stored or name in OF_THE_CALL:
-            continue
-        value = stored[name]
-        if name not in unread and not (value is None and action.default is None):
-            try:
-                value = (switch if isinstance(action.default, bool) else action.type or str)(str(value))
-            except argparse.ArgumentTypeError as error:
-                raise InputError(f"{path}: {name}: {error}") from error
-            if action.choices and value not in action.choices:
-                raise InputError(f"{path}: {name}: {value!r}, expected one of {', '.join(action.choices)}")
-        values[name] = value
-    return values
 
 
 def test(args: argparse.Namespace, given: set[str]) -> Path:
@@ -919,7 +704,7 @@ def test(args: argparse.Namespace, given: set[str]) -> Path:
         def report() -> Path:
             folder = new_folder(run, f"test_{timestamp()}")
             facts = {"missing": corpus.missing} | environment(device) | {"processes": processes.size}
-            write_json(folder / "configuration.json", serialisable(args) | facts)
+            write_json(folder / "configuration.json", as_json(args) | facts)
             report_test(args, folder, corpus, test_set, arrays, majority)
             return folder
 

@@ -206,6 +206,21 @@ def read_bounded(path: Path, limit: int) -> bytes:
     return path.read_bytes()
 
 
+MAX_TABLE_BYTES = 100 * 2**20  # KEMDy19's largest has under 3 MB
+
+
+def decode(content: bytes, path: Path) -> str:
+    """Text of a file in UTF-8 (with or without a byte order mark) or CP949."""
+    for encoding in ("utf-8-sig", "cp949"):
+        if b"\0" in content:
+            break
+        try:
+            return content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise InputError(f"{path}: neither UTF-8 nor CP949 text; save it as UTF-8")
+
+
 def check_archive(path: Path) -> None:
     """Raise `ValueError` where an archive would be more once read: what torch and NumPy save is not compressed."""
     with zipfile.ZipFile(path) as archive:

@@ -33,7 +33,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # so that the command works from any folder
     sys.path.insert(0, str(ROOT))
 
-from constants import EMOTION_ALIASES, EMOTIONS, N_RATERS, N_SESSIONS, TEXT_DIM  # noqa: E402
+from constants import EMOTION_ALIASES, EMOTIONS, N_RATERS, TEXT_DIM  # noqa: E402
+from corpora.kemdy19 import N_SESSIONS  # noqa: E402
 from utils import InputError, run_command  # noqa: E402
 
 DIALOGUES_FILE = Path(__file__).resolve().parent / "sample_dialogues.csv"

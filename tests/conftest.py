@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from report import write_result
+from reports.result import write_result
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = Path(__file__).parent / "reference"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import benchmark
-from dataset import LogMels
+from features.log_mel import LogMels
 from model import MATE
 
 

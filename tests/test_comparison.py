@@ -10,7 +10,10 @@ import pytest
 from conftest import finished_run
 from tqdm import tqdm
 
-from comparison import (
+from constants import EMOTIONS
+from corpora.kemdy19 import FOLDS
+from metric import ccc
+from reports.comparison import (
     AFFECT,
     FIGURES,
     SUMS,
@@ -26,9 +29,7 @@ from comparison import (
     read_fold,
     read_windows,
 )
-from constants import EMOTIONS, FOLDS
-from metric import ccc
-from tables import read_run
+from reports.tables import read_run
 from utils import InputError
 
 NAMES = ("default", "bidirectional")

@@ -5,19 +5,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from constants import SEGMENT_ID
-from corpus import (
-    Problem,
-    announced_bytes,
-    emotion_index,
-    find_files,
-    find_wavs,
-    parse_emotions,
-    report_missing,
-    warn_of_problems,
-    wav_fault,
-    write_problems,
-)
+from corpora.kemdy19 import SEGMENT_ID
+from corpora.labels import emotion_index, parse_emotions
+from corpora.problems import Problem, report_missing, warn_of_problems, write_problems
+from corpora.wavs import announced_bytes, find_files, find_wavs, wav_fault
 from utils import InputError
 
 

@@ -8,22 +8,10 @@ import soundfile
 import torch
 import torchaudio
 
-from constants import FOLDS
-from corpus import find_wavs
-from dataset import (
-    Annotation,
-    LogMels,
-    WindowDataset,
-    central_crop,
-    compute_frames,
-    decibel_frames,
-    log_mel,
-    make_windows,
-    read_annotation,
-    read_wav,
-    standardise,
-    stored_frames,
-)
+from corpora.kemdy19 import FOLDS
+from corpora.wavs import find_wavs, read_wav
+from dataset import Annotation, WindowDataset, make_windows, read_annotation
+from features.log_mel import LogMels, central_crop, compute_frames, decibel_frames, log_mel, standardise, stored_frames
 from model import MATE
 from utils import InputError
 

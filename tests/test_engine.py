@@ -9,9 +9,9 @@ from conftest import ROOT
 from torch.utils.data import DataLoader
 
 from dataset import Batch, unchanged
-from engine import NonFinite, ahead, evaluate, has_bfloat16, make_optimizer, make_scheduler, train_one_epoch
 from loss import make_loss
 from model import MATE
+from training.engine import NonFinite, ahead, evaluate, has_bfloat16, make_optimizer, make_scheduler, train_one_epoch
 from utils import glibc
 
 LOSS = make_loss("normal", 0.66, 0.9, np.ones(7, dtype=int))
@@ -223,7 +223,7 @@ def test_freed_memory_is_kept_until_an_evaluation():
     script = """
 import torch
 from dataset import Batch
-from engine import evaluate
+from training.engine import evaluate
 from model import MATE
 from utils import glibc
 from utils import keep_freed_memory

@@ -11,9 +11,9 @@ import pytest
 from conftest import ROOT
 
 import experiments
-import main as program
 from constants import EMOTIONS
 from metric import batch_figures
+from training.options import parse_args
 from utils import read_json
 
 QUICK = ("--hidden_size", "4", "--num_layers", "1", "--epochs", "1", "--batch_size", "4", "--gpu_id", "cpu")
@@ -56,7 +56,7 @@ def test_a_grid_has_a_run_for_every_combination():
     grid = ["--grid", "lam=0.5,0.6", "no_concat=no,yes", "--test_split", "1-4", "17,18"]
     plan = experiments.make_plan(["run", *grid, "--SorL", "listener", "--seeds", "2", "--beta", "0.9"])
     assert list(plan.tables) == ["grid"]
-    runs = [(p, program.parse_args(list(p.argv))[0]) for p in plan.runs]
+    runs = [(p, parse_args(list(p.argv))[0]) for p in plan.runs]
     assert {(args.lam, args.no_concat, tuple(args.test_split), args.seed) for _, args in runs} == {
         *itertools.product((0.5, 0.6), (False, True), ((1, 2, 3, 4), (17, 18)), (0, 1))
     }

@@ -20,6 +20,7 @@ from conftest import heed_permissions
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import main as program
+from training.options import parse_args
 from utils import lock_folder
 
 ROOT = Path(program.__file__).parent
@@ -190,7 +191,7 @@ def test_auto_locks_no_folder_but_that_of_its_run(stopped, tmp_path, monkeypatch
 
     monkeypatch.setattr(program, "lock_folder", note)
     argv = options(Path(json.loads((stopped / "configuration.json").read_text())["data_path"]), tmp_path, "--seed", "1")
-    assert program.find_unfinished(program.parse_args(argv)[0]) == tmp_path / "1"
+    assert program.find_unfinished(parse_args(argv)[0]) == tmp_path / "1"
     assert locked == ["1"]
 
 
@@ -288,7 +289,7 @@ def test_what_cannot_go_on_is_named(preprocessed, tmp_path, capsys):
         assert program.main(["--resume", name]) == 2
         assert message in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        program.parse_args(["--resume", "a", "--test_only", "b"])
+        parse_args(["--resume", "a", "--test_only", "b"])
 
 
 def test_another_corpus_is_refused_and_other_versions_are_warned_of(preprocessed, tmp_path, capsys):
@@ -311,7 +312,7 @@ def test_another_corpus_is_refused_and_other_versions_are_warned_of(preprocessed
 
 
 def test_checkpoints_are_written_every_so_many_steps(preprocessed, tmp_path, monkeypatch):
-    import checkpoint
+    from training import state as checkpoint
 
     saved = []
     save = checkpoint.save_checkpoint

@@ -25,14 +25,16 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-import checkpoint
 import main as program
 import preprocessing
 from constants import EMOTIONS
-from corpus import parse_emotions
-from dataset import decibel_frames, read_annotation, read_wav
-from kobert import load_embeddings, save_embeddings
-from store import stored
+from corpora.labels import parse_emotions
+from corpora.wavs import read_wav
+from dataset import read_annotation
+from features.embeddings import load_embeddings, save_embeddings
+from features.log_mel import decibel_frames
+from features.store import stored
+from training import state as checkpoint
 from utils import InputError, load_weights, read_json
 
 ROOT = Path(program.__file__).parent

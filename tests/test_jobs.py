@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-import jobs
-from jobs import Job, Queue, Slurm, error_file, find_runs, last_line, run_jobs, shares, slurm_executor
+from sweeps import jobs
+from sweeps.jobs import Job, Queue, Slurm, error_file, find_runs, last_line, run_jobs, shares, slurm_executor
 from utils import InputError, lock_folder, read_json, write_json
 
 QUICK = ("--hidden_size", "4", "--num_layers", "1", "--batch_size", "4", "--modality", "text", "--gpu_id", "cpu")
@@ -191,32 +191,30 @@ def test_a_job_is_over_when_slurm_has_it_no_more(cluster, tmp_path, monkeypatch)
 
 
 def test_a_run_whose_job_is_gone_is_left_to_its_process(tmp_path, capfd):
-    import main as program
-    from checkpoint import identity
+    from training.options import as_json, identity, parse_args
 
-    args = program.parse_args(["--save_path", str(tmp_path)])[0]
+    args = parse_args(["--save_path", str(tmp_path)])[0]
     (tmp_path / "1").mkdir()
     (tmp_path / "jobs").mkdir()
-    write_json(tmp_path / "1" / "configuration.json", program.serialisable(args))
+    write_json(tmp_path / "1" / "configuration.json", as_json(args) | {"versions": {}})
     with lock_folder(tmp_path / "1", "training"):  # its main.py, which outlived the job that began it
-        assert Job(identity(program.outcome_options(args)), ("--no_such_option",), tmp_path)() == 0
+        assert Job(identity(as_json(args)), ("--no_such_option",), tmp_path)() == 0
     assert "another process is at this run" in capfd.readouterr().out
 
 
 def test_folders_are_found_by_what_decides_their_outcome(tmp_path):
-    import main as program
-    from checkpoint import identity
+    from training.options import as_json, identity, parse_args
 
     def write(name: str, *argv: str, epochs: int = 0, finished: bool = False) -> str:
         folder = tmp_path / name
         folder.mkdir()
-        args = program.parse_args(["--save_path", str(tmp_path), *argv])[0]
-        write_json(folder / "configuration.json", program.serialisable(args) | {"commit": "unknown"})
+        args = parse_args(["--save_path", str(tmp_path), *argv])[0]
+        write_json(folder / "configuration.json", as_json(args) | {"versions": {}})
         if epochs:
             (folder / "history.csv").write_text("epoch,train_loss\n" + "1,1\n" * epochs)
         if finished:
             (folder / "result.json").touch()
-        return identity(program.outcome_options(args))
+        return identity(as_json(args))
 
     a, b = write("1", "--lam", "0.5", epochs=3), write("2", "--lam", "0.6", epochs=7)
     assert write("3", "--lam", "0.5", finished=True) == a

@@ -9,17 +9,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from conftest import ROOT
 
-import kobert
-from kobert import (
-    EmbeddingCache,
-    KoBERTTokenizer,
-    OwnTokenizer,
-    embed_sentences,
-    load_embeddings,
-    load_text_model,
-    save_embeddings,
-)
+from features.embeddings import EmbeddingCache, digest_of, load_embeddings, save_embeddings
+from features.text import KoBERTTokenizer, OwnTokenizer, embed_sentences, load_text_model
 from utils import InputError
 
 TEXTS = ["안녕?", "", "어제 밤을 새웠는데도 끝이 안 나네요. 정말 힘들어요.", "네.", "안녕?", "QR코드 6살"]
@@ -241,10 +234,10 @@ def test_an_interrupted_embedding_goes_on_where_it_stopped(text_model, tmp_path)
 
 
 def test_a_process_that_is_killed_loses_half_a_minute_at_most(text_model, tmp_path, monkeypatch):
-    monkeypatch.setattr("kobert.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("features.embeddings.SAVE_SECONDS", 0.0)
     tokenizer, model = text_model
     cache = EmbeddingCache(tmp_path / "cache.npz", tokenizer, model)
-    cache.add({kobert._digest("안녕?"): np.ones(768, dtype=np.float32)})  # and never saved in words
+    cache.add({digest_of("안녕?"): np.ones(768, dtype=np.float32)})  # and never saved in words
     assert len(EmbeddingCache(tmp_path / "cache.npz", tokenizer, model).embeddings) == 1
 
 
@@ -418,8 +411,6 @@ def test_importing_kobert_imports_nothing_heavy():
     import subprocess
     import sys
 
-    code = "import sys, kobert; print([m for m in ('torch', 'transformers', 'pandas') if m in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(kobert.__file__).parent, capture_output=True, text=True, check=True
-    )
+    code = "import sys, features.text; print([m for m in ('torch', 'transformers', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

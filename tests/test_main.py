@@ -14,6 +14,7 @@ import main as program
 from constants import EMOTIONS
 from dataset import ShuffledBatches, read_annotation
 from metric import ccc
+from training.options import get_args_parser, parse_args
 from utils import save_weights
 
 ROOT = Path(program.__file__).parent
@@ -50,19 +51,19 @@ def only_run(exp: Path) -> Path:
     ],
 )
 def test_sessions_are_parsed(value, expected):
-    assert program.parse_args(["--test_split", value])[0].test_split == expected
+    assert parse_args(["--test_split", value])[0].test_split == expected
 
 
 @pytest.mark.parametrize("value", ["", "a", "0", "21", "4-1", "1;2", "1-", "[]"])
 def test_impossible_sessions_are_refused(value, capsys):
     with pytest.raises(SystemExit) as exit_:
-        program.parse_args([f"--test_split={value}"])
+        parse_args([f"--test_split={value}"])
     assert exit_.value.code == 2
     assert "expected sessions from 1 to 20" in capsys.readouterr().err
 
 
 def test_defaults_are_the_published_ones():
-    args, given = program.parse_args([])
+    args, given = parse_args([])
     expected = {
         **{"backbone": "lstm", "hidden_size": 512, "num_layers": 4, "bidirectional": False, "text_dim": 768, "ws": 8},
         **{"SorL": "speaker", "sr": 16000, "test_split": [13, 14, 15, 16], "batch_size": 64, "optim": "adam"},
@@ -77,7 +78,7 @@ def test_defaults_are_the_published_ones():
     ("argv", "expected"), [([], False), (["--bidirectional"], True), (["--bidirectional", "False"], False)]
 )
 def test_bidirectional_is_a_flag_that_also_takes_a_value(argv, expected):
-    assert program.parse_args(argv)[0].bidirectional is expected
+    assert parse_args(argv)[0].bidirectional is expected
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_bidirectional_is_a_flag_that_also_takes_a_value(argv, expected):
     ids=" ".join,
 )
 def test_three_spellings_of_test_only(argv):
-    args, _ = program.parse_args([*argv, "--gpu_id", "cpu"])
+    args, _ = parse_args([*argv, "--gpu_id", "cpu"])
     assert (args.test_only, args.test_path, args.gpu_id) == (True, "NAME", "cpu")
 
 
@@ -117,7 +118,7 @@ def test_three_spellings_of_test_only(argv):
 )
 def test_impossible_options_are_refused_with_status_2(argv, message, capsys):
     with pytest.raises(SystemExit) as exit_:
-        program.parse_args(argv)
+        parse_args(argv)
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
 
@@ -132,7 +133,7 @@ def test_help_is_grouped_has_a_line_an_option_and_imports_nothing_heavy():
     *help_lines, heavy = done.stdout.splitlines()
     assert heavy == "[]"
     options = [line for line in help_lines if line.startswith("  -")]
-    assert len(options) == len(program.get_args_parser()._actions)
+    assert len(options) == len(get_args_parser()._actions)
     described = help_lines[help_lines.index("options:") :]
     assert [line for line in described if line.startswith("   ")] == []  # no description on a line of its own
     for group in ("data:", "model:", "training:", "run:"):
@@ -166,7 +167,7 @@ def test_experiment_folder_holds_what_design_says(trained, preprocessed):
     assert names >= RUN_FILES
     assert trained.name.startswith("lstm_speaker_adam_8_2")
     configuration = read_json(trained / "configuration.json")
-    assert configuration.keys() >= vars(program.parse_args([])[0]).keys() | {"versions", "commit", "device"}
+    assert configuration.keys() >= vars(parse_args([])[0]).keys() | {"versions", "commit", "device"}
     assert configuration["train_split"] == [4, 5, 6]
     session = read_annotation(preprocessed / "df_speaker.csv").session
     windows = {"train": (session >= 4).sum(), "valid": (session == 3).sum(), "test": (session <= 2).sum()}
@@ -284,7 +285,7 @@ def test_sessions_are_split_without_overlap():
 
 
 def test_windows_of_a_split_are_those_of_its_sessions_and_of_no_other(preprocessed):
-    args, _ = program.parse_args(["--data_path", str(preprocessed), "--modality", "text"])
+    args, _ = parse_args(["--data_path", str(preprocessed), "--modality", "text"])
     corpus = program.load_corpus(args, program.load_annotation(args))
     session = corpus.annotation.session
     train, test = (corpus.windows(split, 8, soft_targets=False) for split in ([3, 4, 5, 6], [1, 2]))
@@ -296,7 +297,7 @@ def test_windows_of_a_split_are_those_of_its_sessions_and_of_no_other(preprocess
 
 
 def test_training_batches_are_shuffled_and_whole_and_test_batches_in_order_and_all(preprocessed):
-    args, _ = program.parse_args(["--data_path", str(preprocessed), "--modality", "text"])
+    args, _ = parse_args(["--data_path", str(preprocessed), "--modality", "text"])
     dataset = program.load_corpus(args, program.load_annotation(args)).windows([1, 2, 3], 8, soft_targets=False)
     order = ShuffledBatches(len(dataset), 8, torch.Generator().manual_seed(0))
     train = program.make_loader(dataset, 8, 0, order)
@@ -345,12 +346,12 @@ def test_training_and_validation_get_soft_targets_and_only_training_random_crops
 
 
 def test_validation_loss_is_that_of_soft_targets(preprocessed, tmp_path):
-    from engine import evaluate
     from loss import make_loss
+    from training.engine import evaluate
 
     assert run(preprocessed, tmp_path, *TEXT, "--valid_split", "3") == 0
     folder = only_run(tmp_path)
-    args, _ = program.parse_args(["--data_path", str(preprocessed), *TEXT])
+    args, _ = parse_args(["--data_path", str(preprocessed), *TEXT])
     dataset = program.load_corpus(args, program.load_annotation(args)).windows([3], 8, soft_targets=True)
     model = program.build_model(args)
     model.load_state_dict(torch.load(folder / "model.pth", weights_only=True))
@@ -566,7 +567,7 @@ def test_wavs_that_cannot_be_used_count_as_missing(preprocessed, tmp_path, capsy
 
 
 def test_precision_decides_where_bfloat16_is_used(preprocessed, tmp_path, monkeypatch):
-    import engine
+    from training import engine
 
     used = []
     for name in ("train_one_epoch", "evaluate"):
@@ -592,7 +593,7 @@ def test_precision_decides_where_bfloat16_is_used(preprocessed, tmp_path, monkey
 
 
 def test_predictions_do_not_depend_on_the_batches_of_evaluation(experiment, preprocessed, monkeypatch):
-    import engine
+    from training import engine
 
     for size in (1, 7):
         monkeypatch.setattr(engine, "EVALUATION_BATCH", size)

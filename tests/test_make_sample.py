@@ -20,7 +20,8 @@ sys.path.insert(0, str(ROOT / "data"))
 
 import make_sample  # noqa: E402
 
-from constants import EMOTION_ALIASES, EMOTIONS, FOLDS, N_RATERS, SEGMENT_ID, TEXT_DIM  # noqa: E402
+from constants import EMOTION_ALIASES, EMOTIONS, N_RATERS, TEXT_DIM  # noqa: E402
+from corpora.kemdy19 import FOLDS, SEGMENT_ID  # noqa: E402
 from utils import InputError  # noqa: E402
 
 SEED, SESSIONS, UTTERANCES = 3, 8, 4  # 64 utterances: just enough for every oddity

@@ -47,9 +47,9 @@ def modified(folder: Path) -> dict[Path, int]:
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the modules, the notebook and data/*.py, without a corpus."""
     folder = tmp_path_factory.mktemp("notebook") / "copy"
-    (folder / "data").mkdir(parents=True)
-    for pattern in ("*.py", "*.ipynb", "data/*.py", "data/*.csv"):
+    for pattern in ("*.py", "*.ipynb", "[a-z]*/*.py", "data/*.csv"):
         for path in ROOT.glob(pattern):
+            (folder / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, folder / path.relative_to(ROOT))
     return folder
 

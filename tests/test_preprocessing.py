@@ -13,10 +13,14 @@ from conftest import heed_permissions
 
 import preprocessing
 from constants import EMOTIONS
-from corpus import Problem, decode
+from corpora.kemdy19 import COLUMNS
+from corpora.problems import Problem
+from corpora.transcripts import clean_transcript
 from dataset import read_annotation
-from kobert import embed_sentences, load_embeddings, load_text_model
-from preprocessing import COLUMNS, clean_transcript, main, output_files, preprocess
+from features.embeddings import load_embeddings
+from features.text import embed_sentences, load_text_model
+from preprocessing import main, output_files, preprocess
+from utils import decode
 
 FILES = ("annotation.csv", "df_speaker.csv", "df_listener.csv", "embedding_768.npy", "problems.csv")
 CACHE = "embedding_768.cache.npz"
@@ -729,7 +733,7 @@ def test_tables_and_transcripts_of_any_encoding_and_line_end_give_the_same(
     corpus, preprocessed, encoding, newline, monkeypatch
 ):
     for path in [*(corpus / "annotation").glob("*.csv"), *(corpus / "wav").rglob("*.txt")]:
-        text = preprocessing.decode(path.read_bytes(), path)
+        text = decode(path.read_bytes(), path)
         path.write_bytes(newline.join(text.splitlines()).encode(encoding))
     assert run(corpus) == 0
     for name in FILES[:3]:

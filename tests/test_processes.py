@@ -17,7 +17,7 @@ from torch import nn
 
 import main as program
 from dataset import ShuffledBatches
-from processes import ALONE, Processes
+from training.processes import ALONE, Processes
 
 ROOT = Path(program.__file__).parent
 RUN = ("--modality", "text", "--hidden_size", "8", "--num_layers", "1", "--batch_size", "8", "--test_split", "1-2")
@@ -130,7 +130,7 @@ def two(preprocessed, tmp_path_factory) -> tuple[Path, subprocess.CompletedProce
 
 def test_two_processes_train_as_one_whose_batch_norm_sees_the_parts(preprocessed, two, tmp_path, monkeypatch):
     """Nothing but batch norm's batch tells the two: with it in parts, one process gives the same curve and weights."""
-    import engine
+    from training import engine
 
     train = engine.train_one_epoch
     monkeypatch.setattr(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from metric import ccc
-from report import compute_result, describe_result, predictions_table, write_result
+from reports.result import compute_result, describe_result, predictions_table, write_result
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from store import Frames, Rows, in_memory, stored
+from features.store import Frames, Rows, in_memory, stored
 from utils import InputError
 
 NAME, WIDTH = "log_mel-16000-float16", 3

@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 from conftest import finished_run
 
-import tables
-from constants import EMOTIONS, FOLDS
-from tables import COLOURS, FIGURES, Entry, find_published, look, read_published, read_run, spell, write_report
+from constants import EMOTIONS
+from corpora.kemdy19 import FOLDS
+from reports import tables
+from reports.tables import COLOURS, FIGURES, Entry, find_published, look, read_published, read_run, spell, write_report
 
 BATCH = 16
 SCRIPT = "<script>alert(1)</script>|"

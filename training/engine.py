@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from constants import OPTIMIZERS
 from loss import Loss
-from processes import ALONE, Processes
+from training.processes import ALONE, Processes
 from utils import give_back_freed_memory
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ class Progress:
     best: float = float("inf")
 
 
-def identity(configuration: dict[str, Any]) -> str:
+def digest(configuration: dict[str, Any]) -> str:
     """A digest of what decides a run's outcome, which tells its checkpoint from another run's."""
     return hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
 

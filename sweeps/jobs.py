@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import main as program
-from checkpoint import identity
+from training.options import identity
 from utils import InputError, Interrupted, atomic_write, lock_folder, new_folder, read_json, stop_requests, timestamp
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ class Found(NamedTuple):
 
 def find_runs(save_path: Path) -> dict[str, Found]:
     """Experiment folders in `save_path` by the `identity` of their outcome; of several the most advanced one."""
-    names = program.outcome_options(program.parse_args([])[0])
     found: dict[str, Found] = {}
     for path in sorted(save_path.glob("*/configuration.json")):
         try:
@@ -50,7 +49,9 @@ def find_runs(save_path: Path) -> dict[str, Found]:
             epochs = (path.parent / "history.csv").read_bytes().count(b"\n") - 1
         except OSError:
             epochs = 0
-        run = identity({name: stored.get(name) for name in names})
+        if "versions" not in stored:
+            continue  # the published program's
+        run = identity(stored)
         this = Found(path.parent, (path.parent / "result.json").exists(), max(0, epochs))
         if run not in found or this[1:] > found[run][1:]:
             found[run] = this
@@ -174,7 +175,7 @@ class Slurm(NamedTuple):
 
 def submitit_folder(save_path: Path) -> Path:
     """A new folder for what submitit writes, in whose processes this program's modules are found."""
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parent.parent)
     if here not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     return new_folder(save_path.absolute() / FOLDER, f"submitit_{timestamp()}")

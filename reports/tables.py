@@ -18,7 +18,8 @@ from markupsafe import Markup, escape
 from tqdm import tqdm
 
 import metric
-from constants import AFFECT_RANGE, EMOTIONS, N_SESSIONS, ROLES
+from constants import AFFECT_RANGE, EMOTIONS, ROLES
+from corpora.kemdy19 import N_SESSIONS
 from utils import InputError, atomic_write, new_figure, one_line, read_bounded, read_json
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Run(NamedTuple):
 
 def read_published() -> pd.DataFrame:
     """The rows of `data/published.csv`; what was not published is NaN."""
-    path = Path(__file__).parent / "data/published.csv"
+    path = Path(__file__).parent.parent / "data/published.csv"
     names = {name.lower(): name for name in metric.FIGURES}
     table = pd.read_csv(path, dtype=dict.fromkeys(("table", "row", "role", "test_split"), str))
     return table.rename(columns=names).fillna(dict.fromkeys(("role", "test_split", "note"), ""))
@@ -617,7 +618,7 @@ def write_report(folder: Path, entries: Sequence[Entry], settings: dict[str, Any
     page.filters |= {"value": spell_value}
     with atomic_write(folder / "index.html") as file:
         file.write(
-            page.get_template("tables.html").render(
+            page.get_template("page.html").render(
                 warning=warning,
                 corpora=corpora,
                 settings=settings,

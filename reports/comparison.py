@@ -12,8 +12,9 @@ import pandas as pd
 from tqdm import tqdm
 
 import metric
-from constants import AFFECT_RANGE, EMOTIONS, SEGMENT_ID
-from tables import HEADINGS, group, read_run, spell, spell_difference, spell_value
+from constants import AFFECT_RANGE, EMOTIONS
+from corpora.kemdy19 import SEGMENT_ID
+from reports.tables import HEADINGS, group, read_run, spell, spell_difference, spell_value
 from utils import InputError, one_line
 
 FIGURES = ("F1", "ccc_arousal", "ccc_valence")

@@ -1,0 +1,63 @@
+"""The interface of a corpus: its sessions, roles and folds, its segment ids, and its annotation tables."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from corpora.problems import Problem
+
+
+class SegmentId(NamedTuple):
+    """What the id of an utterance says."""
+
+    session: int
+    dialogue: str  # "Sess01_script01", unique in the corpus
+    speaker: str  # "F", unique in the dialogue
+    sequence: int  # running number of the speaker's utterance in the dialogue
+
+
+class Corpus(ABC):
+    """A corpus; there is one subclass per corpus, each in its own module, and `registry.CORPORA` lists them.
+
+    Attributes
+    ----------
+    name : as its publisher spells it
+    example_id : a segment id, for error messages
+    sessions : all session numbers
+    folds : test sessions of each fold of the usual protocol
+    utterances : number of labelled utterances by role, as distributed; the keys are the corpus's roles
+    """
+
+    name: str
+    example_id: str
+    sessions: range
+    folds: tuple[tuple[int, ...], ...]
+    utterances: Mapping[str, int]
+
+    @abstractmethod
+    def parse_id(self, segment: str) -> SegmentId | None:
+        """The parts of a segment id; None if it is not an id of this corpus."""
+
+    @abstractmethod
+    def is_in(self, data_path: Path) -> bool:
+        """Whether the folder holds at least one annotation table of this corpus."""
+
+    @abstractmethod
+    def read_annotation(self, data_path: Path, problems: list[Problem]) -> pd.DataFrame:
+        """All rows of all annotation tables, in time order within a dialogue, dialogues in the corpus's order.
+
+        Returns
+        -------
+        DataFrame with `tables.COLUMNS` except `text`, and `file`, `row` (where a row stands) and `usable` (False
+        without a usable total or vote). Faults of the tables are added to `problems`.
+
+        Raises
+        ------
+        InputError : there is no table, or one cannot be read
+        """

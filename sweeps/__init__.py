@@ -1,0 +1,1 @@
+"""Sweeps: many runs, planned as tables or grids, run here or on a cluster."""

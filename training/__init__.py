@@ -1,0 +1,1 @@
+"""Training: a single run, from its options to its weights."""

@@ -1,0 +1,374 @@
+"""Options: the command line of a run, what each option is for, and which runs are the same."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from constants import (
+    BACKBONES,
+    FEATURE_DTYPES,
+    LOSSES,
+    MAX_BATCH_SIZE,
+    MAX_EPOCHS,
+    MAX_FACTOR,
+    MAX_HIDDEN_SIZE,
+    MAX_LAYERS,
+    MAX_RATE,
+    MAX_TEXT_DIM,
+    MAX_WINDOW,
+    MAX_WORKERS,
+    MODALITIES,
+    OPTIMIZERS,
+    PRECISIONS,
+    ROLES,
+    SAMPLE_RATE,
+    TEXT_DIM,
+)
+from corpora.registry import LAST_SESSION
+from utils import InputError, file_path, gpu, number, switch
+
+# The scopes: what an option decides. All but those of the call decide a run's outcome.
+CALL = "call"  # this call alone; a resumed run or a test takes nothing of it from the configuration
+CORPUS = "corpus"  # where the corpus lies; a resumed run and a test may find it elsewhere
+MODEL = "model"  # what the model is and has seen; fixed once it is trained
+TRAINING = "training"  # how it is trained; of no meaning to a test
+TEST = "test"  # what is tested and how; a test may choose another value
+
+
+def sessions(value: str) -> list[int]:
+    """`[1,8,9,13]`, `1,8,9,13`, `1-4` or a mixture as a sorted list of session numbers."""
+    numbers: set[int] = set()
+    for part in str(value).strip().strip("[]()").split(","):
+        first, dash, last = part.strip().partition("-")
+        try:
+            found = range(int(first), int(last if dash else first) + 1)
+        except ValueError:
+            found = range(0)
+        if not found or found[0] < 1 or found[-1] > LAST_SESSION:
+            raise argparse.ArgumentTypeError(
+                f"{value!r}: expected sessions from 1 to {LAST_SESSION} such as [1,8,9,13], 1,8,9,13 or 1-4"
+            )
+        numbers.update(found)
+    return sorted(numbers)
+
+
+# The command line
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """The command line of main.py. A run's `configuration.json` holds all of it."""
+    parser = argparse.ArgumentParser(
+        description="Train MATE on KEMDy19 (or a corpus in its layout), test it, and report F1 and CCC.",
+        formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=40, width=130),
+        allow_abbrev=False,
+    )
+    add_data_options(parser.add_argument_group("data"))
+    add_model_options(parser.add_argument_group("model"))
+    add_training_options(parser.add_argument_group("training"))
+    add_run_options(parser.add_argument_group("run"))
+    return parser
+
+
+def add(group: Any, scope: str, name: str, **settings: Any) -> None:
+    """Add an option to a group of the parser, and note its scope."""
+    group.add_argument(name, **settings).scope = scope
+
+
+def add_data_options(group: Any) -> None:
+    add(
+        group,
+        CORPUS,
+        "--data_path",
+        type=file_path,
+        default="data/KEMDy19",
+        help="corpus folder, preprocessed by preprocessing.py",
+    )
+    add(group, CORPUS, "--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
+    add(group, TEST, "--SorL", choices=ROLES, default="speaker", help="whose emotion is predicted")
+    add(
+        group,
+        TEST,
+        "--test_split",
+        type=sessions,
+        default="13,14,15,16",
+        metavar="SESSIONS",
+        help="sessions to test on",
+    )
+    add(
+        group,
+        MODEL,
+        "--valid_split",
+        type=sessions,
+        metavar="SESSIONS",
+        help="sessions to validate on, taken from training",
+    )
+    add(
+        group,
+        MODEL,
+        "--ws",
+        type=number(int, 1, MAX_WINDOW),
+        default=8,
+        help="window: how many utterances the model sees",
+    )
+    add(group, MODEL, "--sr", type=number(int, 4000, 48000), default=SAMPLE_RATE, help="sampling rate of the audio, Hz")
+    add(
+        group,
+        MODEL,
+        "--text_dim",
+        type=number(int, 1, MAX_TEXT_DIM),
+        default=TEXT_DIM,
+        help="length of a sentence embedding",
+    )
+    add(
+        group,
+        CALL,
+        "--no_cache",
+        action="store_true",
+        help="keep no log-mels in DATA_PATH/features; compute them every time",
+    )
+    add(
+        group,
+        TEST,
+        "--feature_dtype",
+        choices=FEATURE_DTYPES,
+        default="float16",
+        help="of the log-mels; float32 is exact",
+    )
+    add(
+        group,
+        CALL,
+        "--num_workers",
+        type=number(int, 0, MAX_WORKERS),
+        default=0,
+        help="extra processes that assemble batches",
+    )
+
+
+def add_model_options(group: Any) -> None:
+    add(group, MODEL, "--backbone", choices=BACKBONES, default="lstm", help="recurrent network over the window")
+    add(group, MODEL, "--hidden_size", type=number(int, 1, MAX_HIDDEN_SIZE), default=512, help="its hidden size")
+    add(group, MODEL, "--num_layers", type=number(int, 1, MAX_LAYERS), default=4, help="its layers")
+    flag = {"type": switch, "metavar": "BOOL", "nargs": "?", "const": True, "default": False}
+    add(group, MODEL, "--bidirectional", help="run it in both directions", **flag)
+    add(group, MODEL, "--modality", choices=MODALITIES, default="audio_text", help="the inputs of the model")
+    add(group, MODEL, "--no_concat", action="store_true", help="keep the emotion probabilities from the affect heads")
+    add(
+        group,
+        TRAINING,
+        "--embed_d",
+        type=int,
+        default=TEXT_DIM,
+        help="recorded, without effect, as in the published program",
+    )
+
+
+def add_training_options(group: Any) -> None:
+    add(
+        group,
+        TRAINING,
+        "--epochs",
+        type=number(int, 1, MAX_EPOCHS),
+        default=100,
+        help="passes over the training windows",
+    )
+    add(
+        group,
+        TEST,
+        "--batch_size",
+        type=number(int, 1, MAX_BATCH_SIZE),
+        default=64,
+        help="windows in a batch; the published figures depend on it",
+    )
+    add(group, TRAINING, "--optim", choices=OPTIMIZERS, default="adam", help="optimizer")
+    rate = number(float, 0, MAX_RATE)
+    add(group, TRAINING, "--lr", type=rate, default=1e-3, help="learning rate")
+    add(
+        group,
+        TRAINING,
+        "--lr_gamma",
+        type=number(float, 0, MAX_FACTOR),
+        default=0.7,
+        help="its factor at epochs/3 and epochs/2",
+    )
+    add(group, TRAINING, "--lr_decay", type=rate, default=0.0, help="Adagrad's own decay")
+    add(group, TRAINING, "--weight_decay", type=rate, default=1e-5, help="weight decay")
+    add(group, TRAINING, "--loss", choices=LOSSES, default="normal", help="KLDiv + MSE, or class-balanced BCE + MSE")
+    add(
+        group,
+        TRAINING,
+        "--lam",
+        type=number(float, 0, 1),
+        default=0.66,
+        help="weight of the emotion's part of the loss",
+    )
+    add(group, TRAINING, "--beta", type=number(float, 0, 1, inclusive=False), default=0.99, help="of cbloss")
+    add(
+        group,
+        TRAINING,
+        "--select",
+        choices=("last", "best"),
+        default="last",
+        help="epoch to test: last, or best by validation loss",
+    )
+    add(group, TRAINING, "--seed", type=number(int, 0, 2**32 - 1), default=0, help="of weights, shuffling and crops")
+
+
+def add_run_options(group: Any) -> None:
+    add(
+        group,
+        TEST,
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="bf16: bfloat16 in convolutions; auto: in training, where it is fast",
+    )
+    add(group, TRAINING, "--compile", action="store_true", help="compile the model for training; hardly pays on a CPU")
+    add(group, CALL, "--save_path", type=file_path, default="exp", help="folder of the experiment folders")
+    add(
+        group,
+        CALL,
+        "--resume",
+        metavar="NAME",
+        help="go on with folder NAME, or auto: the newest unfinished one like this",
+    )
+    add(
+        group,
+        CALL,
+        "--save_every",
+        type=number(int, 1),
+        metavar="STEPS",
+        help="steps between checkpoints, beside every epoch's",
+    )
+    add(group, CALL, "--gpu_id", type=gpu, help="a GPU's number, or cpu; without it the best there is")
+    add(
+        group,
+        CALL,
+        "--test_only",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="NAME",
+        help="only test the experiment folder NAME",
+    )
+    add(group, CALL, "--test_path", metavar="NAME", help="experiment folder to test: in SAVE_PATH, or a path")
+
+
+def parse_args(
+    argv: Sequence[str], parser: argparse.ArgumentParser | None = None
+) -> tuple[argparse.Namespace, set[str]]:
+    """Arguments, and the names of those that the user gave; `parser` may be another that has these options.
+
+    `--test_only --NAME`, as the published README writes it, means `--test_only NAME`.
+    """
+    parser = parser or get_args_parser()
+    argv = list(argv)
+    if "--test_only" in argv[:-1]:
+        after = argv.index("--test_only") + 1
+        if argv[after].startswith("--") and argv[after].partition("=")[0] not in parser._option_string_actions:
+            argv[after] = argv[after][2:]
+    args = parser.parse_args(argv)
+    unset = object()
+    parser.set_defaults(**dict.fromkeys(vars(args), unset))
+    given = {name for name, value in vars(parser.parse_args(argv)).items() if value is not unset}
+    if isinstance(args.test_only, str):
+        if args.test_path not in (None, args.test_only):
+            parser.error(f"--test_only {args.test_only} and --test_path {args.test_path} name two folders")
+        args.test_path, args.test_only = args.test_only, True
+    check_combination(args, parser)
+    return args, given
+
+
+def check_combination(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """End the program with the parser's error where options contradict each other."""
+    if args.test_only and args.test_path is None:
+        parser.error("--test_only: which experiment folder? Add --test_path NAME")
+    if args.test_path is not None and not args.test_only:
+        parser.error("--test_path goes with --test_only")
+    if args.resume is not None and args.test_only:
+        parser.error("--resume goes on with training; --test_only only tests")
+    if args.select == "best" and args.valid_split is None and not args.test_only and args.resume in (None, "auto"):
+        parser.error("--select best needs --valid_split")
+
+
+# Options in a configuration
+
+
+@cache
+def options() -> Mapping[str, argparse.Action]:
+    """The options of main.py by name; each has a `scope`."""
+    return {action.dest: action for action in get_args_parser()._actions if hasattr(action, "scope")}
+
+
+@cache
+def defaults() -> Mapping[str, Any]:
+    """The default of every option, as JSON holds it."""
+    return as_json(get_args_parser().parse_args([]))
+
+
+def names_of(*scopes: str) -> set[str]:
+    """Names of the options of these scopes."""
+    return {name for name, option in options().items() if option.scope in scopes}
+
+
+def as_json(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments as `configuration.json` holds them."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+
+
+def outcome_options(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that decide a run's outcome, defaults where the configuration has none.
+
+    A configuration that was written before an option existed means its default.
+    """
+    decisive = sorted(names_of(CORPUS, MODEL, TRAINING, TEST))
+    return {name: configuration.get(name, defaults()[name]) for name in decisive}
+
+
+def identity(configuration: Mapping[str, Any]) -> str:
+    """A digest of what decides a run's outcome: two configurations of one identity are the same run.
+
+    A corpus is the same however its path is spelt.
+
+    Parameters
+    ----------
+    configuration : options by name, as `configuration.json` or `as_json` has them; anything else in it is ignored
+    """
+    decisive = outcome_options(configuration)
+    for name in names_of(CORPUS):
+        if isinstance(decisive[name], str):
+            decisive[name] = str(Path(decisive[name]).resolve())
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def read_options(path: Path, stored: Mapping[str, Any], unchecked: Collection[str] = ()) -> dict[str, Any]:
+    """The options in a configuration, except those of the call; those `unchecked` as they stand there.
+
+    Parameters
+    ----------
+    path : of the configuration, for error messages
+    stored : its content
+
+    Raises
+    ------
+    InputError : the option does not take the value
+    """
+    values = {}
+    for name, option in options().items():
+        if name not in stored or option.scope == CALL:
+            continue
+        value = stored[name]
+        if name not in unchecked and not (value is None and option.default is None):
+            try:
+                value = (switch if isinstance(option.default, bool) else option.type or str)(str(value))
+            except argparse.ArgumentTypeError as error:
+                raise InputError(f"{path}: {name}: {error}") from error
+            if option.choices and value not in option.choices:
+                raise InputError(f"{path}: {name}: {value!r}, expected one of {', '.join(option.choices)}")
+        values[name] = value
+    return values
