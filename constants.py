@@ -35,12 +35,12 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 # Larger ones are typing errors
 MAX_WINDOW = 1_000  # utterances
-MAX_HIDDEN_SIZE = 2**16
+MAX_HIDDEN_SIZE = 2**14
 MAX_LAYERS = 100
-MAX_TEXT_DIM = 2**16
-MAX_BATCH_SIZE = 2**20
-MAX_EPOCHS = 10**6
+MAX_TEXT_DIM = 2**14
+MAX_BATCH_SIZE = 2**16
+MAX_EPOCHS = 10**5
 MAX_WORKERS = 128
-MAX_RATE = 1e30  # learning rate and weight decay: float32 holds their products
-MAX_FACTOR = 1e15
+MAX_RATE = 1e3  # learning rate and weight decay
+MAX_FACTOR = 1e3  # of the learning rate
 TEXT_DIM = 768  # KoBERT's hidden size

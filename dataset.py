@@ -1,130 +1,145 @@
-"""Annotation tables, windows of utterances, log-mel features, and the torch Dataset that joins them."""
+"""Utterances of one role, their windows, batches of windows, and splits by session."""
 
 from __future__ import annotations
 
-import io
-import warnings
+import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from constants import (
-    AFFECT_RANGE,
-    N_EMOTIONS,
-    N_RATERS,
-)
-from corpora.kemdy19 import SEGMENT_ID
-from corpora.labels import emotion_index, parse_emotions
-from features.log_mel import LogMels
-from utils import MAX_TABLE_BYTES, InputError, decode, read_bounded
+from corpora.annotation import Annotation, read_annotation
+from corpora.problems import report_missing
+from corpora.registry import parse_id
+from corpora.wavs import find_wavs
+from features.embeddings import load_embeddings
+from features.log_mel import LogMels, stored_frames
+from utils import InputError
 
-# Annotation
-
-
-@dataclass(frozen=True)
-class Annotation:
-    """The utterances of `df_speaker.csv` or `df_listener.csv`, in the file's order.
-
-    ids : N segment ids
-    session : int64, shape = (N,)
-    dialogue : int64, shape = (N,), equal for the utterances of one dialogue
-    majority : float32 multi-hot majority label(s), shape = (N, 7)
-    soft : float32 share of the raters' votes, shape = (N, 7)
-    arousal, valence : float32, shape = (N,), 1 to 5
-    """
-
-    ids: list[str]
-    session: np.ndarray
-    dialogue: np.ndarray
-    majority: np.ndarray
-    soft: np.ndarray
-    arousal: np.ndarray
-    valence: np.ndarray
+# Splits
 
 
-def read_annotation(path: Path) -> Annotation:
-    """Read a table that preprocessing.py wrote, or a published one of the same name.
+def training_sessions(present: set[int], test_split: list[int], valid_split: list[int] | None) -> list[int]:
+    """The sessions to train on: those of the corpus that are neither tested nor validated on.
+
+    Parameters
+    ----------
+    present : sessions of the corpus
 
     Raises
     ------
-    InputError : it is missing, lacks a column, or a row holds what cannot be a segment id, a label or a rating
+    InputError : a session is tested and validated on, is not in the corpus, or none is left
     """
-    try:
-        text = decode(read_bounded(path, MAX_TABLE_BYTES), path)
-        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: not found; run preprocessing.py --data_path {path.parent} first") from error
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise InputError(f"{path}: not readable as a CSV table ({error})") from error
-    votes = [f"Emotion.{rater}" for rater in range(1, N_RATERS + 1)]
-    absent = [c for c in ("Segment ID", "Emotion", "Arousal", "Valence", *votes) if c not in table.columns]
-    if absent:
-        found = ", ".join(map(repr, table.columns[:3]))
-        raise InputError(
-            f"{path}: has no column {absent[0]!r}, its first ones are {found}; expected the columns that "
-            "preprocessing.py writes, separated by commas"
-        )
-    if table.empty:
-        raise InputError(f"{path}: has no rows")
+    held_out = {"--test_split": set(test_split), "--valid_split": set(valid_split or [])}
+    both = set.intersection(*held_out.values())
+    if both:
+        raise InputError(f"--valid_split and --test_split share sessions {sorted(both)}")
+    for option, split in held_out.items():
+        check_sessions(present, split, option)
+    left = present.difference(*held_out.values())
+    if not left:
+        raise InputError(f"no session is left to train on: the corpus has {sorted(present)}")
+    return sorted(left)
 
-    n = len(table)
-    ids = table["Segment ID"].tolist()
-    session = np.empty(n, dtype=np.int64)
-    majority, soft = np.zeros((n, N_EMOTIONS), dtype=np.float32), np.zeros((n, N_EMOTIONS), dtype=np.float32)
-    affect = np.empty((n, 2), dtype=np.float32)
-    dialogues, seen = [], set()
-    last: dict[str, int] = {}  # running number by dialogue and speaker
-    backwards = []
-    cells = table[["Emotion", "Arousal", "Valence", *votes]].itertuples(index=False, name=None)
-    for row, (segment, (emotion, arousal, valence, *rated)) in enumerate(zip(ids, cells, strict=True)):
-        match = SEGMENT_ID.fullmatch(segment)
-        if match is None or segment in seen:
-            found = "occurs twice" if match else "expected an id such as Sess01_script01_F001"
-            raise InputError(f"{path}, row {row + 2}: segment id {segment!r}: {found}")
-        seen.add(segment)
-        session[row] = int(match["session"])
-        dialogues.append(segment.rpartition("_")[0])
-        if int(match["sequence"]) < last.get(segment[:-3], 0):
-            backwards.append(segment)
-        last[segment[:-3]] = int(match["sequence"])
-        try:
-            majority[row, parse_emotions(emotion)] = 1
-            for vote in filter(str.strip, rated):
-                soft[row, emotion_index(vote)] += 1
-            affect[row] = float(arousal), float(valence)
-        except ValueError as error:
-            raise InputError(f"{path}, row {row + 2} ({segment}): {error}") from error
-        if not ((AFFECT_RANGE[0] <= affect[row]) & (affect[row] <= AFFECT_RANGE[1])).all():
-            raise InputError(
-                f"{path}, row {row + 2} ({segment}): arousal {arousal}, valence {valence}; expected 1 to 5"
-            )
-        if not soft[row].any():
-            raise InputError(f"{path}, row {row + 2} ({segment}): no rater's emotion in Emotion.1 to Emotion.10")
-    if backwards:
-        warnings.warn(
-            f"{path}: {len(backwards)} utterances such as {backwards[0]} stand behind later ones of their dialogue; "
-            "windows follow the order of the file, so it should be the order of time",
-            stacklevel=2,
+
+def check_sessions(present: set[int], split: set[int], option: str) -> None:
+    """Raise `InputError` when a session in `split` is not in the corpus: a part of a fold is no fold."""
+    absent = sorted(split - present)
+    if absent:
+        raise InputError(f"{option}: the corpus has no utterance of sessions {absent}; it has {sorted(present)}")
+
+
+# Utterances and the model's inputs
+
+
+@dataclass(frozen=True)
+class Utterances:
+    """N utterances and the model's inputs for them; a modality that is left out is None.
+
+    log_mels : of N utterances
+    text : float32 sentence embeddings, shape = (N, text_dim)
+    missing : segment ids without wav, without text
+    """
+
+    annotation: Annotation
+    log_mels: LogMels | None
+    text: Tensor | None
+    missing: dict[str, list[str]] = field(default_factory=dict)
+
+    def in_sessions(self, sessions: list[int]) -> np.ndarray:
+        """Numbers of the utterances in these sessions, int64."""
+        return np.flatnonzero(np.isin(self.annotation.session, sessions))
+
+    def to(self, device: torch.device) -> Utterances:
+        """The same on a GPU if it fits into a quarter of the memory that is free there, else as it is."""
+        inputs = [t for t in (self.log_mels and self.log_mels.frames, self.text) if t is not None]
+        if device.type != "cuda" or sum(t.nbytes for t in inputs) > torch.cuda.mem_get_info(device)[0] / 4:
+            return self
+        return replace(
+            self,
+            log_mels=None if self.log_mels is None else self.log_mels.to(device),
+            text=None if self.text is None else self.text.to(device),
         )
-    return Annotation(
-        ids=ids,
-        session=session,
-        dialogue=pd.factorize(pd.Series(dialogues))[0],
-        majority=majority,
-        soft=soft / soft.sum(axis=1, keepdims=True),
-        arousal=affect[:, 0],
-        valence=affect[:, 1],
-    )
+
+
+def load_annotation(options: argparse.Namespace) -> Annotation:
+    """The utterances of the role `--SorL` in `--data_path`."""
+    if not options.data_path.is_dir():
+        raise InputError(
+            f"{options.data_path}: no such folder; pass --data_path, or put KEMDy19 there (data/README.md), or make "
+            "the sample with 'python data/make_sample.py' and pass --data_path data/sample"
+        )
+    return read_annotation(options.data_path / f"df_{options.SorL}.csv")
+
+
+def load_utterances(options: argparse.Namespace, annotation: Annotation, quiet: bool = False) -> Utterances:
+    """The inputs of `--modality` for these utterances.
+
+    `quiet` hides the progress bar, except in the one process that computes log-mels for a store.
+    """
+    missing: dict[str, list[str]] = {}
+    text = load_text(options, annotation.ids, missing) if "text" in options.modality else None
+    log_mels = load_log_mels(options, annotation.ids, missing, quiet) if "audio" in options.modality else None
+    return Utterances(annotation, log_mels, text, missing)
+
+
+def load_text(options: argparse.Namespace, ids: list[str], missing: dict[str, list[str]]) -> Tensor:
+    """Sentence embeddings, float32, shape = (N, text_dim), zeros without text; ids without text go into `missing`."""
+    path = options.data_path / f"embedding_{options.text_dim}.npy"
+    vectors = load_embeddings(path, options.text_dim)
+    keys = [f"{segment}.txt" for segment in ids]
+    missing["text"] = report_missing(ids, [key not in vectors for key in keys], "text", str(path))
+    zeros = np.zeros(options.text_dim, dtype=np.float32)
+    return torch.from_numpy(np.stack([vectors.get(key, zeros) for key in keys]))
+
+
+def load_log_mels(options: argparse.Namespace, ids: list[str], missing: dict[str, list[str]], quiet: bool) -> LogMels:
+    """Log-mels from the corpus's feature store, or computed for this run; ids without wav go into `missing`."""
+    wavs, folder = find_wavs(options.data_path, options.audio_path)
+    wavs = {segment: path for segment, path in wavs.items() if parse_id(segment)}
+    absent = [segment not in wavs for segment in ids]
+    report_missing(ids, absent, "wav", folder, warn=False)  # before the minute that log-mels may take
+    dtype = getattr(torch, options.feature_dtype)
+    if options.no_cache:
+        log_mels = LogMels([wavs.get(segment) for segment in ids], options.sr, dtype, progress=not quiet)
+    else:
+        store = options.data_path / "features"
+        log_mels = LogMels(stored_frames(store, wavs, ids, options.sr, dtype, progress=True), options.sr)
+    absent = [gone or number in log_mels.faults for number, gone in enumerate(absent)]
+    first_fault = next(iter(log_mels.faults.values()), "")
+    missing["wav"] = report_missing(ids, absent, "wav", folder, first_fault)
+    return log_mels
+
+
+# Windows
 
 
 def make_windows(dialogue: np.ndarray, ws: int) -> np.ndarray:
-    """Windows of the last `ws` utterances of a dialogue, one window an utterance, itself last.
+    """Windows of the last `ws` utterances of a dialogue, one window per utterance, which is the last in it.
 
     Parameters
     ----------
@@ -144,14 +159,8 @@ def make_windows(dialogue: np.ndarray, ws: int) -> np.ndarray:
     return windows
 
 
-# Dataset
-
-
-WINDOWS_AT_ONCE = 4  # on a CPU: a few MB, which its caches hold and the allocator hands out again
-
-
 class Batch(NamedTuple):
-    """Tensors of B windows; a modality that is left out is None.
+    """Tensors of B windows; a modality that is left out is None, and so are labels where there are none.
 
     audio : float32 or bfloat16, shape = (B, ws, 229, 313), channels-last    text : float32, shape = (B, ws, text_dim)
     emotion : float32, shape = (B, 7), soft or multi-hot        arousal, valence : float32, shape = (B, 1)
@@ -159,12 +168,17 @@ class Batch(NamedTuple):
 
     audio: Tensor | None
     text: Tensor | None
-    emotion: Tensor
-    arousal: Tensor
-    valence: Tensor
+    emotion: Tensor | None
+    arousal: Tensor | None
+    valence: Tensor | None
+
+    @property
+    def target(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Emotion, arousal and valence, as the losses take them."""
+        return self.emotion, self.arousal, self.valence
 
     def to(self, device: torch.device) -> Batch:
-        """The same on `device`; what is copied to a GPU passes through pinned memory, so that nothing waits for it."""
+        """The same on `device`; copies to a GPU go through pinned memory, so that nothing waits for them."""
 
         def move(t: Tensor) -> Tensor:
             pinned = t.pin_memory() if device.type == "cuda" and t.device.type == "cpu" else t
@@ -173,52 +187,54 @@ class Batch(NamedTuple):
         return Batch(*(None if t is None else move(t) for t in self))
 
 
-class WindowDataset(torch.utils.data.Dataset):
+WINDOWS_AT_ONCE = 4  # on a CPU: a few MB, which stay in its caches and which the allocator reuses
+
+
+class WindowDataset(Dataset):
     """Windows whose last utterance is one of `targets`, a whole batch at a time.
 
-    A `DataLoader` with `collate_fn=unchanged` hands `__getitems__` the window numbers of a batch and gets its tensors;
+    A `DataLoader` with `collate_fn=collate` passes `__getitems__` the window numbers of a batch and gets its tensors;
     an utterance that occurs in several windows of a batch is transformed once.
 
     Parameters
     ----------
-    annotation : all utterances of one role
+    utterances : all utterances of one role, labelled or not
     targets : numbers of the utterances whose windows belong to this set
     ws : utterances in a window
-    log_mels : of all utterances, or None to leave audio out
-    text : float32, sentence embeddings of all utterances, shape = (N, text_dim), or None to leave text out
-    soft_targets : the raters' shares; otherwise the majority labels, multi-hot
-    crop_seed : of random crops of utterances over 10 s, anew every epoch; None for the central ones
+    soft_targets : the raters' shares as labels; otherwise the majority labels, multi-hot
+    crop_seed : of random crops of utterances over 10 s, new ones every epoch; None for the central 10 s
     audio_dtype : of the log-mels in a batch
 
     Attributes
     ----------
     ids : segment ids of the targets
-    device : where its data are and its batches are made: that of `log_mels` and `text`
+    device : where its inputs are and its batches are made
     class_counts : int64, shape = (7,), how often each emotion is a majority label of a target, ties counting each
     """
 
     def __init__(
         self,
-        annotation: Annotation,
+        utterances: Utterances,
         targets: np.ndarray,
         ws: int,
-        log_mels: LogMels | None,
-        text: Tensor | None,
-        soft_targets: bool,
+        *,
+        soft_targets: bool = False,
         crop_seed: int | None = None,
         audio_dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.targets, self.log_mels, self.crop_seed, self.audio_dtype = targets, log_mels, crop_seed, audio_dtype
+        annotation, self.log_mels, text = utterances.annotation, utterances.log_mels, utterances.text
+        self.targets, self.crop_seed, self.audio_dtype = targets, crop_seed, audio_dtype
         self.ids = [annotation.ids[target] for target in targets]
         self.windows = torch.from_numpy(make_windows(annotation.dialogue, ws)[targets])
-        self.device = (text if log_mels is None else log_mels.frames).device
-        emotion = annotation.soft if soft_targets else annotation.majority
-        self.emotion = torch.from_numpy(emotion[targets]).to(self.device)
-        self.class_counts = annotation.majority[targets].sum(axis=0).astype(np.int64)
-        self.arousal = torch.from_numpy(annotation.arousal[targets])[:, None].to(self.device)
-        self.valence = torch.from_numpy(annotation.valence[targets])[:, None].to(self.device)
+        self.device = (text if self.log_mels is None else self.log_mels.frames).device
         # The last row, which the -1 of a padded window finds, is zeros
         self.text = None if text is None else torch.cat([text, torch.zeros_like(text[:1])])
+        self.labels: tuple[Tensor, ...] | None = None
+        if annotation.majority is not None:
+            emotion = annotation.soft if soft_targets else annotation.majority
+            columns = (emotion, annotation.arousal[:, None], annotation.valence[:, None])
+            self.labels = tuple(torch.from_numpy(column[targets]).to(self.device) for column in columns)
+            self.class_counts = annotation.majority[targets].sum(axis=0).astype(np.int64)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -241,8 +257,10 @@ class WindowDataset(torch.utils.data.Dataset):
         windows = self.windows[indices]
         audio = None if self.log_mels is None else self._audio(windows)
         text = None if self.text is None else self.text[windows.to(self.device, non_blocking=True)]
+        if self.labels is None:
+            return Batch(audio, text, None, None, None)
         indices = indices.to(self.device, non_blocking=True)
-        return Batch(audio, text, self.emotion[indices], self.arousal[indices], self.valence[indices])
+        return Batch(audio, text, *(label[indices] for label in self.labels))
 
     def _audio(self, windows: Tensor) -> Tensor:
         """Log-mels of windows of utterance numbers, zeros for -1; shape = (B, ws) -> (B, ws, 229, 313)."""
@@ -264,15 +282,18 @@ class WindowDataset(torch.utils.data.Dataset):
         return audio
 
 
-class ShuffledBatches(torch.utils.data.Sampler):
+# Batches
+
+
+class ShuffledBatches(Sampler):
     """The numbers below `n` in a random order drawn anew each time, in batches, without a partial last one.
 
     Parameters
     ----------
-    n : how many there are
-    batch_size : numbers a batch
+    n : number of windows
+    batch_size : numbers per batch
     generator : draws the order
-    part : of each batch, which is all that is given of it
+    part : which part of each batch is returned, for one of several processes
 
     Attributes
     ----------
@@ -294,6 +315,19 @@ class ShuffledBatches(torch.utils.data.Sampler):
         return iter([batch[self.part] for batch in self.batches[self.skip :]])
 
 
-def unchanged(batch: Batch) -> Batch:
-    """`collate_fn` for `WindowDataset`, whose batches are collated already."""
+def shuffled_loader(dataset: WindowDataset, order: ShuffledBatches, num_workers: int = 0) -> DataLoader:
+    """The batches of `order`."""
+    generator = order.generator
+    return DataLoader(dataset, batch_sampler=order, generator=generator, num_workers=num_workers, collate_fn=collate)
+
+
+def ordered_loader(
+    dataset: WindowDataset, batch_size: int, num_workers: int = 0, share: range | None = None
+) -> DataLoader:
+    """All windows in order, or those of a `share`, in batches."""
+    return DataLoader(dataset, batch_size, sampler=share, num_workers=num_workers, collate_fn=collate)
+
+
+def collate(batch: Batch) -> Batch:
+    """`collate_fn` for `WindowDataset`, which collates its batches itself."""
     return batch

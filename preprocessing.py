@@ -24,6 +24,7 @@ from corpora.transcripts import ZEROS, clean_transcript, read_transcripts, repea
 from corpora.wavs import find_wavs, wav_fault
 from features.embeddings import EmbeddingCache, save_embeddings
 from features.text import KOBERT, embed_sentences, load_text_model
+from training.devices import pick_device
 from utils import (
     InputError,
     atomic_write,
@@ -31,7 +32,6 @@ from utils import (
     gpu,
     lock_folder,
     number,
-    pick_device,
     run_command,
 )
 

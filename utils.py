@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import io
 import json
 import math
 import os
-import random
 import re
 import signal
 import stat
-import subprocess
 import sys
 import tempfile
 import threading
@@ -27,74 +24,73 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    import torch
     from matplotlib.figure import Figure
 
 
 class InputError(Exception):
     """Something is wrong with what the user gave: the message says what was found, what was expected, what to do."""
 
-    told = False  # by another process of the same run (see processes.py)
+    reported = False  # by another process of the same run (see training/processes.py)
 
 
 class Interrupted(Exception):
     """A run stopped because a signal asked it to: the message says where, and how to go on."""
 
-    told = False  # by another process of the same run (see processes.py)
+    reported = False  # by another process of the same run (see training/processes.py)
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.signal_number = signal_number
 
 
-def run_command(command: Callable[[], None], warns: bool = True) -> int:
+def run_command(command: Callable[[], object], quiet: bool = False) -> int:
     """Run a command-line program's body and return its exit status.
 
     An `InputError`, a file that the system refuses or too little memory becomes one line on stderr and status 2, an
-    interrupt one line and status 128 + the signal's number, a warning one line (none unless it `warns`); any other
+    interrupt one line and status 128 + the signal's number, a warning one line (none if `quiet`); any other
     exception is a programming error and keeps its traceback.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name need not be text
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = lambda message, *_: (
-                print(f"warning: {one_line(message)}", file=sys.stderr) if warns else None
-            )
+            warnings.simplefilter("ignore" if quiet else "always", UserWarning)
+            warnings.showwarning = lambda message, *_: print(f"warning: {one_line(message)}", file=sys.stderr)
             command()
             sys.stdout.flush()
-    except InputError as error:
-        if not error.told:
-            print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # what reads the output, such as head, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except OSError as error:
-        if not isinstance(error.filename, str | Path):
+    except (Exception, KeyboardInterrupt) as error:
+        status, line = describe_failure(error)
+        if status is None:
             raise
-        print(f"error: {one_line(error.filename)}: {error.strerror}", file=sys.stderr)
-        return 2
-    except (MemoryError, RuntimeError) as error:
-        if (lack := lack_of_memory(error)) is None:
-            raise
-        print(f"error: {lack}; try a smaller model or --batch_size", file=sys.stderr)
-        return 2
-    except Interrupted as interrupt:
-        if not interrupt.told:
-            print(f"interrupted: {interrupt}", file=sys.stderr)
-        return 128 + interrupt.signal_number
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        if line:
+            print(line, file=sys.stderr)
+        return status
     return 0
+
+
+def describe_failure(error: BaseException) -> tuple[int | None, str]:
+    """Exit status of an error and the line that reports it; None for a programming error."""
+    if isinstance(error, InputError):
+        return 2, "" if error.reported else f"error: {one_line(error)}"
+    if isinstance(error, Interrupted):
+        return 128 + error.signal_number, "" if error.reported else f"interrupted: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT, "interrupted"
+    if isinstance(error, OSError) and isinstance(error.filename, str | Path):
+        return 2, f"error: {one_line(error.filename)}: {error.strerror}"
+    if (lack := lack_of_memory(error)) is not None:
+        return 2, f"error: {lack}; try a smaller model or --batch_size"
+    return None, ""
 
 
 def lack_of_memory(error: BaseException) -> str | None:
     """What an error says of too little memory, of the machine or of a GPU; None when it says something else."""
-    said = r"(allocate|out of) memory|_ALLOC_FAILED|could not create a primitive$"  # the last is oneDNN's
-    if not isinstance(error, MemoryError) and not re.search(said, str(error)):
+    pattern = r"(allocate|out of) memory|_ALLOC_FAILED|could not create a primitive$"  # the last is oneDNN's
+    of_torch = isinstance(error, RuntimeError) and re.search(pattern, str(error))
+    if not of_torch and not isinstance(error, MemoryError):
         return None
     reason = (str(error).splitlines() or ["of this process"])[0]
     return f"not enough memory ({one_line(reason)})"
@@ -109,10 +105,10 @@ SAME_REQUEST = 2.0  # seconds in which SIGTERM comes twice where a cluster sends
 
 
 @contextlib.contextmanager
-def stop_requests(says: bool = True) -> Iterator[list[int]]:
+def stop_requests(quiet: bool = False) -> Iterator[list[int]]:
     """Note SIGINT and SIGTERM in the list that this gives instead of obeying them; a second one is obeyed.
 
-    It `says` so when the first one comes. SIGTERM that comes again within `SAME_REQUEST` is no second one.
+    It says so when the first one comes, unless `quiet`. SIGTERM again within `SAME_REQUEST` is no second one.
     """
     received: list[int] = []
     first = 0.0
@@ -127,7 +123,7 @@ def stop_requests(says: bool = True) -> Iterator[list[int]]:
             return
         received.append(number)
         first = time.monotonic()
-        if says:
+        if not quiet:
             print("\nstopping as soon as all is saved; a second signal stops at once", file=sys.stderr)
 
     def restore() -> None:
@@ -359,186 +355,6 @@ def find_run(save_path: Path, name: str) -> Path:
         if folder.is_dir():
             raise InputError(f"{folder}: has no configuration.json, so it is no experiment folder of this program")
     raise InputError(f"{name}: no such experiment folder, neither in {save_path} nor as a path")
-
-
-# Weights
-
-
-def save_weights(model: torch.nn.Module, path: Path) -> None:
-    """Write the state dict alone, whole or not at all."""
-    import torch
-
-    with atomic_write(path, "wb") as file:
-        torch.save(model.state_dict(), file)
-
-
-def read_tensors(path: Path) -> Any:
-    """What `torch.save` wrote: tensors on the CPU and plain containers, executing nothing else the file may hold.
-
-    Raises whatever zipfile and torch raise of a file that is damaged or holds more. torch itself does not compare a
-    file's content with its checksums.
-    """
-    import torch
-
-    if zipfile.is_zipfile(path):
-        check_archive(path)
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"the checksum of {damaged} does not fit its content")
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def save_safetensors(model: torch.nn.Module, path: Path) -> None:
-    """Write the weights in the safetensors format, which holds tensors and nothing that could be run."""
-    from safetensors.torch import save
-
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic_write(path, "wb") as file:
-        file.write(save(state, {"format": "pt"}))
-
-
-def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Load the state dict in `path`, or in the safetensors file beside it if there is one, into `model`.
-
-    Nothing that the files may hold is executed.
-
-    Raises
-    ------
-    InputError : there is no file, it is not a state dict, does not fit the model or holds values that are not numbers,
-    or the two differ
-    """
-    import torch
-
-    safe = path.with_suffix(".safetensors")
-    files = [file for file in (safe, path) if file.exists()]
-    if not files:
-        raise InputError(f"{path}: not found; training writes it after its first epoch")
-    state, *others = [_read_state(file) for file in files]
-    expected = model.state_dict()
-    for name in expected.keys() | state.keys():
-        found, wanted = (list(d[name].shape) if name in d else "none" for d in (state, expected))
-        if found != wanted:
-            raise InputError(
-                f"{files[0]}: {name} has shape {found}, the configuration's model has {wanted}; "
-                f"is configuration.json beside it the one it was trained with?"
-            )
-        if not is_plain(state[name], expected[name]):
-            raise InputError(
-                f"{files[0]}: {name} holds {state[name].dtype} values that are not finite or not dense, expected "
-                f"finite {expected[name].dtype}; train anew with a smaller --lr, or copy the file again"
-            )
-    for other in others:
-        if other.keys() != state.keys() or not all(torch.equal(other[name], state[name]) for name in state):
-            raise InputError(f"{safe}: holds other weights than {path.name} beside it; take away the one that is wrong")
-    model.load_state_dict(state)
-
-
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    import torch
-    from safetensors.torch import load
-
-    try:
-        state = load(path.read_bytes()) if path.suffix == ".safetensors" else read_tensors(path)
-    except Exception as error:  # damaged bytes make the readers raise almost anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not a file of weights alone ({reason})") from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise InputError(f"{path}: holds no state dict (names and tensors), expected what torch.save(state_dict) wrote")
-    return state
-
-
-def is_plain(tensor: torch.Tensor, like: torch.Tensor) -> bool:
-    """Whether a tensor from a file holds finite numbers of the same kind as `like`, not sparse, quantized or absent."""
-    import torch
-
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-        return False
-    kinds = {(t.is_floating_point(), t.is_complex(), t.dtype == torch.bool) for t in (tensor, like)}
-    return len(kinds) == 1 and bool(tensor.isfinite().all())
-
-
-# Reproducibility and devices
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch, and ask a GPU for repeatable algorithms (main.py sets what cuBLAS wants for it)."""
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    torch.manual_seed(seed)
-    torch.backends.cudnn.deterministic = True
-    torch.use_deterministic_algorithms(torch.cuda.is_available(), warn_only=True)
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep up to 2 GB of freed memory for the next step, whose pages the system else hands out zeroed anew.
-
-    Tensors over 32 MB it takes from the system in any case; elsewhere than in glibc nothing is done.
-    """
-    if (libc := glibc()) is not None:
-        mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
-        libc.mallopt(mmap_threshold, 32 << 20)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-
-
-def give_back_freed_memory() -> None:
-    """Have glibc give back to the system what it keeps, before work that needs memory of other sizes."""
-    if (libc := glibc()) is not None:
-        libc.malloc_trim(0)
-
-
-def glibc() -> ctypes.CDLL | None:
-    """The C library of this process, if it is glibc."""
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    return libc if hasattr(libc, "gnu_get_libc_version") else None
-
-
-def pick_device(gpu_id: str | None) -> torch.device:
-    """The device for `--gpu_id`: a GPU's number or `cpu`; without one CUDA, then Apple's MPS, then the CPU."""
-    import torch
-
-    torch.backends.cudnn.allow_tf32 = False  # convolutions in TF32 are off by 1e-3; the same numbers everywhere
-    if gpu_id is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda:0")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    if gpu_id == "cpu":
-        return torch.device("cpu")
-    count = torch.cuda.device_count()
-    if int(gpu_id) >= count:
-        raise InputError(f"--gpu_id {gpu_id}: this machine has {count} CUDA devices; give a smaller number or cpu")
-    return torch.device(f"cuda:{gpu_id}")
-
-
-def memory_size() -> float:
-    """Bytes of main memory of this machine, infinite where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return math.inf
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a result depends on besides its arguments: versions, commit of the program, device."""
-    import platform
-    from importlib.metadata import version
-
-    import torch
-
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"  # not a clone, or no git
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in ("torch", "torchaudio", "numpy", "pandas", "scikit-learn")},
-        "commit": commit,
-        "device": f"{device} ({name}, {torch.get_num_threads()} threads)",
-    }
 
 
 # Plots

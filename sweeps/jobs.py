@@ -263,7 +263,7 @@ def run_jobs(
     is_over = (lambda handle: handle.done()) if slurm is None else Queue().is_over
     executor = local_executor(save_path) if slurm is None else slurm_executor(save_path, slurm)
     found, looked, look_every = find_runs(save_path), time.monotonic(), 0 if slurm is None else CLUSTER_POLL
-    with stop_requests(says=False) as received, tqdm(total=sum(epochs.values()), desc="runs", unit="epoch") as bar:
+    with stop_requests(quiet=True) as received, tqdm(total=sum(epochs.values()), desc="runs", unit="epoch") as bar:
         if slurm is not None:
             running = dict(enumerate(zip(jobs, submit_array(executor, jobs), strict=True)))
             waiting = []

@@ -6,6 +6,8 @@ import torch
 import benchmark
 from features.log_mel import LogMels
 from model import MATE
+from training.measure import step_gflop
+from training.plain import plain_model, plain_steps
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +32,16 @@ def test_both_sides_train_the_same(corpus):
     torch.manual_seed(0)
     args = parsed("--feature_dtype", "float32", "--precision", "fp32", "--batch_size", "8")
     ours = benchmark.Ours(corpus, args)
-    plain = benchmark.plain_model(ours.model)
+    plain = plain_model(ours.model)
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
     ours.optimizer = torch.optim.SGD(ours.model.parameters(), lr=0.1)
-    plain_set, batch = benchmark.PlainWindows(corpus), ours.batch(list(range(2, 10)))
+    plain_set, batch = benchmark.plain_windows(corpus), ours.batch(list(range(2, 10)))
     plain_batch = torch.utils.data.default_collate([plain_set[index] for index in range(2, 10)])
     for theirs, mine in zip(plain_batch, batch, strict=True):
         torch.testing.assert_close(theirs.view_as(mine), mine, rtol=0, atol=1e-4)
     before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
-    assert benchmark.plain_steps(plain, optimizer, [plain_batch], torch.device("cpu")) == 8
-    assert ours.train(torch.utils.data.DataLoader([batch], batch_size=None, collate_fn=benchmark.unchanged)) == 8
+    assert plain_steps(plain, optimizer, [plain_batch], benchmark.LOSS) == 8
+    assert ours.train([batch]) == 8
     for name in ("audio_embedding.0.conv.weight", "lstm.weight_ih_l0", "mlp_emotion.4.bias"):
         step, expected = (model.state_dict()[name] - before[name] for model in (ours.model, plain))
         assert (step - expected).norm() < 0.05 * expected.norm()
@@ -49,15 +51,15 @@ def test_counted_work_is_that_of_the_layers():
     first = 2 * 8 * 32 * 9 * 227 * 311 / 1e9  # forward, and once more for the weights' gradient: no input's
     others = [(32, 48, 9, 225, 309), (48, 32, 25, 108, 150), (32, 8, 49, 48, 69)]
     convolutions = 2 * first + sum(3 * 2 * math.prod(sizes) / 1e9 for sizes in others)
-    assert 1 < benchmark.step_gflop(MATE()) / convolutions < 1.1
+    assert 1 < step_gflop(MATE()) / convolutions < 1.1
 
 
 def test_waiting_is_counted_and_changes_no_batch(corpus):
     ours = benchmark.Ours(corpus, parsed("--batch_size", "4"))
-    waiting = benchmark.Waiting()
-    given = list(waiting(ours.epoch(), ours.device))
-    assert [len(batch.text) for batch in given] == [4, 4, 4]
-    assert waiting.seconds > 0
+    assert [len(batch.text) for batch in ours.epoch()] == [4, 4, 4]
+    assert ours.waited == 0
+    assert ours.train(ours.epoch()) == 12
+    assert ours.waited > 0
 
 
 def test_a_corpus_is_read_and_its_own_store_left_alone(preprocessed, tmp_path):

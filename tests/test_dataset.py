@@ -2,17 +2,28 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import soundfile
 import torch
 import torchaudio
 
+from corpora.annotation import Annotation, read_annotation
 from corpora.kemdy19 import FOLDS
 from corpora.wavs import find_wavs, read_wav
-from dataset import Annotation, WindowDataset, make_windows, read_annotation
+from dataset import (
+    ShuffledBatches,
+    Utterances,
+    WindowDataset,
+    load_annotation,
+    load_utterances,
+    make_windows,
+    ordered_loader,
+    shuffled_loader,
+    training_sessions,
+)
 from features.log_mel import LogMels, central_crop, compute_frames, decibel_frames, log_mel, standardise, stored_frames
 from model import MATE
+from training.options import parse_args
 from utils import InputError
 
 # Log-mel
@@ -212,89 +223,6 @@ def test_folds_cover_every_utterance_once_and_windows_stay_within_their_sessions
     assert sorted(tested) == list(range(len(annotation.ids)))
 
 
-# Annotation
-
-
-def test_annotation_holds_soft_labels_and_majorities(preprocessed):
-    annotation = read_annotation(preprocessed / "df_speaker.csv")
-    table = pd.read_csv(preprocessed / "df_speaker.csv")
-    assert annotation.ids == table["Segment ID"].tolist()
-    np.testing.assert_array_equal(annotation.session, table["Session"])
-    np.testing.assert_allclose(annotation.arousal, table["Arousal"], rtol=1e-6)
-    np.testing.assert_allclose(annotation.valence, table["Valence"], rtol=1e-6)
-    happy = (table[[f"Emotion.{i}" for i in range(1, 11)]] == "happy").sum(axis=1) / 10
-    np.testing.assert_allclose(annotation.soft[:, 6], happy, rtol=1e-6)
-    np.testing.assert_array_equal(annotation.majority[:, 6], table["Emotion"].str.contains("happy"))
-    for dialogue, code in zip(table["dialogue"], annotation.dialogue, strict=True):
-        assert annotation.dialogue[table["dialogue"].eq(dialogue).to_numpy().argmax()] == code
-
-
-def test_published_tables_with_an_extra_index_column_are_read(preprocessed, tmp_path):
-    table = pd.read_csv(preprocessed / "df_speaker.csv")
-    table.to_csv(tmp_path / "df_speaker.csv")  # writes the column `Unnamed: 0`
-    published, ours = read_annotation(tmp_path / "df_speaker.csv"), read_annotation(preprocessed / "df_speaker.csv")
-    assert published.ids == ours.ids
-    np.testing.assert_array_equal(published.soft, ours.soft)
-
-
-@pytest.mark.parametrize(
-    ("column", "value", "message"),
-    [
-        ("Segment ID", "Sess01_script01_F1", "row 4: segment id 'Sess01_script01_F1'"),
-        ("Emotion", "bored", "row 4 .*emotion 'bored'"),
-        ("Emotion.3", "bored", "row 4 .*emotion 'bored'"),
-        ("Arousal", "7", "row 4 .*arousal 7"),
-        ("Valence", "nan", "row 4 .*valence nan"),
-        ("Valence", "", "row 4 "),
-    ],
-)
-def test_bad_cells_are_named_with_file_and_row(preprocessed, tmp_path, column, value, message):
-    table = pd.read_csv(preprocessed / "df_speaker.csv", dtype=str, keep_default_na=False)
-    table.loc[2, column] = value
-    table.to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(InputError, match=rf"t\.csv, {message}"):
-        read_annotation(tmp_path / "t.csv")
-
-
-def test_missing_votes_leave_the_others_share(preprocessed, tmp_path):
-    table = pd.read_csv(preprocessed / "df_speaker.csv", dtype=str, keep_default_na=False)
-    votes = [f"Emotion.{i}" for i in range(1, 11)]
-    table.loc[0, votes] = ["sad", "sad", "sad", "happy"] + [""] * 6
-    table.to_csv(tmp_path / "t.csv", index=False)
-    np.testing.assert_allclose(read_annotation(tmp_path / "t.csv").soft[0], [0, 0, 0.75, 0, 0, 0, 0.25])
-    table.loc[0, votes] = ""
-    table.to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(InputError, match=r"row 2 .*no rater's emotion"):
-        read_annotation(tmp_path / "t.csv")
-
-
-@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", b"\xff\xfe\x00"], ids=["empty", "columns", "bytes"])
-def test_other_files_are_no_annotation(tmp_path, content):
-    (tmp_path / "t.csv").write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(InputError, match=r"t\.csv: "):
-        read_annotation(tmp_path / "t.csv")
-
-
-def test_rows_out_of_the_order_of_time_are_warned_of(preprocessed, tmp_path):
-    table = pd.read_csv(preprocessed / "df_speaker.csv")
-    table.sort_values("Emotion").to_csv(tmp_path / "t.csv", index=False)
-    with pytest.warns(UserWarning, match=r"t\.csv: \d+ utterances such as Sess.* the order of time"):
-        read_annotation(tmp_path / "t.csv")
-
-
-def test_table_saved_in_cp949_is_read(preprocessed, tmp_path):
-    table = pd.read_csv(preprocessed / "df_speaker.csv", dtype=str, keep_default_na=False)
-    table.to_csv(tmp_path / "t.csv", index=False, encoding="cp949")
-    assert read_annotation(tmp_path / "t.csv").ids == table["Segment ID"].tolist()
-
-
-def test_id_that_occurs_twice_is_refused(preprocessed, tmp_path):
-    table = pd.read_csv(preprocessed / "df_speaker.csv")
-    pd.concat([table, table.iloc[:1]]).to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(InputError, match=f"row {len(table) + 2}: .*occurs twice"):
-        read_annotation(tmp_path / "t.csv")
-
-
 # Data set
 
 N, WS = 10, 4
@@ -325,7 +253,8 @@ def make_dataset(
 ) -> WindowDataset:
     text = torch.arange(N * 3, dtype=torch.float32).reshape(N, 3) + 1
     targets = np.arange(N) if targets is None else targets
-    return WindowDataset(annotation, targets, WS, LogMels(WAVES), text, train, seed if train else None)
+    utterances = Utterances(annotation, LogMels(WAVES), text)
+    return WindowDataset(utterances, targets, WS, soft_targets=train, crop_seed=seed if train else None)
 
 
 def test_a_batch_holds_each_windows_utterances(annotation):
@@ -344,9 +273,9 @@ def test_a_batch_holds_each_windows_utterances(annotation):
 
 
 def test_a_batch_is_channels_last_and_may_be_bfloat16(annotation):
-    arguments = (annotation, np.arange(N), WS, LogMels(WAVES), None, True, 0)
+    utterances = Utterances(annotation, LogMels(WAVES), None)
     exact, rounded = (
-        WindowDataset(*arguments, audio_dtype=dtype).__getitems__(list(range(N))).audio
+        WindowDataset(utterances, np.arange(N), WS, crop_seed=0, audio_dtype=dtype).__getitems__(list(range(N))).audio
         for dtype in (torch.float32, torch.bfloat16)
     )
     for audio in (exact, rounded):
@@ -396,5 +325,55 @@ def test_crops_differ_by_epoch_and_repeat_with_the_seed(annotation):
 
 def test_left_out_modalities_are_none(annotation):
     text = torch.zeros(N, 3)
-    assert WindowDataset(annotation, np.arange(N), WS, None, text, True)[0].audio is None
-    assert WindowDataset(annotation, np.arange(N), WS, LogMels(WAVES), None, True)[0].text is None
+    assert WindowDataset(Utterances(annotation, None, text), np.arange(N), WS)[0].audio is None
+    assert WindowDataset(Utterances(annotation, LogMels(WAVES), None), np.arange(N), WS)[0].text is None
+
+
+def test_windows_need_no_labels(annotation):
+    labelled = make_dataset(annotation, train=False)
+    unlabelled = Annotation(annotation.ids, annotation.session, annotation.dialogue)
+    batch = make_dataset(unlabelled, train=False).__getitems__([3, 7])
+    expected = labelled.__getitems__([3, 7])
+    assert torch.equal(batch.audio, expected.audio)
+    assert torch.equal(batch.text, expected.text)
+    assert batch.target == (None, None, None)
+
+
+# Splits and batches
+
+
+def test_sessions_are_split_without_overlap():
+    present = set(range(1, 21))
+    assert training_sessions(present, [13, 14, 15, 16], None) == [*range(1, 13), *range(17, 21)]
+    assert training_sessions(present, [1, 2], [3, 20]) == list(range(4, 20))
+
+
+@pytest.fixture
+def utterances(preprocessed) -> Utterances:
+    options, _ = parse_args(["--data_path", str(preprocessed), "--modality", "text"])
+    return load_utterances(options, load_annotation(options))
+
+
+def test_windows_of_a_split_are_those_of_its_sessions_and_of_no_other(utterances):
+    session = utterances.annotation.session
+    splits = ([3, 4, 5, 6], [1, 2])
+    train, test = (WindowDataset(utterances, utterances.in_sessions(split), 8) for split in splits)
+    assert set(session[train.targets]) == {3, 4, 5, 6}
+    assert set(session[test.targets]) == {1, 2}
+    for dataset in (train, test):
+        seen = dataset.windows[dataset.windows >= 0].unique().numpy()
+        assert set(seen) == set(dataset.targets)
+
+
+def test_training_batches_are_shuffled_and_whole_and_test_batches_in_order_and_all(utterances):
+    targets = utterances.in_sessions([1, 2, 3])
+    dataset = WindowDataset(utterances, targets, 8)
+    order = ShuffledBatches(len(dataset), 8, torch.Generator().manual_seed(0))
+    train = shuffled_loader(dataset, order)
+    first, second = ([batch.arousal for batch in train] for _ in range(2))
+    assert {len(batch) for batch in first} == {8}
+    assert len(first) == len(dataset) // 8
+    in_order = torch.cat([batch.arousal for batch in ordered_loader(dataset, 8)])
+    assert in_order[:, 0].tolist() == utterances.annotation.arousal[targets].tolist()
+    assert not torch.equal(torch.cat(first), in_order[: len(first) * 8])
+    assert not torch.equal(torch.cat(first), torch.cat(second))

@@ -8,26 +8,25 @@ import torch
 from conftest import ROOT
 from torch.utils.data import DataLoader
 
-from dataset import Batch, unchanged
+from dataset import Batch, collate
 from loss import make_loss
 from model import MATE
-from training.engine import NonFinite, ahead, evaluate, has_bfloat16, make_optimizer, make_scheduler, train_one_epoch
-from utils import glibc
+from training.devices import glibc
+from training.engine import NonFinite, evaluate, has_bfloat16, make_optimizer, make_scheduler, prefetch, train_step
 
 LOSS = make_loss("normal", 0.66, 0.9, np.ones(7, dtype=int))
 
 
-def batches(n: int = 2, size: int = 3, seed: int = 0) -> DataLoader:
+def batches(n: int = 2, size: int = 3, seed: int = 0) -> list[Batch]:
     g = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=g)
 
-    drawn = [
+    return [
         Batch(None, draw(size, 8, 768), draw(size, 7).softmax(1), draw(size, 1).tanh() + 3, draw(size, 1).tanh() + 3)
         for _ in range(n)
     ]
-    return DataLoader(drawn, batch_size=None, collate_fn=unchanged)
 
 
 def small_model() -> MATE:
@@ -35,19 +34,17 @@ def small_model() -> MATE:
     return MATE(hidden_size=4, num_layers=1, modality="text")
 
 
-def test_an_epoch_is_a_step_of_gradient_descent_a_batch():
-    model, plain = small_model().eval(), small_model()  # as an evaluation leaves it
-    loss = train_one_epoch(
-        model, batches(2, 32), LOSS, torch.optim.SGD(model.parameters(), lr=0.05), torch.device("cpu")
-    )
-    losses = []
+def test_a_training_step_is_a_step_of_gradient_descent():
+    model, plain = small_model(), small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     for batch in batches(2, 32):
+        loss = train_step(model.train(), batch, LOSS, optimizer)
         value = LOSS(plain.train()(None, batch.text, log=True), batch[2:])
         for p, gradient in zip(plain.parameters(), torch.autograd.grad(value, plain.parameters()), strict=True):
             p.data -= 0.05 * gradient
-        losses.append(value.item())
-    assert loss == pytest.approx(np.mean(losses), rel=1e-5)
-    for name, tensor in model.state_dict().items():  # the statistics of batch norm too: it ran in train mode
+        assert loss.item() == pytest.approx(value.item(), rel=1e-5)
+        assert not loss.requires_grad
+    for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, plain.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
@@ -87,19 +84,18 @@ def test_fused_optimizers_step_as_plain_ones_do(name):
 
 
 def test_bfloat16_is_used_where_told_and_only_there():
-    seen, behind = [], []
+    seen, after = [], []
     model = MATE(hidden_size=4, num_layers=1)
     sound = [batch._replace(audio=torch.randn(3, 8, 229, 313)) for batch in batches(1)]
-    loader = DataLoader(sound, batch_size=None, collate_fn=unchanged)
     model.audio_embedding.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
-    model.lstm.register_forward_hook(lambda _, __, output: behind.append(output[0].dtype))
+    model.lstm.register_forward_hook(lambda _, __, output: after.append(output[0].dtype))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     for bfloat16 in (False, True):
-        train_one_epoch(model, loader, LOSS, optimizer, torch.device("cpu"), bfloat16=bfloat16)
-        arrays, _ = evaluate(model, loader, torch.device("cpu"), bfloat16=bfloat16)
+        train_step(model.train(), sound[0], LOSS, optimizer, bfloat16)
+        arrays, _ = evaluate(model, sound, bfloat16=bfloat16)
         assert arrays["emotion_pred"].dtype == np.float32
     assert seen == [torch.float32] * 2 + [torch.bfloat16] * 2
-    assert behind == [torch.float32] * 4
+    assert after == [torch.float32] * 4
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
@@ -125,7 +121,7 @@ def test_the_next_batch_is_made_while_one_is_worked_on_and_none_beyond():
             return len(made)
 
     given = []
-    for number, batch in enumerate(ahead(DataLoader(Windows(), 1, collate_fn=unchanged), torch.device("cpu"))):
+    for number, batch in enumerate(prefetch(DataLoader(Windows(), 1, collate_fn=collate), torch.device("cpu"))):
         given += batch.text.tolist()
         if number + 1 < len(made):
             assert made[number + 1].wait(timeout=30)
@@ -142,7 +138,7 @@ def test_an_error_in_making_a_batch_reaches_the_caller():
             return 3
 
     with pytest.raises(ZeroDivisionError):
-        next(ahead(DataLoader(Broken(), 1, collate_fn=unchanged), torch.device("cpu")))
+        next(prefetch(DataLoader(Broken(), 1, collate_fn=collate), torch.device("cpu")))
 
 
 def test_unknown_optimizer_is_refused():
@@ -160,24 +156,15 @@ def test_learning_rate_drops_after_a_third_and_after_half(epochs, drops):
         scheduler.step()
 
 
-def test_steps_are_reported():
-    seen = []
-    model = small_model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    loss = train_one_epoch(model, batches(), LOSS, optimizer, torch.device("cpu"), on_step=seen.append)
-    assert len(seen) == 2
-    assert seen[-1] == pytest.approx(loss)
-
-
 def test_evaluation_gives_predictions_in_order_and_the_mean_loss_over_windows():
     model = small_model()
-    loader = DataLoader([*batches(1, 3, seed=1), *batches(1, 1, seed=2)], batch_size=None, collate_fn=unchanged)
+    given = [*batches(1, 3, seed=1), *batches(1, 1, seed=2)]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    arrays, loss = evaluate(model, loader, torch.device("cpu"), LOSS)
+    arrays, loss = evaluate(model, given, LOSS)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     row, total = 0, 0.0
     with torch.no_grad():
-        for batch in loader:
+        for batch in given:
             prediction = model.eval()(None, batch.text, log=True)
             total += LOSS(prediction, batch[2:]).item() * len(batch.emotion)
             rows = slice(row, row := row + len(batch.emotion))
@@ -194,20 +181,15 @@ def test_evaluation_gives_predictions_in_order_and_the_mean_loss_over_windows():
     assert loss == pytest.approx(total / 4, rel=1e-5)
 
 
-def test_a_loss_that_is_not_finite_names_its_step():
+def test_windows_without_labels_are_predicted_alone():
+    (batch,) = batches(1)
     model = small_model()
-    bad = list(batches(3))
-    bad[1].arousal[0] = float("nan")
-    loader = DataLoader(bad, batch_size=None, collate_fn=unchanged)
-    with pytest.raises(NonFinite, match="the loss is nan at step 12"):
-        train_one_epoch(model, loader, LOSS, torch.optim.SGD(model.parameters(), lr=0.0), torch.device("cpu"), 11)
-
-
-def test_weights_that_are_not_finite_after_the_last_step_are_noticed():
-    model = small_model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e38)
-    with pytest.raises(NonFinite, match="the weights are not finite after step 7"):
-        train_one_epoch(model, batches(1), LOSS, optimizer, torch.device("cpu"), 7)
+    arrays, loss = evaluate(model, [batch._replace(emotion=None, arousal=None, valence=None)])
+    expected, _ = evaluate(model, [batch])
+    assert arrays.keys() == {"emotion_pred", "arousal_pred", "valence_pred"}
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, expected[name])
+    assert np.isnan(loss)
 
 
 def test_predictions_that_are_not_finite_stop_an_evaluation():
@@ -215,7 +197,7 @@ def test_predictions_that_are_not_finite_stop_an_evaluation():
     with torch.no_grad():
         model.mlp_emotion[-1].bias[3] = float("nan")
     with pytest.raises(NonFinite, match="not numbers"):
-        evaluate(model, batches(), torch.device("cpu"))
+        evaluate(model, batches())
 
 
 @pytest.mark.skipif(glibc() is None, reason="memory is kept in glibc alone")
@@ -225,8 +207,7 @@ import torch
 from dataset import Batch
 from training.engine import evaluate
 from model import MATE
-from utils import glibc
-from utils import keep_freed_memory
+from training.devices import keep_freed_memory
 
 def resident():
     (line,) = (line for line in open("/proc/self/status") if line.startswith("VmRSS"))
@@ -236,12 +217,12 @@ keep_freed_memory()
 model = MATE(hidden_size=4, num_layers=1, modality="text")
 text, rating = torch.randn(2, 8, 768), torch.full((2, 1), 3.0)
 batches = [Batch(None, text, torch.eye(7)[:2], rating, rating)]
-evaluate(model, batches, torch.device("cpu"))
+evaluate(model, batches)
 sizes = [resident()]
 tensors = [torch.ones(1 << 20) for _ in range(50)]
 del tensors
 sizes.append(resident())
-evaluate(model, batches, torch.device("cpu"))
+evaluate(model, batches)
 sizes.append(resident())
 print(*sizes)
 """

@@ -20,11 +20,13 @@ from conftest import heed_permissions
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import main as program
+from training import engine, folders
 from training.options import parse_args
+from training.run import CHECKPOINT
 from utils import lock_folder
 
 ROOT = Path(program.__file__).parent
-CHECKPOINT = program.CHECKPOINT
+CHECKPOINT = CHECKPOINT
 # What a run leaves that does not depend on the time or the call
 RESULT = (
     "model.pth",
@@ -125,11 +127,11 @@ def test_every_kind_of_run_goes_on(preprocessed, tmp_path, more):
 def test_a_run_stopped_in_its_validation_or_its_test_goes_on(preprocessed, tmp_path, monkeypatch):
     more = ("--valid_split", "3", "--epochs", "2")
     assert run(preprocessed, tmp_path / "whole", *more) == 0
-    forward = program.build_model
+    forward = engine.build_model
 
-    def stopping(args):
+    def stopping(*args):
         """A model that sends SIGTERM in its n-th evaluation."""
-        model = forward(args)
+        model = forward(*args)
         model.register_forward_hook(lambda *_: None if model.training else evaluated())
         return model
 
@@ -141,7 +143,7 @@ def test_a_run_stopped_in_its_validation_or_its_test_goes_on(preprocessed, tmp_p
         if passes == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(program, "build_model", stopping)
+    monkeypatch.setattr(engine, "build_model", stopping)
     for stop_at, exp in ((1, "a"), (2, "b"), (3, "c")):  # the first validation, the second, the test
         passes = 0
         assert run(preprocessed, tmp_path / exp, *more) == 128 + signal.SIGTERM
@@ -189,9 +191,9 @@ def test_auto_locks_no_folder_but_that_of_its_run(stopped, tmp_path, monkeypatch
         locked.append(folder.name)
         return lock_folder(folder, doing)
 
-    monkeypatch.setattr(program, "lock_folder", note)
+    monkeypatch.setattr(folders, "lock_folder", note)
     argv = options(Path(json.loads((stopped / "configuration.json").read_text())["data_path"]), tmp_path, "--seed", "1")
-    assert program.find_unfinished(parse_args(argv)[0]) == tmp_path / "1"
+    assert folders.find_unfinished(parse_args(argv)[0]) == tmp_path / "1"
     assert locked == ["1"]
 
 
@@ -312,16 +314,16 @@ def test_another_corpus_is_refused_and_other_versions_are_warned_of(preprocessed
 
 
 def test_checkpoints_are_written_every_so_many_steps(preprocessed, tmp_path, monkeypatch):
-    from training import state as checkpoint
+    from training import run as training_run
 
     saved = []
-    save = checkpoint.save_checkpoint
+    save = training_run.save_checkpoint
 
     def record(*arguments) -> None:
         saved.append((arguments[-1].epoch, arguments[-1].step))
         save(*arguments)
 
-    monkeypatch.setattr(checkpoint, "save_checkpoint", record)
+    monkeypatch.setattr(training_run, "save_checkpoint", record)
     assert run(preprocessed, tmp_path, "--save_every", "2", "--epochs", "2") == 0
     assert saved == [(1, 2), (1, 4), (2, 0), (2, 1), (2, 3), (2, 5), (3, 0)]
 
@@ -349,9 +351,9 @@ def other_checkpoint(folder: Path, what: str) -> None:
             shutil.copy(folder / "model.pth", path)
         case "other run":
             stored = torch.load(path, weights_only=True)
-            torch.save(stored | {"run": "0" * 64}, path)
+            torch.save(stored | {"run": stored["run"] | {"seed": 99}}, path)
         case "other format":
-            torch.save(torch.load(path, weights_only=True) | {"format": 2}, path)
+            torch.save(torch.load(path, weights_only=True) | {"format": 3}, path)
         case "other model":
             stored = torch.load(path, weights_only=True)
             stored["model"].popitem()

@@ -35,7 +35,9 @@ from features.embeddings import load_embeddings, save_embeddings
 from features.log_mel import decibel_frames
 from features.store import stored
 from training import state as checkpoint
-from utils import InputError, load_weights, read_json
+from training.run import CHECKPOINT
+from training.state import Trainee, load_weights
+from utils import InputError, read_json
 
 ROOT = Path(program.__file__).parent
 CASES = int(os.environ.get("FUZZ", "200"))
@@ -393,7 +395,7 @@ def test_a_configuration_fits_its_weights_or_is_refused(folder, corpus, capsys):
     check()
 
 
-@pytest.mark.parametrize("name", ["model.pth", program.CHECKPOINT])
+@pytest.mark.parametrize("name", ["model.pth", CHECKPOINT])
 def test_spoilt_weights_and_checkpoints_are_noticed_or_the_same(tmp_path, name):
     model, path = torch.nn.Linear(3, 2), tmp_path / name
     optimizer = torch.optim.Adam(model.parameters())
@@ -405,7 +407,7 @@ def test_spoilt_weights_and_checkpoints_are_noticed_or_the_same(tmp_path, name):
     if name == "model.pth":
         torch.save(model.state_dict(), path)
     else:
-        checkpoint.save_checkpoint(path, "run", model, optimizer, scheduler, progress)
+        checkpoint.save_checkpoint(path, {}, Trainee(model, optimizer, scheduler), progress)
     weights = {key: value.clone() for key, value in model.state_dict().items()}
 
     @cases(0.05)
@@ -415,7 +417,7 @@ def test_spoilt_weights_and_checkpoints_are_noticed_or_the_same(tmp_path, name):
         if name == "model.pth":
             message = refused(load_weights, model, path)
         else:
-            message = refused(checkpoint.load_checkpoint, path, "run", model, optimizer, scheduler, 1, 1)
+            message = refused(checkpoint.load_checkpoint, path, {}, Trainee(model, optimizer, scheduler), 1, 1)
         if message is None:
             assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
 
@@ -632,13 +634,13 @@ def test_a_wav_of_values_beyond_any_sound_is_refused(tmp_path):
 
 @pytest.mark.parametrize("what", ["shape", "nan", "model", "order", "history"])
 def test_a_checkpoint_of_other_values_is_refused(tmp_path, what):
-    model, path = torch.nn.Linear(3, 2), tmp_path / program.CHECKPOINT
+    model, path = torch.nn.Linear(3, 2), tmp_path / CHECKPOINT
     optimizer = torch.optim.Adam(model.parameters())
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1])
     model(torch.ones(2, 3)).sum().backward()
     optimizer.step()
     progress = checkpoint.Progress(1, 0, torch.zeros(0), torch.Generator().get_state())
-    checkpoint.save_checkpoint(path, "run", model, optimizer, scheduler, progress)
+    checkpoint.save_checkpoint(path, {}, Trainee(model, optimizer, scheduler), progress)
     content = torch.load(path, weights_only=True)
     if what == "shape":
         content["optimizer"]["state"][0]["exp_avg"] = torch.zeros(7)
@@ -652,7 +654,7 @@ def test_a_checkpoint_of_other_values_is_refused(tmp_path, what):
         content["progress"]["history"] = [{"epoch": 1, "train_loss": math.nan}]
     torch.save(content, path)
     assert "not a checkpoint of this run" in refused(
-        checkpoint.load_checkpoint, path, "run", model, optimizer, scheduler, 1, 1
+        checkpoint.load_checkpoint, path, {}, Trainee(model, optimizer, scheduler), 1, 1
     )
 
 
@@ -676,7 +678,7 @@ def test_code_in_strangers_files_is_not_run(tmp_path):
     for zipped in (True, False):
         torch.save({"weight": Attack(marker)}, tmp_path / "model.pth", _use_new_zipfile_serialization=zipped)
         assert refused(load_weights, model, tmp_path / "model.pth")
-        assert refused(checkpoint.load_checkpoint, tmp_path / "model.pth", "run", model, optimizer, None, 1, 1)
+        assert refused(checkpoint.load_checkpoint, tmp_path / "model.pth", {}, Trainee(model, optimizer, None), 1, 1)
     assert not marker.exists()
     pickle.loads(content[128:])  # it would have
     assert marker.exists()

@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 import main as program
 from constants import EMOTIONS
-from dataset import ShuffledBatches, read_annotation
+from dataset import read_annotation
 from metric import ccc
 from training.options import get_args_parser, parse_args
-from utils import save_weights
 
 ROOT = Path(program.__file__).parent
 RUN_FILES = {
@@ -278,38 +277,6 @@ def test_listener_is_predicted_from_the_listeners_table(preprocessed, tmp_path):
 # Options that change what is trained
 
 
-def test_sessions_are_split_without_overlap():
-    there = set(range(1, 21))
-    assert program.training_sessions(there, [13, 14, 15, 16], None) == [*range(1, 13), *range(17, 21)]
-    assert program.training_sessions(there, [1, 2], [3, 20]) == list(range(4, 20))
-
-
-def test_windows_of_a_split_are_those_of_its_sessions_and_of_no_other(preprocessed):
-    args, _ = parse_args(["--data_path", str(preprocessed), "--modality", "text"])
-    corpus = program.load_corpus(args, program.load_annotation(args))
-    session = corpus.annotation.session
-    train, test = (corpus.windows(split, 8, soft_targets=False) for split in ([3, 4, 5, 6], [1, 2]))
-    assert set(session[train.targets]) == {3, 4, 5, 6}
-    assert set(session[test.targets]) == {1, 2}
-    for dataset in (train, test):
-        seen = dataset.windows[dataset.windows >= 0].unique().numpy()
-        assert set(seen) == set(dataset.targets)
-
-
-def test_training_batches_are_shuffled_and_whole_and_test_batches_in_order_and_all(preprocessed):
-    args, _ = parse_args(["--data_path", str(preprocessed), "--modality", "text"])
-    dataset = program.load_corpus(args, program.load_annotation(args)).windows([1, 2, 3], 8, soft_targets=False)
-    order = ShuffledBatches(len(dataset), 8, torch.Generator().manual_seed(0))
-    train = program.make_loader(dataset, 8, 0, order)
-    first, second = ([batch.arousal for batch in train] for _ in range(2))
-    assert {len(batch) for batch in first} == {8}
-    assert len(first) == len(dataset) // 8
-    in_order = torch.cat([batch.arousal for batch in program.make_loader(dataset, 8, 0)])
-    assert torch.equal(in_order, dataset.arousal)
-    assert not torch.equal(torch.cat(first), in_order[: len(first) * 8])
-    assert not torch.equal(torch.cat(first), torch.cat(second))
-
-
 @pytest.mark.parametrize(
     "options",
     [["--loss", "cbloss"], ["--lam", "0.5"], ["--optim", "sgd"], ["--weight_decay", "0.1"], ["--lr", "1e-4"]],
@@ -329,34 +296,33 @@ def test_beta_changes_the_class_balanced_loss(preprocessed, tmp_path):
     assert low != high
 
 
-def test_training_and_validation_get_soft_targets_and_only_training_random_crops(preprocessed, tmp_path, monkeypatch):
-    given = {}
+def test_training_and_validation_get_soft_targets_and_only_training_random_crops(preprocessed, tmp_path):
+    from training.processes import ALONE
 
-    def fit(args, model, loss_function, train_set, valid_set, device, folder, *_):
-        given.update(train=train_set, valid=valid_set)
-        save_weights(model, folder / "model.pth")
-
-    monkeypatch.setattr(program, "fit", fit)
-    assert run(preprocessed, tmp_path, *TEXT, "--valid_split", "3", "--seed", "7") == 0
+    options, _ = parse_args(
+        ["--data_path", str(preprocessed), "--save_path", str(tmp_path), *TEXT, "--valid_split", "3", "--seed", "7"]
+    )
+    training = program.prepare_training(options, ALONE)
     annotation = read_annotation(preprocessed / "df_speaker.csv")
-    for name, first, last, crop_seed in (("train", 4, 6, 7), ("valid", 3, 3, None)):
+    sets = {"train": (training.train_set, 4, 6, 7), "valid": (training.valid_set, 3, 3, None)}
+    for windows, first, last, crop_seed in sets.values():
         own = (annotation.session >= first) & (annotation.session <= last)
-        np.testing.assert_array_equal(given[name].emotion, annotation.soft[own])
-        assert given[name].crop_seed == crop_seed
+        emotion = windows.__getitems__(range(len(windows))).emotion
+        np.testing.assert_array_equal(emotion, annotation.soft[own])
+        assert windows.crop_seed == crop_seed
 
 
 def test_validation_loss_is_that_of_soft_targets(preprocessed, tmp_path):
-    from loss import make_loss
     from training.engine import evaluate
+    from training.folders import load_run
+    from training.processes import ALONE
 
     assert run(preprocessed, tmp_path, *TEXT, "--valid_split", "3") == 0
     folder = only_run(tmp_path)
-    args, _ = parse_args(["--data_path", str(preprocessed), *TEXT])
-    dataset = program.load_corpus(args, program.load_annotation(args)).windows([3], 8, soft_targets=True)
-    model = program.build_model(args)
-    model.load_state_dict(torch.load(folder / "model.pth", weights_only=True))
-    loss = make_loss("normal", args.lam, args.beta, dataset.class_counts)
-    _, expected = evaluate(model, program.make_loader(dataset, 8, 0), torch.device("cpu"), loss)
+    options, _ = parse_args(["--data_path", str(preprocessed), *TEXT, "--valid_split", "3"])
+    training = program.prepare_training(options, ALONE)
+    loader = program.test_loader(options, training.valid_set, ALONE)
+    _, expected = evaluate(load_run(folder).model, loader, training.loss_function)
     assert pd.read_csv(folder / "history.csv")["valid_loss"].iloc[-1] == pytest.approx(expected, rel=1e-5)
 
 
@@ -467,8 +433,15 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(preproce
 
 
 def test_weights_that_blow_up_in_the_last_step_are_not_reported_on(preprocessed, tmp_path, capsys):
-    options = ("--modality", "text", "--lr", "1e30", "--epochs", "1", "--batch_size", "40")  # a single step
-    assert run(preprocessed, tmp_path, *QUICK, *options) == 2
+    def leap(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        optimizer.param_groups[0]["lr"] = 1e30
+
+    hook = register_optimizer_step_pre_hook(leap)
+    try:
+        options = ("--modality", "text", "--epochs", "1", "--batch_size", "40")  # a single step
+        assert run(preprocessed, tmp_path, *QUICK, *options) == 2
+    finally:
+        hook.remove()
     assert "predicts values that are not numbers" in capsys.readouterr().err.splitlines()[-1]
     assert not (only_run(tmp_path) / "result.json").exists()
 
@@ -570,24 +543,27 @@ def test_precision_decides_where_bfloat16_is_used(preprocessed, tmp_path, monkey
     from training import engine
 
     used = []
-    for name in ("train_one_epoch", "evaluate"):
-        function = getattr(engine, name)
+    build = engine.build_model
 
-        def record(*args, function=function, name=name, **options):
-            used.append((name, options.get("bfloat16", name == "train_one_epoch" and args[-1])))
-            return function(*args, **options)
+    def build_recording(*args):
+        """A model that notes in which precision autocast has it train and predict."""
+        model = build(*args)
+        model.register_forward_pre_hook(lambda *_: used.append((model.training, torch.is_autocast_enabled("cpu"))))
+        return model
 
-        monkeypatch.setattr(engine, name, record)
+    monkeypatch.setattr(engine, "build_model", build_recording)
     options = (*QUICK, "--modality", "text", "--epochs", "1", "--valid_split", "3")
     for precision, fast, training, testing in (
-        *[("auto", True, True, False), ("auto", False, False, False)],
-        *[("fp32", True, False, False), ("bf16", False, True, True)],
+        ("auto", True, True, False),
+        ("auto", False, False, False),
+        ("fp32", True, False, False),
+        ("bf16", False, True, True),
     ):
         monkeypatch.setattr(engine, "has_bfloat16", lambda device, fast=fast: fast)
         used.clear()
         exp = tmp_path / f"{precision}-{fast}"
         assert run(preprocessed, exp, *options, "--precision", precision) == 0
-        assert used == [("train_one_epoch", training), ("evaluate", testing), ("evaluate", testing)]
+        assert set(used) == {(True, training), (False, testing)}
         stored = read_json(only_run(exp) / "configuration.json")["training_precision"]
         assert stored == ("bfloat16" if training else "float32")
 

@@ -17,7 +17,10 @@ from torch import nn
 
 import main as program
 from dataset import ShuffledBatches
+from training.folders import compare_circumstances
 from training.processes import ALONE, Processes
+from training.run import CHECKPOINT
+from utils import InputError
 
 ROOT = Path(program.__file__).parent
 RUN = ("--modality", "text", "--hidden_size", "8", "--num_layers", "1", "--batch_size", "8", "--test_split", "1-2")
@@ -132,10 +135,8 @@ def test_two_processes_train_as_one_whose_batch_norm_sees_the_parts(preprocessed
     """Nothing but batch norm's batch tells the two: with it in parts, one process gives the same curve and weights."""
     from training import engine
 
-    train = engine.train_one_epoch
-    monkeypatch.setattr(
-        engine, "train_one_epoch", lambda model, *rest, **options: train(Parts(model), *rest, **options)
-    )
+    step = engine.train_step
+    monkeypatch.setattr(engine, "train_step", lambda model, *rest: step(Parts(model), *rest))
     assert program.main([*where(preprocessed, tmp_path), *SGD]) == 0
     assert two[1].returncode == 0, two[1].stderr
     assert_same_training(only_run(two[0]), only_run(tmp_path))
@@ -195,7 +196,7 @@ def test_a_signal_stops_all_processes_at_one_step_and_the_run_goes_on_to_the_sam
         (step,) = re.findall(stopped, ended.stderr, re.MULTILINE)
         assert step in steps
         folder = only_run(exp)
-        assert (folder / program.CHECKPOINT).exists()
+        assert (folder / CHECKPOINT).exists()
         assert not (folder / ".lock").exists()
     ended = launch(TORCHRUN, ROOT / "main.py", *where(preprocessed, exp), "--gpu_id", "cpu", "--resume", folder)
     assert ended.returncode == 0, ended.stderr
@@ -208,7 +209,7 @@ def test_another_number_of_processes_is_warned_of(two, capsys):
     folder = only_run(two[0])
     stored = read_json(folder / "configuration.json")
     with pytest.warns(UserWarning, match="processes 2 is 3 now: the result may differ"):
-        program.warn_of_changes(folder, {}, {"device": stored["device"], "processes": 3})
+        compare_circumstances(folder, {}, {"device": stored["device"], "processes": 3})
 
 
 def test_batches_that_cannot_be_shared_are_refused_once_and_in_one_line(preprocessed, tmp_path):
@@ -230,7 +231,7 @@ def test_a_part_of_a_batch_has_two_windows_at_least(batch_size, n, message):
     if message is None:
         program.check_batch_size(batch_size, n)
     else:
-        with pytest.raises(program.InputError, match=message):
+        with pytest.raises(InputError, match=message):
             program.check_batch_size(batch_size, n)
 
 
@@ -267,7 +268,9 @@ def test_one_process_imports_no_launcher_and_computes_nothing_anew():
     assert ALONE.mean(tensor) is tensor
     assert ALONE.average_gradients(model) is ALONE.synchronise_statistics(model) is model
     code = (
-        "import processes, sys\nwith processes.join('cpu') as p: print(p.first, p.size)\nprint('torch' in sys.modules)"
+        "import sys; from training import processes\n"
+        "with processes.join('cpu') as p: print(p.first, p.size)\n"
+        "print('torch' in sys.modules)"
     )
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert said.split() == ["True", "1", "False"]

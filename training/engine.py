@@ -1,44 +1,76 @@
-"""One epoch of training, and the predictions of a data set."""
+"""The engine: the model that the options describe, a training step, and the predictions of a set of windows."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+import argparse
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from constants import OPTIMIZERS
 from loss import Loss
+from model import MATE
+from training.devices import give_back_freed_memory, memory_size
+from training.layers import ChunkedCNN
 from training.processes import ALONE, Processes
-from utils import give_back_freed_memory
+from utils import InputError
 
 if TYPE_CHECKING:
     from dataset import Batch
 
-CHECK_EVERY = 50  # steps between looks at the loss of a GPU, each of which waits for it
 EVALUATION_BATCH = 64  # windows at most; see `evaluation_batch`
 
 
-def evaluation_batch(batch_size: int, n_processes: int = 1) -> int:
-    """Windows to evaluate at once: what fits in training, where they are half as many, fits here, and so no more.
-
-    `batch_size` is that of a training step, of which each of several processes takes a part.
-    """
-    return min(EVALUATION_BATCH, 2 * max(1, batch_size // n_processes))
-
-
 class NonFinite(ArithmeticError):
-    """A loss or a prediction is infinite or not a number; `batch` is the number of its batch in the epoch, or None."""
+    """A loss, a weight or a prediction is infinite or not a number; `batch` is its number in the epoch, or None."""
 
     def __init__(self, message: str, batch: int | None = None) -> None:
         super().__init__(message)
         self.batch = batch
+
+
+# The model and what trains it
+
+
+def build_model(options: argparse.Namespace, trains: bool = True) -> MATE:
+    """The MATE that the options describe, its convolutions channels-last: 0.7 of the time of contiguous ones.
+
+    Raises
+    ------
+    InputError : it takes more than this machine's memory; to train it takes three times the memory of its weights
+    """
+    mate = partial(
+        MATE,
+        backbone=options.backbone,
+        hidden_size=options.hidden_size,
+        num_layers=options.num_layers,
+        bidirectional=options.bidirectional,
+        text_dim=options.text_dim,
+        ws=options.ws,
+        sr=options.sr,
+        concat=not options.no_concat,
+        modality=options.modality,
+    )
+    with torch.device("meta"):  # takes no memory: a system may grant more than it has and kill the program later
+        n_bytes = sum(weight.nbytes for weight in mate().parameters())
+    if trains and not torch.cuda.is_available():
+        n_bytes *= 3  # with gradients, and what the optimizer keeps
+    if n_bytes > (memory := memory_size()):
+        raise InputError(
+            f"--hidden_size {options.hidden_size}, --num_layers {options.num_layers}, --ws {options.ws}, --text_dim "
+            f"{options.text_dim}: the model takes {n_bytes / 1e9:.0f} GB, this machine has {memory / 1e9:.0f} GB; give "
+            "smaller ones"
+        )
+    model = mate()
+    if model.uses_audio:
+        model.audio_embedding = ChunkedCNN(*model.audio_embedding).to(memory_format=torch.channels_last)
+    return model
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -49,21 +81,27 @@ def has_bfloat16(device: torch.device) -> bool:
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
+def trains_in_bfloat16(precision: str, device: torch.device) -> bool:
+    """Whether convolutions train in bfloat16 on `device`, by `--precision`."""
+    return precision == "bf16" or (precision == "auto" and has_bfloat16(device))
+
+
 def make_optimizer(
     name: str, model: torch.nn.Module, lr: float, lr_decay: float, weight_decay: float
 ) -> torch.optim.Optimizer:
     """The optimizer of `--optim`, all parameters in one kernel where torch has it; `lr_decay` is Adagrad's own."""
     parameters = list(model.parameters())
     device = parameters[0].device.type
-    options = {"lr": lr, "weight_decay": weight_decay, "fused": device in ("cpu", "cuda")}
+    fused = device in ("cpu", "cuda")
     if name == "adam":
-        return torch.optim.Adam(parameters, **options)
+        return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
     if name == "adamw":
-        return torch.optim.AdamW(parameters, **options)
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
     if name == "adagrad":
-        return torch.optim.Adagrad(parameters, lr_decay=lr_decay, **options | {"fused": device == "cpu"})
+        fused = device == "cpu"
+        return torch.optim.Adagrad(parameters, lr=lr, lr_decay=lr_decay, weight_decay=weight_decay, fused=fused)
     if name == "sgd":
-        return torch.optim.SGD(parameters, momentum=0.9, **options)
+        return torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=weight_decay, fused=fused)
     raise ValueError(f"optimizer {name!r}: expected one of {', '.join(OPTIMIZERS)}")
 
 
@@ -73,9 +111,12 @@ def make_scheduler(optimizer: torch.optim.Optimizer, epochs: int, gamma: float) 
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma)
 
 
-def ahead(batches: DataLoader, device: torch.device) -> Iterator[Batch]:
-    """The batches, on `device`; each is made by a thread of its own while the one before it is worked on."""
-    iterator = iter(batches)
+# Batches in, numbers out
+
+
+def prefetch(loader: DataLoader, device: torch.device) -> Iterator[Batch]:
+    """The batches of `loader` on `device`; a second thread makes the next one while the caller works on this one."""
+    iterator = iter(loader)
     with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as thread:
 
         def make() -> Batch | None:
@@ -88,99 +129,76 @@ def ahead(batches: DataLoader, device: torch.device) -> Iterator[Batch]:
             yield batch
 
 
-def train_one_epoch(
+def train_step(
     model: torch.nn.Module,
-    batches: DataLoader,
+    batch: Batch,
     loss_function: Loss,
     optimizer: torch.optim.Optimizer,
-    device: torch.device,
-    first_step: int = 1,
-    on_step: Callable[[float | None], None] = lambda loss: None,
-    losses: Tensor | None = None,
     bfloat16: bool = False,
-    processes: Processes = ALONE,
-) -> float:
-    """Train on every batch once and return the epoch's mean loss; with several processes a loss is the mean of theirs.
+) -> Tensor:
+    """One step of gradient descent on a batch; returns its loss without waiting for the device.
 
-    `on_step` is called after each step, now and then with the mean loss so far: reading it waits for the device.
-    `losses` is filled with the losses of the epoch's steps; where it is longer than `batches`, the first ones are those
-    of steps that were done before, and counted in the mean. `bfloat16` lets the model compute in it where autocast
-    deems it safe; parameters, statistics of batch norm and losses stay float32.
-
-    Raises
-    ------
-    NonFinite : the loss, or in the end a weight, is not finite; the message names the step, counted from `first_step`
+    `bfloat16` lets the model compute in it where autocast deems it safe; parameters, statistics of batch norm and the
+    loss stay float32.
     """
-    model.train()
-    if losses is None:
-        losses = torch.zeros(len(batches), device=device)
-    n_batches = len(losses)
-    for index, batch in enumerate(ahead(batches, device), start=n_batches - len(batches)):
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            prediction = model(batch.audio, batch.text, log=True)
-        loss = loss_function(prediction, (batch.emotion, batch.arousal, batch.valence))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        losses[index] = processes.mean(loss.detach())
-        mean = None
-        if (index + 1) % CHECK_EVERY == 0 or index + 1 == n_batches or device.type == "cpu":
-            mean = losses[: index + 1].mean().item()
-            if not math.isfinite(mean):
-                step = first_step + int((~losses.isfinite()).nonzero()[0])
-                loss = losses[step - first_step].item()
-                raise NonFinite(f"the loss is {loss} at step {step}", step - first_step)
-        on_step(mean)
-    if not torch.stack([p.isfinite().all() for p in model.parameters()]).all():
-        raise NonFinite(f"the weights are not finite after step {first_step + n_batches - 1}")
-    return losses.mean().item()
+    with torch.autocast(batch.emotion.device.type, torch.bfloat16, enabled=bfloat16):
+        prediction = model(batch.audio, batch.text, log=True)
+    loss = loss_function(prediction, batch.target)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def evaluation_batch(batch_size: int, n_processes: int = 1) -> int:
+    """Windows to evaluate at once: training fits half as many, which take more memory there.
+
+    `batch_size` is that of a training step, of which each of several processes takes a part.
+    """
+    return min(EVALUATION_BATCH, 2 * max(1, batch_size // n_processes))
 
 
 @torch.inference_mode()
 def evaluate(
     model: torch.nn.Module,
-    batches: DataLoader,
-    device: torch.device,
+    batches: Iterable[Batch],
     loss_function: Loss | None = None,
-    description: str | None = None,
-    on_batch: Callable[[], None] = lambda: None,
     bfloat16: bool = False,
     processes: Processes = ALONE,
 ) -> tuple[dict[str, np.ndarray], float]:
-    """Predictions of a data set, and its mean loss over windows (NaN without a `loss_function`).
+    """Predictions of the windows in `batches`, and their mean loss (NaN without a `loss_function`).
 
-    `description` names the progress bar; without it there is none. `on_batch` is called after each batch. Of several
-    processes each has `batches` of its own, and gets the predictions of all, those of process 0 first.
+    With several processes each has its own batches, and all get the predictions of all.
 
     Returns
     -------
-    dict of float32 arrays : `emotion_pred`, `emotion`, shape = (N, 7); `arousal_pred`, `arousal`, `valence_pred`,
-    `valence`, shape = (N,)
+    dict of `emotion_pred` (probabilities, shape = (N, 7)), `arousal_pred` and `valence_pred` (shape = (N,)), and, if
+    the windows have labels, `emotion` (shape = (N, 7)), `arousal` and `valence` (shape = (N,)); float32
+    float : mean loss over windows
 
     Raises
     ------
     NonFinite : a prediction is not finite
     """
     model.eval()
-    give_back_freed_memory()  # training's: a GB or two on a CPU
+    give_back_freed_memory()  # a GB or two of training's, on a CPU
+    device = next(model.parameters()).device
     outputs: list[tuple[Tensor, ...]] = []
     total = torch.zeros((), device=device)
-    bar = tqdm(ahead(batches, device), description, len(batches), unit="batch", disable=description is None)
-    for batch in bar:
+    for batch in batches:
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            prediction = model(batch.audio, batch.text, log=True)
-        target = (batch.emotion, batch.arousal, batch.valence)
+            emotion, *affect = model(batch.audio, batch.text, log=True)
         if loss_function is not None:
-            total += loss_function(prediction, target) * len(batch.emotion)
-        outputs.append((prediction[0].exp(), *prediction[1:], *target))
-        on_batch()
+            total += loss_function((emotion, *affect), batch.target) * len(emotion)
+        outputs.append((emotion.exp(), *affect, *(label for label in batch.target if label is not None)))
+    own = [torch.cat(parts).float().cpu().numpy() for parts in zip(*outputs, strict=True)]
+    gathered, totals = processes.gather([own] if own else []), processes.gather([total.item()])
     names = ("emotion_pred", "arousal_pred", "valence_pred", "emotion", "arousal", "valence")
-    ours = [torch.cat(parts).float().cpu().numpy() for parts in zip(*outputs, strict=True)]
-    gathered, totals = processes.gather([ours] if ours else []), processes.gather([total.item()])
-    arrays = {name: np.concatenate(parts) for name, parts in zip(names, zip(*gathered, strict=True), strict=True)}
-    for name in ("arousal_pred", "valence_pred", "arousal", "valence"):
+    columns = [np.concatenate(parts) for parts in zip(*gathered, strict=True)]
+    arrays = dict(zip(names, columns, strict=False))  # three of them without labels
+    for name in arrays.keys() - {"emotion", "emotion_pred"}:
         arrays[name] = arrays[name][:, 0]
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise NonFinite("the model predicts values that are not numbers")
-    mean_loss = sum(totals) / len(arrays["emotion"]) if loss_function is not None else math.nan
+    mean_loss = sum(totals) / len(arrays["emotion_pred"]) if loss_function is not None else float("nan")
     return arrays, mean_loss

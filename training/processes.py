@@ -1,4 +1,4 @@
-"""One run in several processes, which `torchrun` or `accelerate launch` starts: who does what, and what they share.
+"""Processes: one run in several, which `torchrun` or `accelerate launch` starts, and what they share.
 
 Without a launcher there is one process, nothing is imported, and everything here does nothing.
 """
@@ -12,23 +12,24 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from utils import InputError, Interrupted, pick_device
+from training.devices import pick_device
+from utils import InputError, Interrupted
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 T = TypeVar("T")
-Told = TypeVar("Told", InputError, Interrupted)
+Stop = TypeVar("Stop", InputError, Interrupted)
 
 
 @dataclass(frozen=True)
 class Processes:
     """The processes of a run; each holds one of these.
 
-    rank : number of this process; process 0 alone writes and speaks
+    rank : number of this process; process 0 alone writes and prints
     size : how many there are
-    device : of this process; None without a launcher, where `--gpu_id` says it
+    device : of this process; None without a launcher: then `--gpu_id` decides
     """
 
     rank: int = 0
@@ -41,7 +42,7 @@ class Processes:
         return self.rank == 0
 
     def gather(self, items: list[T]) -> list[T]:
-        """The items of all processes, one process behind the other, in every one of them."""
+        """The items of all processes, process 0 first, in every process."""
         if self.size == 1:
             return items
         from accelerate.utils import gather_object
@@ -49,8 +50,8 @@ class Processes:
         return gather_object(items)
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """A block that every process enters; an error in one stops all of them at its end, and is told of once."""
+    def all_or_none(self) -> Iterator[None]:
+        """A block that every process enters; an error in one stops all of them at its end, and is reported once."""
         if self.size == 1:
             yield
             return
@@ -59,22 +60,22 @@ class Processes:
             yield
         except Exception as error:
             caught = error
-        told = caught if caught is None or isinstance(caught, InputError) else InputError(f"process {self.rank} failed")
-        errors = [error for error in self.gather([told]) if error is not None]
-        if caught is not None and caught is not told:
+        own = caught if caught is None or isinstance(caught, InputError) else InputError(f"process {self.rank} failed")
+        errors = [error for error in self.gather([own]) if error is not None]
+        if caught is not own:
             raise caught  # with its traceback
         if errors:
-            raise self.told_once(errors[0]) from caught
+            raise self.reported_by_first(errors[0]) from caught
 
-    def told_once(self, error: Told) -> Told:
-        """An error that every process raises, marked so that only process 0 tells the user of it."""
-        error.told = not self.first
+    def reported_by_first(self, error: Stop) -> Stop:
+        """An error that every process raises, marked so that only process 0 reports it."""
+        error.reported = not self.first
         return error
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What `make` gives in process 0, which alone calls it."""
+        """What `make` returns in process 0, which alone calls it."""
         value = None
-        with self.together():
+        with self.all_or_none():
             if self.first:
                 value = make()
         return self.gather([value])[0]
@@ -139,14 +140,14 @@ ALONE = Processes()
 
 
 def launched() -> tuple[int, int]:
-    """Rank of this process and number of processes, as a launcher says them in the environment."""
+    """Rank of this process and number of processes, from the environment that a launcher sets."""
     size = int(os.environ.get("WORLD_SIZE", 1))
     return (int(os.environ.get("RANK", 0)) if size > 1 else 0), size
 
 
 @contextlib.contextmanager
 def join(gpu_id: str | None) -> Iterator[Processes]:
-    """Meet the other processes of this run, if there are any, and part from them behind the block.
+    """Meet the other processes of this run, if there are any, and part from them after the block.
 
     Parameters
     ----------
@@ -174,7 +175,7 @@ def join(gpu_id: str | None) -> Iterator[Processes]:
         # What lies on a CPU goes through gloo, also beside GPUs
         state = PartialState(cpu=use_cpu, backend="gloo" if use_cpu else "cpu:gloo,cuda:nccl")
     try:
-        with Processes(rank, size).together():
+        with Processes(rank, size).all_or_none():
             if gpu_id not in (None, "cpu"):
                 raise InputError(f"--gpu_id {gpu_id}: {size} processes take a GPU each; leave it out, or give cpu")
             local, n_gpus = int(os.environ.get("LOCAL_WORLD_SIZE", size)), torch.cuda.device_count()

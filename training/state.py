@@ -1,4 +1,4 @@
-"""What a training run needs to go on where it stopped, as if it never had."""
+"""State: the weights of a run, and the checkpoint that lets it go on as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -6,17 +6,121 @@ import hashlib
 import json
 import math
 import random
+import zipfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as serialise_safetensors
 from torch import Tensor
 
-from utils import InputError, atomic_write, is_plain, read_tensors
+from training.options import MODEL, TEST, TRAINING, identity, names_of
+from utils import InputError, atomic_write, check_archive
 
-FORMAT = 1
+# Weights
+
+
+def save_weights(model: torch.nn.Module, path: Path) -> None:
+    """Write the state dict alone, whole or not at all."""
+    with atomic_write(path, "wb") as file:
+        torch.save(model.state_dict(), file)
+
+
+def save_safetensors(model: torch.nn.Module, path: Path) -> None:
+    """Write the weights in the safetensors format, which holds tensors and nothing that could be run."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_write(path, "wb") as file:
+        file.write(serialise_safetensors(state, {"format": "pt"}))
+
+
+def load_weights(model: torch.nn.Module, path: Path) -> None:
+    """Load the state dict in `path`, or in the safetensors file beside it if there is one, into `model`.
+
+    Nothing that the files may hold is executed.
+
+    Raises
+    ------
+    InputError : there is no file, it is not a state dict, does not fit the model or holds values that are not numbers,
+        or the two files differ
+    """
+    safe = path.with_suffix(".safetensors")
+    files = [file for file in (safe, path) if file.exists()]
+    if not files:
+        raise InputError(f"{path}: not found; training writes it after its first epoch")
+    state, *others = [read_state_dict(file) for file in files]
+    expected = model.state_dict()
+    for name in expected.keys() | state.keys():
+        found, wanted = (list(d[name].shape) if name in d else "none" for d in (state, expected))
+        if found != wanted:
+            raise InputError(
+                f"{files[0]}: {name} has shape {found}, the configuration's model has {wanted}; "
+                f"is configuration.json beside it the one it was trained with?"
+            )
+        if not is_plain(state[name], expected[name]):
+            raise InputError(
+                f"{files[0]}: {name} holds {state[name].dtype} values that are not finite or not dense, expected "
+                f"finite {expected[name].dtype}; train anew with a smaller --lr, or copy the file again"
+            )
+    for other in others:
+        if other.keys() != state.keys() or not all(torch.equal(other[name], state[name]) for name in state):
+            raise InputError(f"{safe}: holds other weights than {path.name} beside it; take away the one that is wrong")
+    model.load_state_dict(state)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from a `.pth` or `.safetensors` file; `InputError` if it holds anything else."""
+    try:
+        state = load_safetensors(path.read_bytes()) if path.suffix == ".safetensors" else read_tensors(path)
+    except Exception as error:  # damaged bytes make the readers raise almost anything
+        raise InputError(f"{path}: not a file of weights alone ({first_line(error)})") from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise InputError(f"{path}: holds no state dict (names and tensors), expected what torch.save(state_dict) wrote")
+    return state
+
+
+def read_tensors(path: Path) -> Any:
+    """What `torch.save` wrote: tensors on the CPU and plain containers, executing nothing else the file may hold.
+
+    Raises what zipfile and torch raise for a file that is damaged or holds anything else. torch itself does not
+    compare a file's content with its checksums.
+    """
+    if zipfile.is_zipfile(path):
+        check_archive(path)
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} does not fit its content")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def is_plain(tensor: Tensor, like: Tensor) -> bool:
+    """Whether a tensor from a file holds finite numbers of the same kind as `like`, not sparse, quantized or absent."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        return False
+    kinds = {(t.is_floating_point(), t.is_complex(), t.dtype == torch.bool) for t in (tensor, like)}
+    return len(kinds) == 1 and bool(tensor.isfinite().all())
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its type."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+# Checkpoints
+
+FORMAT = 2  # 1, of earlier versions, holds a digest of the run's options in place of the options
+
+
+class Trainee(NamedTuple):
+    """What a training step changes."""
+
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
 
 
 @dataclass
@@ -26,8 +130,8 @@ class Progress:
     epoch : of the next step, counted from 1
     step : steps of that epoch that are done
     losses : of these steps, float32, shape = (step,)
-    order : state of the generator that shuffles, as it was at the begin of that epoch
-    history : a row of figures a finished epoch
+    order : state of the generator that shuffles, as it was at the start of that epoch
+    history : one row of figures per finished epoch
     saved : epoch whose weights `model.pth` holds, 0 for none
     best : its validation loss, where the best epoch is selected
     """
@@ -40,28 +144,43 @@ class Progress:
     saved: int = 0
     best: float = float("inf")
 
+    def check(self, epochs: int, n_steps: int) -> None:
+        """Raise `ValueError` where this cannot be the progress of a run of `epochs` of `n_steps`."""
+        if [type(number) for number in (self.epoch, self.step, self.saved, self.best)] != [int, int, int, float]:
+            raise ValueError("an epoch, step or loss that is no number")
+        within = 1 <= self.epoch <= epochs and 0 <= self.step <= n_steps
+        if not within and (self.epoch, self.step) != (epochs + 1, 0):
+            raise ValueError(f"epoch {self.epoch} and step {self.step}, in a run of {epochs} epochs of {n_steps} steps")
+        if self.losses.shape != (self.step,):
+            raise ValueError(f"epoch {self.epoch}, step {self.step} and {len(self.losses)} losses")
+        if not 0 <= self.saved < self.epoch or len(self.history) != self.epoch - 1:
+            finished = len(self.history)
+            raise ValueError(f"epoch {self.epoch}, weights of {self.saved} and {finished} finished ones")
+        torch.Generator().set_state(self.order)
 
-def digest(configuration: dict[str, Any]) -> str:
-    """A digest of what decides a run's outcome, which tells its checkpoint from another run's."""
-    return hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
+
+def decisive_options(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """The options in a configuration that decide a run's outcome, except where its corpus lies: it may move."""
+    return {name: configuration[name] for name in names_of(MODEL, TRAINING, TEST) if name in configuration}
 
 
-def save_checkpoint(
-    path: Path,
-    run: str,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    progress: Progress,
-) -> None:
-    """Write everything that decides how the run named `run` (see `identity`) goes on, whole or not at all."""
+def is_of_run(content: Mapping[str, Any], configuration: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's content is of the run with this configuration."""
+    options = decisive_options(configuration)
+    if content["format"] == 1:
+        return content["run"] == hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
+    return identity(content["run"]) == identity(options)
+
+
+def save_checkpoint(path: Path, configuration: Mapping[str, Any], trainee: Trainee, progress: Progress) -> None:
+    """Write everything that decides how the run of this configuration goes on, whole or not at all."""
     _, keys, *rest = np.random.get_state()  # noqa: NPY002
     content = {
         "format": FORMAT,
-        "run": run,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
+        "run": decisive_options(configuration),
+        "model": trainee.model.state_dict(),
+        "optimizer": trainee.optimizer.state_dict(),
+        "scheduler": trainee.scheduler.state_dict(),
         "progress": {**vars(progress), "losses": progress.losses.cpu()},
         "random": {
             "python": random.getstate(),
@@ -75,67 +194,74 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path,
-    run: str,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    epochs: int,
-    n_steps: int,
+    path: Path, configuration: Mapping[str, Any], trainee: Trainee, epochs: int, n_steps: int
 ) -> Progress:
-    """Put back everything that `save_checkpoint` wrote in a run of `epochs` of `n_steps`, executing nothing else.
+    """Restore everything that `save_checkpoint` wrote in a run of `epochs` of `n_steps`, executing nothing else.
 
     Raises
     ------
     InputError : the file is damaged, no checkpoint of this program, or one of another run
     """
-    todo = "take it away to train from the beginning"
+    remedy = "take it away to train from the beginning"
     try:
         content = read_tensors(path)
-        found = content["format"], content["run"]
+        found, is_ours = content["format"], content["format"] in (1, FORMAT) and is_of_run(content, configuration)
     except Exception as error:  # damaged bytes make torch's readers raise almost anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not readable as a checkpoint ({reason}); {todo}") from error
-    if found[0] != FORMAT:
-        raise InputError(f"{path}: a checkpoint of format {found[0]!r}, this program writes {FORMAT}; {todo}")
-    if found[1] != run:
-        raise InputError(f"{path}: the checkpoint of a run with another configuration or corpus; {todo}")
+        raise InputError(f"{path}: not readable as a checkpoint ({first_line(error)}); {remedy}") from error
+    if found not in (1, FORMAT):
+        raise InputError(f"{path}: a checkpoint of format {found!r}, this program writes {FORMAT}; {remedy}")
+    if not is_ours:
+        raise InputError(f"{path}: the checkpoint of a run with another configuration or corpus; {remedy}")
     try:
         progress = Progress(**content["progress"])
-        at, n_losses = (progress.epoch, progress.step), len(progress.losses)
-        if [type(number) for number in (*at, progress.saved, progress.best)] != [int, int, int, float]:
-            raise ValueError("an epoch, step or loss that is no number")
-        if not ((1 <= at[0] <= epochs and 0 <= at[1] <= n_steps) or at == (epochs + 1, 0)):
-            raise ValueError(f"epoch {at[0]} and step {at[1]}, in a run of {epochs} epochs of {n_steps} steps")
-        if progress.losses.shape != (at[1],) or not is_plain(progress.losses, torch.zeros(0)):
-            raise ValueError(f"epoch {at[0]}, step {at[1]} and {n_losses} losses")
-        if not 0 <= progress.saved < at[0] or len(progress.history) != at[0] - 1:
-            raise ValueError(f"epoch {at[0]}, weights of {progress.saved} and {len(progress.history)} finished ones")
-        if not all(math.isfinite(number) for row in progress.history for number in row.values()):
-            raise ValueError("a history of values that are not numbers")
-        torch.Generator().set_state(progress.order)
-        expected = model.state_dict()
-        if expected.keys() != content["model"].keys():
-            raise ValueError("the weights of another model")
-        for name, weight in content["model"].items():
-            if weight.shape != expected[name].shape or not is_plain(weight, expected[name]):
-                raise ValueError(f"{name} is of another shape or kind, or not finite")
-        of_optimizer = content["optimizer"]["state"]
-        for number, weight in enumerate(model.parameters()):
-            for name, kept in of_optimizer.get(number, {}).items():
-                if kept is not None and (kept.shape not in (weight.shape, ()) or not is_plain(kept, weight)):
-                    raise ValueError(f"the optimizer's {name} is of another shape or kind, or not finite")
-        model.load_state_dict(content["model"])
-        optimizer.load_state_dict(content["optimizer"])
-        scheduler.load_state_dict(content["scheduler"])
-        states = content["random"]
-        version, keys, gauss = states["python"]
-        random.setstate((version, tuple(keys), gauss))
-        np.random.set_state(("MT19937", states["numpy"][0].numpy().astype(np.uint32), *states["numpy"][1:]))  # noqa: NPY002
-        torch.set_rng_state(states["torch"])
-        if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(states["cuda"])
+        progress.check(epochs, n_steps)
+        check_values(content)
+        check_optimizer(content["optimizer"], trainee.model)
+        trainee.model.load_state_dict(content["model"])
+        trainee.optimizer.load_state_dict(content["optimizer"])
+        trainee.scheduler.load_state_dict(content["scheduler"])
+        restore_random_state(content["random"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not a checkpoint of this run ({reason}); {todo}") from error
+        raise InputError(f"{path}: not a checkpoint of this run ({first_line(error)}); {remedy}") from error
     return progress
+
+
+def check_values(content: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where weights, the optimizer's state or the history hold values that are not finite."""
+    for part in ("model", "optimizer"):
+        for name, value in leaves(content[part]):
+            if isinstance(value, Tensor) and not is_plain(value, value):
+                raise ValueError(f"{part}: {name} is not finite or not dense")
+    if not all(math.isfinite(value) for _, value in leaves(content["progress"]["history"])):
+        raise ValueError("a history of values that are not numbers")
+    if not content["progress"]["losses"].isfinite().all():
+        raise ValueError("losses that are not numbers")
+
+
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything in nested dicts and lists, with its place."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from leaves(item, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
+
+
+def check_optimizer(state_dict: Mapping[str, Any], model: torch.nn.Module) -> None:
+    """Raise `ValueError` where a tensor of the optimizer has not the shape of its weight: torch does not check it."""
+    for number, weight in enumerate(model.parameters()):
+        for name, kept in state_dict["state"].get(number, {}).items():
+            if kept is not None and (kept.shape not in (weight.shape, ()) or not kept.is_floating_point()):
+                raise ValueError(f"the optimizer's {name} has shape {list(kept.shape)}, not {list(weight.shape)}")
+
+
+def restore_random_state(states: Mapping[str, Any]) -> None:
+    """Put the random generators of Python, NumPy and torch back to where they were."""
+    version, keys, gauss = states["python"]
+    random.setstate((version, tuple(keys), gauss))
+    keys, *rest = states["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])

@@ -1,0 +1,120 @@
+"""Annotation: the utterances and labels of a pre-processed table, `df_speaker.csv` or `df_listener.csv`."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from constants import AFFECT_RANGE, N_EMOTIONS, N_RATERS
+from corpora.labels import emotion_index, parse_emotions
+from corpora.registry import EXAMPLE_ID, parse_id
+from utils import MAX_TABLE_BYTES, InputError, decode, read_bounded
+
+VOTES = [f"Emotion.{rater}" for rater in range(1, N_RATERS + 1)]
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """N utterances in time order within a dialogue, and their labels, which are None where there are none.
+
+    ids : N segment ids
+    session : int64, shape = (N,)
+    dialogue : int64, shape = (N,), equal for the utterances of one dialogue
+    majority : float32 multi-hot majority label(s), shape = (N, 7)
+    soft : float32 share of the raters' votes, shape = (N, 7)
+    arousal, valence : float32, shape = (N,), 1 to 5
+    """
+
+    ids: list[str]
+    session: np.ndarray
+    dialogue: np.ndarray
+    majority: np.ndarray | None = None
+    soft: np.ndarray | None = None
+    arousal: np.ndarray | None = None
+    valence: np.ndarray | None = None
+
+
+def read_annotation(path: Path) -> Annotation:
+    """Read a `df_speaker.csv` or `df_listener.csv` of preprocessing.py, or a published one; rows keep their order.
+
+    Raises
+    ------
+    InputError : it is missing, lacks a column, or a row holds what cannot be a segment id, a label or a rating
+    """
+    table = read_table(path)
+    ids = table["Segment ID"].tolist()
+    session, dialogue = read_ids(path, ids)
+    majority, soft = np.zeros((2, len(ids), N_EMOTIONS), dtype=np.float32)
+    affect = np.empty((2, len(ids)), dtype=np.float32)
+    cells = table[["Emotion", "Arousal", "Valence", *VOTES]].itertuples(index=False, name=None)
+    for row, (emotion, arousal, valence, *votes) in enumerate(cells):
+        try:
+            majority[row, parse_emotions(emotion)] = 1
+            for vote in filter(str.strip, votes):
+                soft[row, emotion_index(vote)] += 1
+            affect[:, row] = float(arousal), float(valence)
+            if not ((AFFECT_RANGE[0] <= affect[:, row]) & (affect[:, row] <= AFFECT_RANGE[1])).all():
+                raise ValueError(f"arousal {arousal}, valence {valence}; expected 1 to 5")
+            if not soft[row].any():
+                raise ValueError(f"no rater's emotion in {VOTES[0]} to {VOTES[-1]}")
+        except ValueError as error:
+            raise InputError(f"{path}, row {row + 2} ({ids[row]}): {error}") from error
+    soft /= soft.sum(axis=1, keepdims=True)
+    return Annotation(ids, session, dialogue, majority, soft, arousal=affect[0], valence=affect[1])
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """The cells of a table as text; `InputError` where it cannot be read, has no row or lacks a column."""
+    try:
+        text = decode(read_bounded(path, MAX_TABLE_BYTES), path)
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: not found; run preprocessing.py --data_path {path.parent} first") from error
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        raise InputError(f"{path}: not readable as a CSV table ({error})") from error
+    absent = [c for c in ("Segment ID", "Emotion", "Arousal", "Valence", *VOTES) if c not in table.columns]
+    if absent:
+        found = ", ".join(map(repr, table.columns[:3]))
+        raise InputError(
+            f"{path}: has no column {absent[0]!r}, its first ones are {found}; expected the columns that "
+            "preprocessing.py writes, separated by commas"
+        )
+    if table.empty:
+        raise InputError(f"{path}: has no rows")
+    return table
+
+
+def read_ids(path: Path, ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Session and dialogue numbers of segment ids, both int64, shape = (N,).
+
+    Warns where an utterance comes after later ones of its speaker, since windows follow the order of the rows.
+
+    Raises
+    ------
+    InputError : one is not a segment id, or occurs twice
+    """
+    sessions, dialogues, backwards, seen = [], [], [], set()
+    last: dict[tuple[str, str], int] = {}  # sequence number by dialogue and speaker
+    for row, segment in enumerate(ids):
+        parts = parse_id(segment)
+        if parts is None or segment in seen:
+            found = f"expected an id such as {EXAMPLE_ID}" if parts is None else "occurs twice"
+            raise InputError(f"{path}, row {row + 2}: segment id {segment!r}: {found}")
+        seen.add(segment)
+        sessions.append(parts.session)
+        dialogues.append(parts.dialogue)
+        if parts.sequence < last.get((parts.dialogue, parts.speaker), 0):
+            backwards.append(segment)
+        last[parts.dialogue, parts.speaker] = parts.sequence
+    if backwards:
+        warnings.warn(
+            f"{path}: {len(backwards)} utterances such as {backwards[0]} come after later ones of their dialogue; "
+            "windows follow the order of the file, so it should be the order of time",
+            stacklevel=3,
+        )
+    return np.array(sessions, dtype=np.int64), pd.factorize(pd.Series(dialogues))[0]

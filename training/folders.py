@@ -1,0 +1,169 @@
+"""Experiment folders: how a run is found, loaded again, and gone on with."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from constants import SAMPLE_RATE
+from corpora.registry import LAST_SESSION
+from model import MATE
+from training.engine import build_model
+from training.options import (
+    CALL,
+    CORPUS,
+    TEST,
+    TRAINING,
+    as_json,
+    identity,
+    names_of,
+    parse_args,
+    read_options,
+    sessions,
+)
+from training.run import CHECKPOINT
+from training.state import load_weights
+from utils import InputError, find_run, lock_folder, read_json
+
+
+class TrainedRun(NamedTuple):
+    """An experiment folder with its trained model.
+
+    model : with the trained weights, on the CPU
+    options : every option of main.py; `test_split` are the sessions that it held out
+    train_sessions : those that it was trained on
+    """
+
+    folder: Path
+    model: MATE
+    options: argparse.Namespace
+    train_sessions: list[int]
+
+
+def load_run(folder: Path, chosen: Mapping[str, Any] | None = None) -> TrainedRun:
+    """Load an experiment folder, of this program or of the published one.
+
+    Parameters
+    ----------
+    chosen : options by name that are to differ from the folder's configuration, such as `test_split`, or that it lacks
+
+    Raises
+    ------
+    InputError : the configuration or the weights cannot be used, or a chosen option contradicts the trained model
+    """
+    path = folder / "configuration.json"
+    stored, chosen = read_json(path), chosen or {}
+    if "versions" not in stored:  # the published program's: its --sr had no effect, and it always had four layers
+        stored |= {"sr": SAMPLE_RATE, "num_layers": 4}
+    trained = read_options(path, stored, unchecked=names_of(TRAINING))
+    free = names_of(CALL, CORPUS, TEST)
+    for name, value in chosen.items():
+        if name not in free and name in trained and trained[name] != value:
+            raise InputError(f"--{name} {value}: the model in {folder} was trained with {trained[name]}")
+    options = argparse.Namespace(**vars(parse_args([])[0]) | trained | chosen)
+    train_sessions = read_train_sessions(path, stored, trained)
+    model = build_model(options, trains=False)
+    load_weights(model, folder / "model.pth")
+    return TrainedRun(folder, model, options, train_sessions)
+
+
+def read_train_sessions(path: Path, stored: Mapping[str, Any], trained: Mapping[str, Any]) -> list[int]:
+    """The sessions that a run was trained on: as its configuration says, or all that it did not hold out."""
+    test_split, valid_split = trained.get("test_split") or [], trained.get("valid_split") or []
+    if "train_split" not in stored:
+        test_split = test_split or parse_args([])[0].test_split
+        return [s for s in range(1, LAST_SESSION + 1) if s not in {*test_split, *valid_split}]
+    try:
+        train_split = sessions(str(stored["train_split"]))
+    except argparse.ArgumentTypeError as error:
+        raise InputError(f"{path}: train_split: {error}") from error
+    splits = [{*train_split}, {*test_split}, {*valid_split}]
+    if shared := sorted(s for s in set.union(*splits) if sum(s in split for split in splits) > 1):
+        raise InputError(
+            f"{path}: sessions {shared} are in two of train_split, test_split and valid_split, which main.py never "
+            "writes; take the configuration that the model was trained with"
+        )
+    return train_split
+
+
+# A run that goes on
+
+
+def find_unfinished(options: argparse.Namespace) -> Path | None:
+    """The newest folder in `--save_path` of the run with these options that has no result and is not trained in.
+
+    A run that was killed after it wrote its result but before its end counts too: it has both a result and a
+    checkpoint.
+    """
+    folders = [path.parent for path in options.save_path.glob("*/configuration.json")]
+    wanted = identity(as_json(options))
+    for folder in sorted(folders, key=lambda folder: (folder / "configuration.json").stat().st_mtime, reverse=True):
+        if (folder / "result.json").exists() and not (folder / CHECKPOINT).exists():
+            continue
+        with contextlib.suppress(InputError):
+            stored = read_json(folder / "configuration.json")
+            if "versions" in stored and identity(stored) == wanted:
+                with lock_folder(folder, "training"):  # a match alone: the owner of another may be about to lock it
+                    return folder
+    return None
+
+
+def options_to_resume(options: argparse.Namespace, given: Collection[str]) -> tuple[argparse.Namespace, Path | None]:
+    """Options of a run that goes on, and its folder; None where `--resume auto` finds none to go on with.
+
+    Raises
+    ------
+    InputError : there is no such folder, or an option that the user gave contradicts its configuration
+    """
+    if options.resume == "auto":
+        folder = find_unfinished(options)
+        found = "no unfinished run of this configuration, a new one begins" if folder is None else f"resuming {folder}"
+        print(f"{options.save_path}: {found}")
+        return options, folder
+    folder = find_run(options.save_path, options.resume)
+    path = folder / "configuration.json"
+    stored = read_json(path)
+    if "versions" not in stored:
+        raise InputError(f"{path}: of the published program, whose runs cannot go on; train anew, or test it")
+    began = vars(parse_args([])[0]) | read_options(path, stored)  # an option that it lacks had its default
+    free, call = names_of(CALL, CORPUS), names_of(CALL)
+    for name in given:
+        if name not in free and getattr(options, name) != began[name]:
+            raise InputError(f"--{name} {getattr(options, name)}: the run in {folder} has {began[name]}; leave it out")
+    kept = {name: value for name, value in vars(options).items() if name in call or (name in free and name in given)}
+    return argparse.Namespace(**began | kept), folder
+
+
+def has_finished(folder: Path) -> bool:
+    """Whether the run in a folder, which is locked, has finished; says so, and clears what a killed one left."""
+    if not (folder / "result.json").exists():
+        return False
+    (folder / CHECKPOINT).unlink(missing_ok=True)  # of a run that was killed after its last line
+    print(f"{folder}: finished already, its report is in {folder / 'result.json'}")
+    return True
+
+
+def compare_circumstances(folder: Path, facts: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+    """Warn of another version or device than the run in `folder` began with.
+
+    Raises
+    ------
+    InputError : the corpus is another than the run began with
+    """
+    path = folder / "configuration.json"
+    stored = read_json(path)
+    for name, value in facts.items():
+        if stored.get(name) != value:
+            raise InputError(
+                f"{path}: {name} is {stored.get(name)}, the corpus now gives {value}; a run goes on with the corpus it "
+                "began with, or is trained anew"
+            )
+    changed = [
+        f"{name} {stored.get(name)} is {value} now" for name, value in environment.items() if stored.get(name) != value
+    ]
+    if changed:
+        warnings.warn(f"{folder}: {'; '.join(changed)}: the result may differ from an undisturbed run's", stacklevel=2)

@@ -1,0 +1,80 @@
+"""Measuring: two ways of doing the same work in turns, the work of a step, and peaks of processor and memory."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from constants import HOP_LENGTH, N_MELS, TEXT_DIM
+from model import MATE
+from training.plain import N_SAMPLES, WS, plain_model
+
+
+class Sides(NamedTuple):
+    """Seconds of both sides in each round."""
+
+    plain: list[float]
+    ours: list[float]
+
+    @property
+    def ratio(self) -> float:
+        """Median of ours over plain, round by round: what slows a round slows both."""
+        return statistics.median(o / p for o, p in zip(self.ours, self.plain, strict=True))
+
+
+Work = Callable[[], int | tuple[int, float]]
+
+
+def take_turns(plain: Work, ours: Work, rounds: int, warm_up: bool = True) -> Sides:
+    """Seconds of functions that do their work and say how many windows (or utterances) it was, or that and its time."""
+    sides = Sides([], [])
+    for turn in range(-1 if warm_up else 0, rounds):
+        for function, seconds in ((plain, sides.plain), (ours, sides.ours)):
+            start = time.perf_counter()
+            done = function()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            done, took = done if isinstance(done, tuple) else (done, time.perf_counter() - start)
+            if turn >= 0:
+                seconds.append(took / done)
+    return sides
+
+
+def matrix_peak(device: torch.device, dtype: torch.dtype, n: int = 2048) -> float:
+    """GFLOP/s of the best of five matrix products."""
+    a = torch.randn(n, n, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * n**3 / best / 1e9
+
+
+def step_gflop(model: MATE) -> float:
+    """GFLOP of a training step a window: products of convolutions, linear layers and the LSTM."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    plain = plain_model(model).cpu()
+    audio = torch.zeros(2, WS, N_MELS, N_SAMPLES // HOP_LENGTH + 1)
+    with FlopCounterMode(display=False) as counter:
+        prediction = plain(audio, torch.zeros(2, WS, TEXT_DIM), log=True)
+        sum(p.sum() for p in prediction).backward()
+    return counter.get_total_flops() / 2 / 1e9
+
+
+def peak_memory() -> float:
+    """Peak resident memory of this process, GB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count the process that started this one
+        (kilobytes,) = (line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(kilobytes) * 1024 / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

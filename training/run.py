@@ -1,0 +1,266 @@
+"""The training run: how far it has come, what it writes, and how it stops. The loop in main.py asks it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from dataset import Batch, ShuffledBatches, WindowDataset, shuffled_loader
+from training.engine import NonFinite, make_optimizer, make_scheduler, prefetch
+from training.processes import ALONE, Processes
+from training.state import Progress, Trainee, load_checkpoint, save_checkpoint, save_weights
+from utils import (
+    InputError,
+    Interrupted,
+    atomic_write,
+    lack_of_memory,
+    plot_loss_curve,
+    read_json,
+    save_figure,
+)
+
+CHECKPOINT = "checkpoint.pt"  # in an experiment folder, until its run has finished
+CHECK_EVERY = 50  # steps between looks at the loss on a GPU, each of which waits for it
+
+
+class Run:
+    """A training run, in its experiment folder.
+
+    Several processes train on equal parts of each batch, and stop after the same step, whichever got the signal.
+    Process 0 alone writes and prints.
+
+    Parameters
+    ----------
+    folder : the experiment folder, with its configuration; if it holds a checkpoint, the run goes on from there
+    received : numbers of the signals that asked this process to stop, filled by `utils.stop_requests`
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        options: argparse.Namespace,
+        model: torch.nn.Module,
+        train_set: WindowDataset,
+        *,
+        received: Sequence[int] = (),
+        processes: Processes = ALONE,
+    ) -> None:
+        self.folder, self.options, self.model, self.train_set = folder, options, model, train_set
+        self.received, self.processes = received, processes
+        self.device = next(model.parameters()).device
+        self.configuration = read_json(folder / "configuration.json")
+        self.optimizer = make_optimizer(options.optim, model, options.lr, options.lr_decay, options.weight_decay)
+        self.scheduler = make_scheduler(self.optimizer, options.epochs, options.lr_gamma)
+        self.generator = torch.Generator().manual_seed(options.seed)
+        part = slice(processes.rank, None, processes.size)
+        self.order = ShuffledBatches(len(train_set), options.batch_size, self.generator, part)
+        self.n_steps = len(self.order)
+        self.progress = self.load_progress()
+        self.losses = torch.zeros(0)  # of the epoch's steps
+        compiled = torch.compile(model, dynamic=False) if options.compile else model  # with the same parameters
+        self.trained = processes.average_gradients(compiled)
+
+    @property
+    def trainee(self) -> Trainee:
+        return Trainee(self.model, self.optimizer, self.scheduler)
+
+    @property
+    def step(self) -> int:
+        """Steps that are done, in all epochs."""
+        return (self.progress.epoch - 1) * self.n_steps + self.progress.step
+
+    def load_progress(self) -> Progress:
+        """Where the checkpoint in the folder says that the run is, or its beginning."""
+        path = self.folder / CHECKPOINT
+        if not self.processes.from_first(path.exists):
+            return Progress(1, 0, torch.zeros(0), self.generator.get_state())
+        with self.processes.all_or_none():
+            progress = load_checkpoint(path, self.configuration, self.trainee, self.options.epochs, self.n_steps)
+        self.generator.set_state(progress.order)
+        return progress
+
+    # What the loop asks for
+
+    def epochs(self) -> Iterator[int]:
+        """The epochs that are not done, counted from 1."""
+        yield from range(self.progress.epoch, self.options.epochs + 1)
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch whose steps are not done, on the device, made one ahead."""
+        self.train_set.set_epoch(epoch)
+        self.order.skip = self.progress.step
+        self.losses = torch.zeros(self.n_steps, device=self.device)
+        self.losses[: self.progress.step] = self.progress.losses.to(self.device)
+        yield from prefetch(shuffled_loader(self.train_set, self.order, self.options.num_workers), self.device)
+        if not torch.stack([p.isfinite().all() for p in self.model.parameters()]).all():
+            raise NonFinite(f"the weights are not finite after step {self.step}")
+
+    def validation_batches(self, loader: DataLoader) -> Iterator[Batch]:
+        """The batches of `loader` on the device; stops after one when a signal asks for it, and saves first."""
+        self.processes.spread(self.model.buffers())
+        for batch in prefetch(loader, self.device):
+            yield batch
+            if self.received and self.processes.size == 1:  # several have different batches: they stop at a step
+                self.save()
+                self.stop(self.received[0], f"the validation of epoch {self.progress.epoch}")
+
+    def test_batches(self, loader: DataLoader) -> Iterator[Batch]:
+        """The batches of `loader` on the device; stops after one when a signal asks for it."""
+        for batch in prefetch(loader, self.device):
+            yield batch
+            if self.received and self.processes.size == 1:
+                self.stop(self.received[0], "testing")
+
+    def log(self, loss: Tensor) -> None:
+        """Note the loss of a step that is done.
+
+        Raises
+        ------
+        NonFinite : it, or one before it, is not finite
+        """
+        at, first = self.progress.step, (self.progress.epoch - 1) * self.n_steps + 1
+        self.losses[at] = self.processes.mean(loss)
+        if (at + 1) % CHECK_EVERY == 0 or at + 1 == self.n_steps or self.device.type == "cpu":
+            mean = self.losses[: at + 1].mean().item()
+            if not math.isfinite(mean):
+                bad = int((~self.losses.isfinite()).nonzero()[0])
+                raise NonFinite(f"the loss is {self.losses[bad].item()} at step {first + bad}", bad)
+            self.show(mean)
+        self.progress.step += 1
+        self.bar.update()
+
+    def save_or_stop(self) -> None:
+        """Write a checkpoint every `--save_every` steps, and write it and stop when a signal asked for it."""
+        asked = self.processes.highest(self.received[0] if self.received else 0)
+        if asked or (self.options.save_every and self.step % self.options.save_every == 0):
+            self.save()
+        if asked:
+            self.stop(asked, f"step {self.step} of {self.options.epochs * self.n_steps}")
+
+    def end_epoch(self, valid_loss: float | None) -> None:
+        """Write what an epoch gave: history, weights if they are the ones to test, and a checkpoint."""
+        progress, epoch = self.progress, self.progress.epoch
+        row = {"epoch": epoch, "lr": self.lr, "train_loss": self.losses.mean().item()}
+        row |= {} if valid_loss is None else {"valid_loss": valid_loss}
+        self.scheduler.step()
+        progress.history.append(row)
+        with self.processes.all_or_none():
+            if self.options.select == "last" or valid_loss < progress.best:
+                progress.saved = epoch
+                progress.best = progress.best if valid_loss is None else valid_loss
+                if self.processes.first:
+                    save_weights(self.model, self.folder / "model.pth")
+            if self.processes.first:
+                write_history(progress.history, self.folder)
+                for name in row.keys() - {"epoch"}:
+                    self.tensorboard.add_scalar(name, row[name], epoch)
+        progress.epoch, progress.step, progress.order = epoch + 1, 0, self.generator.get_state()
+        self.save()
+
+    def finish(self) -> None:
+        """Take the checkpoint away: the run has its result."""
+        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+
+    # Saving and stopping
+
+    def save(self) -> None:
+        """Write the checkpoint, unless a loss is not finite: then the last good one stays, and the run stops soon."""
+        self.progress.losses = self.losses[: self.progress.step].clone()
+        with self.processes.all_or_none():  # others wait: one that ended would have its launcher stop process 0 as well
+            if self.processes.first and self.progress.losses.isfinite().all():
+                save_checkpoint(self.folder / CHECKPOINT, self.configuration, self.trainee, self.progress)
+
+    def stop(self, signal_number: int, doing: str) -> None:
+        """Raise `Interrupted`: all is saved."""
+        command = f"main.py --resume {shlex.quote(str(self.folder))}"
+        command = f"python {command}" if self.processes.size == 1 else f"{command}, under the same launcher"
+        message = f"stopped in {doing}, all is saved; go on with: {command}"
+        raise self.processes.reported_by_first(Interrupted(message, signal_number))
+
+    # What the user sees
+
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def show(self, mean_loss: float) -> None:
+        """Epoch, learning rate and losses beside the progress bar."""
+        history = self.progress.history
+        shown = {"epoch": f"{self.progress.epoch}/{self.options.epochs}", "lr": f"{self.lr:.1e}"}
+        if history and "valid_loss" in history[-1]:
+            shown["valid"] = f"{history[-1]['valid_loss']:.3f}"
+        self.bar.set_postfix(shown | {"loss": f"{mean_loss:.3f}"}, refresh=False)
+
+    @contextlib.contextmanager
+    def displayed(self) -> Iterator[None]:
+        """Show a progress bar and write TensorBoard's curves and, in the end, however it comes, `loss_curve.png`."""
+        total = self.options.epochs * self.n_steps
+        quiet = not self.processes.first
+        with contextlib.ExitStack() as stack:
+            bar = tqdm(total=total, initial=self.step, desc="training", unit="step", dynamic_ncols=True, disable=quiet)
+            self.bar = stack.enter_context(bar)
+            if self.processes.first:
+                self.tensorboard = SummaryWriter(str(self.folder), purge_step=self.progress.epoch)
+                stack.enter_context(self.tensorboard)
+            try:
+                yield
+            finally:
+                if self.progress.history and self.processes.first:
+                    save_figure(plot_loss_curve(self.progress.history), self.folder / "loss_curve.png")
+
+    @contextlib.contextmanager
+    def explaining_failures(self) -> Iterator[None]:
+        """Turn a loss that is not finite, lack of memory and a failed compilation into one line."""
+        try:
+            yield
+        except NonFinite as error:
+            batch = [] if error.batch is None else self.order.batches[error.batch]
+            of = f" (windows {', '.join(self.train_set.ids[index] for index in batch)})" if batch else ""
+            stopped = InputError(f"{error}{of}: training stopped, {self.describe_saved()}; try a smaller --lr")
+            raise self.processes.reported_by_first(stopped) from error
+        except (MemoryError, RuntimeError) as error:
+            if (lack := lack_of_memory(error)) is not None:  # every process reports its own
+                remedy = smaller_batch(self.options.batch_size, self.processes.size)
+                saved = f"training stopped, {self.describe_saved()}"
+                raise InputError(f"{lack} at step {self.step + 1}: {saved}; {remedy}") from error
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = str(error).strip().splitlines()[0]
+            useless = InputError(f"--compile: torch cannot compile the model ({reason}); leave it out")
+            raise self.processes.reported_by_first(useless) from error
+
+    def describe_saved(self) -> str:
+        """What the folder holds of the run so far."""
+        saved = self.progress.saved
+        weights = f"keeps the weights of epoch {saved}" if saved else "holds no weights yet"
+        checkpoint = f" and {CHECKPOINT} from before" if (self.folder / CHECKPOINT).exists() else ""
+        return f"{self.folder} {weights}{checkpoint}"
+
+
+def smaller_batch(batch_size: int, n_processes: int) -> str:
+    """What to try when memory does not suffice for `--batch_size`."""
+    smallest = 2 * n_processes
+    if batch_size <= smallest:
+        return f"--batch_size {batch_size} is the smallest; try a smaller model, or --gpu_id cpu in place of a GPU"
+    half = max(smallest, batch_size // 2 // n_processes * n_processes)
+    return f"try --batch_size {half} in place of {batch_size}, in a new run"
+
+
+def write_history(history: list[dict[str, float]], folder: Path) -> None:
+    """`history.csv` and `train_loss.log`, one row per epoch."""
+    import pandas as pd
+
+    with atomic_write(folder / "history.csv") as file:
+        pd.DataFrame(history).to_csv(file, index=False)
+    with atomic_write(folder / "train_loss.log") as file:
+        file.writelines(f"epoch {row['epoch']} loss {row['train_loss']:.6f}\n" for row in history)
