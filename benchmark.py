@@ -52,7 +52,7 @@ from constants import (
 )
 from corpora.wavs import find_wavs
 from dataset import Annotation, Batch, ShuffledBatches, WindowDataset, make_windows, read_annotation, unchanged
-from features.log_mel import LogMels, stored_frames
+from features.log_mel import LogMels, open_store
 from loss import make_loss
 from model import MATE, ConvBlock
 from training import engine
@@ -258,7 +258,7 @@ def step_gflop(model: MATE) -> float:
 
 def features(corpus: Corpus, args: argparse.Namespace) -> LogMels:
     dtype = getattr(torch, args.feature_dtype)
-    return LogMels(stored_frames(corpus.features, corpus.wavs, corpus.annotation.ids, SAMPLE_RATE, dtype, False))
+    return LogMels(open_store(corpus.features, corpus.wavs, corpus.annotation.ids, SAMPLE_RATE, dtype, quiet=True))
 
 
 class Ours:

@@ -138,7 +138,7 @@ def load_corpus(args: argparse.Namespace, annotation: Annotation, shows: bool = 
     from corpora.problems import report_missing
     from corpora.wavs import find_wavs
     from features.embeddings import load_embeddings
-    from features.log_mel import LogMels, stored_frames
+    from features.log_mel import LogMels, open_store
 
     log_mels, text, missing = None, None, {}
     if "text" in args.modality:
@@ -159,7 +159,7 @@ def load_corpus(args: argparse.Namespace, annotation: Annotation, shows: bool = 
             log_mels = LogMels(paths, args.sr, dtype, progress=shows)
         else:
             folder = args.data_path / "features"
-            log_mels = LogMels(stored_frames(folder, wavs, annotation.ids, args.sr, dtype, progress=True), args.sr)
+            log_mels = LogMels(open_store(folder, wavs, annotation.ids, args.sr, dtype, quiet=False), args.sr)
         absent = [gone or number in log_mels.faults for number, gone in enumerate(absent)]
         reason = next(iter(log_mels.faults.values()), "")
         missing["wav"] = report_missing(annotation.ids, absent, "wav", where, reason)

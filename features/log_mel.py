@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import warnings
 from collections import deque
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -18,6 +20,7 @@ import torchaudio
 from torch import Tensor
 from tqdm import tqdm
 
+import corpora.wavs
 from constants import (
     F_MAX,
     F_MIN,
@@ -31,8 +34,11 @@ from constants import (
     n_frames,
 )
 from corpora.wavs import read_wav
-from features.store import Frames, Rows, in_memory, stored
+from features.store import FeatureStore, Frames, Rows, frames_in_memory
 from utils import InputError
+
+# Of the code that makes frames of a wav; read at import, since the files may be edited while the program runs
+CODE_DIGEST = hashlib.sha256(Path(__file__).read_bytes() + Path(corpora.wavs.__file__).read_bytes()).hexdigest()
 
 
 @cache
@@ -97,7 +103,7 @@ def silence(dtype: torch.dtype) -> Tensor:
 
 
 def compute_frames(
-    waves: Sequence[Path | np.ndarray | None], sr: int, dtype: torch.dtype, progress: bool
+    waves: Sequence[Path | np.ndarray | None], sr: int, dtype: torch.dtype, quiet: bool
 ) -> Iterator[Rows | None]:
     """Log-mel frames of each wave in dB, in order, by all cores; they are computed only a few waves ahead.
 
@@ -130,7 +136,7 @@ def compute_frames(
     pool = ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,))
     pending = deque()
     try:
-        with tqdm(total=len(waves), desc="log-mel", unit="utterance", disable=not progress or not waves) as bar:
+        with tqdm(total=len(waves), desc="log-mel", unit="utterance", disable=quiet or not waves) as bar:
             for wave in waves:
                 pending.append(pool.submit(frames, wave))
                 if len(pending) > 8 * n_threads:
@@ -144,28 +150,49 @@ def compute_frames(
         torch.set_num_threads(of_torch)  # for threads to come: it was set in those of the pool for all that follow
 
 
-def stored_frames(
-    folder: Path, wavs: Mapping[str, Path], ids: Sequence[str], sr: int, dtype: torch.dtype, progress: bool
+def open_store(
+    folder: Path, wavs: Mapping[str, Path], ids: Sequence[str], sr: int, dtype: torch.dtype, quiet: bool
 ) -> Frames:
-    """Log-mel frames of the utterances `ids` from the feature store in `folder`, which is built of all `wavs` first.
+    """Log-mel frames of the utterances `ids` from the feature store in `folder`, which first gets what it lacks.
 
-    One that cannot be built there is done without, with a warning.
+    If it cannot be written there, the frames are computed without it, with a warning.
+
+    Parameters
+    ----------
+    wavs : of the whole corpus by segment id
+    ids : of the utterances whose frames are wanted; one without a wav has none
+    sr, dtype, quiet : see `compute_frames`
     """
-    constants = {
-        **{"sr": sr, "n_fft": N_FFT, "hop_length": HOP_LENGTH, "n_mels": N_MELS, "f_min": F_MIN, "f_max": F_MAX},
-        **{"power_floor": POWER_FLOOR, "max_seconds": MAX_SECONDS},
-    }
     name = f"log_mel-{sr}-{str(dtype).removeprefix('torch.')}"
     try:
-        return stored(
-            *(folder, name, constants, wavs, ids, silence(dtype)),
-            lambda waves: compute_frames(waves, sr, dtype, progress),
-        )
+        store = FeatureStore(folder, name, _store_key(sr), wavs, silence(dtype))
+        if store.missing():
+            with store.build() as build:
+                computed = compute_frames([wavs[segment] for segment in build.missing], sr, dtype, quiet)
+                for segment, rows in zip(build.missing, computed, strict=True):
+                    build.add(segment, rows)
+        return store.frames(ids)
     except OSError as error:
         warnings.warn(
             f"{folder}: log-mels cannot be kept there ({error.strerror or error}) and are computed anew", stacklevel=2
         )
-        return in_memory(silence(dtype), compute_frames([wavs.get(segment) for segment in ids], sr, dtype, progress))
+        computed = compute_frames([wavs.get(segment) for segment in ids], sr, dtype, quiet)
+        return frames_in_memory(silence(dtype), computed)
+
+
+def _store_key(sr: int) -> dict[str, Any]:
+    """What the frames depend on besides the wavs: the constants, and the code that makes frames of a wav."""
+    return {
+        "sr": sr,
+        "n_fft": N_FFT,
+        "hop_length": HOP_LENGTH,
+        "n_mels": N_MELS,
+        "f_min": F_MIN,
+        "f_max": F_MAX,
+        "power_floor": POWER_FLOOR,
+        "max_seconds": MAX_SECONDS,
+        "code": CODE_DIGEST,
+    }
 
 
 # On a CPU so many are worked on together: tensors of a few MB, which caches like and the allocator hands out again
@@ -194,7 +221,7 @@ class LogMels:
         progress: bool = False,
     ) -> None:
         if not isinstance(waves, Frames):
-            waves = in_memory(silence(dtype), compute_frames(waves, sr, dtype, progress))
+            waves = frames_in_memory(silence(dtype), compute_frames(waves, sr, dtype, quiet=not progress))
         self.n_frames = n_frames(sr)
         self.frames, spans, self.faults = waves
         self.start, self.length, self.central_length = spans.unbind(1)
