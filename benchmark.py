@@ -307,7 +307,7 @@ def differences(corpus: Corpus, args: argparse.Namespace, utterances: int = 8) -
             if p.dim() > 1:
                 nn.init.kaiming_normal_(p)
     numbers = torch.arange(min(utterances, len(corpus.annotation.ids)))
-    exact = LogMels([corpus.wavs[corpus.annotation.ids[i]] for i in numbers]).spectrograms(numbers)
+    exact = LogMels.from_waves([corpus.wavs[corpus.annotation.ids[i]] for i in numbers]).spectrograms(numbers)
     of_log_mels = max((plain.log_mel(i) - exact[i]).abs().max().item() for i in numbers.tolist())
     loader = plain_loader(corpus, len(numbers), len(numbers), shuffle=False)
     expected = plain_evaluate(plain_model(ours.model), loader, ours.device)

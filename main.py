@@ -156,7 +156,7 @@ def load_corpus(args: argparse.Namespace, annotation: Annotation, shows: bool = 
         dtype = getattr(torch, args.feature_dtype)
         if args.no_cache:
             paths = [wavs.get(segment) for segment in annotation.ids]
-            log_mels = LogMels(paths, args.sr, dtype, progress=shows)
+            log_mels = LogMels.from_waves(paths, args.sr, dtype, quiet=not shows)
         else:
             folder = args.data_path / "features"
             log_mels = LogMels(open_store(folder, wavs, annotation.ids, args.sr, dtype, quiet=False), args.sr)

@@ -191,7 +191,7 @@ def make_dataset(
 ) -> WindowDataset:
     text = torch.arange(N * 3, dtype=torch.float32).reshape(N, 3) + 1
     targets = np.arange(N) if targets is None else targets
-    return WindowDataset(annotation, targets, WS, LogMels(WAVES), text, train, seed if train else None)
+    return WindowDataset(annotation, targets, WS, LogMels.from_waves(WAVES), text, train, seed if train else None)
 
 
 def test_a_batch_holds_each_windows_utterances(annotation):
@@ -210,7 +210,7 @@ def test_a_batch_holds_each_windows_utterances(annotation):
 
 
 def test_a_batch_is_channels_last_and_may_be_bfloat16(annotation):
-    arguments = (annotation, np.arange(N), WS, LogMels(WAVES), None, True, 0)
+    arguments = (annotation, np.arange(N), WS, LogMels.from_waves(WAVES), None, True, 0)
     exact, rounded = (
         WindowDataset(*arguments, audio_dtype=dtype).__getitems__(list(range(N))).audio
         for dtype in (torch.float32, torch.bfloat16)
@@ -263,4 +263,4 @@ def test_crops_differ_by_epoch_and_repeat_with_the_seed(annotation):
 def test_left_out_modalities_are_none(annotation):
     text = torch.zeros(N, 3)
     assert WindowDataset(annotation, np.arange(N), WS, None, text, True)[0].audio is None
-    assert WindowDataset(annotation, np.arange(N), WS, LogMels(WAVES), None, True)[0].text is None
+    assert WindowDataset(annotation, np.arange(N), WS, LogMels.from_waves(WAVES), None, True)[0].text is None

@@ -53,14 +53,14 @@ def test_long_utterance_gives_its_central_10_seconds_in_evaluation():
 
 def test_long_utterance_gives_a_crop_of_its_own_frames_in_training():
     wave = noise(200_000)
-    features = LogMels([wave, noise(30_000)])
+    log_mels = LogMels.from_waves([wave, noise(30_000)])
     frames = decibel_frames(wave)
     assert len(frames) == 200_000 // 512 + 1
     for crop, start in ((0.0, 0), (0.5, 39), (0.999999, len(frames) - 313)):
-        mel = features.spectrograms(torch.tensor([0]), torch.tensor([crop]))[0]
+        mel = log_mels.spectrograms(torch.tensor([0]), torch.tensor([crop]))[0]
         torch.testing.assert_close(mel, standardise(frames[start : start + 313].T))
     short = torch.tensor([1])
-    assert torch.equal(features.spectrograms(short, torch.tensor([0.7])), features.spectrograms(short))
+    assert torch.equal(log_mels.spectrograms(short, torch.tensor([0.7])), log_mels.spectrograms(short))
 
 
 def write_corpus(folder: Path, waves: list[np.ndarray]) -> dict[str, Path]:
@@ -76,7 +76,7 @@ def test_a_feature_store_gives_the_log_mels_of_its_wavs(tmp_path):
     wavs = write_corpus(tmp_path / "wav", waves)
     ids = [*wavs, "Sess01_script01_F999"]
     everything, crop = torch.arange(5), torch.full((5,), 0.7)
-    plain = LogMels([*waves, None])
+    plain = LogMels.from_waves([*waves, None])
     for dtype, tolerance in ((torch.float32, 0), (torch.float16, 3e-2)):
         for _ in range(2):  # built, and read again
             log_mels = LogMels(open_store(tmp_path / "features", wavs, ids, 16_000, dtype, quiet=True))
@@ -94,19 +94,17 @@ def test_a_folder_that_cannot_be_written_to_costs_a_warning_and_the_time(tmp_pat
         frames = open_store(tmp_path / "features", wavs, list(wavs), 16_000, torch.float32, quiet=True)
     assert len(warned) == 1
     assert torch.equal(
-        LogMels(frames).spectrograms(torch.tensor([0])), LogMels([noise(30_000)]).spectrograms(torch.tensor([0]))
+        LogMels(frames).spectrograms(torch.tensor([0])),
+        LogMels.from_waves([noise(30_000)]).spectrograms(torch.tensor([0])),
     )
 
 
-def test_wavs_that_cannot_be_used_are_told_and_count_as_having_none(tmp_path):
+def test_wavs_that_cannot_be_used_are_named_and_count_as_having_none(tmp_path):
     wavs = write_corpus(tmp_path / "wav", [noise(3000), noise(3000), noise(3000)])
     bad = wavs["Sess01_script01_F001"]
     bad.write_bytes(b"no sound")
-    for frames in (
-        [*wavs.values()],
-        open_store(tmp_path / "features", wavs, list(wavs), 16_000, torch.float32, quiet=True),
-    ):
-        log_mels = LogMels(frames)
+    stored = open_store(tmp_path / "features", wavs, list(wavs), 16_000, torch.float32, quiet=True)
+    for log_mels in (LogMels.from_waves([*wavs.values()]), LogMels(stored)):
         assert list(log_mels.faults) == [1]
         assert log_mels.faults[1].startswith(f"{bad}: not readable")
         assert log_mels.spectrograms(torch.arange(3)).any(dim=(1, 2)).tolist() == [True, False, True]
@@ -138,7 +136,7 @@ def test_half_precision_keeps_the_probabilities(preprocessed):
     model.load_state_dict(reference_weights(model))
     audio = []
     for dtype in (torch.float32, torch.float16):
-        log_mels = LogMels(paths, dtype=dtype)
+        log_mels = LogMels.from_waves(paths, dtype=dtype)
         audio.append(log_mels.spectrograms(torch.arange(24)).unfold(0, 8, 4).permute(0, 3, 1, 2))
     with torch.inference_mode():
         exact, half = (model.eval()(a, torch.zeros(len(a), 8, 768))[0] for a in audio)
