@@ -61,7 +61,7 @@ def test_embedding_is_the_masked_mean_of_one_sentence_at_a_time(text_model, batc
         for text in TEXTS:
             hidden = model(input_ids=torch.tensor([tokenizer.encode(text)])).last_hidden_state
             expected.append(hidden[0].mean(dim=0).numpy())
-    embedding = embed_sentences(TEXTS, tokenizer, model, batch_size, progress=False)
+    embedding = embed_sentences(TEXTS, tokenizer, model, batch_size, quiet=True)
     assert embedding.dtype == np.float32
     np.testing.assert_allclose(embedding, expected, rtol=0, atol=1e-5)
     assert np.abs(embedding[0] - embedding[2]).max() > 0.1  # sentences differ, so their order is tested
@@ -73,7 +73,7 @@ def test_equal_sentences_are_embedded_once_and_batches_are_of_like_length(text_m
     hook = model.register_forward_pre_hook(
         lambda _, args, kwargs: shapes.append(kwargs["input_ids"].shape), with_kwargs=True
     )
-    embed_sentences(TEXTS * 3, tokenizer, model, 2, progress=False)
+    embed_sentences(TEXTS * 3, tokenizer, model, 2, quiet=True)
     hook.remove()
     lengths = sorted(len(tokenizer.encode(text)) for text in set(TEXTS))
     assert [tuple(shape) for shape in shapes] == [(2, lengths[1]), (2, lengths[3]), (1, lengths[4])]
@@ -177,7 +177,7 @@ def test_other_encoders_bring_their_tokenizer_and_their_dimension(tmp_path, kind
     assert len(tokenizer.encode(texts[-1])) == 20
     for order in (range(len(texts)), reversed(range(len(texts)))):
         numbers = list(order)
-        embedding = embed_sentences([texts[i] for i in numbers], tokenizer, model, 3, progress=False)
+        embedding = embed_sentences([texts[i] for i in numbers], tokenizer, model, 3, quiet=True)
         np.testing.assert_allclose(embedding, [expected[i] for i in numbers], rtol=0, atol=1e-5)
 
 
@@ -202,7 +202,7 @@ def counted(model: torch.nn.Module, stop_after: int | None = None) -> Iterator[l
 def embed(texts: list[str], path: Path, text_model: tuple) -> np.ndarray:
     tokenizer, model = text_model
     cache = EmbeddingCache(path, tokenizer, model)
-    return embed_sentences(texts, tokenizer, model, 2, progress=False, cache=cache)
+    return embed_sentences(texts, tokenizer, model, 2, quiet=True, cache=cache)
 
 
 def test_an_encoder_without_a_pooling_layer_finds_its_embeddings_again(tmp_path):
@@ -224,7 +224,7 @@ def test_an_interrupted_first_batch_forgets_nothing(text_model, tmp_path):
 
 def test_an_interrupted_embedding_goes_on_where_it_stopped(text_model, tmp_path):
     path, model = tmp_path / "cache.npz", text_model[1]
-    expected = embed_sentences(TEXTS, *text_model, 2, progress=False)
+    expected = embed_sentences(TEXTS, *text_model, 2, quiet=True)
     with counted(model, stop_after=2) as first, pytest.raises(KeyboardInterrupt):
         embed(TEXTS, path, text_model)
     with counted(model) as second:
