@@ -61,7 +61,7 @@ def frames_in_memory(padding: Tensor, rows_of_each: Iterable[Rows | None]) -> Fr
 
 
 class Identity(NamedTuple):
-    """What tells that a wav has changed, wherever it lies."""
+    """By what a wav that has changed is known, wherever it lies."""
 
     size: int  # bytes
     changed: int  # ns
@@ -103,7 +103,7 @@ class FeatureStore:
         self.key = json.dumps({"version": VERSION, **key}, sort_keys=True)
         self.wavs, self.padding = wavs, padding
         self.identities = {segment: found for segment, path in wavs.items() if (found := _identity(path))}
-        self.passing_faults: dict[str, str] = {}  # they are not in the file
+        self.transient_faults: dict[str, str] = {}  # they are not in the file
         self.values: Tensor = padding
         self.entries: dict[str, Entry] = {}
         self.load()
@@ -124,7 +124,7 @@ class FeatureStore:
                 spans[number] = entry.span
                 continue
             reason = "cannot be read; replace it or take it away" if entry is None else entry.fault
-            faults[number] = f"{self.wavs[segment]}: {self.passing_faults.get(segment, reason)}"
+            faults[number] = f"{self.wavs[segment]}: {self.transient_faults.get(segment, reason)}"
         return Frames(self.values, torch.from_numpy(spans), faults)
 
     @contextlib.contextmanager
@@ -155,7 +155,7 @@ class FeatureStore:
                 if isinstance(error.__cause__, OSError):  # `atomic_write` could not write
                     raise error.__cause__ from None
                 raise
-            self.passing_faults = build.passing_faults
+            self.transient_faults = build.transient_faults
             if not self.load():
                 raise OSError("what is written there cannot be read back")
 
@@ -184,7 +184,7 @@ class FeatureStore:
             for segment, (wav, span, fault) in json.loads(index.numpy().tobytes()).items()
         }
         spans = np.array([entry.span for entry in entries.values() if entry.span is not None]).reshape(-1, 3)
-        if (spans < 0).any() or (spans.sum(axis=1) > len(values)).any():
+        if ((spans < 0) | (spans > len(values))).any() or (spans.sum(axis=1) > len(values)).any():
             raise ValueError("rows that are not there")
         return values, entries
 
@@ -198,21 +198,20 @@ class FeatureStore:
 class Build:
     """The next version of a store: what has not changed of the old one, and what is added. See `FeatureStore.build`.
 
-    It is written piece by piece, where the library's `save_file` would want all frames in memory. A safetensors file is
-    the length of its header as 8 bytes, the header as JSON, and the tensors; the header's place is kept free until the
-    end.
+    It is written piece by piece; the library's `save_file` would need all frames at once. A safetensors file is the
+    length of its header as 8 bytes, the header as JSON, and the tensors. The header comes last, into space left for it.
 
     Attributes
     ----------
-    missing : segment ids to add, in order
-    passing_faults : by segment id the faults that may pass, such as a lacking permission; they are not written
+    missing : segment ids to add, sorted
+    transient_faults : by segment id the faults that may go away, such as a lacking permission; they are not written
     """
 
     def __init__(self, store: FeatureStore, missing: list[str], file: IO[bytes]) -> None:
         self.store, self.missing, self.file = store, missing, file
         self.n_rows = self.checksum = 0
         self.entries: dict[str, Entry] = {}
-        self.passing_faults: dict[str, str] = {}
+        self.transient_faults: dict[str, str] = {}
         self.header_size = 1024 + len(json.dumps(store.key))  # more than it needs, and a multiple of 8 for alignment
         self.header_size += -self.header_size % 8
         file.seek(8 + self.header_size)
@@ -229,7 +228,7 @@ class Build:
             if os.access(path, os.R_OK):
                 self.entries[segment] = Entry(identity, None, reason)
             else:
-                self.passing_faults[segment] = reason
+                self.transient_faults[segment] = reason
         else:
             self.entries[segment] = Entry(identity, (self.n_rows, *map(len, rows)), None)
             for part in rows:

@@ -1,6 +1,6 @@
 import json
 import os
-import pickle
+import resource
 import subprocess
 import sys
 import zlib
@@ -156,6 +156,10 @@ class Content:
             self.metadata, self.frames = file.metadata(), file.get_tensor("frames").clone()
             self.index = json.loads(bytes(file.get_tensor("index")))
 
+    @property
+    def first_span(self) -> list[int]:
+        return next(iter(self.index.values()))[1]
+
     def write(self, path: Path) -> None:
         """Write it with the checksum of what it now holds."""
         index = json.dumps(self.index).encode()
@@ -164,28 +168,9 @@ class Content:
         safetensors.torch.save_file(tensors, path, self.metadata | {"checksum": f"{checksum:08x}"})
 
 
-def set_index(path: Path, index: object) -> None:
+def change(path: Path, edit: Callable[[Content], object]) -> None:
     content = Content(path)
-    content.index = index
-    content.write(path)
-
-
-def change_span(path: Path, change: Callable[[list], object]) -> None:
-    content = Content(path)
-    _, span, _ = next(iter(content.index.values()))
-    change(span)
-    content.write(path)
-
-
-def change_frames(path: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    content = Content(path)
-    content.frames = change(content.frames)
-    content.write(path)
-
-
-def change_metadata(path: Path, **changes) -> None:
-    content = Content(path)
-    content.metadata |= changes
+    edit(content)
     content.write(path)
 
 
@@ -201,14 +186,7 @@ def replace(path: Path, old: bytes, new: bytes) -> None:
     path.write_bytes(content.replace(old, new))
 
 
-class Attack:
-    def __init__(self, marker: Path) -> None:
-        self.marker = str(marker)
-
-    def __reduce__(self):
-        return (open, (self.marker, "w"))
-
-
+OLD_KEY = json.dumps({"version": 2, "sr": 16000}, sort_keys=True)
 DAMAGES = {
     "empty": lambda path: path.write_bytes(b""),
     "torn": lambda path: os.truncate(path, 200),
@@ -217,24 +195,25 @@ DAMAGES = {
     "flipped frame": lambda path: flip(path, path.read_bytes().index(b'{"Sess') - 1),
     "flipped index": lambda path: flip(path, -1),
     "flipped padding": lambda path: flip(path, path.read_bytes().index(b'{"Sess') - 13 * WIDTH * 2),
-    "another time": lambda path: replace(path, b"script01_F002", b"script01_F009"),
+    "another id": lambda path: replace(path, b"script01_F002", b"script01_F009"),
     "another checksum": lambda path: flip(path, path.read_bytes().index(b'"checksum": "') + 14),
     "foreign": lambda path: path.write_text('{"a": 1}'),
     "of another program": lambda path: safetensors.torch.save_file({"a": torch.ones(3)}, path, {"a": "b"}),
     "without metadata": lambda path: safetensors.torch.save_file({"frames": torch.ones(3)}, path),
-    "pickle": lambda path: path.write_bytes(pickle.dumps(Attack(path.parent / "marker"))),
-    "list": lambda path: set_index(path, []),
-    "text": lambda path: set_index(path, {"a": "b"}),
-    "entries": lambda path: set_index(path, {"a": [[1, 2, 3], [0, 0, 0], None]}),
-    "version": lambda path: change_metadata(path, key=Content(path).metadata["key"].replace("3", "2")),
-    "bounds": lambda path: change_span(path, lambda span: span.__setitem__(1, 99)),
-    "negative": lambda path: change_span(path, lambda span: span.__setitem__(0, -1)),
-    "span": lambda path: change_span(path, list.pop),
+    "pickle": lambda path: path.write_bytes(f"cbuiltins\nopen\n(V{path.parent / 'marker'}\nVw\ntR.".encode()),
+    "list": lambda path: change(path, lambda c: setattr(c, "index", [])),
+    "text": lambda path: change(path, lambda c: setattr(c, "index", {"a": "b"})),
+    "entries": lambda path: change(path, lambda c: setattr(c, "index", {"a": [[1, 2, 3], [0, 0, 0], None]})),
+    "version": lambda path: change(path, lambda c: c.metadata.update(key=OLD_KEY)),
+    "bounds": lambda path: change(path, lambda c: c.first_span.__setitem__(1, 99)),
+    "overflow": lambda path: change(path, lambda c: c.first_span.__setitem__(slice(3), [2**62] * 3)),
+    "negative": lambda path: change(path, lambda c: c.first_span.__setitem__(0, -1)),
+    "span": lambda path: change(path, lambda c: c.first_span.pop()),
     "rows": lambda path: replace(path, f"[13, {WIDTH}]".encode(), f"[14, {WIDTH}]".encode()),
-    "fewer rows": lambda path: change_frames(path, lambda frames: frames[:-1].clone()),
-    "width": lambda path: change_frames(path, lambda frames: frames[:, :-1].clone()),
-    "flat": lambda path: change_frames(path, lambda frames: frames.flatten()),
-    "type": lambda path: change_frames(path, lambda frames: frames.view(torch.int16)),
+    "fewer rows": lambda path: change(path, lambda c: setattr(c, "frames", c.frames[:-1].clone())),
+    "width": lambda path: change(path, lambda c: setattr(c, "frames", c.frames[:, :-1].clone())),
+    "flat": lambda path: change(path, lambda c: setattr(c, "frames", c.frames.flatten())),
+    "type": lambda path: change(path, lambda c: setattr(c, "frames", c.frames.view(torch.int16))),
     "short": lambda path: os.truncate(path, path.stat().st_size - 10),
     "long": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
     "lost": lambda path: path.unlink(),
@@ -370,6 +349,22 @@ def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path, wavs):
     (tmp_path / "s").write_text("a file")
     with pytest.raises(OSError, match="exists"):
         read(tmp_path / "s", wavs, Compute())
+
+
+def test_a_full_disk_is_an_os_error_and_leaves_the_store_as_it_was(tmp_path, wavs):
+    read(tmp_path / "s", wavs, Compute())
+    before = (tmp_path / "s" / FILE).read_bytes()
+    wavs["Sess01_script01_F001"].write_bytes(b"\7" * 10_000)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # no file may be larger
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            read(tmp_path / "s", wavs, Compute())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert files(tmp_path / "s") == {FILE, f"{NAME}.lock"}
+    assert (tmp_path / "s" / FILE).read_bytes() == before
+    check(read(tmp_path / "s", wavs, Compute()), wavs)
 
 
 def test_an_empty_corpus_has_no_frames(tmp_path):
