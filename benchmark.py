@@ -50,7 +50,7 @@ from dataset import (
     ordered_loader,
     shuffled_loader,
 )
-from features.log_mel import LogMels, stored_frames
+from features.log_mel import LogMels, open_store
 from loss import make_loss
 from training.devices import keep_freed_memory, pick_device
 from training.engine import (
@@ -121,7 +121,7 @@ def plain_windows(corpus: Corpus) -> PlainWindows:
 
 def features(corpus: Corpus, args: argparse.Namespace) -> LogMels:
     dtype = getattr(torch, args.feature_dtype)
-    return LogMels(stored_frames(corpus.features, corpus.wavs, corpus.annotation.ids, SAMPLE_RATE, dtype, False))
+    return LogMels(open_store(corpus.features, corpus.wavs, corpus.annotation.ids, SAMPLE_RATE, dtype, quiet=True))
 
 
 class Ours:
@@ -182,7 +182,7 @@ def differences(corpus: Corpus, args: argparse.Namespace, utterances: int = 8) -
             if p.dim() > 1:
                 nn.init.kaiming_normal_(p)
     numbers = torch.arange(min(utterances, len(corpus.annotation.ids)))
-    exact = LogMels([corpus.wavs[corpus.annotation.ids[i]] for i in numbers]).spectrograms(numbers)
+    exact = LogMels.from_waves([corpus.wavs[corpus.annotation.ids[i]] for i in numbers]).spectrograms(numbers)
     of_log_mels = max((plain_set.log_mel(i) - exact[i]).abs().max().item() for i in numbers.tolist())
     loader = plain_loader(plain_set, len(numbers), len(numbers), shuffle=False)
     expected = plain_evaluate(plain_model(ours.model), loader)

@@ -17,7 +17,7 @@ from corpora.problems import report_missing
 from corpora.registry import parse_id
 from corpora.wavs import find_wavs
 from features.embeddings import load_embeddings
-from features.log_mel import LogMels, stored_frames
+from features.log_mel import LogMels, open_store
 from utils import InputError
 
 # Splits
@@ -125,10 +125,11 @@ def load_log_mels(options: argparse.Namespace, ids: list[str], missing: dict[str
     report_missing(ids, absent, "wav", folder, warn=False)  # before the minute that log-mels may take
     dtype = getattr(torch, options.feature_dtype)
     if options.no_cache:
-        log_mels = LogMels([wavs.get(segment) for segment in ids], options.sr, dtype, progress=not quiet)
+        waves = [wavs.get(segment) for segment in ids]
+        log_mels = LogMels.from_waves(waves, options.sr, dtype, quiet)
     else:
         store = options.data_path / "features"
-        log_mels = LogMels(stored_frames(store, wavs, ids, options.sr, dtype, progress=True), options.sr)
+        log_mels = LogMels(open_store(store, wavs, ids, options.sr, dtype, quiet=False), options.sr)
     absent = [gone or number in log_mels.faults for number, gone in enumerate(absent)]
     first_fault = next(iter(log_mels.faults.values()), "")
     missing["wav"] = report_missing(ids, absent, "wav", folder, first_fault)

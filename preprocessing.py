@@ -127,8 +127,8 @@ def preprocess(
                 "problems.csv lists without --strict"
             )
         warn_of_problems(problems)
-        device = pick_device(gpu_id)
-        vectors = embed_sentences(list(transcripts.values()), tokenizer, model, batch_size, device, cache=cache)
+        model = model.to(pick_device(gpu_id))
+        vectors = embed_sentences(list(transcripts.values()), tokenizer, model, batch_size, cache=cache)
         embeddings = {f"{segment}.txt": vector for segment, vector in zip(transcripts, vectors, strict=True)}
 
         writers = [

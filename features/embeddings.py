@@ -1,4 +1,4 @@
-"""Sentence embeddings on disk: the cache by sentence, and the published .npy file with its safe reader."""
+"""Embedding files: the cache of sentence embeddings, and the published .npy file with its safe reader."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from features.text import Tokenizer
 
 
-# What an interrupted run had, and what a later run with the same encoder need not compute again
+# The cache: what an interrupted run had computed, and what a later run with the same encoder need not compute again
 
-
-SAVE_SECONDS = 30.0
+SAVE_SECONDS = 30.0  # what a process that is killed loses at most
 
 
 def digest_of(text: str) -> bytes:
@@ -33,14 +32,14 @@ def digest_of(text: str) -> bytes:
 
 
 class EmbeddingCache:
-    """Sentence embeddings of one text model by the SHA-256 of the sentence, in an `.npz` of plain arrays.
+    """Sentence embeddings of one text model by the SHA-256 of the sentence, in an `.npz` file of plain arrays.
 
-    A file that is missing, damaged, or of another text model is an empty cache.
+    A file that is missing, damaged, or of another text model counts as an empty cache.
 
     Parameters
     ----------
-    path : of the file
-    tokenizer, model : whose embeddings it holds
+    path : the file
+    tokenizer, model : the text model
 
     Attributes
     ----------
@@ -52,7 +51,7 @@ class EmbeddingCache:
         self.path = path
         content = hashlib.sha256(tokenizer.fingerprint())
         for name, tensor in model.state_dict().items():
-            if not name.startswith("pooler."):  # is drawn anew where the file has none, and not used
+            if not name.startswith("pooler."):  # not used, and drawn at random if the encoder's file has none
                 content.update(name.encode())
                 content.update(tensor.detach().cpu().contiguous().view(-1).numpy().data)
         self.text_model = content.hexdigest()
@@ -73,13 +72,13 @@ class EmbeddingCache:
                 raise ValueError(f"arrays of shape {digest.shape} and {embedding.shape}")
             if (digest.dtype, embedding.dtype) != (np.uint8, np.float32) or not np.isfinite(embedding).all():
                 raise ValueError("other values than digests and finite embeddings")
-        except Exception as error:  # damaged bytes make the readers raise almost anything
+        except Exception as error:  # readers raise almost anything for damaged bytes
             self.fault = str(error)
             return {}
         return {key.tobytes(): vector for key, vector in zip(digest, embedding, strict=True)}
 
     def add(self, embeddings: dict[bytes, np.ndarray]) -> None:
-        """Add embeddings, and save where the last time is half a minute ago."""
+        """Add embeddings, and save if the last time was more than half a minute ago."""
         self.embeddings |= embeddings
         self.changed = True
         if time.monotonic() - self.saved_at > SAVE_SECONDS:
@@ -105,8 +104,8 @@ class EmbeddingCache:
 
 
 # The embedding file: numpy.save of a dict "<segment id>.txt" -> float32 (text_dim,), the published format. That is a
-# pickle, and a pickle calls what it names. The names of numpy's constructors are admitted, but what they get is these
-# stand-ins: numpy's own can be made to read memory that is not theirs.
+# pickle, and a pickle calls what it names. Only the names of numpy's constructors are admitted, and they stand for the
+# classes below: numpy's own constructors can be made to read memory that is not theirs.
 
 
 class _DType:
@@ -154,7 +153,10 @@ for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and 2
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Gives the stand-ins, and encodes no more text than the file holds: one text could be encoded again and again."""
+    """Makes only the stand-ins above.
+
+    It encodes no more text than the file holds: a file could have one text encoded again and again.
+    """
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
@@ -192,6 +194,22 @@ def load_embeddings(path: str | Path, text_dim: int) -> dict[str, np.ndarray]:
     InputError : it is missing, damaged, of another dimension, or names a callable other than numpy's constructors
     """
     path = Path(path)
+    size, embeddings = _read_pickle(path)
+    if not isinstance(embeddings, dict):
+        raise InputError(f"{path}: holds a {type(embeddings).__name__}, expected a dict of segment ids and vectors")
+    if len(embeddings) * text_dim > size:
+        raise InputError(
+            f"{path}: {size} bytes for {len(embeddings)} vectors, expected {text_dim} numbers in each (--text_dim "
+            f"{text_dim})"
+        )
+    for key in embeddings:
+        if not isinstance(key, str):
+            raise InputError(f"{path}: a key is a {type(key).__name__}, expected one such as Sess01_script01_F001.txt")
+    return {key: _vector(path, key, value, text_dim) for key, value in embeddings.items()}
+
+
+def _read_pickle(path: Path) -> tuple[int, Any]:
+    """Size of an embedding file in bytes, and what it holds, with `_Array` in place of numpy's arrays."""
     try:
         raw = read_bounded(path, MAX_EMBEDDING_BYTES)
         content = io.BytesIO(raw)
@@ -199,11 +217,11 @@ def load_embeddings(path: str | Path, text_dim: int) -> dict[str, np.ndarray]:
         read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
         read_header(content)
         start = content.tell()
-        for opcode, argument, _ in pickletools.genops(content):  # of such a place a table is made that may fill memory
+        for opcode, argument, _ in pickletools.genops(content):  # the unpickler's table of places may fill memory
             if "PUT" in opcode.name and argument > len(raw):
                 raise pickle.UnpicklingError(f"it keeps an object at place {argument}")
         content.seek(start)
-        embeddings = _ArrayUnpickler(content).load()  # np.save pickles a 0-dimensional array around the dict
+        found = _ArrayUnpickler(content).load()
     except FileNotFoundError as error:
         others = sorted(other.name for other in path.parent.glob("embedding_*.npy"))
         todo = f"{', '.join(others)} is there: give its --text_dim" if others else "run preprocessing.py first"
@@ -212,27 +230,17 @@ def load_embeddings(path: str | Path, text_dim: int) -> dict[str, np.ndarray]:
         raise
     except pickle.UnpicklingError as error:
         raise InputError(f"{path}: refused, {error}") from error
-    except Exception as error:  # damaged bytes make the readers raise almost anything
+    except Exception as error:  # readers raise almost anything for damaged bytes
         raise InputError(f"{path}: not an embedding file of preprocessing.py ({error})") from error
-    if isinstance(embeddings, _Array):
-        embeddings = embeddings.value
-    if not isinstance(embeddings, dict):
-        raise InputError(f"{path}: holds a {type(embeddings).__name__}, expected a dict of segment ids and vectors")
-    if len(embeddings) * text_dim > len(raw):
-        raise InputError(
-            f"{path}: {len(raw)} bytes for {len(embeddings)} vectors, expected {text_dim} numbers in each (--text_dim "
-            f"{text_dim})"
-        )
-    vectors = {}
-    for key, value in embeddings.items():
-        if not isinstance(key, str):
-            raise InputError(f"{path}: a key is a {type(key).__name__}, expected one such as Sess01_script01_F001.txt")
-        vector = getattr(value, "value", None)
-        if not isinstance(vector, np.ndarray) or vector.size != text_dim or not np.isfinite(vector).all():
-            found = (
-                f"an array of shape {vector.shape}" if isinstance(vector, np.ndarray) else f"a {type(value).__name__}"
-            )
-            expected = f"{text_dim} finite numbers (--text_dim {text_dim})"
-            raise InputError(f"{path}: {key[:80]} holds {found}, expected {expected}")
-        vectors[key] = vector.astype(np.float32).reshape(text_dim)
-    return vectors
+    # np.save pickles a 0-dimensional array around the dict
+    return len(raw), found.value if isinstance(found, _Array) else found
+
+
+def _vector(path: Path, key: str, value: Any, text_dim: int) -> np.ndarray:
+    """The vector that an embedding file holds for `key`, float32, shape = (text_dim,)."""
+    vector = getattr(value, "value", None)
+    if not isinstance(vector, np.ndarray) or vector.size != text_dim or not np.isfinite(vector).all():
+        found = f"an array of shape {vector.shape}" if isinstance(vector, np.ndarray) else f"a {type(value).__name__}"
+        expected = f"{text_dim} finite numbers (--text_dim {text_dim})"
+        raise InputError(f"{path}: {key[:80]} holds {found}, expected {expected}")
+    return vector.astype(np.float32).reshape(text_dim)

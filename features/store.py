@@ -1,38 +1,39 @@
-"""The feature store: the log-mel frames of a whole corpus in one memory-mapped file, computed once.
+"""Feature store: the log-mel frames of a whole corpus in one memory-mapped file, computed once.
 
-A store called `name` is three files in a folder: `name.index`, JSON behind its digest, which says which rows of which
-frames file belong to which segment id; the frames file, whose own name is never used twice; and `name.lock`, held while
-it is built. The index is written last, so that it never names frames that are not all there.
+A store called `name` is the file `name.safetensors`. It holds the tensors `frames` and `index` (JSON that says which
+rows belong to which segment id), and in its metadata the key that says how the frames were made and a checksum of both.
+`name.lock` is held while the store is built. The file is replaced as a whole: a build that is killed changes nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import io
 import json
 import os
 import re
-import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import filelock
 import numpy as np
+import safetensors
 import torch
 from torch import Tensor
 
 from utils import InputError, atomic_write
 
-VERSION = 2  # of the layout of the index and of the frames file
+VERSION = 3  # of the layout of the file; versions 1 and 2 were an index and a file of frames
+OLD_FILES = re.compile(r"\.?log_mel-\d+-float\d\d(\.index(\.\w{8})?|-[0-9a-f]{32})")
 
 # Rows of one utterance: those of the whole one, and those of its central 10 s if it is longer; or why there are none
 Rows = tuple[Tensor, Tensor] | InputError
-Compute = Callable[[Sequence[Path]], Iterator[Rows]]
 
 
 class Frames(NamedTuple):
-    """Rows of N utterances, one utterance behind the other.
+    """Rows of N utterances, one utterance after the other.
 
     values : float16 or float32, shape = (rows, width); row 0 is what padding reads
     spans : int64, shape = (N, 3): its first row, its number of rows, and how many rows of its central 10 s follow them
@@ -44,187 +45,256 @@ class Frames(NamedTuple):
     faults: dict[int, str]
 
 
-class Index(NamedTuple):
-    """What an index file says.
-
-    file : name of the frames file
-    rows : how many it holds
-    checksum : CRC-32 of its content, compared once a start: 0.3 s for the 630 MB of KEMDy19
-    entries : by segment id what was known of the wav (see `identity`), and its row of `Frames.spans` or its fault
-    """
-
-    file: str
-    rows: int
-    checksum: int
-    entries: dict[str, tuple[list[int], list[int] | str]]
-
-
-def in_memory(padding: Tensor, parts: Iterator[Rows | None]) -> Frames:
+def frames_in_memory(padding: Tensor, rows_of_each: Iterable[Rows | None]) -> Frames:
     """Frames of utterances without a file; None is one that has no wav. `padding` is row 0, shape = (1, width)."""
-    pieces, spans, faults, rows = [padding], [], {}, 1
-    for number, part in enumerate(parts):
-        if isinstance(part, InputError):
-            faults[number] = str(part)
-        lengths = (0, 0) if part is None or isinstance(part, InputError) else (len(part[0]), len(part[1]))
-        pieces += part if any(lengths) else ()
-        spans.append((rows, *lengths))
-        rows += sum(lengths)
+    pieces, spans, faults, n_rows = [padding], [], {}, 1
+    for number, rows in enumerate(rows_of_each):
+        span = [n_rows, 0, 0]
+        if isinstance(rows, InputError):
+            faults[number] = str(rows)
+        elif rows is not None:
+            pieces += rows
+            span[1:] = map(len, rows)
+        spans.append(span)
+        n_rows += sum(span[1:])
     return Frames(torch.cat(pieces), torch.tensor(spans, dtype=torch.int64).reshape(-1, 3), faults)
 
 
-def stored(
-    folder: Path,
-    name: str,
-    constants: Mapping[str, Any],
-    wavs: Mapping[str, Path],
-    ids: Sequence[str],
-    padding: Tensor,
-    compute: Compute,
-) -> Frames:
-    """Frames of `ids` from the store `name` in `folder`; it is built, or mended, where it does not hold all `wavs`.
+class Identity(NamedTuple):
+    """By what a wav that has changed is known, wherever it lies."""
+
+    size: int  # bytes
+    changed: int  # ns
+
+
+class Entry(NamedTuple):
+    """What the index holds of one wav: its identity, and its span (see `Frames`) or why it cannot be used."""
+
+    identity: Identity
+    span: tuple[int, int, int] | None
+    fault: str | None
+
+
+class FeatureStore:
+    """The frames of a corpus in a file; it is asked what it lacks, and computes nothing itself.
+
+        store = FeatureStore(folder, name, key, wavs, padding)
+        if store.missing():
+            with store.build() as build:
+                for segment in build.missing:
+                    build.add(segment, rows)
+        frames = store.frames(ids)
+
+    A store that is damaged, or was made with another key, counts as empty.
 
     Parameters
     ----------
-    constants : what the frames depend on besides the wavs, as JSON has it; with other constants all are computed anew
-    wavs : of the whole corpus by segment id; one whose size or time of change is another is computed anew, alone
-    ids : whose frames are wanted; one that has no wav has no rows
+    folder, name : of the file
+    key : what the frames depend on besides the wavs, as JSON can write it
+    wavs : of the whole corpus by segment id
     padding : row 0, shape = (1, width); its dtype is the store's
-    compute : gives the rows of wavs in their order
-
-    Raises
-    ------
-    OSError : the store has to be built or mended and `folder` cannot be written to
     """
-    known = {segment: found for segment, path in wavs.items() if (found := identity(path))}
-    content = {"version": VERSION, "constants": dict(constants), "dtype": str(padding.dtype), "width": padding.shape[1]}
-    passing: dict[str, str] = {}
-    opened = _open(folder, name, content, padding.dtype)
-    if opened is None or _stale(opened[0], known):
-        folder.mkdir(parents=True, exist_ok=True)
+
+    def __init__(
+        self, folder: Path, name: str, key: Mapping[str, Any], wavs: Mapping[str, Path], padding: Tensor
+    ) -> None:
+        self.path = folder / f"{name}.safetensors"
+        self.lock_path = folder / f"{name}.lock"
+        self.key = json.dumps({"version": VERSION, **key}, sort_keys=True)
+        self.wavs, self.padding = wavs, padding
+        self.identities = {segment: found for segment, path in wavs.items() if (found := _identity(path))}
+        self.transient_faults: dict[str, str] = {}  # they are not in the file
+        self.values: Tensor = padding
+        self.entries: dict[str, Entry] = {}
+        self.load()
+
+    def missing(self) -> list[str]:
+        """Segment ids whose wav is new or has changed (its size or its time of change) since it was computed."""
+        known = {segment: entry.identity for segment, entry in self.entries.items()}
+        return sorted(segment for segment, found in self.identities.items() if known.get(segment) != found)
+
+    def frames(self, ids: Sequence[str]) -> Frames:
+        """Frames of these segment ids; one that has no wav has no rows."""
+        spans, faults = np.zeros((len(ids), 3), dtype=np.int64), {}
+        for number, segment in enumerate(ids):
+            if segment not in self.wavs:
+                continue
+            entry = self.entries.get(segment)
+            if entry is not None and entry.span is not None:
+                spans[number] = entry.span
+                continue
+            reason = "cannot be read; replace it or take it away" if entry is None else entry.fault
+            faults[number] = f"{self.wavs[segment]}: {self.transient_faults.get(segment, reason)}"
+        return Frames(self.values, torch.from_numpy(spans), faults)
+
+    @contextlib.contextmanager
+    def build(self) -> Iterator[Build]:
+        """Write the store anew when the block ends, with what the block adds; another process waits meanwhile.
+
+        If another process has built it in the meantime nothing is missing, and nothing is written. If the block fails,
+        the store stays as it was.
+
+        Raises
+        ------
+        OSError : the folder cannot be written to, or its file system has no locks
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(self.lock_path):
+            self.load()
+            missing = self.missing()
+            if not missing:
+                yield Build(self, missing, io.BytesIO())
+                return
+            self._remove_leftovers()
+            try:
+                with atomic_write(self.path, "wb") as file:
+                    build = Build(self, missing, file)
+                    yield build
+                    build.finish()
+            except InputError as error:
+                if isinstance(error.__cause__, OSError):  # `atomic_write` could not write
+                    raise error.__cause__ from None
+                raise
+            self.transient_faults = build.transient_faults
+            if not self.load():
+                raise OSError("what is written there cannot be read back")
+
+    def load(self) -> bool:
+        """Map the file into memory; False, and an empty store, if there is none that can be used."""
         try:
-            with filelock.FileLock(folder / f"{name}.lock"):
-                opened = _open(folder, name, content, padding.dtype)
-                if opened is None or _stale(opened[0], known):  # else another process has built it meanwhile
-                    passing = _build(folder, name, content, wavs, known, padding, compute, opened)
-                    opened = _open(folder, name, content, padding.dtype)
-        except NotImplementedError as error:
-            raise OSError("its file system has no locks") from error
-    if opened is None:
-        raise OSError("what is written there cannot be read back")
-    index, values = opened
-    spans, faults = np.zeros((len(ids), 3), dtype=np.int64), {}
-    for number, segment in enumerate(ids):
-        _, span = index.entries.get(segment, (None, "cannot be read; replace it or take it away"))
-        if isinstance(span, list):
-            spans[number] = span if segment in wavs else 0
-        elif segment in wavs:
-            faults[number] = f"{wavs[segment]}: {passing.get(segment, span)}"
-    return Frames(values, torch.from_numpy(spans), faults)
+            self.values, self.entries = self._read()
+        except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, safetensors.SafetensorError):
+            self.values, self.entries = self.padding, {}
+            return False
+        return True
+
+    def _read(self) -> tuple[Tensor, dict[str, Entry]]:
+        """Frames and index of the file; of a damaged one, almost any exception."""
+        with safetensors.safe_open(self.path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata["key"] != self.key:
+                raise ValueError("made with other constants or another version")
+            values, index = file.get_tensor("frames"), file.get_tensor("index")
+        if values.dtype != self.padding.dtype or values.shape[1:] != self.padding.shape[1:]:
+            raise ValueError("frames of another type or width")
+        if f"{_checksum(index, _checksum(values)):08x}" != metadata["checksum"]:
+            raise ValueError("damaged")
+        entries = {
+            segment: Entry(Identity(*wav), None if span is None else tuple(span), fault)
+            for segment, (wav, span, fault) in json.loads(index.numpy().tobytes()).items()
+        }
+        spans = np.array([entry.span for entry in entries.values() if entry.span is not None]).reshape(-1, 3)
+        if ((spans < 0) | (spans > len(values))).any() or (spans.sum(axis=1) > len(values)).any():
+            raise ValueError("rows that are not there")
+        return values, entries
+
+    def _remove_leftovers(self) -> None:
+        """Remove what killed builds, and versions of this program with other files, left in the folder."""
+        for path in self.path.parent.iterdir():
+            if path.name.startswith(f".{self.path.name}.") or OLD_FILES.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
-def identity(path: Path) -> list[int] | None:
-    """Size in bytes and time of the last change in ns of a file, wherever it lies; None when they cannot be had."""
+class Build:
+    """The next version of a store: what has not changed of the old one, and what is added. See `FeatureStore.build`.
+
+    It is written piece by piece; the library's `save_file` would need all frames at once. A safetensors file is the
+    length of its header as 8 bytes, the header as JSON, and the tensors. The header comes last, into space left for it.
+
+    Attributes
+    ----------
+    missing : segment ids to add, sorted
+    transient_faults : by segment id the faults that may go away, such as a lacking permission; they are not written
+    """
+
+    def __init__(self, store: FeatureStore, missing: list[str], file: IO[bytes]) -> None:
+        self.store, self.missing, self.file = store, missing, file
+        self.n_rows = self.checksum = 0
+        self.entries: dict[str, Entry] = {}
+        self.transient_faults: dict[str, str] = {}
+        self.header_size = 1024 + len(json.dumps(store.key))  # more than it needs, and a multiple of 8 for alignment
+        self.header_size += -self.header_size % 8
+        file.seek(8 + self.header_size)
+        self._append(store.padding)
+        for segment in sorted(store.identities.keys() - set(missing)):
+            self._keep(segment)
+
+    def add(self, segment: str, rows: Rows) -> None:
+        """Add the rows of a wav, or why it cannot be used."""
+        identity = self.store.identities[segment]
+        if isinstance(rows, InputError):
+            path = self.store.wavs[segment]
+            reason = str(rows).removeprefix(f"{path}: ")
+            if os.access(path, os.R_OK):
+                self.entries[segment] = Entry(identity, None, reason)
+            else:
+                self.transient_faults[segment] = reason
+        else:
+            self.entries[segment] = Entry(identity, (self.n_rows, *map(len, rows)), None)
+            for part in rows:
+                self._append(part)
+
+    def _keep(self, segment: str) -> None:
+        """Take over an entry of the store that has not changed."""
+        entry = self.store.entries[segment]
+        if entry.span is not None:
+            start, *lengths = entry.span
+            entry = entry._replace(span=(self.n_rows, *lengths))
+            self._append(self.store.values[start : start + sum(lengths)])
+        self.entries[segment] = entry
+
+    def _append(self, rows: Tensor) -> None:
+        content = rows.contiguous()
+        self.file.write(content.numpy().data)
+        self.checksum = _checksum(content, self.checksum)
+        self.n_rows += len(content)
+
+    def finish(self) -> None:
+        """Write the index and the header."""
+        padding = self.store.padding
+        index = torch.frombuffer(bytearray(json.dumps(self.entries).encode()), dtype=torch.uint8)
+        self.file.write(index.numpy().data)
+        end_of_frames = self.n_rows * padding.nbytes
+        content = {
+            "__metadata__": {"key": self.store.key, "checksum": f"{_checksum(index, self.checksum):08x}"},
+            "frames": {
+                "dtype": {torch.float16: "F16", torch.float32: "F32"}[padding.dtype],
+                "shape": [self.n_rows, padding.shape[1]],
+                "data_offsets": [0, end_of_frames],
+            },
+            "index": {
+                "dtype": "U8",
+                "shape": [len(index)],
+                "data_offsets": [end_of_frames, end_of_frames + len(index)],
+            },
+        }
+        header = json.dumps(content).encode().ljust(self.header_size)
+        self.file.seek(0)
+        self.file.write(len(header).to_bytes(8, "little") + header)
+
+
+def _identity(path: Path) -> Identity | None:
+    """None if it cannot be had, such as that of a link to nothing."""
     try:
         status = path.stat()
     except OSError:
         return None
-    return [status.st_size, status.st_mtime_ns]
+    return Identity(status.st_size, status.st_mtime_ns)
 
 
-def _stale(index: Index, known: Mapping[str, list[int]]) -> list[str]:
-    """Segment ids whose wav is not the one that the index knows."""
-    return [segment for segment, found in known.items() if index.entries.get(segment, (None,))[0] != found]
+def _checksum(values: Tensor, start: int = 0) -> int:
+    """CRC-32, continued from `start`; 0.3 s for the 630 MB of KEMDy19."""
+    return zlib.crc32(values.numpy().data, start)
 
 
-def _open(folder: Path, name: str, content: dict, dtype: torch.dtype) -> tuple[Index, Tensor] | None:
-    """A store's index and mapped frames, or None where there is none, or one that was made otherwise or is damaged."""
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = filelock.FileLock(path)
     try:
-        digest, _, text = (folder / f"{name}.index").read_bytes().partition(b"\n")
-        if digest != hashlib.sha256(text).hexdigest().encode():
-            return None
-        found = json.loads(text)
-        index = Index(found.pop("file"), found.pop("rows"), found.pop("checksum"), found.pop("entries"))
-        if found != json.loads(json.dumps(content)) or not re.fullmatch(re.escape(name) + "-[0-9a-f]{32}", index.file):
-            return None
-        spans = np.array([span for _, span in index.entries.values() if isinstance(span, list)]).reshape(-1, 3)
-        n_values, path = index.rows * content["width"], folder / index.file
-        within = (spans >= 0).all() and (spans.sum(axis=1) <= index.rows).all()
-        if not within or path.stat().st_size != n_values * dtype.itemsize:
-            return None
-        values = torch.from_file(str(path), size=n_values, dtype=dtype)
-        if zlib.crc32(values.view(torch.uint8).numpy()) != index.checksum:
-            return None
-        return index, values.view(index.rows, -1)
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError):
-        return None
-
-
-def _build(
-    folder: Path,
-    name: str,
-    content: dict,
-    wavs: Mapping[str, Path],
-    known: Mapping[str, list[int]],
-    padding: Tensor,
-    compute: Compute,
-    old: tuple[Index, Tensor] | None,
-) -> dict[str, str]:
-    """Write a frames file and then its index, with what did not change since `old`; the lock is held.
-
-    Returns
-    -------
-    by segment id the faults that may pass, such as a lacking permission; they are not written down
-    """
-    for leftover in folder.glob(f"{name}-*"):  # of a build that was killed
-        if old is None or leftover.name != old[0].file:
-            leftover.unlink()
-    path = folder / f"{name}-{uuid.uuid4().hex}"
-    changed = sorted(known if old is None else _stale(old[0], known))
-    entries: dict[str, tuple[list[int], list[int] | str]] = {}
-    passing: dict[str, str] = {}
-    rows = checksum = 0
-
-    def append(file: IO[bytes], *parts: Tensor) -> list[int]:
-        nonlocal rows, checksum
-        start = rows
-        for part in parts:
-            values = part.contiguous().numpy().data
-            file.write(values)
-            checksum = zlib.crc32(values, checksum)
-            rows += len(part)
-        return [start, *map(len, parts)]
-
+        lock.acquire()
+    except NotImplementedError as error:
+        raise OSError("its file system has no locks") from error
     try:
-        with path.open("xb") as file:
-            append(file, padding)
-            for segment in sorted(known.keys() - set(changed)):
-                _, span = old[0].entries[segment]
-                if isinstance(span, list):
-                    start, *lengths = span
-                    span = append(file, *old[1][start : start + sum(lengths)].split(lengths))
-                entries[segment] = known[segment], span
-            for segment, part in zip(changed, compute([wavs[segment] for segment in changed]), strict=True):
-                if isinstance(part, tuple):
-                    entries[segment] = known[segment], append(file, *part)
-                    continue
-                reason = str(part).removeprefix(f"{wavs[segment]}: ")
-                if not os.access(wavs[segment], os.R_OK):
-                    passing[segment] = reason
-                else:
-                    entries[segment] = known[segment], reason
-            file.flush()
-            os.fsync(file.fileno())
-        text = json.dumps(
-            content | {"file": path.name, "rows": rows, "checksum": checksum, "entries": entries}
-        ).encode()
-        try:
-            with atomic_write(folder / f"{name}.index", "wb") as file:
-                file.write(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
-        except InputError as error:
-            raise OSError(str(error)) from error
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    if old is not None:
-        (folder / old[0].file).unlink(missing_ok=True)  # whoever has it mapped keeps it
-    return passing
+        yield
+    finally:
+        lock.release()

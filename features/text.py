@@ -1,14 +1,16 @@
-"""KoBERT's tokenizer, masked mean-pooled sentence embeddings of it and other encoders, and the files that keep them.
+"""Text model: KoBERT or another encoder, its tokenizer, and the sentence embeddings that they give.
 
-transformers' `AutoTokenizer` gives wrong ids for KoBERT and SKT's own `kobert_tokenizer` cannot be installed beside
-transformers 5, so the SentencePiece model is used directly: `[CLS]` + pieces + `[SEP]` are SKT's ids. Other encoders
-(`klue/bert-base`, `klue/roberta-base`) bring the tokenizer that `AutoTokenizer` loads.
+transformers' `AutoTokenizer` gives wrong ids for KoBERT, and SKT's own `kobert_tokenizer` cannot be installed beside
+transformers 5. So SentencePiece reads KoBERT's vocabulary: `[CLS]`, its pieces and `[SEP]` are SKT's ids. (A tokenizer
+of the `tokenizers` library made from the same file gives other ids for decomposed Hangul and for long repetitions.)
+Other encoders (`klue/bert-base`, `klue/roberta-base`) bring the tokenizer that `AutoTokenizer` loads.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,11 +28,45 @@ if TYPE_CHECKING:
 
 KOBERT = "skt/kobert-base-v1"
 VOCABULARY = "spiece.model"
-MAX_TOKENS = 512  # positions of the encoder; a longer sentence keeps its first 510 pieces
+MAX_TOKENS = 512  # positions of the encoder; of a longer sentence only the first 510 pieces are used
 
 
-class KoBERTTokenizer:
-    """KoBERT's SentencePiece tokenizer.
+class Tokenizer(ABC):
+    """What the encoder of a sentence needs: ids and attention masks."""
+
+    pad_token_id: int
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of pieces in the vocabulary."""
+
+    @abstractmethod
+    def fingerprint(self) -> bytes:
+        """Everything that the ids depend on."""
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, with the marks of its begin and end; at most as many as the encoder has positions."""
+
+    def __call__(self, texts: str | Sequence[str]) -> dict[str, torch.Tensor]:
+        """Ids and attention mask of a batch (a single text is a batch of one), padded on the right to its longest.
+
+        Returns
+        -------
+        dict of `input_ids` and `attention_mask` : int64 tensors, shape = (B, tokens); the mask is 1 on tokens, else 0
+        """
+        import torch
+
+        ids = [torch.tensor(self.encode(text)) for text in ([texts] if isinstance(texts, str) else texts)]
+        pad = torch.nn.utils.rnn.pad_sequence
+        return {
+            "input_ids": pad(ids, batch_first=True, padding_value=self.pad_token_id),
+            "attention_mask": pad([torch.ones_like(sentence) for sentence in ids], batch_first=True),
+        }
+
+
+class KoBERTTokenizer(Tokenizer):
+    """KoBERT's tokenizer, from its SentencePiece model.
 
     Raises
     ------
@@ -44,17 +80,16 @@ class KoBERTTokenizer:
             self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary))
         except (OSError, RuntimeError) as error:
             raise InputError(f"{vocabulary}: not readable as a SentencePiece model ({error})") from error
-        names = {"unk": "[UNK]", "pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]"}
-        ids = {key: self.pieces.piece_to_id(piece) for key, piece in names.items()}
-        if len(set(ids.values())) < len(ids):
-            raise InputError(f"{vocabulary}: lacks some of the pieces {' '.join(names.values())} of KoBERT's layout")
-        self.unk_token_id, self.pad_token_id, self.cls_token_id, self.sep_token_id = ids.values()
+        names = ("[UNK]", "[PAD]", "[CLS]", "[SEP]")
+        ids = [self.pieces.piece_to_id(name) for name in names]
+        if len(set(ids)) < len(ids):  # a piece that is lacking has the id of [UNK]
+            raise InputError(f"{vocabulary}: lacks some of the pieces {' '.join(names)} of KoBERT's layout")
+        _, self.pad_token_id, self.cls_token_id, self.sep_token_id = ids
 
     def __len__(self) -> int:
         return self.pieces.get_piece_size()
 
     def fingerprint(self) -> bytes:
-        """What the ids depend on."""
         return self.pieces.serialized_model_proto()
 
     def encode(self, text: str) -> list[int]:
@@ -62,18 +97,9 @@ class KoBERTTokenizer:
         ids = self.pieces.encode(text)[: MAX_TOKENS - 2]
         return [self.cls_token_id, *ids, self.sep_token_id]
 
-    def __call__(self, texts: str | Sequence[str]) -> dict[str, torch.Tensor]:
-        """Ids and attention mask of a batch (a single text is a batch of one), padded on the right to its longest.
 
-        Returns
-        -------
-        dict of `input_ids` and `attention_mask` : int64 tensors, shape = (B, tokens); the mask is 1 on tokens
-        """
-        return pad([self.encode(text) for text in ([texts] if isinstance(texts, str) else texts)], self.pad_token_id)
-
-
-class OwnTokenizer:
-    """The tokenizer that an encoder other than KoBERT brings along, with `KoBERTTokenizer`'s methods.
+class OwnTokenizer(Tokenizer):
+    """The tokenizer that an encoder other than KoBERT brings along.
 
     Parameters
     ----------
@@ -83,36 +109,16 @@ class OwnTokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
+        self.pad_token_id = tokenizer.pad_token_id
 
     def __len__(self) -> int:
         return len(self.tokenizer)
 
     def fingerprint(self) -> bytes:
-        """What the ids depend on."""
         return self.tokenizer.backend_tokenizer.to_str().encode()  # only fast tokenizers have one
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text with the encoder's own marks of its begin and end; at most as many as it has positions."""
         return self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"]
-
-    def __call__(self, texts: str | Sequence[str]) -> dict[str, torch.Tensor]:
-        """As `KoBERTTokenizer`'s."""
-        texts = [texts] if isinstance(texts, str) else texts
-        return pad([self.encode(text) for text in texts], self.tokenizer.pad_token_id)
-
-
-def pad(sentences: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Token ids and attention mask, int64, shape = (B, tokens of the longest); the mask is 1 on tokens, 0 behind."""
-    import torch
-
-    ids = [torch.tensor(sentence) for sentence in sentences]
-    return {
-        "input_ids": torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad_token_id),
-        "attention_mask": torch.nn.utils.rnn.pad_sequence([torch.ones_like(i) for i in ids], batch_first=True),
-    }
-
-
-Tokenizer = KoBERTTokenizer | OwnTokenizer
 
 
 def load_text_model(name_or_path: str, text_dim: int | None = None) -> tuple[Tokenizer, PreTrainedModel]:
@@ -124,17 +130,11 @@ def load_text_model(name_or_path: str, text_dim: int | None = None) -> tuple[Tok
     ------
     InputError : it cannot be had, is no such encoder, or its sentence embeddings are not `text_dim` long
     """
-    folder = Path(name_or_path)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise InputError(f"{folder / 'config.json'}: not found; expected a folder in the layout of {KOBERT}")
-    if not folder.is_dir():
-        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name_or_path):
-            raise InputError(f"text model {name_or_path}: no such folder, and not a name such as {KOBERT}")
-        print(f"looking for {name_or_path} on the Hugging Face hub", file=sys.stderr)
+    _check_name(name_or_path)
     import huggingface_hub
     import transformers
 
-    # Of five attempts to reach the hub, and of the pooling layer, which is not used
+    # Else they print five attempts to reach the hub, and that the pooling layer, which is not used, is lacking
     huggingface_hub.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -145,26 +145,43 @@ def load_text_model(name_or_path: str, text_dim: int | None = None) -> tuple[Tok
             raise InputError(
                 f"text model {name_or_path} gives embeddings of {config.hidden_size} values, --text_dim is {text_dim}"
             )
-        # Of a folder without vocabulary AutoTokenizer makes a tokenizer that knows its special tokens only
+        # Without its vocabulary file AutoTokenizer makes a tokenizer that knows nothing but special tokens
         if not config.vocab_size / 2 < len(tokenizer) <= config.vocab_size:
             raise InputError(
                 f"text model {name_or_path}: its tokenizer has {len(tokenizer)} pieces, its encoder "
                 f"{config.vocab_size}; is the file of its vocabulary there?"
             )
-        tokenizer.fingerprint()
+        tokenizer.fingerprint()  # fails here, if it can, and not after the corpus was read
         model = transformers.AutoModel.from_pretrained(name_or_path, trust_remote_code=False, dtype="float32")
     except InputError:
         raise
-    except Exception as error:  # damaged files and other models make the readers raise almost anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if folder.is_dir():
-            raise InputError(f"{folder}: not readable as a text model ({reason})") from error
-        raise InputError(
-            f"text model {name_or_path}: no such folder, and the hub did not give it; on a machine with a network run "
-            f"'hf download {name_or_path} --local-dir encoder', copy the folder here and pass --text_model encoder "
-            f"({reason})"
-        ) from error
+    except Exception as error:  # readers raise almost anything for damaged files and other models
+        raise _not_loaded(name_or_path, error) from error
     return tokenizer, model.eval()
+
+
+def _check_name(name_or_path: str) -> None:
+    """Raise `InputError` if it can neither be a folder of an encoder nor a name on the hub."""
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{folder / 'config.json'}: not found; expected a folder in the layout of {KOBERT}")
+        return
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name_or_path):
+        raise InputError(f"text model {name_or_path}: no such folder, and not a name such as {KOBERT}")
+    print(f"looking for {name_or_path} on the Hugging Face hub", file=sys.stderr)
+
+
+def _not_loaded(name_or_path: str, error: Exception) -> InputError:
+    """One line that says why a text model could not be loaded."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if Path(name_or_path).is_dir():
+        return InputError(f"{Path(name_or_path)}: not readable as a text model ({reason})")
+    return InputError(
+        f"text model {name_or_path}: no such folder, and the hub did not give it; on a machine with a network run "
+        f"'hf download {name_or_path} --local-dir encoder', copy the folder here and pass --text_model encoder "
+        f"({reason})"
+    )
 
 
 def _load_tokenizer(name_or_path: str, config: PretrainedConfig) -> Tokenizer:
@@ -172,7 +189,7 @@ def _load_tokenizer(name_or_path: str, config: PretrainedConfig) -> Tokenizer:
         return KoBERTTokenizer(vocabulary)
     from transformers import AutoTokenizer
 
-    # RoBERTa counts its positions from behind the id of padding
+    # RoBERTa's positions start after the id of padding
     offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
     tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
@@ -199,50 +216,62 @@ def embed_sentences(
     tokenizer: Tokenizer,
     model: PreTrainedModel,
     batch_size: int = 64,
-    device: torch.device | str = "cpu",
-    progress: bool = True,
+    quiet: bool = False,
     cache: EmbeddingCache | None = None,
 ) -> np.ndarray:
     """Sentence embeddings: the mean of the last hidden states over a sentence's tokens, [CLS] and [SEP] included.
 
-    Sentences go through the encoder in order of length, so that batches hold little padding; equal ones go once, and
-    those in `cache` not at all.
+    Sentences go through the encoder in order of length, so that batches hold little padding. Equal sentences are
+    embedded once, and those in `cache` not at all.
+
+    Parameters
+    ----------
+    tokenizer, model : from `load_text_model`; the computation is on the model's device
+    batch_size : sentences at once
+    quiet : without a progress bar
+    cache : where embeddings are looked up and kept, also when this is interrupted; it forgets other sentences
 
     Returns
     -------
     float32, shape = (len(texts), hidden size), in the order of `texts`
     """
-    import torch
     from tqdm import tqdm
 
     known = {} if cache is None else cache.embeddings
-    distinct = list(dict.fromkeys(texts))
-    keys = {text: digest_of(text) for text in distinct}
-    embedding = {text: known[keys[text]] for text in distinct if keys[text] in known}
-    todo = sorted((text for text in distinct if text not in embedding), key=lambda text: len(tokenizer.encode(text)))
-    model = model.to(device)
+    digests = {text: digest_of(text) for text in texts}
+    embedding = {text: known[digest] for text, digest in digests.items() if digest in known}
+    todo = [text for text in digests if text not in embedding]
+    todo.sort(key=lambda text: len(tokenizer.encode(text)))
     bar = tqdm(
-        total=len(distinct),
-        initial=len(embedding),
         desc="sentence embeddings",
         unit="sentence",
-        disable=not progress,
+        total=len(digests),
+        initial=len(embedding),
+        disable=quiet,
     )
     try:
-        with torch.inference_mode(), bar:
+        with bar:
             for start in range(0, len(todo), batch_size):
-                texts_of_batch = todo[start : start + batch_size]
-                batch = {k: v.to(device) for k, v in tokenizer(texts_of_batch).items()}
-                hidden = model(**batch).last_hidden_state
-                mask = batch["attention_mask"].unsqueeze(2).to(hidden.dtype)
-                mean = ((hidden * mask).sum(dim=1) / mask.sum(dim=1)).float().cpu().numpy()
-                embedding |= dict(zip(texts_of_batch, mean, strict=True))
+                batch = todo[start : start + batch_size]
+                computed = dict(zip(batch, _embed_batch(batch, tokenizer, model), strict=True))
+                embedding |= computed
                 if cache is not None:
-                    cache.add({keys[text]: embedding[text] for text in texts_of_batch})
-                bar.update(len(mean))
+                    cache.add({digests[text]: vector for text, vector in computed.items()})
+                bar.update(len(batch))
         if cache is not None:
-            cache.keep(keys.values())
+            cache.keep(digests.values())
     finally:  # also when it is interrupted
         if cache is not None:
             cache.save()
     return np.stack([embedding[text] for text in texts])
+
+
+def _embed_batch(texts: Sequence[str], tokenizer: Tokenizer, model: PreTrainedModel) -> np.ndarray:
+    """Embeddings of one batch, float32, shape = (len(texts), hidden size)."""
+    import torch
+
+    batch = {name: tensor.to(model.device) for name, tensor in tokenizer(texts).items()}
+    with torch.inference_mode():
+        hidden = model(**batch).last_hidden_state
+        mask = batch["attention_mask"].unsqueeze(2).to(hidden.dtype)
+        return ((hidden * mask).sum(dim=1) / mask.sum(dim=1)).float().cpu().numpy()

@@ -33,7 +33,7 @@ from corpora.wavs import read_wav
 from dataset import read_annotation
 from features.embeddings import load_embeddings, save_embeddings
 from features.log_mel import decibel_frames
-from features.store import stored
+from features.store import FeatureStore
 from training import state as checkpoint
 from training.run import CHECKPOINT
 from training.state import Trainee, load_weights
@@ -293,14 +293,16 @@ def test_a_spoilt_feature_store_is_made_anew(tmp_path):
     wavs = {f"Sess01_script01_F{i:03d}": tmp_path / f"{i}.wav" for i in range(4)}
     for number, path in enumerate(wavs.values()):
         path.write_bytes(bytes(number + 1))
-    padding, store = torch.zeros(1, 3), tmp_path / "features"
-
-    def compute(paths: list[Path]) -> Iterator:
-        for path in paths:
-            yield torch.full((path.stat().st_size, 3), float(path.stem)), padding[:0]
+    padding, folder = torch.zeros(1, 3), tmp_path / "features"
 
     def read() -> list:
-        frames = stored(store, "log_mel-16000-float32", {"sr": 16000}, wavs, [*wavs], padding, compute)
+        store = FeatureStore(folder, "log_mel-16000-float32", {"sr": 16000}, wavs, padding)
+        if store.missing():
+            with store.build() as build:
+                for segment in build.missing:
+                    path = wavs[segment]
+                    build.add(segment, (torch.full((path.stat().st_size, 3), float(path.stem)), padding[:0]))
+        frames = store.frames([*wavs])
         return [frames.values[start : start + length].tolist() for start, length, _ in frames.spans.tolist()]
 
     expected = read()
@@ -308,7 +310,7 @@ def test_a_spoilt_feature_store_is_made_anew(tmp_path):
     @cases(0.05)
     @given(st.data())
     def check(data: st.DataObject) -> None:
-        file = data.draw(st.sampled_from(sorted(path for path in store.iterdir() if path.suffix != ".lock")))
+        file = data.draw(st.sampled_from(sorted(path for path in folder.iterdir() if path.suffix != ".lock")))
         file.write_bytes(data.draw(mutated(file.read_bytes(), text=False)))
         assert read() == expected
 

@@ -516,7 +516,7 @@ def test_log_mels_are_kept_beside_the_corpus_unless_told_otherwise(preprocessed,
         capsys.readouterr()
         assert run(corpus, tmp_path / exp, *options) == 0
         assert ("log-mel:" in capsys.readouterr().err) == (exp == "first")
-    assert (corpus / "features" / "log_mel-16000-float16.index").is_file()
+    assert (corpus / "features" / "log_mel-16000-float16.safetensors").is_file()
     for name in ("history.csv", "predictions.csv"):
         assert len({(only_run(tmp_path / exp) / name).read_bytes() for exp in ("without", "first", "second")}) == 1
 

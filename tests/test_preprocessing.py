@@ -122,7 +122,7 @@ def test_embeddings_are_those_of_the_cleaned_transcripts(sample, preprocessed):
     tokenizer, model = load_text_model(str(sample / "kobert"), 768)
     for name in sorted(txts)[::7]:
         text = clean_transcript(txts[name].read_text(encoding="utf-8"))
-        expected = embed_sentences([text], tokenizer, model, progress=False)[0]
+        expected = embed_sentences([text], tokenizer, model, quiet=True)[0]
         np.testing.assert_allclose(vectors[name], expected, rtol=0, atol=1e-5)
 
 
