@@ -11,6 +11,7 @@ from typing import IO, NamedTuple
 from utils import InputError
 
 MISSING_LIMIT = 0.05  # a larger share of utterances without wav or text stops the run
+COUNTS_AS_ZEROS = f"counts as zeros in training, which stops where more than {MISSING_LIMIT:.0%} do"
 
 
 class Problem(NamedTuple):
@@ -19,8 +20,8 @@ class Problem(NamedTuple):
     file : path within the corpus folder
     row : of a table, counted from 1 with its header rows; "" elsewhere
     id : segment id it concerns, "" for none
-    what : the kind of fault, equal for all faults of the kind
-    found : what stands there
+    what : the kind of fault, in the same words for all faults of the kind
+    found : what stands in the file
     done : what was done
     """
 
@@ -39,7 +40,7 @@ class Problem(NamedTuple):
 
 
 def warn_of_problems(problems: Sequence[Problem]) -> None:
-    """One warning for each kind of fault, with how often it was found, the first one, and what was done."""
+    """Warn once of each kind of fault: how often it was found, the first one, and what was done."""
     times = Counter((problem.what, problem.done) for problem in problems)
     first: dict[tuple[str, str], Problem] = {}
     for problem in problems:
@@ -50,7 +51,7 @@ def warn_of_problems(problems: Sequence[Problem]) -> None:
 
 
 def write_problems(file: IO[str], problems: Sequence[Problem]) -> None:
-    """`problems.csv`: a row a problem."""
+    """Write `problems.csv`: a header row, then one row per problem."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerows([Problem._fields, *problems])
 
@@ -58,9 +59,16 @@ def write_problems(file: IO[str], problems: Sequence[Problem]) -> None:
 def report_missing(
     ids: Sequence[str], missing: Sequence[bool], what: str, where: str, reason: str = "", warn: bool = True
 ) -> list[str]:
-    """Say once (if `warn`) which utterances have no wav or no text, and return them.
+    """The utterances that have no wav or no text; one warning names them all.
 
-    `reason` says what is wrong with the first one whose wav or text is there and cannot be used.
+    Parameters
+    ----------
+    ids : segment ids
+    missing : for each id, whether its wav or text is missing
+    what : "wav" or "text"
+    where : the file or folder that was searched
+    reason : why the first one cannot be used that is there and cannot be used; "" if there is none
+    warn : whether to warn
 
     Raises
     ------
@@ -73,17 +81,25 @@ def report_missing(
             f"{where}: {len(absent)} of {len(ids)} utterances have no {usable} there (such as {absent[0]}); "
             f"at most {MISSING_LIMIT:.0%} may be missing, so this is probably the wrong path{first}"
         )
-    for session in sorted({segment.partition("_")[0] for segment in absent}):
-        own = {segment for segment in ids if segment.startswith(f"{session}_")}
-        if own <= {*absent}:
+    if not absent:
+        return []
+    in_session, absent_in = _count_by_session(ids), _count_by_session(absent)
+    for session, n_absent in sorted(absent_in.items()):
+        if n_absent == in_session[session]:
             raise InputError(
-                f"{where}: none of the {len(own)} utterances of {session} has a {usable} there (such as {absent[0]}); "
-                f"a session without any cannot be tested or trained on, so copy it there{first}"
+                f"{where}: none of the {n_absent} utterances of Sess{session:02d} has a {usable} there (such as "
+                f"{absent[0]}); a session without any cannot be tested or trained on, so copy it there{first}"
             )
-    if absent and warn:
+    if warn:
         warnings.warn(
             f"{len(absent)} of {len(ids)} utterances have no {usable} in {where} and count as zeros: "
             f"{', '.join(absent)}{first}",
             stacklevel=2,
         )
     return absent
+
+
+def _count_by_session(ids: Sequence[str]) -> Counter[int]:
+    from corpora.registry import parse_id  # not above: the corpora that it lists import this module
+
+    return Counter(parse_id(segment).session for segment in ids)
