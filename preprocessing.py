@@ -1,4 +1,4 @@
-"""Preprocessing: a raw corpus, KEMDy19 for one, to the files that training reads.
+"""Preprocessing: from a raw corpus, such as KEMDy19, to the files that training reads.
 
     python preprocessing.py --data_path data/KEMDy19
 

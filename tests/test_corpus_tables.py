@@ -170,9 +170,7 @@ def test_start_that_is_no_number(corpus, preprocessed, capsys):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp949"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
-def test_tables_and_transcripts_of_any_encoding_and_line_end_give_the_same(
-    corpus, preprocessed, encoding, newline, monkeypatch
-):
+def test_tables_and_transcripts_of_any_encoding_and_line_end_give_the_same(corpus, preprocessed, encoding, newline):
     for path in [*(corpus / "annotation").glob("*.csv"), *(corpus / "wav").rglob("*.txt")]:
         text = decode(path.read_bytes(), path)
         path.write_bytes(newline.join(text.splitlines()).encode(encoding))

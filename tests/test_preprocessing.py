@@ -14,6 +14,7 @@ from raw_corpus import CACHE, FILES, NAME, faults, repeat_row, run, spoil, table
 import preprocessing
 from constants import ROLES
 from corpora.problems import Problem
+from corpora.registry import parse_id
 from corpora.transcripts import clean_transcript
 from dataset import read_annotation
 from features.embeddings import load_embeddings
@@ -135,7 +136,8 @@ def faultless(corpus, capsys) -> Path:
             path.write_text("그래\n", encoding="utf-8")
     whole = next((corpus / "wav").rglob("*.wav"))
     for segment in set(table(corpus, "annotation.csv")["Segment ID"]):
-        folder = corpus / "wav" / f"Session{segment[4:6]}" / segment.rpartition("_")[0]
+        parsed = parse_id(segment)
+        folder = corpus / "wav" / f"Session{parsed.session:02d}" / parsed.dialogue
         if not (folder / f"{segment}.wav").exists():
             shutil.copy(whole, folder / f"{segment}.wav")
         if not (folder / f"{segment}.txt").exists():
