@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from corpora.annotation import Annotation, read_annotation
-from corpora.problems import report_missing
+from corpora.missing import report_missing
 from corpora.registry import parse_id
 from corpora.wavs import find_wavs
 from features.embeddings import load_embeddings

@@ -1,4 +1,4 @@
-"""Raw KEMDy19 to the four files that training reads.
+"""Preprocessing: from a raw corpus, such as KEMDy19, to the files that training reads.
 
     python preprocessing.py --data_path data/KEMDy19
 
@@ -13,15 +13,19 @@ import contextlib
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
-from constants import EMOTIONS, MAX_BATCH_SIZE, MAX_TEXT_DIM, ROLES, TEXT_DIM
-from corpora.kemdy19 import COLUMNS, read_annotation_tables, rows_of_role
+from constants import EMOTIONS, MAX_BATCH_SIZE, MAX_TEXT_DIM, TEXT_DIM
+from corpora.base import Corpus
 from corpora.problems import Problem, warn_of_problems, write_problems
-from corpora.transcripts import ZEROS, clean_transcript, read_transcripts, repeated_files, within
-from corpora.wavs import find_wavs, wav_fault
+from corpora.registry import corpus_in
+from corpora.tables import COLUMNS, rows_of_role
+from corpora.transcripts import clean_transcript, read_transcripts
+from corpora.wavs import check_wavs
 from features.embeddings import EmbeddingCache, save_embeddings
 from features.text import KOBERT, embed_sentences, load_text_model
 from training.devices import pick_device
@@ -36,47 +40,29 @@ from utils import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 
-def check_wavs(data_path: Path, audio_path: Path | None, ids: list[str], problems: list[Problem]) -> None:
-    """Add the ids without a wav, or with one that cannot be used, to `problems`."""
-    from concurrent.futures import ThreadPoolExecutor
+@dataclass(frozen=True)
+class RawCorpus:
+    """What was read of a raw corpus.
 
-    from tqdm import tqdm
+    annotation : all rows of its tables, with `tables.COLUMNS` and more
+    by_role : the usable rows of each role, each id once, with the same columns
+    transcripts : cleaned, by segment id
+    problems : all that is wrong with it
+    """
 
-    if audio_path is not None and not audio_path.is_dir():
-        raise InputError(f"--audio_path {audio_path}: no such folder")
-    repeated: list[Path] = []
-    wavs, where = find_wavs(data_path, audio_path, repeated)
-    problems += repeated_files(data_path, repeated, ids, "wav")
-    if not wavs:
-        problems.append(Problem("wav", "", "", "no wav at all", where, "only --modality text can be trained"))
-        return
-
-    def fault(segment: str) -> Problem | None:
-        if segment not in wavs:
-            return Problem(within(data_path, Path(where)), "", segment, "no wav", "", ZEROS)
-        reason = wav_fault(wavs[segment])
-        file = within(data_path, wavs[segment])
-        return Problem(file, "", segment, "wav that cannot be used", reason, ZEROS) if reason else None
-
-    with ThreadPoolExecutor() as pool:  # reading heads of files is waiting
-        found = tqdm(pool.map(fault, ids), total=len(ids), desc="wavs", unit="file")
-        problems += [problem for problem in found if problem]
+    annotation: pd.DataFrame
+    by_role: dict[str, pd.DataFrame]
+    transcripts: dict[str, str]
+    problems: list[Problem]
 
 
-# The files
-
-
-def output_files(data_path: Path, text_dim: int) -> dict[str, Path]:
-    """Paths of the files that preprocessing writes, the one that takes its place last first."""
-    names = (f"embedding_{text_dim}.npy", "annotation.csv", "df_speaker.csv", "df_listener.csv", "problems.csv")
-    return {name: data_path / name for name in names}
-
-
-def preprocess(
+def preprocess(  # noqa: PLR0913
     data_path: Path,
+    *,
     text_model: str = KOBERT,
     text_dim: int | None = None,
     batch_size: int = 64,
@@ -85,17 +71,18 @@ def preprocess(
     strict: bool = False,
     audio_path: Path | None = None,
 ) -> str:
-    """Write `annotation.csv`, `df_speaker.csv`, `df_listener.csv`, `embedding_<dimension>.npy` and `problems.csv`.
+    """Write `annotation.csv`, a `df_<role>.csv` for each role, `embedding_<dimension>.npy` and `problems.csv`.
 
-    They go into `data_path`. The embeddings are kept in `embedding_<dimension>.cache.npz` as well, by text model and
-    sentence: from there an interrupted run goes on, and a later one takes those whose transcripts have not changed.
+    They go into `data_path`. The embeddings are also kept by text model and sentence in
+    `embedding_<dimension>.cache.npz`: an interrupted run goes on from there, and a later run takes from there those
+    whose transcripts have not changed.
 
     Parameters
     ----------
     text_model : hub name or folder of the sentence encoder
     text_dim : length of its embeddings; None for whatever the encoder gives
     batch_size : sentences at once
-    gpu_id : as `utils.pick_device`
+    gpu_id : as in `utils.pick_device`
     overwrite : replace the files of an earlier run
     strict : anything that would be warned of raises, before the encoder runs and a file is written
     audio_path : folder of the wavs, if neither `data_path/wav` nor `./audio`
@@ -106,47 +93,43 @@ def preprocess(
 
     Raises
     ------
-    InputError : the corpus or the text model cannot be used, or a file is there already and `overwrite` is not set
+    InputError : the corpus or the text model cannot be used, or a file exists already and `overwrite` is not set
     """
-    if not data_path.is_dir():
-        raise InputError(f"{data_path}: no such folder; put KEMDy19 there, data/README.md says how")
-    refuse_existing(output_files(data_path, text_dim or TEXT_DIM), overwrite)
+    corpus = corpus_in(data_path)
+    refuse_existing(output_files(data_path, text_dim or TEXT_DIM, corpus.roles), overwrite)
     with lock_folder(data_path, "pre-processing"):
-        annotation, roles, transcripts, problems = read_corpus(data_path, audio_path)
+        raw = read_corpus(corpus, data_path, audio_path)
         tokenizer, model = load_text_model(text_model, text_dim)
-        files = output_files(data_path, model.config.hidden_size)
+        text_dim = model.config.hidden_size
+        files = output_files(data_path, text_dim, corpus.roles)
         refuse_existing(files, overwrite)
-        cache = EmbeddingCache(data_path / f"embedding_{model.config.hidden_size}.cache.npz", tokenizer, model)
+        cache = EmbeddingCache(data_path / f"embedding_{text_dim}.cache.npz", tokenizer, model)
         if cache.fault:
             what, done = "cache that is damaged", "all sentences are embedded anew"
-            problems.append(Problem(cache.path.name, "", "", what, cache.fault, done))
-        if strict and problems:
-            first = problems[0]
+            raw.problems.append(Problem(cache.path.name, "", "", what, cache.fault, done))
+        if strict and raw.problems:
+            first = raw.problems[0]
             raise InputError(
-                f"--strict: {data_path}: {first.what}: {first}; faults in all: {len(problems)}, which "
+                f"--strict: {data_path}: {first.what}: {first}; faults in all: {len(raw.problems)}, which "
                 "problems.csv lists without --strict"
             )
-        warn_of_problems(problems)
+        warn_of_problems(raw.problems)
         model = model.to(pick_device(gpu_id))
-        vectors = embed_sentences(list(transcripts.values()), tokenizer, model, batch_size, cache=cache)
-        embeddings = {f"{segment}.txt": vector for segment, vector in zip(transcripts, vectors, strict=True)}
+        sentences = list(raw.transcripts.values())
+        vectors = embed_sentences(sentences, tokenizer, model, batch_size, cache=cache)
+        write_files(list(files.values()), raw, vectors)
+    return describe(data_path, raw)
 
-        writers = [
-            lambda file: save_embeddings(file, embeddings),
-            *(partial(table[COLUMNS].to_csv, index=False) for table in (annotation, *roles.values())),
-            lambda file: write_problems(file, problems),
-        ]
-        with contextlib.ExitStack() as stack:  # all are on the disk before any takes its place, the embeddings last
-            for path, write in zip(files.values(), writers, strict=True):
-                file = stack.enter_context(atomic_write(path, "wb" if path.suffix == ".npy" else "w"))
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-    return describe(data_path, annotation, roles, problems)
+
+def output_files(data_path: Path, text_dim: int, roles: Sequence[str]) -> dict[str, Path]:
+    """Paths by name of the files that preprocessing writes, in the order of `write_files`."""
+    tables = [f"df_{role}.csv" for role in roles]
+    names = [f"embedding_{text_dim}.npy", "annotation.csv", *tables, "problems.csv"]
+    return {name: data_path / name for name in names}
 
 
 def refuse_existing(files: dict[str, Path], overwrite: bool) -> None:
-    """Raise `InputError` when one of the files is there and not to be replaced, or is a folder."""
+    """Raise `InputError` if one of the files exists and must not be replaced, or is a folder."""
     for path in files.values():
         if path.is_dir():
             raise InputError(f"{path}: a folder; a file of this name is to be written, so move it elsewhere")
@@ -154,35 +137,62 @@ def refuse_existing(files: dict[str, Path], overwrite: bool) -> None:
             raise InputError(f"{path}: exists already; pass --overwrite to write {', '.join(files)} anew")
 
 
-def read_corpus(
-    data_path: Path, audio_path: Path | None
-) -> tuple[pd.DataFrame, dict[str, pd.DataFrame], dict[str, str], list[Problem]]:
-    """All rows of a corpus's tables, those of each role, the cleaned transcripts by segment id, and what is wrong."""
+def read_corpus(corpus: Corpus, data_path: Path, audio_path: Path | None) -> RawCorpus:
+    """Read the tables and the transcripts of a corpus and check its wavs.
+
+    Raises
+    ------
+    InputError : a table cannot be used, no transcript can be read, or there is no folder `audio_path`
+    """
     problems: list[Problem] = []
-    annotation = read_annotation_tables(data_path, problems)
+    annotation = corpus.read_annotation(data_path, problems)
     ids = annotation["Segment ID"].drop_duplicates().tolist()
-    raw = read_transcripts(data_path, ids, problems)
-    if not raw:
+    transcripts = read_transcripts(data_path, ids, problems)
+    if not transcripts:
         raise InputError(f"{data_path / 'wav'}: no readable .txt of the {len(ids)} utterances; is the corpus whole?")
-    transcripts = {segment: clean_transcript(text) for segment, text in raw.items()}
-    annotation["text"] = annotation["Segment ID"].map(transcripts)
-    roles = {role: rows_of_role(annotation, role, problems) for role in ROLES}
+    cleaned = {segment: clean_transcript(text) for segment, text in transcripts.items()}
+    annotation["text"] = annotation["Segment ID"].map(cleaned)
+    by_role = {role: rows_of_role(annotation, role, problems) for role in corpus.roles}
     check_wavs(data_path, audio_path, ids, problems)
-    return annotation, roles, transcripts, problems
+    return RawCorpus(annotation, by_role, cleaned, problems)
 
 
-def describe(data_path: Path, annotation: pd.DataFrame, roles: dict[str, pd.DataFrame], problems: list[Problem]) -> str:
-    """Counts of what was found, a line each."""
+def write_files(paths: Sequence[Path], raw: RawCorpus, vectors: np.ndarray) -> None:
+    """Write the files of `output_files`: all are on the disk before any takes its place, the embeddings last.
+
+    Parameters
+    ----------
+    paths : in the order of `output_files`
+    vectors : float32, sentence embeddings in the order of the transcripts, shape = (N, text_dim)
+    """
+    embeddings = {f"{segment}.txt": vector for segment, vector in zip(raw.transcripts, vectors, strict=True)}
+    tables = [raw.annotation, *raw.by_role.values()]
+    writers: list[Callable[[IO], None]] = [
+        partial(save_embeddings, embeddings=embeddings),
+        *(partial(table[COLUMNS].to_csv, index=False) for table in tables),
+        partial(write_problems, problems=raw.problems),
+    ]
+    with contextlib.ExitStack() as stack:  # leaves the files in reverse order
+        for path, write in zip(paths, writers, strict=True):
+            file = stack.enter_context(atomic_write(path, "wb" if path.suffix == ".npy" else "w"))
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def describe(data_path: Path, raw: RawCorpus) -> str:
+    """Counts of what was found, one line each."""
+    annotation = raw.annotation
     lines = [
         f"{data_path}: {annotation['Segment ID'].nunique()} utterances, {annotation['Session'].nunique()} sessions, "
         f"{annotation['dialogue'].nunique()} dialogues"
     ]
-    for role, table in roles.items():
+    for role, table in raw.by_role.items():
         single = Counter(label for label in table["Emotion"] if ";" not in label)
         counts = ", ".join(f"{emotion} {single[emotion]}" for emotion in EMOTIONS)
         ties = len(table) - sum(single.values())
         lines.append(f"{role}: {len(table)} rows; single majority labels: {counts}; ties: {ties}")
-    lines.append(f"faults, listed in problems.csv: {len(problems)}")
+    lines.append(f"faults, listed in problems.csv: {len(raw.problems)}")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The interface of a corpus: its sessions, roles and folds, its segment ids, and its annotation tables."""
+"""Corpus: the interface that every corpus implements, and the parts of a segment id."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ if TYPE_CHECKING:
 
 
 class SegmentId(NamedTuple):
-    """What the id of an utterance says."""
+    """The parts of an utterance's segment id."""
 
     session: int
     dialogue: str  # "Sess01_script01", unique in the corpus
     speaker: str  # "F", unique in the dialogue
     sequence: int  # running number of the speaker's utterance in the dialogue
+    script: str  # "script01", the dialogue within its session
 
 
 class Corpus(ABC):
-    """A corpus; there is one subclass per corpus, each in its own module, and `registry.CORPORA` lists them.
+    """A corpus: one subclass per corpus, each in its own module and listed in `registry.CORPORA`.
 
     Attributes
     ----------
     name : as its publisher spells it
     example_id : a segment id, for error messages
+    example_table : the name of an annotation table, for error messages
     sessions : all session numbers
     folds : test sessions of each fold of the usual protocol
     utterances : number of labelled utterances by role, as distributed; the keys are the corpus's roles
@@ -36,9 +38,15 @@ class Corpus(ABC):
 
     name: str
     example_id: str
+    example_table: str
     sessions: range
     folds: tuple[tuple[int, ...], ...]
     utterances: Mapping[str, int]
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Whether a row rates the one who speaks ("speaker") or the one who listens: one df_<role>.csv each."""
+        return tuple(self.utterances)
 
     @abstractmethod
     def parse_id(self, segment: str) -> SegmentId | None:
@@ -59,5 +67,5 @@ class Corpus(ABC):
 
         Raises
         ------
-        InputError : there is no table, or one cannot be read
+        InputError : the tables hold no row, or one of them cannot be read
         """

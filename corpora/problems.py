@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import IO, NamedTuple
 
-from utils import InputError
-
 MISSING_LIMIT = 0.05  # a larger share of utterances without wav or text stops the run
+COUNTS_AS_ZEROS = f"counts as zeros in training, which stops where more than {MISSING_LIMIT:.0%} do"
 
 
 class Problem(NamedTuple):
@@ -19,8 +18,8 @@ class Problem(NamedTuple):
     file : path within the corpus folder
     row : of a table, counted from 1 with its header rows; "" elsewhere
     id : segment id it concerns, "" for none
-    what : the kind of fault, equal for all faults of the kind
-    found : what stands there
+    what : the kind of fault, in the same words for all faults of the kind
+    found : what stands in the file
     done : what was done
     """
 
@@ -39,7 +38,7 @@ class Problem(NamedTuple):
 
 
 def warn_of_problems(problems: Sequence[Problem]) -> None:
-    """One warning for each kind of fault, with how often it was found, the first one, and what was done."""
+    """Warn once of each kind of fault: how often it was found, the first one, and what was done."""
     times = Counter((problem.what, problem.done) for problem in problems)
     first: dict[tuple[str, str], Problem] = {}
     for problem in problems:
@@ -50,40 +49,6 @@ def warn_of_problems(problems: Sequence[Problem]) -> None:
 
 
 def write_problems(file: IO[str], problems: Sequence[Problem]) -> None:
-    """`problems.csv`: a row a problem."""
+    """Write `problems.csv`: a header row, then one row per problem."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerows([Problem._fields, *problems])
-
-
-def report_missing(
-    ids: Sequence[str], missing: Sequence[bool], what: str, where: str, reason: str = "", warn: bool = True
-) -> list[str]:
-    """Say once (if `warn`) which utterances have no wav or no text, and return them.
-
-    `reason` says what is wrong with the first one whose wav or text is there and cannot be used.
-
-    Raises
-    ------
-    InputError : more than 5% are missing, or all of a session
-    """
-    absent = [segment for segment, is_missing in zip(ids, missing, strict=True) if is_missing]
-    usable, first = (f"usable {what}", f"; first {reason}") if reason else (what, "")
-    if len(absent) > MISSING_LIMIT * len(ids):
-        raise InputError(
-            f"{where}: {len(absent)} of {len(ids)} utterances have no {usable} there (such as {absent[0]}); "
-            f"at most {MISSING_LIMIT:.0%} may be missing, so this is probably the wrong path{first}"
-        )
-    for session in sorted({segment.partition("_")[0] for segment in absent}):
-        own = {segment for segment in ids if segment.startswith(f"{session}_")}
-        if own <= {*absent}:
-            raise InputError(
-                f"{where}: none of the {len(own)} utterances of {session} has a {usable} there (such as {absent[0]}); "
-                f"a session without any cannot be tested or trained on, so copy it there{first}"
-            )
-    if absent and warn:
-        warnings.warn(
-            f"{len(absent)} of {len(ids)} utterances have no {usable} in {where} and count as zeros: "
-            f"{', '.join(absent)}{first}",
-            stacklevel=2,
-        )
-    return absent

@@ -77,6 +77,13 @@ def preprocessed(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture
+def corpus(sample: Path, tmp_path: Path) -> Path:
+    """A raw corpus that may be spoilt."""
+    shutil.copytree(sample, tmp_path / "corpus")
+    return tmp_path / "corpus"
+
+
+@pytest.fixture
 def reference():
     """Read a file of tests/reference: arrays of an .npz, content of a .json."""
 

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 import main as program
 import preprocessing
-from constants import EMOTIONS
+from constants import EMOTIONS, ROLES
 from corpora.labels import parse_emotions
 from corpora.wavs import read_wav
 from dataset import read_annotation
@@ -342,7 +342,7 @@ def test_training_on_a_spoilt_table_is_true_or_one_line(corpus, preprocessed, tm
 
 
 def test_preprocessing_a_spoilt_corpus_is_true_or_one_line(corpus, capsys):
-    made = [corpus / name for name in preprocessing.output_files(corpus, 768)]
+    made = [corpus / name for name in preprocessing.output_files(corpus, 768, ROLES)]
     good = contents(corpus / "annotation", corpus / "wav")
     argv = ["--data_path", str(corpus), "--text_model", str(corpus / "kobert"), "--gpu_id", "cpu", "--overwrite"]
 
