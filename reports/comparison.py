@@ -14,10 +14,10 @@ from tqdm import tqdm
 import metric
 from constants import AFFECT_RANGE, EMOTIONS
 from corpora.kemdy19 import SEGMENT_ID
-from reports.tables import HEADINGS, group, read_run, spell, spell_difference, spell_value
+from metric import HEADINGS, MAIN_FIGURES
+from reports.tables import group, read_run, spell, spell_difference, spell_value
 from utils import InputError, one_line
 
-FIGURES = ("F1", "ccc_arousal", "ccc_valence")
 AFFECT = ("arousal", "valence")
 SUMS = ("n", "precision", "recall", *(f"{name}_{s}" for name in AFFECT for s in ("p", "t", "pp", "tt", "pt")))
 CENTRE = sum(AFFECT_RANGE) / 2  # taken off arousal and valence, so that their squares cancel less
@@ -52,8 +52,8 @@ class Comparison(NamedTuple):
     """A role's numbers.
 
     figures : a row a test split and seed, and under several the mean over folds: windows, dialogues, and of each of
-        `FIGURES` `_a`, `_b` and `_diff`, B - A
-    intervals : a row each of `FIGURES`: difference, low, high, method
+        `MAIN_FIGURES` `_a`, `_b` and `_diff`, B - A
+    intervals : a row each of `MAIN_FIGURES`: difference, low, high, method
     mcnemar : a row a test split and seed, and under several folds their sum for each seed: only_a, only_b, p
     """
 
@@ -159,7 +159,7 @@ def read_fold(pairs: Sequence[Pair], bar: tqdm) -> Fold:
 
 
 def figures(sums: np.ndarray) -> np.ndarray:
-    """`FIGURES` of windows from their sums.
+    """`MAIN_FIGURES` of windows from their sums.
 
     F1 is the published one, of precision@1 and recall@1, over all windows at once. CCC is Lin's (1989) with
     population variances, 0 where prediction or target is constant, as in metric.py.
@@ -184,7 +184,7 @@ def figures(sums: np.ndarray) -> np.ndarray:
 
 
 def difference(sums: np.ndarray) -> np.ndarray:
-    """B - A of each of `FIGURES`, mean over seeds: sums of shape (..., S, 2, 13), result of shape (..., 3)."""
+    """B - A of each of `MAIN_FIGURES`, mean over seeds: sums of shape (..., S, 2, 13), result of shape (..., 3)."""
     of_a, of_b = np.moveaxis(figures(sums), -2, 0)
     return (of_b - of_a).mean(axis=-2)
 
@@ -209,7 +209,7 @@ def bootstrap_intervals(folds: Sequence[np.ndarray], n_resamples: int, seed: int
 
     Returns
     -------
-    `difference`, `low`, `high` and `method`, a row each of `FIGURES`
+    `difference`, `low`, `high` and `method`, a row each of `MAIN_FIGURES`
     """
     from scipy.stats import bootstrap
 
@@ -221,7 +221,7 @@ def bootstrap_intervals(folds: Sequence[np.ndarray], n_resamples: int, seed: int
         return np.moveaxis(np.mean(by_fold, axis=0), -1, 0).round(12)  # the rest is of the order of the additions
 
     dialogues = [np.arange(len(sums)) for sums in folds]
-    found = pd.DataFrame({"difference": statistic(*dialogues)}, index=[*FIGURES])
+    found = pd.DataFrame({"difference": statistic(*dialogues)}, index=[*MAIN_FIGURES])
     if min(map(len, dialogues)) == 1:
         return found.assign(low=np.nan, high=np.nan, method="not defined: a fold has a single dialogue")
     options = {"statistic": statistic, "vectorized": True, "axis": -1, "confidence_level": CONFIDENCE}
@@ -277,9 +277,9 @@ def compare_folds(folds: Sequence[Fold], n_resamples: int, seed: int) -> Compari
 
 
 def figure_columns(of_a: np.ndarray, of_b: np.ndarray) -> dict[str, float]:
-    """`_a`, `_b` and `_diff` of each of `FIGURES`, from those of A and of B, both shape = (3,)."""
+    """`_a`, `_b` and `_diff` of each of `MAIN_FIGURES`, from those of A and of B, both shape = (3,)."""
     columns = {}
-    for name, a, b in zip(FIGURES, of_a, of_b, strict=True):
+    for name, a, b in zip(MAIN_FIGURES, of_a, of_b, strict=True):
         columns |= {f"{name}_a": a, f"{name}_b": b, f"{name}_diff": b - a}
     return columns
 
@@ -299,7 +299,7 @@ LEGEND = (
 def spell_comparison(role: str, names: tuple[str, str], comparison: Comparison, n_resamples: int) -> str:
     """A role's numbers as Markdown."""
     by_fold = comparison.figures[["test", "seed", "windows", "dialogues"]].astype(str)
-    for name in FIGURES:
+    for name in MAIN_FIGURES:
         by_fold[f"{HEADINGS[name]}: A, B (B - A)"] = [
             f"{spell_value(a)}, {spell_value(b)} ({spell_difference(diff)})"
             for a, b, diff in comparison.figures[[f"{name}_a", f"{name}_b", f"{name}_diff"]].to_numpy()

@@ -19,7 +19,7 @@ def compute_result(arrays: dict[str, np.ndarray], majority: int, batch_size: int
         **published_figures(arrays["emotion_pred"], arrays["emotion"], batch_size),
         "ccc_arousal": round(ccc(arrays["arousal_pred"], arrays["arousal"]), 4),
         "ccc_valence": round(ccc(arrays["valence_pred"], arrays["valence"]), 4),
-        "overall": overall_figures(**arrays, majority=majority, batch_size=batch_size),
+        "overall": overall_figures(arrays, majority, batch_size),
     }
 
 

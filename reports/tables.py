@@ -20,14 +20,12 @@ from tqdm import tqdm
 import metric
 from constants import AFFECT_RANGE, EMOTIONS, ROLES
 from corpora.kemdy19 import N_SESSIONS
+from metric import BATCH_FIGURES, FIGURES, HEADINGS, MAIN_FIGURES
 from utils import InputError, atomic_write, new_figure, one_line, read_bounded, read_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FIGURES = (*metric.FIGURES, "ccc_arousal", "ccc_valence")
-HEADINGS = dict(zip(FIGURES, (*metric.FIGURES, "CCC arousal", "CCC valence"), strict=True))
-PLOTTED = ("F1", "ccc_arousal", "ccc_valence")
 KEMDY19 = {"speaker": 10_279, "listener": 10_285}  # utterances that have a label of this role
 MAX_CSV_BYTES = 100 * 2**20  # a run's predictions have some hundred thousand
 
@@ -83,7 +81,7 @@ class Run(NamedTuple):
 def read_published() -> pd.DataFrame:
     """The rows of `data/published.csv`; what was not published is NaN."""
     path = Path(__file__).parent.parent / "data/published.csv"
-    names = {name.lower(): name for name in metric.FIGURES}
+    names = {name.lower(): name for name in BATCH_FIGURES}
     table = pd.read_csv(path, dtype=dict.fromkeys(("table", "row", "role", "test_split"), str))
     return table.rename(columns=names).fillna(dict.fromkeys(("role", "test_split", "note"), ""))
 
@@ -465,7 +463,7 @@ def table_plots(entries: Sequence[Entry], runs: dict[Path, Run], draw: Callable[
         labels.append(" ".join(parts[name] for name in varying))
     shown = [
         draw(plot_figures(name, folds, runs, labels), f"{HEADINGS[name]} of every run, published figure and majority")
-        for name in PLOTTED
+        for name in MAIN_FIGURES
     ]
     theirs = PUBLISHED if any(entry.published for entry in entries) else ""
     plots = [Plot(shown, OURS + theirs + MAJORITY)]

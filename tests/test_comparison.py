@@ -12,10 +12,9 @@ from tqdm import tqdm
 
 from constants import EMOTIONS
 from corpora.kemdy19 import FOLDS
-from metric import ccc
+from metric import MAIN_FIGURES, ccc
 from reports.comparison import (
     AFFECT,
-    FIGURES,
     SUMS,
     Comparison,
     Fold,
@@ -120,7 +119,7 @@ def test_figures_of_a_fold_and_seed_are_those_of_its_predictions(pairs):
     assert found["dialogues"].tolist() == [16, 16, 20, 20, 36]
     for (_, row), pair in zip(found.iloc[:4].iterrows(), pairs, strict=False):
         a, b = recomputed(predictions(pair.a)), recomputed(predictions(pair.b))
-        for number, name in enumerate(FIGURES):
+        for number, name in enumerate(MAIN_FIGURES):
             shown = [row[f"{name}_{what}"] for what in ("a", "b", "diff")]
             np.testing.assert_allclose(shown, [a[number], b[number], b[number] - a[number]], atol=1e-9)
 
@@ -128,7 +127,7 @@ def test_figures_of_a_fold_and_seed_are_those_of_its_predictions(pairs):
 def test_mean_is_over_folds_and_within_them_over_seeds(pairs):
     found = numbers(pairs[:3])  # two seeds, and one
     by_test, mean = found.figures.iloc[:3], found.figures.iloc[3]
-    for name in FIGURES:
+    for name in MAIN_FIGURES:
         for what in ("a", "b", "diff"):
             values = by_test[f"{name}_{what}"]
             assert mean[f"{name}_{what}"] == pytest.approx((values[:2].mean() + values[2]) / 2)
@@ -383,7 +382,7 @@ def test_text_has_the_numbers_of_each_role(pairs):
         for _, row in found.figures.iterrows():
             (shown,) = [cells for cells in rows if cells[:2] == [row["test"], row["seed"]] and len(cells) == 7]
             assert shown[2:4] == [str(row["windows"]), str(row["dialogues"])]
-            for name, cell in zip(FIGURES, shown[4:], strict=True):
+            for name, cell in zip(MAIN_FIGURES, shown[4:], strict=True):
                 values = [row[f"{name}_{what}"] for what in ("a", "b", "diff")]
                 assert [float(value) for value in re.findall(r"[-+.\d]+", cell)] == pytest.approx(values, abs=5.01e-4)
         for name, row in found.intervals.iterrows():

@@ -16,8 +16,9 @@ from conftest import finished_run
 
 from constants import EMOTIONS
 from corpora.kemdy19 import FOLDS
+from metric import FIGURES
 from reports import tables
-from reports.tables import COLOURS, FIGURES, Entry, find_published, look, read_published, read_run, spell, write_report
+from reports.tables import COLOURS, Entry, find_published, look, read_published, read_run, spell, write_report
 
 BATCH = 16
 SCRIPT = "<script>alert(1)</script>|"
