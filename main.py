@@ -51,10 +51,8 @@ from utils import (
     memory_size,
     new_folder,
     pick_device,
-    plot_loss_curve,
     read_json,
     run_command,
-    save_figure,
     save_safetensors,
     save_weights,
     seed_everything,
@@ -451,6 +449,7 @@ def fit(
     from tqdm import tqdm
 
     from dataset import ShuffledBatches
+    from reports.plots import plot_loss_curve, save_figure
     from training.engine import NonFinite, evaluate, evaluation_batch, make_optimizer, make_scheduler, train_one_epoch
     from training.state import Progress, digest, load_checkpoint, save_checkpoint
 

@@ -10,7 +10,8 @@ import pandas as pd
 
 from constants import EMOTIONS
 from metric import ccc, confusion_matrix, matched_macro, overall_figures, published_figures
-from utils import atomic_write, plot_confusion, save_figure, write_json
+from reports.plots import plot_confusion, save_figure
+from utils import atomic_write, write_json
 
 
 def compute_result(arrays: dict[str, np.ndarray], majority: int, batch_size: int) -> dict:
