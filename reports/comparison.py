@@ -215,14 +215,15 @@ def figure_columns(of_a: np.ndarray, of_b: np.ndarray) -> dict[str, float]:
 
 
 LEGEND = (
-    "F1 is that of the published precision and recall at 1, over all test windows of a fold at once; the report's is "
-    "by batch, averaged over batches, which is not defined on resampled dialogues. The mean is over folds, and within "
-    "a fold over seeds.",
-    "The intervals resample whole dialogues within each fold, since windows of one dialogue overlap; A and B, and all "
-    "seeds of a fold, have the same dialogues in a resample. They tell of other dialogues of these sessions, not of "
-    "other speakers or other seeds.",
-    "McNemar's exact test counts windows whose emotion one of the two alone has right (its likeliest label is among "
-    "the true ones). It takes windows for independent; they overlap, so its p is too small. Go by the interval.",
+    "F1 is computed from the published precision and recall at 1, over all test windows of a fold at once. The F1 of "
+    "the report is an average over batches, which is not defined for resampled dialogues. The mean is over folds, and "
+    "within a fold over seeds.",
+    "The intervals resample whole dialogues within each fold, because windows of one dialogue overlap; A, B and all "
+    "seeds of a fold have the same dialogues in a resample. They show how the difference would vary with other "
+    "dialogues of these sessions, not with other speakers or other seeds.",
+    "McNemar's exact test counts the windows whose emotion only A or only B gets right (its likeliest label is among "
+    "the true ones). It assumes that windows are independent; they overlap, so its p is too small. Rely on the "
+    "interval.",
 )
 
 

@@ -34,11 +34,11 @@ from utils import atomic_write
 
 OURS = Markup('<span style="color:{}">●</span> each of our runs; ').format(COLOURS[0])
 PUBLISHED = Markup('<span style="color:{}">◇</span> published; ').format(COLOURS[1])
-MAJORITY = Markup('<span style="color:{}">┆</span> always answering the commonest training label (F1)').format(
+MAJORITY = Markup('<span style="color:{}">┆</span> always answering with the commonest training label (F1)').format(
     COLOURS[5]
 )
-LOSSES_CAPTION = "Training loss by epoch, a line a run; dotted: validation loss, where there is one."
-CLASSES_CAPTION = "F1 by emotion over the windows with one majority label, mean over runs."
+LOSSES_CAPTION = "Training loss by epoch, one line per run; dotted: validation loss, if there is one."
+CLASSES_CAPTION = "F1 by emotion, over the windows with a single majority label; mean over runs."
 
 
 class Plot(NamedTuple):

@@ -136,7 +136,7 @@ def read_result(path: Path) -> Result:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a result of main.py ({error!r}); test the run again") from error
     if not all(-1 <= value <= 1 for value in (*figures.values(), *classes.values(), majority_f1)):
-        raise InputError(f"{path}: holds a figure beyond -1 to 1; test the run again")
+        raise InputError(f"{path}: holds a figure outside -1 to 1; test the run again")
     return Result(figures, majority_f1, classes, n_windows)
 
 
@@ -150,7 +150,7 @@ def read_configuration(path: Path) -> dict[str, Any]:
             raise TypeError("expected a role, and whole numbers in the splits and in windows")
         content["data_path"] = str(content["data_path"])
     except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not one of main.py's runs ({error!r})") from error
+        raise InputError(f"{path}: not one of main.py's runs ({error!r}); run it again") from error
     return content
 
 
@@ -185,15 +185,15 @@ def read_columns(path: Path, numbers: Sequence[str], texts: Sequence[str] = ()) 
     except FileNotFoundError as error:
         raise InputError(f"{path}: not found; a finished run of main.py has it") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as CSV ({error})") from error
+        raise InputError(f"{path}: not readable as CSV ({error}); run it again") from error
     if absent := sorted({*numbers, *texts} - set(table)):
-        raise InputError(f"{path}: has no column {', '.join(absent)}")
+        raise InputError(f"{path}: has no column {', '.join(absent)}; run it again")
     try:
         finite = np.isfinite(table[[*numbers]].to_numpy(dtype=np.float64)).all()
     except ValueError:
         finite = False
     if table.empty or not finite:
-        raise InputError(f"{path}: expected rows of finite numbers in {', '.join(numbers)}")
+        raise InputError(f"{path}: expected rows of finite numbers in {', '.join(numbers)}; run it again")
     return table
 
 
@@ -238,8 +238,8 @@ def describe_corpora(runs: Iterable[Run]) -> tuple[list[str], str]:
         )
     if changed:
         warnings.append(
-            f"The corpus in {', '.join(changed)} changed between the runs, whose figures cannot be compared: take "
-            "those of the old one away and run them again."
+            f"The corpus in {', '.join(changed)} changed between the runs, so their figures cannot be compared: remove "
+            "the runs on the old corpus and run them again."
         )
     return corpora, " ".join(warnings)
 

@@ -30,10 +30,10 @@ from utils import InputError, atomic_write, one_line
 
 PUBLISHED_FILE = Path(__file__).parent.parent / "data/published.csv"
 LEGEND = (
-    "Ours: mean over seeds ± standard deviation over seeds; in a mean of folds, over folds and seeds. In brackets the "
-    "published figure (a mean with its standard deviation over folds) and our difference from it. Precision, recall "
-    "and F1 are the published program's: at 1, by batch, averaged over batches. Majority F1: of always answering the "
-    "commonest training label."
+    "Ours: mean ± standard deviation over seeds; in a mean of folds, over folds and seeds. In brackets: the published "
+    "figure (a mean with its standard deviation over folds), and ours minus the published one. Precision, recall and "
+    "F1 are computed as in the published program: at 1, for each batch, then averaged over batches. Majority F1 is the "
+    "F1 of always answering with the commonest training label."
 )
 
 
@@ -179,7 +179,7 @@ def format_markdown(title: str, table: pd.DataFrame, missing: Sequence[str], war
     lines = [f"> **{escape_markdown(warning)}**", ""] if warning else []
     lines += [f"# {escape_markdown(title)}", "", columns.to_markdown(index=False, disable_numparse=True), "", LEGEND]
     if missing:
-        lines += ["", "Runs that are not in it:", "", *(f"- {escape_markdown(line)}" for line in missing)]
+        lines += ["", "Runs missing from this table:", "", *(f"- {escape_markdown(line)}" for line in missing)]
     return "\n".join(lines) + "\n"
 
 

@@ -43,7 +43,7 @@ def edit(path: Path, old: str, new: str) -> None:
         ("result.json", Path.unlink, "not found"),
         ("result.json", truncate, "not readable as JSON"),
         ("result.json", lambda path: edit(path, '"F1"', '"F"'), "KeyError('F1')"),
-        ("result.json", lambda path: edit(path, '"ccc_arousal": ', '"ccc_arousal": 7'), "beyond -1 to 1"),
+        ("result.json", lambda path: edit(path, '"ccc_arousal": ', '"ccc_arousal": 7'), "outside -1 to 1"),
         ("result.json", lambda path: edit(path, '"overall": {', '"overall": 3, "was": {'), "not a result of main.py"),
         ("predictions.csv", truncate, "finite numbers"),
         ("predictions.csv", shorten, "39 windows"),
