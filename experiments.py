@@ -23,7 +23,7 @@ import main as program
 from constants import ROLES
 from corpora.kemdy19 import FOLDS
 from reports.comparison import Pair, compare
-from reports.tables import Entry, find_published, read_published, read_run, spell, write_report
+from reports.tables import Entry, find_published, format_sessions, read_published, read_run, write_report
 from sweeps.jobs import Found, Job, Slurm, error_file, find_runs, run_jobs, shares
 from training.options import as_json, get_args_parser, identity, outcome_options, parse_args, sessions
 from utils import InputError, find_run, number, read_json, run_command, switch, write_json
@@ -80,7 +80,7 @@ class Planned(NamedTuple):
     @property
     def label(self) -> str:
         """What it is, in a line."""
-        return f"{self.table} {self.row}, {self.role}, test {spell(self.fold)}, seed {self.seed}"
+        return f"{self.table} {self.row}, {self.role}, test {format_sessions(self.fold)}, seed {self.seed}"
 
 
 class Plan(NamedTuple):
@@ -225,7 +225,7 @@ def plan_table(name: str, table: Table, role: str, seeds: int, options: Sequence
         of_row = spell_options(values | table.by_role.get(role, {}))
         for fold in table.folds:
             for seed in range(seeds):
-                argv = (*options, *of_row, "--SorL", role, "--test_split", spell(fold), "--seed", str(seed))
+                argv = (*options, *of_row, "--SorL", role, "--test_split", format_sessions(fold), "--seed", str(seed))
                 run = identity(as_json(parse_args(list(argv))[0]))
                 runs.append(Planned(name, table.title, row, role, fold, seed, argv, run))
     return runs

@@ -1,4 +1,4 @@
-"""Losses over emotion, arousal and valence: `normal` (KLDiv + MSE) and `cbloss` (class-balanced BCE + MSE)."""
+"""Losses of emotion, arousal and valence: `normal` (KL divergence + MSE) and `cbloss` (class-balanced BCE + MSE)."""
 
 import warnings
 from collections.abc import Callable
@@ -15,23 +15,24 @@ Loss = Callable[[Outputs, Outputs], Tensor]
 
 
 def affect_loss(prediction: Outputs, target: Outputs) -> Tensor:
-    """Mean squared error of arousal plus that of valence."""
+    """Mean squared error of arousal plus that of valence, a scalar."""
     return F.mse_loss(prediction[1], target[1]) + F.mse_loss(prediction[2], target[2])
 
 
 def normal_loss(prediction: Outputs, target: Outputs, lam: float) -> Tensor:
     """lam * KL(soft target || prediction), summed over classes and averaged over windows, + (1 - lam) * MSE.
 
-    `prediction[0]` holds log-probabilities, `target[0]` soft labels that sum to 1; both float, shape = (B, 7).
+    `prediction[0]` holds log-probabilities, `target[0]` soft labels whose rows sum to 1; both float, shape = (B, 7).
     """
     emotion = F.kl_div(prediction[0], target[0], reduction="batchmean")
     return lam * emotion + (1 - lam) * affect_loss(prediction, target)
 
 
 def class_balanced_loss(prediction: Outputs, target: Outputs, lam: float, weight: Tensor) -> Tensor:
-    """lam * binary cross-entropy weighted by class (mean over windows and classes) + (1 - lam) * MSE.
+    """lam * binary cross-entropy weighted by class, mean over windows and classes, + (1 - lam) * MSE.
 
-    `prediction[0]` holds log-probabilities, `target[0]` soft labels; `weight` is float, shape = (7,).
+    `prediction[0]` holds log-probabilities, `target[0]` soft labels, both float, shape = (B, 7); `weight` is float,
+    shape = (7,).
     """
     emotion = F.binary_cross_entropy(prediction[0].exp(), target[0], weight=weight)
     return lam * emotion + (1 - lam) * affect_loss(prediction, target)
@@ -40,12 +41,12 @@ def class_balanced_loss(prediction: Outputs, target: Outputs, lam: float, weight
 def class_balanced_weights(class_counts: np.ndarray, beta: float) -> Tensor:
     """Weights (1 - beta) / (1 - beta^n) of Cui et al. 2019, eq. 2, as the published program computes them.
 
-    n is a class's count divided by the smallest count and truncated to an integer. A class that does not occur gets
-    the weight of the rarest class that does, and a warning.
+    n is the class's count divided by the smallest count, rounded down. A class that does not occur gets the weight of
+    the rarest class that does, with a warning.
 
     Parameters
     ----------
-    class_counts : integers, shape = (7,), how often each emotion occurs among the training windows' last utterances
+    class_counts : integers, shape = (7,): how often each emotion labels the last utterance of a training window
     beta : at least 0 and below 1
 
     Returns
@@ -56,7 +57,8 @@ def class_balanced_weights(class_counts: np.ndarray, beta: float) -> Tensor:
     absent = [emotion for emotion, count in zip(EMOTIONS, counts, strict=True) if count == 0]
     if absent:
         warnings.warn(
-            f"no training window is labelled {', '.join(absent)}: cbloss weighs it as the rarest class that occurs",
+            f"no training window is labelled {', '.join(absent)}: cbloss gives it the weight of the rarest class that "
+            "occurs",
             stacklevel=2,
         )
     smallest = counts[counts > 0].min(initial=counts.max(initial=1))
@@ -65,7 +67,19 @@ def class_balanced_weights(class_counts: np.ndarray, beta: float) -> Tensor:
 
 
 def make_loss(name: str, lam: float, beta: float, class_counts: np.ndarray, device: torch.device | str = "cpu") -> Loss:
-    """The loss of the command line's `--loss`, as a function of a prediction and its target."""
+    """The loss that `--loss` names, as a function of a prediction and its target.
+
+    Parameters
+    ----------
+    name : `normal` or `cbloss`
+    lam : weight of the emotion's loss, 0 to 1
+    beta, class_counts : of `class_balanced_weights`; only `cbloss` uses them
+    device : where `cbloss` keeps its weights
+
+    Raises
+    ------
+    ValueError : there is no loss of this name
+    """
     if name == "normal":
         return lambda prediction, target: normal_loss(prediction, target, lam)
     if name == "cbloss":

@@ -207,21 +207,26 @@ def begin(options: argparse.Namespace, training: Training, folder: Path | None, 
 
 def fit(run: Run, training: Training) -> None:
     """The training loop, from the run's checkpoint on if it has one."""
+    from reports.plots import plot_loss_curve, save_figure
     from training.engine import evaluate, train_step
 
     options, bfloat16 = run.options, training.environment["training_precision"] == "bfloat16"
     valid_loader = test_loader(options, training.valid_set, run.processes) if training.valid_set else None
-    with run.displayed(), run.explaining_failures():
-        for epoch in run.epochs():
-            run.trained.train()
-            for batch in run.batches(epoch):
-                run.log(train_step(run.trained, batch, training.loss_function, run.optimizer, bfloat16))
-                run.save_or_stop()
-            valid_loss = None
-            if valid_loader:
-                batches, in_bfloat16 = run.validation_batches(valid_loader), options.precision == "bf16"
-                _, valid_loss = evaluate(run.model, batches, training.loss_function, in_bfloat16, run.processes)
-            run.end_epoch(valid_loss)
+    try:
+        with run.displayed(), run.explaining_failures():
+            for epoch in run.epochs():
+                run.trained.train()
+                for batch in run.batches(epoch):
+                    run.log(train_step(run.trained, batch, training.loss_function, run.optimizer, bfloat16))
+                    run.save_or_stop()
+                valid_loss = None
+                if valid_loader:
+                    batches, in_bfloat16 = run.validation_batches(valid_loader), options.precision == "bf16"
+                    _, valid_loss = evaluate(run.model, batches, training.loss_function, in_bfloat16, run.processes)
+                run.end_epoch(valid_loss)
+    finally:  # also of a run that was stopped
+        if run.progress.history and run.processes.first:
+            save_figure(plot_loss_curve(run.progress.history), run.folder / "loss_curve.png")
 
 
 # Testing

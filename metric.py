@@ -1,20 +1,36 @@
-"""Figures of a test: the published per-batch ones, confusion, CCC, and the whole-set ones."""
+"""Figures of a test: the published ones by batch, the confusion matrix, CCC, and those over the whole test set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 
 from constants import EMOTIONS, N_EMOTIONS, N_RATERS
 
 EPS = 1e-3  # in the published denominators
-FIGURES = ("Precision", "Recall", "F1")
+BATCH_FIGURES = ("Precision", "Recall", "F1")  # published: computed by batch, then averaged over batches
+FIGURES = (*BATCH_FIGURES, "ccc_arousal", "ccc_valence")  # of a run, by their names in result.json
+MAIN_FIGURES = ("F1", "ccc_arousal", "ccc_valence")  # those that are plotted and compared
+HEADINGS = dict(zip(FIGURES, (*BATCH_FIGURES, "CCC arousal", "CCC valence"), strict=True))
 
 
 def f1(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
-    """Harmonic mean with 1e-3 in the denominator, as published."""
+    """Harmonic mean with 1e-3 in the denominator, as published; arrays of one shape, or numbers."""
     return 2 * precision * recall / (precision + recall + EPS)
 
 
 def ranked(emotion_pred: np.ndarray) -> np.ndarray:
-    """Labels of each window from the likeliest to the least likely, shape = (N, 7); equal ones in label order."""
+    """Labels of each window from the likeliest to the least likely; labels of equal probability in label order.
+
+    Parameters
+    ----------
+    emotion_pred : probabilities, shape = (N, 7)
+
+    Returns
+    -------
+    int64, shape = (N, 7)
+    """
     return np.argsort(-emotion_pred, axis=1, kind="stable")
 
 
@@ -24,9 +40,9 @@ def batch_figures(emotion_pred: np.ndarray, emotion: np.ndarray, k: int, batch_s
     Parameters
     ----------
     emotion_pred : probabilities, shape = (N, 7)
-    emotion : true labels, multi-hot, at least one a window, shape = (N, 7)
-    k : how many of the likeliest labels are taken as the prediction
-    batch_size : windows in a batch; a shorter last batch counts as one
+    emotion : true labels, multi-hot, at least one per window, shape = (N, 7)
+    k : how many of the likeliest labels are the prediction
+    batch_size : windows in a batch; a shorter last batch weighs as much as the others
 
     Returns
     -------
@@ -41,11 +57,14 @@ def batch_figures(emotion_pred: np.ndarray, emotion: np.ndarray, k: int, batch_s
 
 
 def published_figures(emotion_pred: np.ndarray, emotion: np.ndarray, batch_size: int) -> dict[str, str]:
-    """Mean and (population) standard deviation over batches as `0.748+-0.050`, @1 and @2, in published order."""
+    """Mean and population standard deviation over batches as `0.748+-0.050`, @1 and @2, in the published order.
+
+    Parameters as in `batch_figures`; the keys are `Precision`, `Recall`, `F1`, `Precision@2`, `Recall@2` and `F1@2`.
+    """
     figures = {}
     for k in (1, 2):
         by_batch = batch_figures(emotion_pred, emotion, k, batch_size)
-        for name, mean, std in zip(FIGURES, by_batch.mean(axis=0), by_batch.std(axis=0), strict=True):
+        for name, mean, std in zip(BATCH_FIGURES, by_batch.mean(axis=0), by_batch.std(axis=0), strict=True):
             figures[name if k == 1 else f"{name}@{k}"] = f"{mean:.3f}+-{std:.3f}"
     return figures
 
@@ -53,8 +72,14 @@ def published_figures(emotion_pred: np.ndarray, emotion: np.ndarray, batch_size:
 def confusion_matrix(emotion_pred: np.ndarray, emotion: np.ndarray) -> np.ndarray:
     """The published confusion matrix: rows are predicted labels, columns true ones.
 
-    A window with k true labels adds its k likeliest labels, from the likeliest on: one that is true is booked on the
-    diagonal and its label is matched; one that is not is booked against the first true label still unmatched.
+    A window with k true labels adds its k likeliest labels, the likeliest first. A predicted label that is true counts
+    on the diagonal, and that true label is matched. One that is not true counts against the first true label that is
+    still unmatched.
+
+    Parameters
+    ----------
+    emotion_pred : probabilities, shape = (N, 7)
+    emotion : true labels, multi-hot, at least one per window, shape = (N, 7)
 
     Returns
     -------
@@ -67,14 +92,14 @@ def confusion_matrix(emotion_pred: np.ndarray, emotion: np.ndarray) -> np.ndarra
         rows = np.flatnonzero(n_true > rank)
         predicted = order[rows, rank]
         correct = unmatched[rows, predicted]
-        booked = np.where(correct, predicted, unmatched[rows].argmax(axis=1))
-        np.add.at(confusion, (predicted, booked), 1)
+        counted_as = np.where(correct, predicted, unmatched[rows].argmax(axis=1))
+        np.add.at(confusion, (predicted, counted_as), 1)
         unmatched[rows[correct], predicted[correct]] = False
     return confusion
 
 
 def matched_macro(confusion: np.ndarray) -> dict[str, float]:
-    """Macro precision and recall of a `confusion_matrix`, and the F1 of the two, as published."""
+    """Macro precision and recall of a `confusion_matrix`, and their F1, as published."""
     matched = np.diag(confusion)
     precision = (matched / (confusion.sum(axis=1) + EPS)).mean()
     recall = (matched / (confusion.sum(axis=0) + EPS)).mean()
@@ -82,7 +107,10 @@ def matched_macro(confusion: np.ndarray) -> dict[str, float]:
 
 
 def ccc(prediction: np.ndarray, target: np.ndarray) -> float:
-    """Concordance correlation coefficient (Lin 1989), population variances; 0 where one of the two is constant."""
+    """Concordance correlation coefficient (Lin 1989) with population variances; 0 if either array is constant.
+
+    The arrays have the same number of elements, in any shape; they are computed with in float64.
+    """
     prediction, target = np.asarray(prediction, dtype=np.float64).ravel(), np.asarray(target, np.float64).ravel()
     if np.ptp(prediction) == 0 or np.ptp(target) == 0:
         return 0.0
@@ -92,33 +120,39 @@ def ccc(prediction: np.ndarray, target: np.ndarray) -> float:
 
 
 def fleiss_kappa(shares: np.ndarray, n_raters: int = N_RATERS) -> float:
-    """Agreement of the raters beyond chance (Fleiss 1971, equation 7): 1 where all agree, 0 at chance.
+    """Agreement of the raters beyond chance (Fleiss 1971, equation 7): 1 if all agree, 0 at chance.
 
     Parameters
     ----------
-    shares : share of an utterance's votes by emotion, rows sum to 1, shape = (N, 7)
-    n_raters : votes an utterance
+    shares : each emotion's share of an utterance's votes, rows sum to 1, shape = (N, 7)
+    n_raters : votes per utterance
 
     Returns
     -------
-    float : nan where all votes are for one emotion, so that chance agrees as well
+    float : nan if all votes are for one emotion, since raters who vote by chance would agree as well
     """
     shares = np.asarray(shares, dtype=np.float64)
-    agreement = ((n_raters * (shares**2).sum(axis=1) - 1) / (n_raters - 1)).mean()  # of two raters of one utterance
+    # probability that two raters of one utterance agree, mean over utterances
+    agreement = ((n_raters * (shares**2).sum(axis=1) - 1) / (n_raters - 1)).mean()
     chance = (shares.mean(axis=0) ** 2).sum()
     return float((agreement - chance) / (1 - chance)) if chance < 1 else float("nan")
 
 
 def single_label_figures(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Accuracy, balanced accuracy, macro and weighted F1 of label indices, both shape = (N,).
+    """Accuracy, balanced accuracy, macro and weighted F1, to four decimals.
 
-    The macro average runs over the emotions that occur as a label or as a prediction; balanced accuracy over labels.
+    The macro average is over the emotions that occur as a label or as a prediction, balanced accuracy over those that
+    occur as a label.
+
+    Parameters
+    ----------
+    true, predicted : label indices, integers, shape = (N,)
     """
     from sklearn.metrics import accuracy_score, f1_score, recall_score
 
     figures = {
         "accuracy": accuracy_score(true, predicted),
-        # as balanced_accuracy_score, without its warning about a label that is predicted and never true
+        # as balanced_accuracy_score, without its warning about a label that is predicted but never true
         "balanced_accuracy": recall_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0),
         "macro_f1": f1_score(true, predicted, average="macro", zero_division=0),
         "weighted_f1": f1_score(true, predicted, average="weighted", zero_division=0),
@@ -126,23 +160,22 @@ def single_label_figures(true: np.ndarray, predicted: np.ndarray) -> dict[str, f
     return {name: round(float(value), 4) for name, value in figures.items()}
 
 
-def overall_figures(
-    emotion_pred: np.ndarray,
-    emotion: np.ndarray,
-    arousal_pred: np.ndarray,
-    arousal: np.ndarray,
-    valence_pred: np.ndarray,
-    valence: np.ndarray,
-    majority: int,
-    batch_size: int,
-) -> dict:
-    """Figures over the whole test set at once.
+def overall_figures(arrays: Mapping[str, np.ndarray], majority: int, batch_size: int) -> dict:
+    """Figures over the whole test set at once, and those of always answering with the commonest training label.
 
-    Emotion figures are over the windows with one majority label. `majority_f1` is the published F1 (per batch, all
-    windows) of always answering `majority`, the commonest training label, and `majority` its other figures.
+    Emotion figures are over the windows with one majority label. `majority_f1` is the published F1 (by batch, all
+    windows) of always answering `majority`; `majority` holds the other figures of that answer.
+
+    Parameters
+    ----------
+    arrays : of N windows, as `engine.evaluate` returns them: `emotion` and `emotion_pred`, shape = (N, 7), `arousal`,
+        `arousal_pred`, `valence` and `valence_pred`, shape = (N,)
+    majority : label index of the commonest training label
+    batch_size : of the published F1
     """
     from sklearn.metrics import classification_report
 
+    emotion, emotion_pred = arrays["emotion"], arrays["emotion_pred"]
     single = emotion.sum(axis=1) == 1
     always_majority = np.tile(np.eye(N_EMOTIONS)[majority], (len(emotion), 1))
     figures = {
@@ -150,8 +183,8 @@ def overall_figures(
         "n_single_label": int(single.sum()),
         "majority_label": EMOTIONS[majority],
         "majority_f1": round(float(batch_figures(always_majority, emotion, 1, batch_size)[:, 2].mean()), 4),
-        "arousal_mae": round(float(np.abs(arousal_pred - arousal).mean()), 4),
-        "valence_mae": round(float(np.abs(valence_pred - valence).mean()), 4),
+        "arousal_mae": round(float(np.abs(arrays["arousal_pred"] - arrays["arousal"]).mean()), 4),
+        "valence_mae": round(float(np.abs(arrays["valence_pred"] - arrays["valence"]).mean()), 4),
     }
     if single.any():
         true, predicted = emotion[single].argmax(axis=1), ranked(emotion_pred[single])[:, 0]

@@ -19,12 +19,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
-
-import numpy as np
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from typing import IO, Any
 
 
 class InputError(Exception):
@@ -355,53 +350,3 @@ def find_run(save_path: Path, name: str) -> Path:
         if folder.is_dir():
             raise InputError(f"{folder}: has no configuration.json, so it is no experiment folder of this program")
     raise InputError(f"{name}: no such experiment folder, neither in {save_path} nor as a path")
-
-
-# Plots
-
-INK, GRID = "#222222", "#cccccc"
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of `width` x `height` inches that needs no screen."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=150, layout="constrained")
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write `figure` as a PNG file."""
-    with atomic_write(path, "wb") as file:
-        figure.savefig(file, format="png")
-
-
-def plot_loss_curve(history: list[dict[str, float]]) -> Figure:
-    """Training loss by epoch, and validation loss where there is one."""
-    figure = new_figure(6, 3.6)
-    axes = figure.subplots()
-    epochs = [row["epoch"] for row in history]
-    for key, label, style in (("train_loss", "training", "-"), ("valid_loss", "validation", "--")):
-        values = [row.get(key, math.nan) for row in history]
-        if not all(math.isnan(value) for value in values):
-            axes.plot(epochs, values, style, marker="o" if len(epochs) < 30 else None, markersize=3, label=label)
-    axes.set(xlabel="epoch", ylabel="loss")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(color=GRID, linewidth=0.5)
-    axes.legend(frameon=False)
-    return figure
-
-
-def plot_confusion(confusion: np.ndarray, labels: tuple[str, ...]) -> Figure:
-    """Confusion matrix with counts, coloured by the share of a true label's windows (of a column)."""
-    figure = new_figure(5.4, 4.8)
-    axes = figure.subplots()
-    share = confusion / np.maximum(confusion.sum(axis=0), 1)
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(confusion):
-        colour = "white" if share[row, column] > 0.5 else INK
-        axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
-    axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right")
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set(xlabel="true", ylabel="predicted")
-    figure.colorbar(image, ax=axes, label="share of the true label", fraction=0.046)
-    return figure

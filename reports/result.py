@@ -1,4 +1,4 @@
-"""A test's report: result.json, predictions.csv, the confusion matrix, and the lines that the program ends with."""
+"""Result: what the test of one run writes, and the lines that the program ends with."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ import numpy as np
 import pandas as pd
 
 from constants import EMOTIONS
-from metric import ccc, confusion_matrix, matched_macro, overall_figures, published_figures
-from utils import atomic_write, plot_confusion, save_figure, write_json
+from metric import BATCH_FIGURES, ccc, confusion_matrix, matched_macro, overall_figures, published_figures
+from reports.plots import plot_confusion, save_figure
+from utils import atomic_write, write_json
 
 
 def compute_result(arrays: dict[str, np.ndarray], majority: int, batch_size: int) -> dict:
-    """All figures of a test, as `result.json` holds them; `arrays` as `engine.evaluate` gives them."""
+    """All figures of a test, as `result.json` holds them; parameters as in `write_result`."""
     return {
         **published_figures(arrays["emotion_pred"], arrays["emotion"], batch_size),
         "ccc_arousal": round(ccc(arrays["arousal_pred"], arrays["arousal"]), 4),
         "ccc_valence": round(ccc(arrays["valence_pred"], arrays["valence"]), 4),
-        "overall": overall_figures(**arrays, majority=majority, batch_size=batch_size),
+        "overall": overall_figures(arrays, majority, batch_size),
     }
 
 
 def predictions_table(ids: Sequence[str], arrays: dict[str, np.ndarray]) -> pd.DataFrame:
-    """A row per tested window: its last utterance, true label(s), probabilities, arousal and valence."""
+    """One row per tested window: id of its last utterance, true label(s), probabilities, arousal and valence.
+
+    `ids` and `arrays` as in `write_result`.
+    """
     emotion = [";".join(EMOTIONS[label] for label in np.flatnonzero(row)) for row in arrays["emotion"]]
     columns = {"segment_id": list(ids), "emotion": emotion}
     columns |= {f"p_{name}": arrays["emotion_pred"][:, label] for label, name in enumerate(EMOTIONS)}
@@ -39,10 +43,15 @@ def write_result(
 
     Parameters
     ----------
-    ids : segment ids of the tested windows' last utterances
-    arrays : as `engine.evaluate` gives them
+    ids : segment ids of the tested windows' last utterances, N of them
+    arrays : as `engine.evaluate` returns them: `emotion` (multi-hot) and `emotion_pred` (probabilities), shape =
+        (N, 7), `arousal`, `arousal_pred`, `valence` and `valence_pred`, shape = (N,)
     majority : label index of the commonest training label
     batch_size : of the published figures
+
+    Raises
+    ------
+    InputError : `folder` cannot be written to
     """
     result = compute_result(arrays, majority, batch_size)
     confusion = confusion_matrix(arrays["emotion_pred"], arrays["emotion"])
@@ -59,7 +68,7 @@ def write_result(
 
 
 def describe_result(result: dict, folder: Path, role: str, sessions: Sequence[int]) -> str:
-    """The report in words and figures, for a terminal."""
+    """The content of a `result.json` in words, for a terminal; `sessions` were tested."""
     overall = result["overall"]
     lines = [
         "",
@@ -69,7 +78,7 @@ def describe_result(result: dict, folder: Path, role: str, sessions: Sequence[in
         f"{'published figures':<26}{'precision':>14}{'recall':>14}{'F1':>14}",
     ]
     for k in ("", "@2"):
-        figures = "".join(f"{result[name + k]:>14}" for name in ("Precision", "Recall", "F1"))
+        figures = "".join(f"{result[name + k]:>14}" for name in BATCH_FIGURES)
         lines.append(f"  {'MATE, @' + (k[1:] or '1'):<24}{figures}")
     lines += [
         f"  {'always ' + overall['majority_label'] + ', @1':<24}{'':>28}{overall['majority_f1']:>9.3f}",

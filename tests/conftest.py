@@ -7,13 +7,14 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from reports.result import write_result
+# Fixtures of the reports' tests
+from compared_runs import damaged, pairs  # noqa: F401
+from finished_runs import entries, finished_runs, report, run_folder  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = Path(__file__).parent / "reference"
@@ -32,25 +33,6 @@ def heed_permissions() -> None:
         drop_capability, capabilities = 24, (1, 2)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
         for capability in capabilities:
             assert ctypes.CDLL(None).prctl(drop_capability, capability, 0, 0, 0) == 0
-
-
-def finished_run(
-    folder: Path, role: str, split: Sequence[int], ids: list[str], arrays: dict, batch_size: int = 16, **configured
-) -> Path:
-    """The experiment folder of a run that was tested on `split`, without weights; `arrays` are `engine.evaluate`'s."""
-    folder.mkdir(parents=True)
-    write_result(folder, ids, arrays, 5, batch_size)
-    (folder / "history.csv").write_text("epoch,train_loss\n1,1.5\n")
-    configuration = {
-        "data_path": "data/sample",
-        "SorL": role,
-        "test_split": split,
-        "valid_split": None,
-        "train_split": [session for session in range(1, 21) if session not in split],
-        "windows": {"train": 461, "valid": 0, "test": len(ids)},
-    }
-    (folder / "configuration.json").write_text(json.dumps(configuration | configured))
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,112 +1,23 @@
-import json
 import math
 import re
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import finished_run
-from tqdm import tqdm
+from compared_runs import NAMES, make_arrays, make_ids, predictions, read_folds, recompute_main_figures
+from finished_runs import finished_run
 
 from constants import EMOTIONS
 from corpora.kemdy19 import FOLDS
-from metric import ccc
-from reports.comparison import (
-    AFFECT,
-    FIGURES,
-    SUMS,
-    Comparison,
-    Fold,
-    Pair,
-    bootstrap_intervals,
-    compare,
-    compare_folds,
-    dialogue_sums,
-    figures,
-    mcnemar,
-    read_fold,
-    read_windows,
-)
-from reports.tables import read_run
+from metric import MAIN_FIGURES
+from reports.comparison import Comparison, bootstrap_intervals, compare, compute_comparison, mcnemar
+from reports.pairs import SUMS, Pair, dialogue_sums
 from utils import InputError
-
-NAMES = ("default", "bidirectional")
-
-
-def make_ids(sessions: tuple[int, ...], dialogues: int, windows: int) -> list[str]:
-    """Ids of `windows` utterances each of `dialogues` dialogues a session, in the corpus's order."""
-    return [
-        f"Sess{session:02}_impro{number:02}_{'FM'[place % 2]}{place:03}"
-        for session in sessions
-        for number in range(dialogues)
-        for place in range(windows)
-    ]
-
-
-def make_arrays(ids: list[str], labels: int, skill: float, seed: int) -> dict[str, np.ndarray]:
-    """What `engine.evaluate` gives: the truth from `labels`, predictions of this `skill` from `seed`."""
-    rng, n = np.random.default_rng(labels), len(ids)
-    emotion = np.eye(7, dtype=np.float32)[rng.integers(0, 7, n)]
-    emotion[rng.random(n) < 0.2, 5] = 1
-    targets = rng.integers(10, 51, (2, n)) / 10
-    rng = np.random.default_rng([labels, seed])
-    dialogue = np.unique([segment.rpartition("_")[0] for segment in ids], return_inverse=True)[1]
-    skills = skill + rng.normal(size=dialogue.max() + 1)[dialogue]  # dialogues differ in how hard they are
-    scores = np.exp(rng.normal(size=(n, 7)) + skills[:, None] * emotion)
-    arrays = {"emotion": emotion, "emotion_pred": (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)}
-    for name, target in zip(AFFECT, targets, strict=True):
-        arrays |= {name: target, f"{name}_pred": np.clip(target + (rng.normal(size=n) + 0.3) / skill, 1, 5)}
-    return arrays
-
-
-def make_pair(parent: Path, role: str, sessions: tuple[int, ...], seed: int) -> Pair:
-    """B better than A, on some 100 windows of 16 or 20 dialogues."""
-    ids = make_ids(sessions, 4 + (sessions == FOLDS[1]), 6)
-    folders = []
-    for number, skill in enumerate((1.5, 2.0)):
-        arrays = make_arrays(ids, sessions[0], skill, 10 * seed + number)
-        folders.append(finished_run(parent / f"{role}-{sessions[0]}-{seed}-{number}", role, sessions, ids, arrays))
-    return Pair(role, sessions, seed, *folders)
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory) -> list[Pair]:
-    """Two folds and two seeds of the speaker, one fold of the listener; read only."""
-    parent = tmp_path_factory.mktemp("runs")
-    speaker = [make_pair(parent, "speaker", fold, seed) for fold in FOLDS[:2] for seed in (0, 1)]
-    return [*speaker, make_pair(parent, "listener", FOLDS[0], 0)]
-
-
-@pytest.fixture
-def damaged(pairs, tmp_path) -> Pair:
-    """A pair whose B may be damaged."""
-    return pairs[0]._replace(b=shutil.copytree(pairs[0].b, tmp_path / "b"))
-
-
-def read(pairs: list[Pair]) -> list[Fold]:
-    """The folds of these pairs, in order."""
-    with tqdm(disable=True) as bar:
-        return [read_fold([p for p in pairs if p.fold == fold], bar) for fold in dict.fromkeys(p.fold for p in pairs)]
 
 
 def numbers(pairs: list[Pair], n_resamples: int = 199) -> Comparison:
-    return compare_folds(read(pairs), n_resamples, 0)
-
-
-def recomputed(windows: pd.DataFrame) -> np.ndarray:
-    """F1 and both CCC of rows of a predictions.csv, window by window; shape = (3,)."""
-    best = windows[[f"p_{name}" for name in EMOTIONS]].idxmax(axis=1).str[2:]
-    labels = [row.split(";") for row in windows["emotion"]]
-    precision = np.mean([answer in true for answer, true in zip(best, labels, strict=True)])
-    recall = np.mean([(answer in true) / len(true) for answer, true in zip(best, labels, strict=True)])
-    f1 = 2 * precision * recall / (precision + recall + 1e-3)
-    return np.array([f1, *(ccc(windows[f"{name}_pred"], windows[name]) for name in AFFECT)])
-
-
-def predictions(folder: Path) -> pd.DataFrame:
-    return pd.read_csv(folder / "predictions.csv")
+    """The numbers of the pairs of one role."""
+    return compute_comparison(read_folds(pairs), n_resamples, 0)
 
 
 # Figures
@@ -119,8 +30,8 @@ def test_figures_of_a_fold_and_seed_are_those_of_its_predictions(pairs):
     assert found["windows"].tolist() == [96, 96, 120, 120, 216]
     assert found["dialogues"].tolist() == [16, 16, 20, 20, 36]
     for (_, row), pair in zip(found.iloc[:4].iterrows(), pairs, strict=False):
-        a, b = recomputed(predictions(pair.a)), recomputed(predictions(pair.b))
-        for number, name in enumerate(FIGURES):
+        a, b = recompute_main_figures(predictions(pair.a)), recompute_main_figures(predictions(pair.b))
+        for number, name in enumerate(MAIN_FIGURES):
             shown = [row[f"{name}_{what}"] for what in ("a", "b", "diff")]
             np.testing.assert_allclose(shown, [a[number], b[number], b[number] - a[number]], atol=1e-9)
 
@@ -128,7 +39,7 @@ def test_figures_of_a_fold_and_seed_are_those_of_its_predictions(pairs):
 def test_mean_is_over_folds_and_within_them_over_seeds(pairs):
     found = numbers(pairs[:3])  # two seeds, and one
     by_test, mean = found.figures.iloc[:3], found.figures.iloc[3]
-    for name in FIGURES:
+    for name in MAIN_FIGURES:
         for what in ("a", "b", "diff"):
             values = by_test[f"{name}_{what}"]
             assert mean[f"{name}_{what}"] == pytest.approx((values[:2].mean() + values[2]) / 2)
@@ -150,30 +61,25 @@ def test_ccc_of_constant_predictions_is_zero(damaged):
     assert np.isfinite(found.intervals[["low", "high"]]).all(axis=None)
 
 
-def test_sums_are_by_dialogue(pairs):
-    assert read_run(pairs[0].a).ids == make_ids(FOLDS[0], 4, 6)
-    sums = dialogue_sums(read_windows(pairs[0].a, "speaker", FOLDS[0]))
-    windows = predictions(pairs[0].a)
-    assert sums.shape == (16, 13)
-    for of_dialogue, (_, rows) in zip(sums, windows.groupby(windows["segment_id"].str[:-5]), strict=True):
-        assert of_dialogue[0] == len(rows) == 6
-        np.testing.assert_allclose(figures(of_dialogue), recomputed(rows), atol=1e-9)
-
-
 # Intervals
 
 
 def test_interval_is_that_of_a_plain_loop_over_dialogues(pairs):
     rng, replicates = np.random.default_rng(5), []
     folds = [[pair for pair in pairs[:4] if pair.fold == fold] for fold in FOLDS[:2]]
-    read_folds = [[[predictions(p.a), predictions(p.b)] for p in fold] for fold in folds]
+    tables = [[[predictions(p.a), predictions(p.b)] for p in fold] for fold in folds]
     for _ in range(300):
         by_fold = []
-        for seeds in read_folds:
+        for seeds in tables:
             dialogue = seeds[0][0]["segment_id"].str[:-5]
             rows = [np.flatnonzero(dialogue == name) for name in dialogue.unique()]
             drawn = np.concatenate([rows[number] for number in rng.integers(0, len(rows), len(rows))])
-            by_fold.append(np.mean([recomputed(b.iloc[drawn]) - recomputed(a.iloc[drawn]) for a, b in seeds], axis=0))
+            by_fold.append(
+                np.mean(
+                    [recompute_main_figures(b.iloc[drawn]) - recompute_main_figures(a.iloc[drawn]) for a, b in seeds],
+                    axis=0,
+                )
+            )
         replicates.append(np.mean(by_fold, axis=0))
     expected = np.quantile(replicates, [0.025, 0.975], axis=0)
     found = numbers(pairs[:4], 1999).intervals
@@ -212,7 +118,7 @@ def test_interval_covers_the_difference_in_most_samples():
 
 
 def test_seeds_and_both_configurations_share_a_resample(pairs):
-    for fold in read(pairs[:4]):
+    for fold in read_folds(pairs[:4]):
         there_and_back = np.concatenate([fold.sums[:, :1], fold.sums[:, :1, ::-1]], axis=1)
         found = bootstrap_intervals([there_and_back], 199, 0)  # B - A of one seed is A - B of the other
         np.testing.assert_array_equal(found[["difference", "low", "high"]], 0)
@@ -221,14 +127,14 @@ def test_seeds_and_both_configurations_share_a_resample(pairs):
 
 
 def test_folds_are_resampled_apart(pairs):
-    sums = read(pairs[:2])[0].sums
+    sums = read_folds(pairs[:2])[0].sums
     one, two = (bootstrap_intervals(folds, 1999, 0) for folds in ([sums], [sums, sums]))
     ratio = (two["high"] - two["low"]) / (one["high"] - one["low"])
     np.testing.assert_allclose(ratio, 2**-0.5, rtol=0.12)
 
 
 def test_the_seed_makes_the_resamples(pairs):
-    folds = [fold.sums for fold in read(pairs[:4])]
+    folds = [fold.sums for fold in read_folds(pairs[:4])]
     first, again, other = (bootstrap_intervals(folds, 199, seed) for seed in (3, 3, 4))
     pd.testing.assert_frame_equal(first, again)
     assert (first["low"] != other["low"]).all()
@@ -299,72 +205,6 @@ def test_mcnemar_counts_windows_that_one_alone_has_right(pairs):
 # What cannot be compared
 
 
-def edit_predictions(change):
-    """A damage that changes the frame of predictions.csv."""
-
-    def damage(folder: Path) -> None:
-        change(predictions(folder)).to_csv(folder / "predictions.csv", index=False)
-
-    return damage
-
-
-def set_cell(row: int, column: str, value):
-    return edit_predictions(
-        lambda windows: windows.assign(**{column: windows[column].where(windows.index != row, value)})
-    )
-
-
-def configure(**values):
-    def damage(folder: Path) -> None:
-        path = folder / "configuration.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-    return damage
-
-
-A, B = "speaker-1-0-0/predictions.csv", "b/predictions.csv"
-
-
-@pytest.mark.parametrize(
-    ("damage", "told"),
-    [
-        (set_cell(0, "segment_id", "Sess04_impro03_F999"), (A, B, r"\w+_F000|\w+_F999", "same corpus")),
-        (set_cell(7, "emotion", "disgust;fear"), (A, B, "Sess01_impro01_M001", "disgust;fear, arousal")),
-        (set_cell(8, "arousal", 4.95), (A, B, "Sess01_impro01_F002", "arousal 4.95")),
-        (set_cell(9, "valence", 1.05), (A, B, "Sess01_impro01_M003", "valence 1.05")),
-        (set_cell(0, "segment_id", "Sess01_impro00_M001"), (B, "Sess01_impro00_M001", "occurs twice")),
-        (set_cell(3, "segment_id", "id3"), (B, "'id3'", "expected an id such as Sess01_script01_F001")),
-        (edit_predictions(lambda windows: windows.drop(columns="segment_id")), (B, "has no column segment_id")),
-        (lambda folder: (folder / "predictions.csv").unlink(), (B, "not found")),
-        (configure(SorL="listener"), ("b/configuration.json", "the listener", "expected the speaker")),
-        (configure(test_split=[1, 2, 3, 5]), ("b/configuration.json", "1,2,3,5", "sessions 1-4")),
-    ],
-)
-def test_what_is_not_a_pair_is_refused(damaged, damage, told):
-    damage(damaged.b)
-    with pytest.raises(InputError) as error:
-        compare([damaged], NAMES, 9)
-    for part in told:
-        assert re.search(part, str(error.value)), part
-
-
-def test_first_window_that_one_lacks_is_named(pairs, tmp_path):
-    ids = make_ids(FOLDS[0], 4, 6)
-    arrays = make_arrays(ids, 1, 2, 0)
-    fewer = {name: np.delete(values, [30, 50], axis=0) for name, values in arrays.items()}
-    gone = np.delete(ids, [30, 50]).tolist()
-    shorter = finished_run(tmp_path / "shorter", "speaker", FOLDS[0], gone, fewer)
-    for pair in (pairs[0]._replace(b=shorter), pairs[0]._replace(a=shorter)):
-        with pytest.raises(InputError, match=f"shorter/predictions.csv: has no window {ids[30]}, which .*-1-0-"):
-            compare([pair], NAMES, 9)
-
-
-def test_seeds_of_a_fold_share_their_windows(pairs, damaged):
-    set_cell(8, "arousal", 4.95)(damaged.b)
-    with pytest.raises(InputError, match="Sess01_impro01_F002"):
-        compare([pairs[0], pairs[1]._replace(a=damaged.b, b=damaged.b)], NAMES, 9)
-
-
 def test_no_pair_is_refused():
     with pytest.raises(InputError, match="both default and bidirectional"):
         compare([], NAMES)
@@ -378,12 +218,12 @@ def test_text_has_the_numbers_of_each_role(pairs):
     speaker, listener = text.split("# listener: ")
     assert speaker.startswith("# speaker: A = default, B = two\\ndirections\n")
     for part, of_role in ((speaker, pairs[:4]), (listener, pairs[4:])):
-        found = compare_folds(read(of_role), 199, 7)
+        found = compute_comparison(read_folds(of_role), 199, 7)
         rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if line[:1] == "|"]
         for _, row in found.figures.iterrows():
             (shown,) = [cells for cells in rows if cells[:2] == [row["test"], row["seed"]] and len(cells) == 7]
             assert shown[2:4] == [str(row["windows"]), str(row["dialogues"])]
-            for name, cell in zip(FIGURES, shown[4:], strict=True):
+            for name, cell in zip(MAIN_FIGURES, shown[4:], strict=True):
                 values = [row[f"{name}_{what}"] for what in ("a", "b", "diff")]
                 assert [float(value) for value in re.findall(r"[-+.\d]+", cell)] == pytest.approx(values, abs=5.01e-4)
         for name, row in found.intervals.iterrows():

@@ -40,7 +40,7 @@ def test_confusion_equals_the_published_one(windows, reference):
     assert matched_macro(confusion) == pytest.approx(reference("metric.json")["matched_macro"], rel=1e-6)
 
 
-def test_confusion_books_a_wrong_label_against_the_first_unmatched_true_one():
+def test_confusion_counts_a_wrong_label_against_the_first_unmatched_true_one():
     emotion = np.zeros((1, 7), dtype=np.float32)
     emotion[0, [1, 2, 4]] = 1
     probabilities = np.array([[0, 0.3, 0.05, 0.4, 0.03, 0.2, 0.02]])  # likeliest: 3 (wrong), 1 (right), 5 (wrong)
@@ -65,16 +65,7 @@ def test_ccc_of_a_constant_is_zero_and_of_itself_one():
 @pytest.fixture
 def overall(windows):
     valence = np.linspace(1, 5, len(windows["arousal"]))
-    return overall_figures(
-        windows["emotion_pred"],
-        windows["emotion"],
-        windows["arousal_pred"],
-        windows["arousal"],
-        valence + 0.5,
-        valence,
-        majority=5,
-        batch_size=BATCH,
-    )
+    return overall_figures(windows | {"valence": valence, "valence_pred": valence + 0.5}, 5, BATCH)
 
 
 def test_overall_figures_are_over_windows_with_one_label(windows, overall):
@@ -109,11 +100,9 @@ def test_majority_figures_are_those_of_a_constant_answer(windows, overall):
 
 def test_overall_figures_of_ties_alone_leave_out_the_single_label_ones(windows):
     tied = windows["emotion"].sum(axis=1) > 1
-    n = int(tied.sum())
-    affect = np.linspace(1, 5, n)
-    figures = overall_figures(
-        windows["emotion_pred"][tied], windows["emotion"][tied], affect, affect, affect, affect, 5, BATCH
-    )
+    affect = dict.fromkeys(("arousal", "arousal_pred", "valence", "valence_pred"), np.linspace(1, 5, tied.sum()))
+    emotion = {name: windows[name][tied] for name in ("emotion", "emotion_pred")}
+    figures = overall_figures(emotion | affect, 5, BATCH)
     assert figures["n_single_label"] == 0
     assert "accuracy" not in figures
 

@@ -2,7 +2,6 @@ import json
 import os
 import stat
 
-import numpy as np
 import pytest
 
 import utils
@@ -78,18 +77,6 @@ def test_read_json_refuses_what_is_no_object(tmp_path):
     (tmp_path / "a.json").write_text("3")
     with pytest.raises(InputError, match="expected a JSON object"):
         read_json(tmp_path / "a.json")
-
-
-def test_plots_are_drawn(tmp_path):
-    history = [{"epoch": 1, "train_loss": 2.0, "valid_loss": 2.5}, {"epoch": 2, "train_loss": 1.0, "valid_loss": 2.4}]
-    curve = utils.plot_loss_curve(history)
-    training, validation = curve.axes[0].lines
-    np.testing.assert_allclose(training.get_ydata(), [2.0, 1.0])
-    np.testing.assert_allclose(validation.get_ydata(), [2.5, 2.4])
-    matrix = utils.plot_confusion(np.arange(49).reshape(7, 7), tuple("abcdefg"))
-    assert sorted(int(text.get_text()) for text in matrix.axes[0].texts) == list(range(49))
-    utils.save_figure(curve, tmp_path / "curve.png")
-    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_configuration_written_is_the_one_read(tmp_path):

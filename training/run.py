@@ -24,9 +24,7 @@ from utils import (
     Interrupted,
     atomic_write,
     lack_of_memory,
-    plot_loss_curve,
     read_json,
-    save_figure,
 )
 
 CHECKPOINT = "checkpoint.pt"  # in an experiment folder, until its run has finished
@@ -203,7 +201,7 @@ class Run:
 
     @contextlib.contextmanager
     def displayed(self) -> Iterator[None]:
-        """Show a progress bar and write TensorBoard's curves and, in the end, however it comes, `loss_curve.png`."""
+        """Show a progress bar, and write TensorBoard's curves."""
         total = self.options.epochs * self.n_steps
         quiet = not self.processes.first
         with contextlib.ExitStack() as stack:
@@ -212,11 +210,7 @@ class Run:
             if self.processes.first:
                 self.tensorboard = SummaryWriter(str(self.folder), purge_step=self.progress.epoch)
                 stack.enter_context(self.tensorboard)
-            try:
-                yield
-            finally:
-                if self.progress.history and self.processes.first:
-                    save_figure(plot_loss_curve(self.progress.history), self.folder / "loss_curve.png")
+            yield
 
     @contextlib.contextmanager
     def explaining_failures(self) -> Iterator[None]:

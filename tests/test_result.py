@@ -27,7 +27,7 @@ def test_result_holds_the_published_figures_and_the_whole_set_ones(arrays, refer
     )
 
 
-def test_predictions_have_a_row_a_window(arrays):
+def test_predictions_have_one_row_per_window(arrays):
     ids = [f"id{i}" for i in range(150)]
     table = predictions_table(ids, arrays)
     assert table["segment_id"].tolist() == ids

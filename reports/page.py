@@ -1,0 +1,230 @@
+"""Page: index.html, a report's tables with their plots, as one file without scripts or anything from elsewhere."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import matplotlib
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from constants import EMOTIONS
+from metric import HEADINGS, MAIN_FIGURES, confusion_matrix
+from reports.plots import (
+    COLOURS,
+    MARKERS,
+    PLOT_STYLE,
+    TEXT_INK,
+    look,
+    plot_affect,
+    plot_classes,
+    plot_figures,
+    plot_losses,
+)
+from reports.runs import PUBLISHED_CORPUS, Entry, Run, finished, format_sessions, group
+from utils import atomic_write
+
+OURS = Markup('<span style="color:{}">●</span> each of our runs; ').format(COLOURS[0])
+PUBLISHED = Markup('<span style="color:{}">◇</span> published; ').format(COLOURS[1])
+MAJORITY = Markup('<span style="color:{}">┆</span> always answering with the commonest training label (F1)').format(
+    COLOURS[5]
+)
+LOSSES_CAPTION = "Training loss by epoch, one line per run; dotted: validation loss, if there is one."
+CLASSES_CAPTION = "F1 by emotion, over the windows with a single majority label; mean over runs."
+
+
+class Plot(NamedTuple):
+    """Figures of the page that share a caption."""
+
+    svgs: list[Markup]
+    caption: Markup | str
+
+
+class Details(NamedTuple):
+    """What the page shows of one role and configuration when it is unfolded.
+
+    confusion : by true emotion, for each predicted emotion the number of windows and its share of the true emotion
+    """
+
+    title: str
+    confusion: list[tuple[str, list[tuple[int, float]]]]
+    scatters: list[Markup]
+
+
+class Section(NamedTuple):
+    """A table on the page, with what is below it.
+
+    rows : of the table, by the names that page.html uses
+    missing : the runs that are not in it, in words
+    published : whether it has published figures beside ours
+    """
+
+    title: str
+    rows: list[dict[str, Any]]
+    missing: list[str]
+    published: bool
+    plots: list[Plot]
+    details: list[Details]
+
+
+class Page(NamedTuple):
+    """The content of the page.
+
+    warning : about the corpora of the runs, or ''
+    corpora : of the runs, in words
+    settings : options that all runs share, by name
+    machines : commit, device and versions of the runs, by name
+    n_entries, n_missing, n_runs : rows' runs that were asked for and that are missing, and experiment folders
+    """
+
+    warning: str
+    corpora: list[str]
+    settings: Mapping[str, Any]
+    machines: Mapping[str, str]
+    n_entries: int
+    n_missing: int
+    n_runs: int
+    sections: list[Section]
+
+
+def write_page(path: Path, page: Page) -> None:
+    """Write the page; raises `InputError` when it cannot be written."""
+    templates = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=templates, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    text = environment.get_template("page.html").render(
+        **page._asdict(),
+        published_corpus=PUBLISHED_CORPUS,
+        headings=HEADINGS.values(),
+        emotions=EMOTIONS,
+        heat=COLOURS[0],
+    )
+    with atomic_write(path) as file:
+        file.write(text)
+
+
+# Under a table
+
+
+def draw_table(
+    entries: Sequence[Entry], runs: dict[Path, Run], numbers: Iterator[int], bar: tqdm
+) -> tuple[list[Plot], list[Details]]:
+    """The plots of a table, and the details of each of its rows that has a run.
+
+    Parameters
+    ----------
+    entries : of the table
+    runs : those that have finished, by folder
+    numbers : of the page's figures
+    bar : counts the table, and each of its rows
+    """
+    details = []
+    with matplotlib.rc_context(PLOT_STYLE):
+        plots = [draw_figures(entries, runs, numbers)]
+        if finished(entries, runs):
+            plots += draw_curves(entries, runs, numbers)
+        bar.update()
+        for (role, row), of_row in group(entries, "role", "row").items():
+            if runs_of_row := finished(of_row, runs):
+                details.append(draw_details(role, row, runs_of_row, numbers))
+            bar.update()
+    return plots, details
+
+
+def draw_figures(entries: Sequence[Entry], runs: dict[Path, Run], numbers: Iterator[int]) -> Plot:
+    """`MAIN_FIGURES` of every run, one line per role, row and test split."""
+    folds = group(entries, "role", "row", "test_split")
+    varying = [field for field in ("role", "row", "test_split") if len(group(entries, field)) > 1] or ["role"]
+    labels = []
+    for role, row, split in folds:
+        parts = {"role": role, "row": row, "test_split": format_sessions(split)}
+        labels.append(" ".join(parts[field] for field in varying))
+    svgs = []
+    for name in MAIN_FIGURES:
+        figure = plot_figures(name, [*folds.values()], labels, runs)
+        svgs.append(inline_svg(figure, next(numbers), f"{HEADINGS[name]} of every run, published figure and majority"))
+    published = PUBLISHED if any(entry.published for entry in entries) else ""
+    return Plot(svgs, OURS + published + MAJORITY)
+
+
+def draw_curves(entries: Sequence[Entry], runs: dict[Path, Run], numbers: Iterator[int]) -> list[Plot]:
+    """The losses by epoch and F1 by emotion, one figure of each per role; at least one run has finished."""
+    curve = "row" if len(group(entries, "row")) > 1 else "test_split"  # what a colour stands for
+    curve_numbers, row_numbers = number_values(entries, curve), number_values(entries, "row")
+    losses, classes = [], []
+    for (role,), of_role in group(entries, "role").items():
+        if not finished(of_role, runs):
+            continue
+        figure = plot_losses(runs_by(curve, of_role, runs), curve_numbers)
+        figure.axes[0].set_title(role, fontsize=9)
+        losses.append(inline_svg(figure, next(numbers), f"Loss by epoch, {role}"))
+        figure = plot_classes(runs_by("row", of_role, runs), row_numbers)
+        figure.axes[0].set_title(role, fontsize=9)
+        classes.append(inline_svg(figure, next(numbers), f"F1 by emotion, {role}"))
+    return [
+        Plot(losses, format_legend(LOSSES_CAPTION, curve_numbers)),
+        Plot(classes, format_legend(CLASSES_CAPTION, row_numbers)),
+    ]
+
+
+def number_values(entries: Sequence[Entry], field: str) -> dict[Hashable, int]:
+    """A number for every value of a field, for its look in the plots of both roles."""
+    return {value: number for number, (value,) in enumerate(group(entries, field))}
+
+
+def runs_by(field: str, entries: Sequence[Entry], runs: dict[Path, Run]) -> dict[Hashable, list[Run]]:
+    """The finished runs of the entries by the value of a field."""
+    return {value: finished(of_value, runs) for (value,), of_value in group(entries, field).items()}
+
+
+def format_legend(caption: str, numbers: Mapping[Hashable, int]) -> Markup:
+    """The caption, and the look of every row or test split."""
+    keys = [
+        Markup('<span style="color:{}">{}</span>&nbsp;{}').format(
+            look(number)["color"],
+            MARKERS[look(number)["marker"]],
+            value if isinstance(value, str) else f"test {format_sessions(value)}",
+        )
+        for value, number in numbers.items()
+    ]
+    return Markup("{} {}").format(caption, Markup("; ").join(keys))
+
+
+def draw_details(role: str, row: str, runs: Sequence[Run], numbers: Iterator[int]) -> Details:
+    """Confusion matrix and scatter plots of one role and configuration, all folds and seeds together."""
+    arrays = {name: np.concatenate([run.arrays[name] for run in runs]) for name in runs[0].arrays}
+    counts = confusion_matrix(arrays["emotion_pred"], arrays["emotion"]).T  # rows: true
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    confusion = [
+        (emotion, [*zip(of_emotion.tolist(), share.tolist(), strict=True)])
+        for emotion, of_emotion, share in zip(EMOTIONS, counts, shares, strict=True)
+    ]
+    scatters = []
+    for name in ("arousal", "valence"):
+        figure = plot_affect(name, arrays[f"{name}_pred"], arrays[name])
+        scatters.append(inline_svg(figure, next(numbers), f"Predicted {name} against the raters' mean, {role}, {row}"))
+    n_runs = f"{len(runs)} run" + "s" * (len(runs) > 1)
+    return Details(f"{role}, {row}: {len(arrays['arousal']):,} windows of {n_runs}", confusion, scatters)
+
+
+def inline_svg(figure: Figure, number: int, label: str) -> Markup:
+    """`figure` as an SVG element whose text has the colour of the page's; `label` is read out to the blind.
+
+    `number` differs between the figures of a page: it keeps their ids apart.
+    """
+    buffer = io.StringIO()
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # missing from matplotlib's font: the browser has others
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].replace(TEXT_INK, "currentColor")
+    svg = re.sub(r'(\bid="|\burl\(#|href="#)', rf"\g<1>plot{number}-", svg)
+    return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))

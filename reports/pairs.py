@@ -1,0 +1,146 @@
+"""Pairs: the test windows of two configurations' runs, checked to be the same, and their sums by dialogue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from constants import AFFECT_RANGE, EMOTIONS
+from corpora.registry import EXAMPLE_ID, parse_id
+from metric import ranked
+from reports.runs import AFFECT_COLUMNS, format_sessions, read_run
+from utils import InputError
+
+AFFECT = ("arousal", "valence")
+SUMS = ("n", "precision", "recall", *(f"{name}_{s}" for name in AFFECT for s in ("p", "t", "pp", "tt", "pt")))
+CENTRE = sum(AFFECT_RANGE) / 2  # subtracted from arousal and valence: sums of smaller squares lose fewer digits
+
+
+class Pair(NamedTuple):
+    """Finished experiment folders of both configurations, on one test split and seed."""
+
+    role: str
+    fold: tuple[int, ...]  # test sessions
+    seed: int | str  # of both, or in words
+    a: Path
+    b: Path
+
+
+class Fold(NamedTuple):
+    """What the comparison takes from the pairs of one test split, which have the same windows: D dialogues, S seeds.
+
+    sums : `SUMS` of every dialogue, seed and configuration, float64, shape = (D, S, 2, 13)
+    only : windows whose emotion only A has right, and only B, by seed, int64, shape = (S, 2)
+    """
+
+    sessions: tuple[int, ...]
+    seeds: list[int | str]
+    sums: np.ndarray
+    only: np.ndarray
+
+
+def read_windows(folder: Path, role: str, fold: Sequence[int]) -> pd.DataFrame:
+    """The tested windows of an experiment folder, one row per window, sorted by their segment ids, which index them.
+
+    Columns: true emotions (multi-hot, `EMOTIONS`), arousal and valence, their `_pred`, and `right`, whether the
+    likeliest emotion is among the true ones.
+
+    Raises
+    ------
+    InputError : the folder is damaged, or of another role or test split
+    """
+    run = read_run(folder)
+    found = run.configuration["SorL"], sorted(run.configuration["test_split"])
+    if found != (role, sorted(fold)):
+        raise InputError(
+            f"{folder / 'configuration.json'}: a run of the {found[0]}, tested on sessions "
+            f"{format_sessions(found[1])}; expected the {role} and sessions {format_sessions(fold)}; compare runs of "
+            "one role and test split"
+        )
+    check_ids(run.ids, folder / "predictions.csv")
+    true, likeliest = run.arrays["emotion"], ranked(run.arrays["emotion_pred"])[:, :1]
+    windows = pd.DataFrame(true, columns=EMOTIONS, index=run.ids)
+    windows["right"] = np.take_along_axis(true, likeliest, axis=1)[:, 0].astype(bool)
+    for name in AFFECT_COLUMNS:
+        windows[name] = run.arrays[name]
+    return windows.sort_index()
+
+
+def check_ids(ids: Sequence[str], path: Path) -> None:
+    """Raise `InputError` unless the ids in the file `path` are segment ids and none occurs twice."""
+    seen = set()
+    for segment in ids:
+        if segment in seen:
+            raise InputError(f"{path}: segment id {segment!r}: occurs twice; test the run again")
+        if parse_id(segment) is None:
+            raise InputError(f"{path}: segment id {segment!r}: expected an id such as {EXAMPLE_ID}; test the run again")
+        seen.add(segment)
+
+
+def check_same(first: pd.DataFrame, other: pd.DataFrame, paths: tuple[Path, Path]) -> None:
+    """Raise `InputError` unless two frames of `read_windows`, from these paths, have the same windows and targets."""
+    advice = "a paired comparison needs the same windows: test both runs on the same corpus"
+    if not first.index.equals(other.index):
+        odd = first.index.symmetric_difference(other.index)[0]
+        lacks, has = paths if odd in other.index else paths[::-1]
+        raise InputError(f"{lacks}: has no window {odd}, which {has} has; {advice}")
+    differs = (first[[*EMOTIONS, *AFFECT]] != other[[*EMOTIONS, *AFFECT]]).any(axis=1).to_numpy()
+    if differs.any():
+        at = differs.argmax()
+        found = [
+            f"{';'.join(name for name in EMOTIONS if row[name])}, arousal {row['arousal']:g}, valence "
+            f"{row['valence']:g} in {path}"
+            for row, path in zip((first.iloc[at], other.iloc[at]), paths, strict=True)
+        ]
+        raise InputError(f"{first.index[at]} is {' and '.join(found)}; {advice}")
+
+
+def dialogue_sums(windows: pd.DataFrame) -> np.ndarray:
+    """Sums over the windows of each dialogue, from which `comparison.figures` computes, dialogues sorted by their ids.
+
+    They are over 1 (`n`), precision and recall at 1, and of arousal and valence, less `CENTRE`, over prediction p and
+    target t, their squares and their product.
+
+    Parameters
+    ----------
+    windows : of `read_windows`
+
+    Returns
+    -------
+    float64, shape = (D, 13), columns `SUMS`
+    """
+    right = windows["right"].astype(float)
+    columns = {"n": 1.0, "precision": right, "recall": right / windows[[*EMOTIONS]].sum(axis=1)}
+    for name in AFFECT:
+        p, t = windows[f"{name}_pred"] - CENTRE, windows[name] - CENTRE
+        columns |= {f"{name}_p": p, f"{name}_t": t, f"{name}_pp": p * p, f"{name}_tt": t * t, f"{name}_pt": p * t}
+    dialogue = [parse_id(segment).dialogue for segment in windows.index]
+    return pd.DataFrame(columns, index=windows.index)[[*SUMS]].groupby(dialogue).sum().to_numpy()
+
+
+def read_fold(pairs: Sequence[Pair], bar: tqdm) -> Fold:
+    """Read the pairs of one role and test split; `bar` counts the folders.
+
+    Raises
+    ------
+    InputError : a folder is damaged, of another role or test split, or they differ in windows, labels or targets
+    """
+    first, first_path = None, pairs[0].a / "predictions.csv"
+    sums, only = [], []
+    for pair in pairs:
+        both = []
+        for folder in (pair.a, pair.b):
+            windows = read_windows(folder, pair.role, pair.fold)
+            first = windows if first is None else first
+            check_same(first, windows, (first_path, folder / "predictions.csv"))
+            both.append(windows)
+            bar.update()
+        sums.append(np.stack([dialogue_sums(windows) for windows in both], axis=1))
+        a, b = (windows["right"].to_numpy() for windows in both)
+        only.append([(a & ~b).sum(), (b & ~a).sum()])
+    return Fold(pairs[0].fold, [pair.seed for pair in pairs], np.stack(sums, axis=1), np.array(only))

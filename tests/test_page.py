@@ -1,0 +1,179 @@
+import base64
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from finished_runs import SCRIPT, entry, recompute_figures, write_and_read
+
+from constants import EMOTIONS
+from corpora.kemdy19 import FOLDS
+from reports.plots import TEXT_INK
+from reports.tables import write_report
+
+
+def test_confusion_has_true_labels_in_rows(run_folder, tmp_path):
+    windows = pd.read_csv(run_folder / "predictions.csv")
+    windows[[f"p_{name}" for name in EMOTIONS]] = 0.0
+    windows["emotion"], windows["p_happy"] = ["sad"] * 60 + ["happy"] * 30, 1.0
+    windows.to_csv(run_folder / "predictions.csv", index=False)
+    *_, page = write_and_read(tmp_path / "report", [entry("3.6", "lam .66", "speaker", FOLDS[3], 0, run_folder)])
+    (row,) = re.findall(r'<tr><th scope="row">sad</th>(.*?)</tr>', page)
+    cells = [re.sub("<.*?>", " ", cell).split() for cell in row.split("</td>")[:-1]]
+    assert cells[EMOTIONS.index("happy")] == ["100%", "60"]
+    assert cells[EMOTIONS.index("sad")] == ["0%", "0"]
+
+
+def test_ccc_is_written_into_the_scatter_plot(report, finished_runs):
+    figures = recompute_figures(finished_runs["listener", FOLDS[3], 0])
+    page = (report / "index.html").read_text("utf-8")
+    for name in ("arousal", "valence"):
+        (svg,) = re.findall(rf'aria-label="Predicted {name} against [^"]*listener.*?</svg>', page, re.DOTALL)
+        assert f">CCC {figures[f'ccc_{name}']:.3f}</text>" in svg
+        assert svg.count("<image") == 1  # the dots
+
+
+def test_page_is_self_contained_and_the_same_again(report, entries, tmp_path):
+    page = (report / "index.html").read_text("utf-8")
+    assert set(re.findall(r'(?:src|href)="([^"#]{1,5})', page)) == {"data:"}
+    ids = re.findall(r'\bid="(.+?)"', page)
+    assert len(ids) == len(set(ids))
+    references = re.findall(r'(?:url\(|href=")#(.+?)[")]', page)
+    assert references
+    assert set(references) <= set(ids)
+    assert TEXT_INK not in page
+    assert page.count("currentColor") > 100
+    write_report(tmp_path, entries, {"data_path": f"data/{SCRIPT}", "epochs": 3, "gpu_id": None})
+    for path in report.iterdir():
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
+
+
+def test_names_from_files_are_text(report):
+    page = (report / "index.html").read_text("utf-8")
+    assert "<script" not in page
+    assert "<img" not in page
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;|") >= 4  # settings, error, row, summary
+    for name in ("3.6", "grid"):
+        text = (report / f"{name}.md").read_text("utf-8")
+        assert "\\<script\\>" in text
+        assert not re.search(r"(?<!\\)<", text)
+
+
+# In a browser
+
+
+class Browser:
+    """A page of headless Chromium, driven over the DevTools protocol."""
+
+    def __init__(self, program: str, profile: Path) -> None:
+        import websocket
+
+        flags = ("--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0")
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen([program, *flags, f"--user-data-dir={profile}", "about:blank"], **silent)
+        self.events, self.numbers = [], itertools.count(1)
+        try:
+            port = self.wait(lambda: (profile / "DevToolsActivePort").read_text().split()[0])
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=10) as answer:
+                (target,) = [target for target in json.load(answer) if target["type"] == "page"]
+            self.socket = websocket.create_connection(target["webSocketDebuggerUrl"], timeout=20, suppress_origin=True)
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    @staticmethod
+    def wait(ready):
+        for _ in range(200):
+            try:
+                if found := ready():
+                    return found
+            except (OSError, IndexError):
+                pass
+            time.sleep(0.1)
+        raise TimeoutError
+
+    def call(self, method: str, **parameters) -> dict:
+        number = next(self.numbers)
+        self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self.socket.recv())
+            if message.get("id") == number:
+                assert "error" not in message, message
+                return message["result"]
+            self.events.append(message)
+
+    def evaluate(self, expression: str):
+        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def open(self, path: Path) -> None:
+        self.call("Page.navigate", url=path.as_uri())
+        self.wait(
+            lambda: self.evaluate(f"location.href == {json.dumps(path.as_uri())} && document.readyState") == "complete"
+        )
+
+    def close(self) -> None:
+        self.socket.close()
+        self.process.terminate()
+        self.process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no Chromium")
+    browser = Browser(program, tmp_path_factory.mktemp("profile"))
+    for domain in ("Page", "Runtime", "Network", "Log"):
+        browser.call(f"{domain}.enable")
+    yield browser
+    browser.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_page_in_a_browser(report, browser, scheme, width):
+    browser.events.clear()
+    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+    browser.call("Emulation.setEmulatedMedia", media="", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    browser.open(report / "index.html")
+    browser.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
+    # what it is drawn from is awaited
+    picture = browser.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]
+    assert base64.b64decode(picture).startswith(b"\x89PNG")
+    methods = Counter(event["method"] for event in browser.events)
+    for bad in ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Network.loadingFailed"):
+        assert not methods[bad], [event for event in browser.events if event["method"] == bad]
+    assert not methods["Page.javascriptDialogOpening"]
+    requests = [e["params"]["request"]["url"] for e in browser.events if e["method"] == "Network.requestWillBeSent"]
+    assert [url for url in requests if not url.startswith("data:")] == [(report / "index.html").as_uri()]
+
+    assert browser.evaluate("document.documentElement.scrollWidth") == width
+    widest = "Math.max(...[...document.querySelectorAll('svg, p, h1, h2, figure, .scroll')]"
+    assert browser.evaluate(f"{widest}.map(e => e.getBoundingClientRect().right))") <= width
+    page, ink = (
+        ("rgb(17, 17, 17)", "rgb(232, 232, 232)") if scheme == "dark" else ("rgb(255, 255, 255)", "rgb(26, 26, 26)")
+    )
+    assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == page
+    assert browser.evaluate("getComputedStyle(document.querySelector('svg text')).fill") == ink
+    assert browser.evaluate("document.querySelectorAll('script').length") == 0
+    assert browser.evaluate("document.querySelectorAll('svg[role=img][aria-label]').length") == browser.evaluate(
+        "document.querySelectorAll('svg').length"
+    )
+
+
+def test_what_is_folded_is_printed(report, browser):
+    browser.call("Emulation.setEmulatedMedia", media="", features=[])
+    browser.open(report / "index.html")
+    seen = "[...document.querySelectorAll('details svg')].map(e => e.checkVisibility({contentVisibilityAuto: true}) && "
+    seen += "e.getBoundingClientRect().height > 100)"
+    assert set(browser.evaluate(seen)) == {False}
+    browser.call("Emulation.setEmulatedMedia", media="print", features=[])
+    assert set(browser.evaluate(seen)) == {True}
