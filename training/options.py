@@ -58,6 +58,14 @@ def sessions(value: str) -> list[int]:
     return sorted(numbers)
 
 
+def format_sessions(sessions: Sequence[int]) -> str:
+    """`13-16` for consecutive sessions, else `1,8,9`."""
+    first, last = min(sessions), max(sessions)
+    if len(sessions) > 1 and sorted(sessions) == list(range(first, last + 1)):
+        return f"{first}-{last}"
+    return ",".join(map(str, sorted(sessions)))
+
+
 # The command line
 
 
