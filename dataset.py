@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from corpora.annotation import Annotation, read_annotation
+from corpora.annotation import Annotation
 from corpora.missing import report_missing
 from corpora.registry import parse_id
 from corpora.wavs import find_wavs
@@ -84,16 +84,6 @@ class Utterances:
             log_mels=None if self.log_mels is None else self.log_mels.to(device),
             text=None if self.text is None else self.text.to(device),
         )
-
-
-def load_annotation(options: argparse.Namespace) -> Annotation:
-    """The utterances of the role `--SorL` in `--data_path`."""
-    if not options.data_path.is_dir():
-        raise InputError(
-            f"{options.data_path}: no such folder; pass --data_path, or put KEMDy19 there (data/README.md), or make "
-            "the sample with 'python data/make_sample.py' and pass --data_path data/sample"
-        )
-    return read_annotation(options.data_path / f"df_{options.SorL}.csv")
 
 
 def load_utterances(options: argparse.Namespace, annotation: Annotation, quiet: bool = False) -> Utterances:

@@ -61,11 +61,12 @@ def prepare(options: argparse.Namespace, processes: Processes, train_sessions: l
     ----------
     train_sessions : of a trained model; without it, those that `--test_split` and `--valid_split` leave
     """
-    from dataset import check_sessions, load_annotation, load_utterances, training_sessions
+    from corpora.annotation import load_annotation
+    from dataset import check_sessions, load_utterances, training_sessions
     from training.devices import pick_device
 
     device = processes.device or pick_device(options.gpu_id)
-    annotation = load_annotation(options)
+    annotation = load_annotation(options.data_path, options.SorL)
     present = set(annotation.session.tolist())
     if train_sessions is None:
         train_sessions = training_sessions(present, options.test_split, options.valid_split)

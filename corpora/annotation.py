@@ -39,6 +39,21 @@ class Annotation:
     valence: np.ndarray | None = None
 
 
+def load_annotation(data_path: Path, role: str) -> Annotation:
+    """The utterances of a role, "speaker" or "listener", in a pre-processed corpus.
+
+    Raises
+    ------
+    InputError : there is no such folder, or see `read_annotation`
+    """
+    if not data_path.is_dir():
+        raise InputError(
+            f"{data_path}: no such folder; pass --data_path, or put KEMDy19 there (data/README.md), or make the sample "
+            "with 'python data/make_sample.py' and pass --data_path data/sample"
+        )
+    return read_annotation(data_path / f"df_{role}.csv")
+
+
 def read_annotation(path: Path) -> Annotation:
     """Read a `df_speaker.csv` or `df_listener.csv` of preprocessing.py, or a published one; rows keep their order.
 

@@ -12,9 +12,10 @@ import pandas as pd
 from scipy.stats import binomtest, bootstrap
 from tqdm import tqdm
 
+from corpora.sessions import format_sessions
 from metric import HEADINGS, MAIN_FIGURES, f1
 from reports.pairs import AFFECT, SUMS, Fold, Pair, read_fold
-from reports.runs import format_sessions, group
+from reports.runs import group
 from reports.tables import format_difference, format_value
 from utils import InputError, one_line
 

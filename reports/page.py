@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from constants import EMOTIONS
+from corpora.sessions import format_sessions
 from metric import HEADINGS, MAIN_FIGURES, confusion_matrix
 from reports.plots import (
     COLOURS,
@@ -29,7 +30,7 @@ from reports.plots import (
     plot_figures,
     plot_losses,
 )
-from reports.runs import PUBLISHED_CORPUS, Entry, Run, finished, format_sessions, group
+from reports.runs import PUBLISHED_CORPUS, Entry, Run, finished, group
 from utils import atomic_write
 
 OURS = Markup('<span style="color:{}">●</span> each of our runs; ').format(COLOURS[0])

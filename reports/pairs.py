@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from constants import AFFECT_RANGE, EMOTIONS
 from corpora.registry import EXAMPLE_ID, parse_id
+from corpora.sessions import format_sessions
 from metric import ranked
-from reports.runs import AFFECT_COLUMNS, format_sessions, read_run
+from reports.runs import AFFECT_COLUMNS, read_run
 from utils import InputError
 
 AFFECT = ("arousal", "valence")

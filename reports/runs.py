@@ -69,14 +69,6 @@ class Result(NamedTuple):
     n_windows: int
 
 
-def format_sessions(sessions: Iterable[int]) -> str:
-    """`13-16` for consecutive sessions, else `1,8,9`; at least one session."""
-    numbers = sorted(sessions)
-    if len(numbers) > 1 and numbers == list(range(numbers[0], numbers[-1] + 1)):
-        return f"{numbers[0]}-{numbers[-1]}"
-    return ",".join(map(str, numbers))
-
-
 def group(entries: Iterable[Any], *fields: str) -> dict[tuple, list[Any]]:
     """Entries, or other named tuples, by their values of these fields, in the order in which these first occur."""
     groups: dict[tuple, list[Any]] = {}

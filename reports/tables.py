@@ -13,6 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from constants import ROLES
+from corpora.sessions import format_sessions
 from metric import BATCH_FIGURES, FIGURES, HEADINGS
 from reports.page import Page, Section, draw_table, write_page
 from reports.runs import (
@@ -21,7 +22,6 @@ from reports.runs import (
     describe_corpora,
     describe_machines,
     finished,
-    format_sessions,
     group,
     read_run,
     values_of,

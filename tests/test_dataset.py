@@ -2,13 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from corpora.annotation import Annotation, read_annotation
+from corpora.annotation import Annotation, load_annotation, read_annotation
 from corpora.kemdy19 import FOLDS
 from dataset import (
     ShuffledBatches,
     Utterances,
     WindowDataset,
-    load_annotation,
     load_utterances,
     make_windows,
     ordered_loader,
@@ -183,7 +182,7 @@ def test_sessions_are_split_without_overlap():
 @pytest.fixture
 def utterances(preprocessed) -> Utterances:
     options, _ = parse_args(["--data_path", str(preprocessed), "--modality", "text"])
-    return load_utterances(options, load_annotation(options))
+    return load_utterances(options, load_annotation(options.data_path, options.SorL))
 
 
 def test_windows_of_a_split_are_those_of_its_sessions_and_of_no_other(utterances):

@@ -1,9 +1,7 @@
-import itertools
 import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,10 +11,33 @@ from conftest import ROOT
 import experiments
 from constants import EMOTIONS
 from metric import batch_figures
-from training.options import parse_args
-from utils import read_json
+from sweeps.command_line import parse_plan
+from sweeps.plan import TABLES, Table
+from training.options import as_json, options, parse_args
+from utils import read_json, write_json
 
 QUICK = ("--hidden_size", "4", "--num_layers", "1", "--epochs", "1", "--batch_size", "4", "--gpu_id", "cpu")
+
+
+HEAVY = ("torch", "pandas", "sklearn", "scipy", "matplotlib", "submitit", "tqdm", "jinja2", "reports")
+
+
+@pytest.mark.parametrize("command", [[], ["list"], ["run"], ["report"], ["compare"]])
+def test_help_names_all_options_and_imports_nothing_heavy(command):
+    code = (
+        "import sys, experiments\n"
+        f"try: experiments.main([*{command}, '--help'])\n"
+        f"except SystemExit: print([m for m in {HEAVY} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    *help_lines, heavy = done.stdout.splitlines()
+    assert heavy == "[]"
+    if command:
+        named = {line.split()[0].rstrip(",") for line in help_lines if line.startswith("  -")}
+        assert {option.option_strings[0] for option in options().values()} <= named
+    else:
+        names = [line.split()[0] for line in help_lines if line.startswith("    ")]
+        assert {"list", "run", "report", "compare"} <= set(names)
 
 
 def test_tables_that_share_a_run_ask_for_it_once(capsys):
@@ -24,87 +45,6 @@ def test_tables_that_share_a_run_ask_for_it_once(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.rpartition("; ")[2] for line in lines[:-1]] == ["5 runs", "4 runs", "2 runs"]
     assert lines[-1].startswith("9 runs in all")  # lam .66 and lstm are a fold of 3.2
-
-
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["run", "3.9"], "no table '3.9'"),
-        (["run", "--lam", "0.5"], "--lam is set by the tables"),
-        (["run", "--seed", "3"], "--seed is set by the tables"),
-        (["report", "--seeds", "0"], "from 1 to 1000"),
-        (["run", "--test_split", "1-4"], "--test_split is for --grid"),
-        (["run", "--grid", "lambda=0.5"], "expected NAME=VALUE,... with one of backbone"),
-        (["run", "--grid", "seed=1,2"], "expected NAME=VALUE"),
-        (["run", "--grid", "lam=0.5,"], "expected values such as lam=A,B"),
-        (["run", "--grid", "lam=0.5,2"], "--lam: '2': expected float from 0 to 1"),
-        (["run", "--grid", "no_concat=maybe"], "'maybe': expected True or False"),
-        (["run", "--grid", "lam=0.5", "lam=0.6"], "an option is given twice"),
-        (["run", "--grid", "lam=0.5", "--lam", "0.6"], "--lam is set by the tables"),
-        (["compare", "3.3:default"], "arguments are required: TABLE:ROW"),
-        ([], "required: COMMAND"),
-    ],
-)
-def test_impossible_experiments_are_refused_with_status_2(argv, message, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        experiments.main(argv)
-    assert exit_.value.code == 2
-    assert message in capsys.readouterr().err
-
-
-def test_a_grid_has_a_run_for_every_combination():
-    grid = ["--grid", "lam=0.5,0.6", "no_concat=no,yes", "--test_split", "1-4", "17,18"]
-    plan = experiments.make_plan(["run", *grid, "--SorL", "listener", "--seeds", "2", "--beta", "0.9"])
-    assert list(plan.tables) == ["grid"]
-    runs = [(p, parse_args(list(p.argv))[0]) for p in plan.runs]
-    assert {(args.lam, args.no_concat, tuple(args.test_split), args.seed) for _, args in runs} == {
-        *itertools.product((0.5, 0.6), (False, True), ((1, 2, 3, 4), (17, 18)), (0, 1))
-    }
-    assert len({p.run for p in plan.runs}) == len(runs) == 16
-    assert all((args.SorL, args.beta, args.epochs) == ("listener", 0.9, 100) for _, args in runs)
-    for planned, args in runs:
-        assert planned.row == f"lam={args.lam} no_concat={args.no_concat}"
-        assert list(planned.fold) == args.test_split
-    assert plan.settings["beta"] == 0.9
-    assert not {"lam", "no_concat", "SorL", "seed"} & set(plan.settings)
-
-
-def test_a_report_without_options_is_of_all_runs_with_the_last_ones_options(tmp_path):
-    def plan(*argv: str, save_path: Path = tmp_path) -> experiments.Plan:
-        return experiments.make_plan([*argv, "--save_path", str(save_path)])
-
-    def recalled(*argv: str, save_path: Path = tmp_path) -> list[experiments.Planned]:
-        return experiments.with_remembered(plan(*argv, save_path=save_path)).runs
-
-    def runs(*argv: str) -> list[experiments.Planned]:
-        return [planned._replace(argv=()) for planned in plan(*argv).runs]
-
-    lines = [
-        ["run", "3.2", "--SorL", "speaker", "--epochs", "2"],
-        ["run", "3.3", "--epochs", "9"],
-        ["run", "3.2", "--epochs", "2", "--gpu_id", "cpu"],  # the first one's runs again, and the listener's
-        ["run", "--grid", "lam=0.5", "--SorL", "listener", "--epochs", "2"],
-        ["run", "--grid", "lam=0.6", "--SorL", "listener", "--epochs", "2", "--jobs", "2"],
-    ]
-    for line in lines:
-        experiments.remember(tmp_path, [*line, "--save_path", str(tmp_path)])
-    of_grids = [*runs(*lines[3]), *runs(*lines[4])]
-    assert len(runs(*lines[2])) == 10
-    assert sorted(recalled("report")) == sorted([*runs(*lines[2]), *of_grids])
-    assert recalled("compare", "grid:lam=0.5", "grid:lam=0.6") == recalled("report")
-    assert recalled("report", "grid") == of_grids
-    assert recalled("report", "grid", "--SorL", "speaker") == []
-    assert recalled("report", "3.2", "--SorL", "listener") == runs(*lines[2], "--SorL", "listener")
-    assert recalled("report", "3.3") == []  # with other options
-    assert recalled("report", "3.3", "--epochs", "9") == plan("report", "3.3", "--epochs", "9").runs
-    experiments.remember(tmp_path, [*lines[1], "--save_path", str(tmp_path)])
-    assert recalled("report") == runs(*lines[1])
-    assert [line[1] for line in experiments.recall(tmp_path)] == ["3.2", "3.2", "--grid", "--grid", "3.3"]  # not twice
-
-    moved = tmp_path.rename(tmp_path.with_name("moved"))
-    found = experiments.with_remembered(plan("report", save_path=moved))
-    assert (found.of_main.save_path, found.args.command, found.settings["epochs"]) == (moved, "report", 9)
-    assert len(found.runs) == 4
 
 
 @pytest.mark.parametrize(
@@ -116,7 +56,7 @@ def test_a_spoilt_list_of_runs_is_named(content, tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(f"error: {tmp_path / 'experiments.json'}: ")
-    assert captured.err.endswith("take it away\n")
+    assert captured.err.endswith("remove it\n")
     assert not (tmp_path / "report").exists()
 
 
@@ -147,13 +87,42 @@ def test_without_a_corpus_nothing_is_run(tmp_path, capsys):
     assert not (tmp_path / "exp").exists()
 
 
+@pytest.mark.parametrize("data_path", ["corpus", "../{name}/corpus", "{folder}/corpus"])
+def test_a_run_of_an_earlier_program_and_of_any_spelling_of_the_path_is_not_made_again(
+    data_path, preprocessed, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corpus").symlink_to(preprocessed)
+    grid = ["--grid", "lam=0.5,0.6,0.7", "--SorL", "speaker", "--save_path", "exp"]
+    argv = [*grid, "--data_path", data_path.format(name=tmp_path.name, folder=tmp_path)]
+    for number, planned in enumerate(parse_plan(["run", *grid, "--data_path", str(tmp_path / "corpus")]).runs):
+        folder = tmp_path / "exp" / str(number)
+        folder.mkdir(parents=True)
+        configuration = as_json(parse_args(planned.argv)[0]) | {"versions": {}}
+        for name in ("precision", "feature_dtype"):  # as before these options existed
+            del configuration[name]
+        write_json(folder / "configuration.json", configuration)
+        (folder / "result.json").touch()
+    assert experiments.main(["list", *argv]) == 0
+    assert "3 runs in all, those that tables share counted once; 3 finished in exp" in capsys.readouterr().out
+    assert experiments.main(["run", *argv]) == 0
+    assert "3 runs, 3 finished already" in capsys.readouterr().out
+    assert not (tmp_path / "exp" / "jobs").exists()
+
+    del configuration["versions"]  # now it is one of the published program
+    write_json(folder / "configuration.json", configuration)
+    assert experiments.main(["list", *argv]) == 0
+    assert "2 finished in exp" in capsys.readouterr().out
+    assert experiments.main(["list", *argv, "--precision", "bf16"]) == 0
+    assert "0 finished in exp" in capsys.readouterr().out
+
+
 def test_runs_are_made_once_and_one_that_fails_stops_no_other(preprocessed, tmp_path, monkeypatch, capsys):
     corpus, exp = tmp_path / "corpus", tmp_path / "exp"
     shutil.copytree(preprocessed, corpus)
     # The corpus has sessions 1 to 6: the first fold's run fails, the second's does not
-    table = experiments.TABLES["3.2"]._replace(folds=((5, 6, 7, 8), (1, 2, 3, 4)))
-    shared = experiments.Table("Shares the second", {"same": {"lam": 0.66}}, ((1, 2, 3, 4),))
-    monkeypatch.setattr(experiments, "TABLES", {"3.2": table, "shared": shared})
+    monkeypatch.setitem(TABLES, "3.2", TABLES["3.2"]._replace(folds=((5, 6, 7, 8), (1, 2, 3, 4))))
+    monkeypatch.setitem(TABLES, "shared", Table("Shares the second", {"same": {"lam": 0.66}}, ((1, 2, 3, 4),)))
     argv = ["3.2", "shared", "--SorL", "speaker", "--data_path", str(corpus), "--save_path", str(exp), *QUICK]
     assert experiments.main(["run", *argv]) == 1
     (result,) = exp.glob("*/result.json")
@@ -196,6 +165,10 @@ def test_runs_are_made_once_and_one_that_fails_stops_no_other(preprocessed, tmp_
     assert "table grid was not run there" in capsys.readouterr().err
     assert experiments.main(["compare", "3.2:default", "nowhere", "--save_path", str(exp)]) == 2
     assert "no such experiment folder" in capsys.readouterr().err
+    shutil.copytree(result.parent, exp / "other")
+    write_json(exp / "other" / "configuration.json", read_json(result.parent / "configuration.json") | {"seed": 1})
+    assert experiments.main(["compare", "3.2:default", "other", "--save_path", str(exp)]) == 0
+    assert f"| 1-4    | 0 / 1  | {len(predictions)} " in capsys.readouterr().out
     result.unlink()
     assert experiments.main(["compare", "3.2:default", "3.2:default", "--save_path", str(exp)]) == 2
     assert "have no finished runs of the same role" in capsys.readouterr().err

@@ -1,18 +1,18 @@
 import os
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
-from sweeps import jobs
-from sweeps.jobs import Job, Queue, Slurm, error_file, find_runs, last_line, run_jobs, shares, slurm_executor
-from utils import InputError, lock_folder, read_json, write_json
+from sweeps.jobs import Job, error_file, find_finished, find_runs, last_line, shares
+from training.options import as_json, identity, parse_args
+from utils import lock_folder, read_json, write_json
 
 QUICK = ("--hidden_size", "4", "--num_layers", "1", "--batch_size", "4", "--modality", "text", "--gpu_id", "cpu")
 
@@ -34,8 +34,9 @@ def test_a_job_whose_time_is_over_has_its_run_stop_before_it_begins_anew(tmp_pat
     code = "import signal; signal.signal(signal.SIGTERM, lambda *_: exit(7)); print(flush=True); signal.pause()"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     process.stdout.readline()  # it is ready
-    again = Job("run", ("--epochs", "1"), tmp_path, {"A": "b"}, process.pid).checkpoint()
-    assert again.function == Job("run", ("--epochs", "1"), tmp_path, {"A": "b"})
+    job = Job("run", ("--epochs", "1"), tmp_path, "label", epochs=1, environment={"A": "b"})
+    again = replace(job, pid=process.pid).checkpoint()
+    assert again.function == job
     with pytest.raises(ProcessLookupError):
         os.kill(process.pid, 0)
     process.stdout.close()
@@ -48,7 +49,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path, capfd):
     (tmp_path / "jobs").mkdir()
     with filelock.FileLock(tmp_path / "jobs" / "a.lock"):
         assert Job("a", ("--no_such_option",), tmp_path)() == 0
-    assert "another process is at this run" in capfd.readouterr().out
+    assert "another process is working on this run" in capfd.readouterr().out
     assert not (tmp_path / "jobs" / "a.log").exists()
     previous = signal.getsignal(signal.SIGTERM)
     try:
@@ -133,78 +134,17 @@ def test_a_run_that_was_killed_or_stopped_goes_on_in_its_folder(how, preprocesse
     assert not [*(exp / "jobs").glob("*.error.txt")]
 
 
-# A cluster that cannot be had in the tests: scripts in place of its commands
-
-
-@pytest.fixture
-def cluster(tmp_path, monkeypatch):
-    """Give SLURM's commands these shell scripts."""
-
-    def make(**scripts: str) -> None:
-        folder = tmp_path / "bin"
-        folder.mkdir(exist_ok=True)
-        for name, script in scripts.items():
-            (folder / name).write_text(f"#!/bin/sh\n{script}\n")
-            (folder / name).chmod(stat.S_IRWXU)
-        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-
-    return make
-
-
-def test_a_cluster_gets_an_array_with_what_each_run_needs(cluster, tmp_path):
-    cluster(srun="exit 0", sbatch=f"cat $1 > {tmp_path}/script; echo Submitted batch job 7")
-    executor = slurm_executor(tmp_path, Slurm("gpu", 90, 1, 4, 16, array=3))
-    handles = jobs.submit_array(executor, [Job(run, ("--epochs", "1"), tmp_path) for run in "abcd"])
-    assert [handle.job_id for handle in handles] == ["7_0", "7_1", "7_2", "7_3"]
-    script = (tmp_path / "script").read_text()
-    for line in ("array=0-3%3", "partition=gpu", "time=90", "gpus-per-node=1", "cpus-per-task=4", "mem=16GB"):
-        assert f"#SBATCH --{line}\n" in script
-
-
-def test_a_cluster_that_refuses_or_is_not_there_ends_in_one_line(cluster, tmp_path, monkeypatch):
-    cluster(srun="exit 0", sbatch="echo 'error: invalid partition specified: gpu' >&2; exit 1")
-    with pytest.raises(InputError, match="invalid partition specified: gpu"):
-        run_jobs([Job("a", (), tmp_path)], {"a": "a"}, {"a": 1}, tmp_path, slurm=Slurm("gpu"))
-    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    with pytest.raises(InputError, match="no sbatch and srun"):
-        slurm_executor(tmp_path, Slurm())
-
-
-def test_a_job_is_over_when_slurm_has_it_no_more(cluster, tmp_path, monkeypatch):
-    import submitit
-
-    monkeypatch.setattr(jobs, "CLUSTER_POLL", -1)
-    handles = [submitit.SlurmJob(tmp_path, f"7_{number}") for number in range(2)]
-    cluster(squeue="echo 7_1")
-    assert [Queue().is_over(handle) for handle in handles] == [True, False]
-    cluster(squeue="echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
-    assert not Queue().is_over(handles[0])  # nobody knows
-    cluster(squeue="echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
-    assert Queue().is_over(handles[1])
-    cluster(squeue="echo 7_0; echo 7_1")
-    handles[0].paths.result_pickle.touch()
-    assert [Queue().is_over(handle) for handle in handles] == [True, False]
-    monkeypatch.setattr(jobs, "CLUSTER_POLL", 3600)
-    cluster(squeue=f"touch {tmp_path}/asked")
-    assert not Queue().is_over(handles[1])  # it was just handed over
-    assert not (tmp_path / "asked").exists()
-
-
 def test_a_run_whose_job_is_gone_is_left_to_its_process(tmp_path, capfd):
-    from training.options import as_json, identity, parse_args
-
     args = parse_args(["--save_path", str(tmp_path)])[0]
     (tmp_path / "1").mkdir()
     (tmp_path / "jobs").mkdir()
     write_json(tmp_path / "1" / "configuration.json", as_json(args) | {"versions": {}})
     with lock_folder(tmp_path / "1", "training"):  # its main.py, which outlived the job that began it
         assert Job(identity(as_json(args)), ("--no_such_option",), tmp_path)() == 0
-    assert "another process is at this run" in capfd.readouterr().out
+    assert "another process is working on this run" in capfd.readouterr().out
 
 
 def test_folders_are_found_by_what_decides_their_outcome(tmp_path):
-    from training.options import as_json, identity, parse_args
-
     def write(name: str, *argv: str, epochs: int = 0, finished: bool = False) -> str:
         folder = tmp_path / name
         folder.mkdir()
@@ -222,4 +162,18 @@ def test_folders_are_found_by_what_decides_their_outcome(tmp_path):
     (tmp_path / "5").mkdir()
     (tmp_path / "5" / "configuration.json").write_text("{")
     assert find_runs(tmp_path) == {a: (tmp_path / "3", True, 0), b: (tmp_path / "2", False, 7)}
+    assert find_finished(tmp_path) == {a: tmp_path / "3"}
     assert error_file(tmp_path, a) != error_file(tmp_path, b)
+
+
+def test_a_folder_without_an_option_has_its_default_and_one_without_versions_is_none(tmp_path):
+    configuration = as_json(parse_args(["--data_path", str(tmp_path), "--lam", "0.5"])[0]) | {"versions": {}}
+    wanted = identity(configuration)
+    for missing in ("precision", "feature_dtype", "versions"):
+        (tmp_path / missing).mkdir()
+        kept = {name: value for name, value in configuration.items() if name != missing}
+        write_json(tmp_path / missing / "configuration.json", kept)
+        (tmp_path / missing / "result.json").touch()
+        found = find_runs(tmp_path)
+        assert found == ({} if missing == "versions" else {wanted: (tmp_path / missing, True, 0)})
+        shutil.rmtree(tmp_path / missing)

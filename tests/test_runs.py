@@ -6,7 +6,7 @@ import pytest
 from finished_runs import entry, make_run, write_and_read
 
 from corpora.kemdy19 import FOLDS
-from reports.runs import format_sessions
+from corpora.sessions import format_sessions
 
 
 def test_sessions_are_written_as_in_the_published_file():

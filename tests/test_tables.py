@@ -7,8 +7,8 @@ import pytest
 from finished_runs import entry, recompute_figures, write_and_read
 
 from corpora.kemdy19 import FOLDS
+from corpora.sessions import format_sessions
 from metric import FIGURES
-from reports.runs import format_sessions
 from reports.tables import find_published, read_published, write_report
 
 # What was published

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from constants import SAMPLE_RATE
 from corpora.registry import LAST_SESSION
+from corpora.sessions import parse_sessions
 from model import MATE
 from training.engine import build_model
 from training.options import (
@@ -23,7 +24,6 @@ from training.options import (
     names_of,
     parse_args,
     read_options,
-    sessions,
 )
 from training.run import CHECKPOINT
 from training.state import load_weights
@@ -78,7 +78,7 @@ def read_train_sessions(path: Path, stored: Mapping[str, Any], trained: Mapping[
         test_split = test_split or parse_args([])[0].test_split
         return [s for s in range(1, LAST_SESSION + 1) if s not in {*test_split, *valid_split}]
     try:
-        train_split = sessions(str(stored["train_split"]))
+        train_split = parse_sessions(str(stored["train_split"]))
     except argparse.ArgumentTypeError as error:
         raise InputError(f"{path}: train_split: {error}") from error
     splits = [{*train_split}, {*test_split}, {*valid_split}]

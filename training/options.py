@@ -30,7 +30,7 @@ from constants import (
     SAMPLE_RATE,
     TEXT_DIM,
 )
-from corpora.registry import LAST_SESSION
+from corpora.sessions import parse_sessions
 from utils import InputError, file_path, gpu, number, switch
 
 # The scopes: what an option decides. All but those of the call decide a run's outcome.
@@ -39,23 +39,6 @@ CORPUS = "corpus"  # where the corpus lies; a resumed run and a test may find it
 MODEL = "model"  # what the model is and has seen; fixed once it is trained
 TRAINING = "training"  # how it is trained; of no meaning to a test
 TEST = "test"  # what is tested and how; a test may choose another value
-
-
-def sessions(value: str) -> list[int]:
-    """`[1,8,9,13]`, `1,8,9,13`, `1-4` or a mixture as a sorted list of session numbers."""
-    numbers: set[int] = set()
-    for part in str(value).strip().strip("[]()").split(","):
-        first, dash, last = part.strip().partition("-")
-        try:
-            found = range(int(first), int(last if dash else first) + 1)
-        except ValueError:
-            found = range(0)
-        if not found or found[0] < 1 or found[-1] > LAST_SESSION:
-            raise argparse.ArgumentTypeError(
-                f"{value!r}: expected sessions from 1 to {LAST_SESSION} such as [1,8,9,13], 1,8,9,13 or 1-4"
-            )
-        numbers.update(found)
-    return sorted(numbers)
 
 
 # The command line
@@ -95,7 +78,7 @@ def add_data_options(group: Any) -> None:
         group,
         TEST,
         "--test_split",
-        type=sessions,
+        type=parse_sessions,
         default="13,14,15,16",
         metavar="SESSIONS",
         help="sessions to test on",
@@ -104,7 +87,7 @@ def add_data_options(group: Any) -> None:
         group,
         MODEL,
         "--valid_split",
-        type=sessions,
+        type=parse_sessions,
         metavar="SESSIONS",
         help="sessions to validate on, taken from training",
     )

@@ -1,0 +1,129 @@
+"""Command line: the options of experiments.py and of its commands, and the plan that it asks for."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from constants import ROLES
+from corpora.sessions import parse_sessions
+from sweeps.plan import PLAN_FILE, SET_BY_PLAN, TABLES, Plan, is_flag, make_plan, merge_remembered, recall
+from training.options import MODEL, TEST, TRAINING, get_args_parser, names_of, parse_args
+from utils import InputError, number, switch
+
+# Options with which a report or a comparison still covers the remembered runs
+NARROWING = {"save_path", "tables", "rows", "SorL", "resamples"}
+
+
+# Types of command-line options
+
+
+def parse_fold(value: str) -> tuple[int, ...]:
+    """Test sessions, as main.py's `--test_split` takes them."""
+    return tuple(parse_sessions(value))
+
+
+def parse_axis(value: str) -> tuple[str, list[str]]:
+    """An option of main.py and the values to try, of `lam=0.5,0.66`."""
+    name, equals, values = value.partition("=")
+    names = names_of(MODEL, TRAINING, TEST) - SET_BY_PLAN
+    if name not in names:
+        raise argparse.ArgumentTypeError(f"{value!r}: expected NAME=VALUE,... with one of {', '.join(sorted(names))}")
+    parts = values.split(",")
+    if not equals or not all(parts):
+        raise argparse.ArgumentTypeError(f"{value!r}: expected values such as {name}=A,B")
+    if is_flag(name):
+        parts = [str(switch(part)) for part in parts]
+    return name, parts
+
+
+# The command line
+
+
+def get_args_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The command line, and that of each command, which has main.py's options too."""
+    parser = argparse.ArgumentParser(
+        description="Run the published tables or a grid, and set them beside the published figures.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_command(commands, "list", "show the tables and how many runs each takes")
+    note = " The options of main.py hold for all runs."
+    run = add_command(commands, "run", "make the runs that have not finished, then the report", note)
+    add_machine_options(run.add_argument_group("machines"))
+    note = " Without options it covers the runs in SAVE_PATH."
+    add_command(commands, "report", "write the tables of what has finished", note)
+    text = "compare two rows, or two runs, over the folds and seeds that both have"
+    compare = add_command(commands, "compare", text, note)
+    compare.add_argument("--resamples", type=number(int, 100, 10**6), default=9999, help="of the bootstrap")
+    return parser, commands.choices
+
+
+def add_command(commands: Any, name: str, text: str, note: str = "") -> argparse.ArgumentParser:
+    """Add a command with main.py's options and those that choose tables."""
+    command = commands.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.{note}",
+        parents=[get_args_parser()],
+        conflict_handler="resolve",  # SorL and test_split take several values here
+        formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=40, width=130),
+        allow_abbrev=False,
+    )
+    option = command.add_argument_group("experiments").add_argument
+    if name == "compare":
+        option("rows", nargs=2, metavar="TABLE:ROW", help="a row such as 3.3:bidirectional, or an experiment folder")
+    else:
+        option("tables", nargs="*", metavar="TABLE", help=f"{', '.join(TABLES)}; none: all of them")
+    option("--SorL", nargs="+", choices=ROLES, default=list(ROLES), help="whose emotion is predicted")
+    option("--seeds", type=number(int, 1, 1000), default=1, help="runs of each, with seeds from 0 on")
+    option("--grid", nargs="+", type=parse_axis, metavar="NAME=A,B", help="all combinations of these options' values")
+    option("--test_split", nargs="+", type=parse_fold, metavar="SESSIONS", help="the grid's; without it 13-16")
+    return command
+
+
+def add_machine_options(group: Any) -> None:
+    """Add the options that say where the runs are made."""
+    option = group.add_argument
+    option("--jobs", type=number(int, 1, 256), default=1, help="runs at once on this machine, its GPUs dealt out")
+    option("--slurm", action="store_true", help="hand the runs to a SLURM cluster")
+    option("--partition", help="of the cluster")
+    option("--time", type=number(int, 3), default=1440, help="minutes; a run that takes longer is started again")
+    option("--gpus", type=number(int, 0, 1), default=1, help="GPUs of a run: one or none")
+    option("--cpus", type=number(int, 1, 1024), help="processor cores of a run")
+    option("--memory", type=number(int, 1), metavar="GB", help="main memory of a run")
+    option("--array", type=number(int, 1), default=256, help="runs at once on the cluster")
+
+
+def parse_plan(argv: Sequence[str]) -> Plan:
+    """The plan of a command line; ends the program where the command line is wrong or asks for help."""
+    parser, commands = get_args_parsers()
+    if not argv or argv[0] not in commands:
+        parser.parse_args(argv)  # answers --help, and refuses the rest
+    command = commands[argv[0]]
+    args, given = parse_args(argv[1:], command)
+    args.command = argv[0]
+    return make_plan(args, given, command)
+
+
+def with_remembered(plan: Plan) -> Plan:
+    """The plan of a report or a comparison: without options of runs it covers the runs that its folder remembers.
+
+    Raises
+    ------
+    InputError : the remembered command lines cannot be read
+    """
+    save_path = plan.main_args.save_path
+    lines = recall(save_path)
+    if not lines or plan.given - NARROWING:
+        return plan
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            remembered = [parse_plan(line) for line in lines]
+    except SystemExit as error:
+        raise InputError(
+            f"{save_path / PLAN_FILE}: holds a command line that this program does not take; remove it"
+        ) from error
+    return merge_remembered(plan, remembered)

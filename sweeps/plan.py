@@ -1,0 +1,294 @@
+"""Plan: the published tables, grids of options, and the runs of main.py that a command line asks for."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from constants import ROLES
+from corpora.kemdy19 import FOLDS
+from corpora.sessions import format_sessions
+from training.options import (
+    as_json,
+    identity,
+    options,
+    outcome_options,
+    parse_args,
+)
+from utils import InputError, read_json, switch, write_json
+
+
+class Table(NamedTuple):
+    """What a table compares.
+
+    title : of the table
+    rows : options of main.py for each row, by the row's label
+    folds : test sessions; every row is run on each
+    by_role : options of main.py for all rows of one role
+    """
+
+    title: str
+    rows: dict[str, dict[str, Any]]
+    folds: tuple[tuple[int, ...], ...] = (FOLDS[3],)
+    by_role: Mapping[str, dict[str, Any]] = MappingProxyType({})
+
+
+TABLES = {
+    "3.2": Table("Five folds", {"default": {}}, folds=FOLDS),
+    "3.3": Table("One direction and two", {"default": {}, "bidirectional": {"bidirectional": True}}),
+    "3.4": Table("Without the emotion in the affect heads", {"default": {}, "no concat": {"no_concat": True}}),
+    "3.5": Table(
+        "Class-balanced loss over beta",
+        {
+            "beta .8": {"loss": "cbloss", "lam": 0.9, "beta": 0.8},
+            "beta .9": {"loss": "cbloss", "lam": 0.9, "beta": 0.9},
+            "beta .99": {"loss": "cbloss", "lam": 0.9, "beta": 0.99},
+            "beta .999": {"loss": "cbloss", "lam": 0.9, "beta": 0.999},
+        },
+    ),
+    "3.6": Table(
+        "Weight of the emotion's loss",
+        {"lam .5": {"lam": 0.5}, "lam .66": {"lam": 0.66}, "lam .75": {"lam": 0.75}, "lam .8": {"lam": 0.8}},
+    ),
+    "3.7": Table(
+        "Best, five folds",
+        {"best": {}},
+        folds=FOLDS,
+        by_role={"speaker": {"lam": 0.75}, "listener": {"loss": "cbloss", "lam": 0.9, "beta": 0.9}},
+    ),
+    "modality": Table("Single modalities", {"audio": {"modality": "audio"}, "text": {"modality": "text"}}),
+    "backbone": Table("LSTM against GRU", {"lstm": {}, "gru": {"backbone": "gru"}}),
+}
+GRID = "grid"  # the table of the user's own grid
+# Options of main.py that every plan sets, or that many runs at once have no use for
+SET_BY_PLAN = {"SorL", "test_split", "seed", "resume", "test_only", "test_path"}
+PLAN_FILE = "experiments.json"  # in SAVE_PATH: the command lines of `run`, for a report without options
+
+
+@dataclass(frozen=True, order=True)
+class PlannedRun:
+    """A run that a table needs.
+
+    table, title, row, role, fold, seed : its place in the table; `fold` are the test sessions
+    run_id : the `identity` of its outcome, the same for runs that tables share
+    argv : main.py's arguments; they also hold options that do not change the outcome, so they are not compared
+    """
+
+    table: str
+    title: str
+    row: str
+    role: str
+    fold: tuple[int, ...]
+    seed: int
+    run_id: str
+    argv: tuple[str, ...] = field(compare=False)
+
+    @property
+    def label(self) -> str:
+        """The run in one line, for messages."""
+        return f"{self.table} {self.row}, {self.role}, test {format_sessions(self.fold)}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command line asks for.
+
+    args : arguments of experiments.py
+    given : names of the arguments that the user gave
+    main_args : arguments of main.py that hold for all runs
+    tables : by name
+    runs : in the order to make them; a run that tables share is there once for each of them
+    """
+
+    args: argparse.Namespace
+    given: set[str]
+    main_args: argparse.Namespace
+    tables: dict[str, Table]
+    runs: list[PlannedRun]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The options of main.py that all runs share."""
+        varied = SET_BY_PLAN | options_set_by(self.tables)
+        return {name: value for name, value in outcome_options(as_json(self.main_args)).items() if name not in varied}
+
+
+def options_set_by(tables: Mapping[str, Table]) -> set[str]:
+    """The options of main.py that these tables set.
+
+    With a published table these are the options of all published ones: in each table, those that it does not vary
+    keep the values that were published.
+    """
+    of_published = TABLES if tables.keys() - {GRID} else {}
+    names = set()
+    for table in (*tables.values(), *of_published.values()):
+        for values in (*table.rows.values(), *table.by_role.values()):
+            names.update(values)
+    return names
+
+
+# The plan of a command line
+
+
+def make_plan(args: argparse.Namespace, given: set[str], parser: argparse.ArgumentParser) -> Plan:
+    """The plan of a command line; ends the program with the parser's error where the options contradict each other.
+
+    Parameters
+    ----------
+    args : arguments of experiments.py, with `command`
+    given : names of the arguments that the user gave
+    parser : of the command
+    """
+    tables = choose_tables(args, parser)
+    of_tables = SET_BY_PLAN | options_set_by(tables)
+    if refused := sorted((given - {"SorL", "test_split"}) & of_tables):
+        parser.error(f"--{refused[0]} is set by the tables")
+    names = sorted((given & options().keys()) - SET_BY_PLAN)
+    shared = format_options({name: getattr(args, name) for name in names})
+    runs = []
+    for name, table in tables.items():
+        for role in dict.fromkeys(args.SorL):
+            runs += plan_table(name, table, role, args.seeds, shared)
+    main_args, _ = parse_args(shared)
+    return Plan(args=args, given=given, main_args=main_args, tables=tables, runs=runs)
+
+
+def choose_tables(args: argparse.Namespace, parser: argparse.ArgumentParser) -> dict[str, Table]:
+    """The tables that a command line names; without names a grid alone, and without a grid all tables."""
+    names = list(TABLES) if args.command == "compare" else args.tables
+    known = [*TABLES, GRID] if args.command == "report" else [*TABLES]  # a report may be of an earlier grid
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"no table {unknown[0]!r}; there are {', '.join(known)}")
+    if not names and not args.grid:
+        names = list(TABLES)
+    tables = {name: TABLES[name] for name in names if name in TABLES}
+    if args.grid:
+        if len(dict(args.grid)) < len(args.grid):
+            parser.error("--grid: an option is given twice")
+        tables[GRID] = make_grid(dict(args.grid), args.test_split or [FOLDS[3]])
+    elif args.test_split:
+        parser.error("--test_split is for --grid; the published tables have their own")
+    return tables
+
+
+def make_grid(axes: Mapping[str, Sequence[str]], folds: Iterable[tuple[int, ...]]) -> Table:
+    """A table with one row for every combination of the values on these axes."""
+    rows = {}
+    for values in itertools.product(*axes.values()):
+        row = dict(zip(axes, values, strict=True))
+        rows[" ".join(f"{name}={value}" for name, value in row.items())] = row
+    return Table("Grid", rows, folds=tuple(dict.fromkeys(folds)))
+
+
+def plan_table(name: str, table: Table, role: str, seeds: int, shared: Sequence[str]) -> list[PlannedRun]:
+    """The runs of a table for one role; `shared` are the arguments of main.py that hold for all runs."""
+    runs = []
+    for row, values in table.rows.items():
+        of_row = format_options(values | table.by_role.get(role, {}))
+        for fold, seed in itertools.product(table.folds, range(seeds)):
+            of_run = ["--SorL", role, "--test_split", format_sessions(fold), "--seed", str(seed)]
+            argv = (*shared, *of_row, *of_run)
+            planned = PlannedRun(
+                table=name,
+                title=table.title,
+                row=row,
+                role=role,
+                fold=fold,
+                seed=seed,
+                run_id=identity(as_json(parse_args(argv)[0])),
+                argv=argv,
+            )
+            runs.append(planned)
+    return runs
+
+
+def is_flag(name: str) -> bool:
+    """Whether this option of main.py takes no value."""
+    return options()[name].nargs == 0
+
+
+def format_options(values: Mapping[str, Any]) -> list[str]:
+    """Options as arguments of main.py; one that takes no value is written if it is true and left out if not."""
+    argv = []
+    for name, value in values.items():
+        if not is_flag(name):
+            argv += [f"--{name}", str(value)]
+        elif switch(str(value)):
+            argv.append(f"--{name}")
+    return argv
+
+
+def check_corpus(data_path: Path, role: str) -> None:
+    """Read the role's utterances, to fail now where otherwise every run would.
+
+    Raises
+    ------
+    InputError : there is no such folder, or `df_<role>.csv` is missing or damaged
+    """
+    from corpora.annotation import load_annotation
+
+    load_annotation(data_path, role)
+
+
+# Remembered command lines
+
+
+def remember(save_path: Path, argv: Sequence[str]) -> None:
+    """Add the command line of a `run` to those of this folder, as the newest one."""
+    save_path.mkdir(parents=True, exist_ok=True)
+    newest = list(argv)
+    earlier = [line for line in recall(save_path) if line != newest]
+    write_json(save_path / PLAN_FILE, {"runs": [*earlier, newest]})
+
+
+def recall(save_path: Path) -> list[list[str]]:
+    """The command lines of `run` that this folder remembers, the newest last.
+
+    Raises
+    ------
+    InputError : the file that holds them is damaged
+    """
+    path = save_path / PLAN_FILE
+    if not path.exists():
+        return []
+    lines = read_json(path).get("runs")
+    if not isinstance(lines, list) or not all(is_command_line(line) for line in lines):
+        raise InputError(f"{path}: its 'runs' are no command lines, as 'experiments.py run' writes them; remove it")
+    return lines
+
+
+def is_command_line(value: Any) -> bool:
+    """Whether a JSON value is a list of strings."""
+    return isinstance(value, list) and all(isinstance(part, str) for part in value)
+
+
+def merge_remembered(plan: Plan, remembered: Sequence[Plan]) -> Plan:
+    """The plan of a report or a comparison that covers the remembered runs.
+
+    These are the runs of the newest command line and of the earlier ones with the same options, of the tables and
+    roles that `plan` names, or of all.
+
+    Parameters
+    ----------
+    plan : of the command line itself
+    remembered : plans of the remembered command lines, the newest last
+    """
+    newest = remembered[-1].main_args
+    wanted = identity(as_json(newest))
+    same = [other for other in remembered if identity(as_json(other.main_args)) == wanted]
+    tables = {name: table for other in same for name, table in other.tables.items()}
+    named = getattr(plan.args, "tables", []) or tables
+    roles = plan.args.SorL if "SorL" in plan.given else ROLES
+    runs: dict[PlannedRun, None] = {}  # in order, without duplicates
+    for name in tables:
+        for planned in itertools.chain.from_iterable(other.runs for other in same):
+            if planned.table == name and name in named and planned.role in roles:
+                runs.setdefault(planned)
+    main_args = argparse.Namespace(**vars(newest))
+    main_args.save_path = plan.main_args.save_path  # the folder may have moved since
+    return replace(plan, main_args=main_args, tables=tables, runs=list(runs))

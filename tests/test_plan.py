@@ -1,0 +1,48 @@
+import itertools
+
+import pytest
+
+from sweeps.command_line import parse_plan
+from sweeps.plan import check_corpus
+from training.options import parse_args
+from utils import InputError
+
+
+def test_a_grid_has_a_run_for_every_combination():
+    grid = ["--grid", "lam=0.5,0.6", "no_concat=no,yes", "--test_split", "1-4", "17,18"]
+    plan = parse_plan(["run", *grid, "--SorL", "listener", "--seeds", "2", "--beta", "0.9"])
+    assert list(plan.tables) == ["grid"]
+    runs = [(planned, parse_args(planned.argv)[0]) for planned in plan.runs]
+    assert {(args.lam, args.no_concat, tuple(args.test_split), args.seed) for _, args in runs} == {
+        *itertools.product((0.5, 0.6), (False, True), ((1, 2, 3, 4), (17, 18)), (0, 1))
+    }
+    assert len({planned.run_id for planned in plan.runs}) == len(runs) == 16
+    assert all((args.SorL, args.beta, args.epochs) == ("listener", 0.9, 100) for _, args in runs)
+    for planned, args in runs:
+        assert planned.row == f"lam={args.lam} no_concat={args.no_concat}"
+        assert list(planned.fold) == args.test_split
+    assert plan.settings["beta"] == 0.9
+    assert not {"lam", "no_concat", "SorL", "seed"} & set(plan.settings)
+
+
+def test_a_published_row_has_the_options_of_its_role():
+    runs = parse_plan(["list", "3.7", "--compile"]).runs
+    assert [planned.label for planned in runs[:2]] == [
+        "3.7 best, speaker, test 1-4, seed 0",
+        "3.7 best, speaker, test 5-8, seed 0",
+    ]
+    options = {}
+    for planned in runs:
+        args, given = parse_args(planned.argv)
+        options.setdefault(planned.role, set()).add((args.loss, args.lam, args.beta))
+        assert args.compile
+        assert "compile" in given
+    assert options == {"speaker": {("normal", 0.75, 0.99)}, "listener": {("cbloss", 0.9, 0.9)}}
+
+
+def test_a_missing_or_damaged_corpus_is_named(preprocessed, tmp_path):
+    check_corpus(preprocessed, "speaker")
+    with pytest.raises(InputError, match=r"corpus: no such folder; pass --data_path"):
+        check_corpus(tmp_path / "corpus", "speaker")
+    with pytest.raises(InputError, match=r"df_listener\.csv: not found; run preprocessing\.py"):
+        check_corpus(tmp_path, "listener")
