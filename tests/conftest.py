@@ -9,6 +9,9 @@ import sys
 import warnings
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many test processes as cores: a core each, also for what they start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 

@@ -51,7 +51,9 @@ def get_args_parser() -> argparse.ArgumentParser:
         formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=40, width=130),
         allow_abbrev=False,
     )
-    add_data_options(parser.add_argument_group("data"))
+    data = parser.add_argument_group("data")
+    add_corpus_options(data)
+    add_feature_options(data)
     add_model_options(parser.add_argument_group("model"))
     add_training_options(parser.add_argument_group("training"))
     add_run_options(parser.add_argument_group("run"))
@@ -63,7 +65,7 @@ def add(group: Any, scope: str, name: str, **settings: Any) -> None:
     group.add_argument(name, **settings).scope = scope
 
 
-def add_data_options(group: Any) -> None:
+def add_corpus_options(group: Any) -> None:
     add(
         group,
         CORPUS,
@@ -91,6 +93,9 @@ def add_data_options(group: Any) -> None:
         metavar="SESSIONS",
         help="sessions to validate on, taken from training",
     )
+
+
+def add_feature_options(group: Any) -> None:
     add(
         group,
         MODEL,
