@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from raw_corpus import FILES, NAME, faults, repeat_row, run, spoil, table, table_of, utterance
 
+from corpora.annotation import read_annotation
 from corpora.problems import Problem
-from dataset import read_annotation
 from utils import decode
 
 

@@ -28,9 +28,9 @@ from hypothesis import strategies as st
 import main as program
 import preprocessing
 from constants import EMOTIONS, ROLES
+from corpora.annotation import read_annotation
 from corpora.labels import parse_emotions
 from corpora.wavs import read_wav
-from dataset import read_annotation
 from features.embeddings import load_embeddings, save_embeddings
 from features.log_mel import decibel_frames
 from features.store import FeatureStore
@@ -224,7 +224,7 @@ def read_plainly(path: Path) -> Iterator[tuple[str, set[str], float, float]]:
         yield row["Segment ID"], labels, float(row["Arousal"]), float(row["Valence"])
 
 
-@pytest.mark.filterwarnings("ignore:.*stand behind later ones")
+@pytest.mark.filterwarnings("ignore:.*come after later ones")
 def test_a_table_is_read_as_it_stands_or_refused(preprocessed, tmp_path):
     path = tmp_path / "df_speaker.csv"
 

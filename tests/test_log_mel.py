@@ -11,8 +11,8 @@ import torch
 import torchaudio
 from conftest import ROOT
 
+from corpora.annotation import read_annotation
 from corpora.wavs import find_wavs
-from dataset import read_annotation
 from features.log_mel import LogMels, central_crop, compute_frames, decibel_frames, log_mel, open_store, standardise
 from model import MATE
 

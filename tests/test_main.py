@@ -12,7 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 import main as program
 from constants import EMOTIONS
-from dataset import read_annotation
+from corpora.annotation import read_annotation
 from metric import ccc
 from training.options import get_args_parser, parse_args
 

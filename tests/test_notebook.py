@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from constants import EMOTIONS
-from dataset import read_annotation
+from corpora.annotation import read_annotation
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "preprocessing.ipynb"

@@ -13,10 +13,10 @@ from raw_corpus import CACHE, FILES, NAME, faults, repeat_row, run, spoil, table
 
 import preprocessing
 from constants import ROLES
+from corpora.annotation import read_annotation
 from corpora.problems import Problem
 from corpora.registry import parse_id
 from corpora.transcripts import clean_transcript
-from dataset import read_annotation
 from features.embeddings import load_embeddings
 from features.text import embed_sentences, load_text_model
 from preprocessing import main, output_files, preprocess

@@ -85,28 +85,24 @@ class Processes:
         if self.size == 1:
             return number
         import torch
+        from accelerate.utils import reduce
 
-        of_all = torch.tensor(number)  # on the CPU, and thus through gloo
-        torch.distributed.all_reduce(of_all, torch.distributed.ReduceOp.MAX)
-        return int(of_all)
+        return int(reduce(torch.tensor(number), "max"))  # on the CPU, and thus through gloo
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean of the processes' tensors."""
         if self.size == 1:
             return tensor
-        import torch
+        from accelerate.utils import reduce
 
-        total = tensor.clone()
-        torch.distributed.all_reduce(total)
-        return total / self.size
+        return reduce(tensor, "mean")
 
     def spread(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite the tensors with those of process 0."""
         if self.size > 1:
-            import torch
+            from accelerate.utils import broadcast
 
-            for tensor in tensors:
-                torch.distributed.broadcast(tensor, src=0)
+            broadcast(list(tensors))
 
     def share(self, n: int) -> range | None:
         """The numbers below `n` that this process tests, a contiguous part of them, maybe none; None means all."""

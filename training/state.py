@@ -18,7 +18,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as serialise_safetensors
 from torch import Tensor
 
-from training.options import MODEL, TEST, TRAINING, identity, names_of
+from training.options import MODEL, TEST, TRAINING, identity, names_of, outcome_options
 from utils import InputError, atomic_write, check_archive
 
 # Weights
@@ -167,9 +167,15 @@ def decisive_options(configuration: Mapping[str, Any]) -> dict[str, Any]:
 def is_of_run(content: Mapping[str, Any], configuration: Mapping[str, Any]) -> bool:
     """Whether a checkpoint's content is of the run with this configuration."""
     options = decisive_options(configuration)
-    if content["format"] == 1:
-        return content["run"] == hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
+    if content["format"] == 1:  # a digest of all options, of which the configuration may lack some
+        complete = decisive_options(outcome_options(configuration))
+        return content["run"] in (digest(options), digest(complete))
     return identity(content["run"]) == identity(options)
+
+
+def digest(options: Mapping[str, Any]) -> str:
+    """SHA-256 of the options, as checkpoints of format 1 hold it."""
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 
 
 def save_checkpoint(path: Path, configuration: Mapping[str, Any], trainee: Trainee, progress: Progress) -> None:
