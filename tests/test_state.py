@@ -66,15 +66,18 @@ def digest_of_format_1(configuration: dict) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
-@pytest.mark.parametrize("lacking", [[], ["select", "precision"]], ids=["all options", "fewer options"])
-def test_a_run_goes_on_from_a_checkpoint_of_the_earlier_version(stopped, finished, tmp_path, lacking):
+@pytest.mark.parametrize(
+    ("lacking", "digested"),
+    [([], "all"), (["select", "precision"], "those in the configuration"), (["select", "precision"], "all")],
+    ids=["complete", "fewer options", "fewer options in the configuration alone"],
+)
+def test_a_run_goes_on_from_a_checkpoint_of_the_earlier_version(stopped, finished, tmp_path, lacking, digested):
     folder = shutil.copytree(stopped, tmp_path / "run")
-    configuration = read_json(folder / "configuration.json")
-    for name in lacking:  # as before these options existed
-        del configuration[name]
+    complete = read_json(folder / "configuration.json")
+    configuration = {name: value for name, value in complete.items() if name not in lacking}
     write_json(folder / "configuration.json", configuration)
     earlier = torch.load(folder / CHECKPOINT, weights_only=True)
-    earlier |= {"format": 1, "run": digest_of_format_1(configuration)}
+    earlier |= {"format": 1, "run": digest_of_format_1(complete if digested == "all" else configuration)}
     torch.save(earlier, folder / CHECKPOINT)
     assert program.main(["--resume", str(folder)]) == 0
     assert content(folder) == content(finished)
