@@ -70,9 +70,10 @@ def make_run(folder: Path, role: str, split: tuple[int, ...], seed: int, total: 
 
 
 def entry(
-    table: str, row: str, role: str, split: tuple, seed: int = 0, folder: Path | None = None, error=None
+    table: str, row: str, key: tuple[str, tuple[int, ...], int], folder: Path | None = None, error: str | None = None
 ) -> Entry:
-    """An entry of a table, with the figures that were published for it."""
+    """An entry of a table, with the figures that were published for it; `key` is its role, test split and seed."""
+    role, split, seed = key
     published = find_published(read_published(), table, row, role, split)
     return Entry(table, f"Title {table}", row, role, split, seed, folder, error, published)
 
@@ -115,7 +116,8 @@ def recompute_figures(folder: Path) -> dict[str, float]:
 def finished_runs(tmp_path_factory) -> dict[tuple, Path]:
     """Folders of runs by role, test split and seed; read only."""
     parent = tmp_path_factory.mktemp("runs")
-    wanted = [*itertools.product(["speaker"], FOLDS[:2], [0, 1]), ("speaker", FOLDS[3], 0), ("listener", FOLDS[3], 0)]
+    wanted = list(itertools.product(["speaker"], FOLDS[:2], [0, 1]))
+    wanted += [("speaker", FOLDS[3], 0), ("listener", FOLDS[3], 0)]
     return {key: make_run(parent / str(number), *key) for number, key in enumerate(wanted)}
 
 
@@ -128,14 +130,14 @@ def run_folder(finished_runs, tmp_path) -> Path:
 @pytest.fixture(scope="session")
 def entries(finished_runs) -> list[Entry]:
     """Two folds with two seeds, a table that lacks runs, and hostile names."""
-    folds = [entry("3.2", "default", *key, folder) for key, folder in finished_runs.items()][:4]
+    folds = [entry("3.2", "default", key, folder) for key, folder in finished_runs.items()][:4]
     speaker, listener = (finished_runs[role, FOLDS[3], 0] for role in ("speaker", "listener"))
     return [
         *folds,
-        entry("3.6", "lam .66", "listener", FOLDS[3], 0, listener),
-        entry("3.6", "lam .66", "speaker", FOLDS[3], 0, speaker),
-        entry("3.6", "lam .5", "speaker", FOLDS[3], 0, None, f"error: {SCRIPT}"),
-        entry("grid", f"$x$ <img src=x onerror=alert(1)>{SCRIPT}", "speaker", FOLDS[3], 0, speaker),
+        entry("3.6", "lam .66", ("listener", FOLDS[3], 0), listener),
+        entry("3.6", "lam .66", ("speaker", FOLDS[3], 0), speaker),
+        entry("3.6", "lam .5", ("speaker", FOLDS[3], 0), None, f"error: {SCRIPT}"),
+        entry("grid", f"$x$ <img src=x onerror=alert(1)>{SCRIPT}", ("speaker", FOLDS[3], 0), speaker),
     ]
 
 

@@ -75,6 +75,6 @@ def test_remembered_runs_of_one_corpus_belong_together_however_its_path_is_writt
     remember(tmp_path, ["run", "3.3", "--data_path", "corpus"])
     remember(tmp_path, ["run", "backbone", "--data_path", str(tmp_path / "corpus")])
     remember(tmp_path, ["run", "modality", "--data_path", "corpus/../corpus"])
-    assert [*with_remembered(parse_plan(["report", "--save_path", "."])).tables] == ["3.3", "backbone", "modality"]
+    assert list(with_remembered(parse_plan(["report", "--save_path", "."])).tables) == ["3.3", "backbone", "modality"]
     remember(tmp_path, ["run", "3.6", "--data_path", "other"])
-    assert [*with_remembered(parse_plan(["report", "--save_path", "."])).tables] == ["3.6"]
+    assert list(with_remembered(parse_plan(["report", "--save_path", "."])).tables) == ["3.6"]

@@ -151,7 +151,7 @@ def test_a_configuration_against_itself(pairs):
 
 def test_a_difference_beyond_all_resamples_has_the_percentile_interval():
     means = np.random.default_rng(0).normal(size=12) / 4  # of a dialogue's arousal, predicted as in truth
-    sums = pd.DataFrame(0.0, index=range(12), columns=[*SUMS]).assign(n=1, arousal_tt=2)
+    sums = pd.DataFrame(0.0, index=range(12), columns=list(SUMS)).assign(n=1, arousal_tt=2)
     a = sums.assign(arousal_t=means - means.mean())  # always answers one arousal: its CCC is 0
     b = a.assign(arousal_p=a["arousal_t"], arousal_pp=2, arousal_pt=1)
     found = bootstrap_intervals([np.stack([a, b], axis=1)[:, None]], 199, 0).loc["ccc_arousal"]
@@ -194,7 +194,7 @@ def test_mcnemar_counts_windows_that_one_alone_has_right(pairs):
             windows = predictions(folder)
             best = windows[[f"p_{name}" for name in EMOTIONS]].idxmax(axis=1).str[2:]
             right.append([answer in true.split(";") for answer, true in zip(best, windows["emotion"], strict=True)])
-        answers = [*zip(*right, strict=True)]
+        answers = list(zip(*right, strict=True))
         counts.append([answers.count((True, False)), answers.count((False, True))])
     counts += [np.add(counts[0], counts[2]).tolist(), np.add(counts[1], counts[3]).tolist()]
     assert found[["only_a", "only_b"]].values.tolist() == counts

@@ -57,17 +57,18 @@ def test_row_without_a_usable_total_is_left_out_of_its_roles_table(corpus, prepr
 
 
 @pytest.mark.parametrize(
-    ("column", "cell", "what", "done"),
+    ("rating", "fault"),  # column and cell, what it is and what is done
     [
-        (13, "bored", "vote that is none of the seven emotions", "left out of the soft label"),
-        (13, "sad;happy", "vote that is none of the seven emotions", "left out of the soft label"),
-        (13, "", "rater's emotion that is blank", "left out of the soft label"),
-        (14, "7", "rater's valence that is no number from 1 to 5", "left blank"),
-        (15, "?", "rater's arousal that is no number from 1 to 5", "left blank"),
-        (15, " ", "rater's arousal that is blank", "left blank"),
+        ((13, "bored"), ("vote that is none of the seven emotions", "left out of the soft label")),
+        ((13, "sad;happy"), ("vote that is none of the seven emotions", "left out of the soft label")),
+        ((13, ""), ("rater's emotion that is blank", "left out of the soft label")),
+        ((14, "7"), ("rater's valence that is no number from 1 to 5", "left blank")),
+        ((15, "?"), ("rater's arousal that is no number from 1 to 5", "left blank")),
+        ((15, " "), ("rater's arousal that is blank", "left blank")),
     ],
 )
-def test_rating_that_cannot_be_used_is_left_blank(corpus, preprocessed, capsys, column, cell, what, done):
+def test_rating_that_cannot_be_used_is_left_blank(corpus, preprocessed, capsys, rating, fault):
+    (column, cell), (what, done) = rating, fault
     spoil(corpus, NAME, 4, column, cell)
     segment, role_table = utterance(corpus, NAME, 4), table_of(corpus, NAME, 4)
     found = faults(corpus, preprocessed, capsys)

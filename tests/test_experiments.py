@@ -145,7 +145,7 @@ def test_runs_are_made_once_and_one_that_fails_stops_no_other(preprocessed, tmp_
     assert result.stat().st_mtime_ns == changed
     result.unlink()
     assert experiments.main(["run", *argv]) == 1
-    assert len([*exp.glob("*/configuration.json")]) == 1
+    assert len(list(exp.glob("*/configuration.json"))) == 1
     assert result.stat().st_mtime_ns != changed
     assert read_json(result)["overall"]["n"] == len(predictions)
     written = (exp / "report" / "3.2.md").read_bytes()

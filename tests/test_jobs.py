@@ -109,7 +109,7 @@ def test_a_run_that_was_killed_or_stopped_goes_on_in_its_folder(how, preprocesse
         )
 
     first = begin()
-    until(lambda: len([*exp.glob("*/checkpoint.pt")]) == 2, first)
+    until(lambda: len(list(exp.glob("*/checkpoint.pt"))) == 2, first)
     before = {path.parent for path in exp.glob("*/checkpoint.pt")}
     if how == "kill":
         pids = running(exp)
@@ -131,7 +131,7 @@ def test_a_run_that_was_killed_or_stopped_goes_on_in_its_folder(how, preprocesse
     logs = [path.read_text() for path in (exp / "jobs").glob("*.log")]
     assert len(logs) == 2
     assert all("resuming" in log for log in logs)
-    assert not [*(exp / "jobs").glob("*.error.txt")]
+    assert not list((exp / "jobs").glob("*.error.txt"))
 
 
 def test_a_run_whose_job_is_gone_is_left_to_its_process(tmp_path, capfd):

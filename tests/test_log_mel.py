@@ -104,7 +104,7 @@ def test_wavs_that_cannot_be_used_are_named_and_count_as_having_none(tmp_path):
     bad = wavs["Sess01_script01_F001"]
     bad.write_bytes(b"no sound")
     stored = open_store(tmp_path / "features", wavs, list(wavs), 16_000, torch.float32, quiet=True)
-    for log_mels in (LogMels.from_waves([*wavs.values()]), LogMels(stored)):
+    for log_mels in (LogMels.from_waves(list(wavs.values())), LogMels(stored)):
         assert list(log_mels.faults) == [1]
         assert log_mels.faults[1].startswith(f"{bad}: not readable")
         assert log_mels.spectrograms(torch.arange(3)).any(dim=(1, 2)).tolist() == [True, False, True]

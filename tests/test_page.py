@@ -24,7 +24,7 @@ def test_confusion_has_true_labels_in_rows(run_folder, tmp_path):
     windows[[f"p_{name}" for name in EMOTIONS]] = 0.0
     windows["emotion"], windows["p_happy"] = ["sad"] * 60 + ["happy"] * 30, 1.0
     windows.to_csv(run_folder / "predictions.csv", index=False)
-    *_, page = write_and_read(tmp_path / "report", [entry("3.6", "lam .66", "speaker", FOLDS[3], 0, run_folder)])
+    *_, page = write_and_read(tmp_path / "report", [entry("3.6", "lam .66", ("speaker", FOLDS[3], 0), run_folder)])
     (row,) = re.findall(r'<tr><th scope="row">sad</th>(.*?)</tr>', page)
     cells = [re.sub("<.*?>", " ", cell).split() for cell in row.split("</td>")[:-1]]
     assert cells[EMOTIONS.index("happy")] == ["100%", "60"]

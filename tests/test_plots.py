@@ -62,8 +62,8 @@ def test_rows_differ_in_more_than_colour():
 
 
 def test_dots_are_where_the_figures_are(finished_runs):
-    of_two_folds = [entry("3.2", "default", *key, folder) for key, folder in finished_runs.items()][:4]
-    folds = [*group(of_two_folds, "test_split").values()]
+    of_two_folds = [entry("3.2", "default", key, folder) for key, folder in finished_runs.items()][:4]
+    folds = list(group(of_two_folds, "test_split").values())
     read = {folder: read_run(folder) for folder in finished_runs.values()}
     axes = plot_figures("F1", folds, ["a", "b"], read).axes[0]
     ours = [sorted(line.get_xdata()) for line in axes.lines if line.get_marker() == "o"]

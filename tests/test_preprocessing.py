@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import heed_permissions
+from conftest import ROOT, heed_permissions
 from raw_corpus import CACHE, FILES, NAME, faults, repeat_row, run, spoil, table, write_wav
 
 import preprocessing
@@ -216,34 +216,51 @@ def test_disk_that_fills_up_leaves_all_files_as_they_were(corpus):
     assert {path: path.read_bytes() for path in corpus.rglob("*") if path.is_file()} == before
 
 
-def spoil_with(what: str, corpus: Path) -> None:
-    match what:
-        case "no annotation":
-            shutil.rmtree(corpus / "annotation")
-        case "no transcripts":
-            shutil.rmtree(corpus / "wav")
-        case "ids":
-            for row in (3, 5):
-                spoil(corpus, "Session01_F_res.csv", row, 9, "Sess01_F001")
-        case "other session":
-            shutil.copy(corpus / "annotation" / "Session02_F_res.csv", corpus / "annotation" / "Session01_F_res.csv")
-        case "no rows":
-            for path in (corpus / "annotation").glob("*.csv"):
-                path.write_bytes(b"")
-        case "cut":
-            path = corpus / "annotation" / "Session01_F_res.csv"
-            path.write_bytes(path.read_bytes()[:-40])
-        case "no header":
-            path = corpus / "annotation" / "Session01_F_res.csv"
-            path.write_text("".join(path.read_text(encoding="utf-8").splitlines(True)[1:]), encoding="utf-8")
-        case "open quote":
-            path = corpus / "annotation" / "Session01_F_res.csv"
-            path.write_text('"' + "a" * 200_000, encoding="utf-8")
-        case "neither encoding":
-            path = corpus / "annotation" / "Session01_F_res.csv"
-            path.write_bytes(b"\xff\xff" + path.read_bytes())
-        case "text model":
-            (corpus / "kobert" / "config.json").unlink()
+def rename_ids(corpus: Path) -> None:
+    for row in (3, 5):
+        spoil(corpus, NAME, row, 9, "Sess01_F001")
+
+
+def replace_by_other_session(corpus: Path) -> None:
+    shutil.copy(corpus / "annotation" / "Session02_F_res.csv", corpus / "annotation" / NAME)
+
+
+def empty_tables(corpus: Path) -> None:
+    for path in (corpus / "annotation").glob("*.csv"):
+        path.write_bytes(b"")
+
+
+def cut_table(corpus: Path) -> None:
+    path = corpus / "annotation" / NAME
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def drop_header(corpus: Path) -> None:
+    path = corpus / "annotation" / NAME
+    path.write_text("".join(path.read_text(encoding="utf-8").splitlines(True)[1:]), encoding="utf-8")
+
+
+def open_quote(corpus: Path) -> None:
+    (corpus / "annotation" / NAME).write_text('"' + "a" * 200_000, encoding="utf-8")
+
+
+def break_encoding(corpus: Path) -> None:
+    path = corpus / "annotation" / NAME
+    path.write_bytes(b"\xff\xff" + path.read_bytes())
+
+
+FAULTS: dict[str, Callable[[Path], object]] = {
+    "no annotation": lambda corpus: shutil.rmtree(corpus / "annotation"),
+    "no transcripts": lambda corpus: shutil.rmtree(corpus / "wav"),
+    "ids": rename_ids,
+    "other session": replace_by_other_session,
+    "no rows": empty_tables,
+    "cut": cut_table,
+    "no header": drop_header,
+    "open quote": open_quote,
+    "neither encoding": break_encoding,
+    "text model": lambda corpus: (corpus / "kobert" / "config.json").unlink(),
+}
 
 
 @pytest.mark.parametrize(
@@ -265,13 +282,25 @@ def spoil_with(what: str, corpus: Path) -> None:
     ],
 )
 def test_faults_end_in_one_line_and_write_nothing(corpus, capsys, what, message):
-    spoil_with(what, corpus)
+    FAULTS[what](corpus)
     before = sorted(corpus.rglob("*"))
     assert run(corpus) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
     assert sorted(corpus.rglob("*")) == before
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, preprocessing\n"
+        "try: preprocessing.main(['--help'])\n"
+        "except SystemExit: print([m for m in ('torch', 'transformers', 'pandas', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    *help_lines, heavy = done.stdout.splitlines()
+    assert heavy == "[]"
+    assert any(line.startswith("  --text_model") for line in help_lines)
 
 
 @pytest.mark.parametrize(

@@ -71,9 +71,10 @@ def free_talk(tmp_path, monkeypatch) -> Path:
     (corpus / "annotation").mkdir(parents=True)
     for session, rows in TABLES.items():
         (corpus / "wav" / f"Session{session:02d}").mkdir(parents=True)
-        lines = [["Numb", "start", "end", "Segment ID", *["Total", "", ""], *["Rater", "", ""] * 10], [""] * 37]
+        header = ["Numb", "start", "end", "Segment ID", "Total", "", ""] + ["Rater", "", ""] * 10
+        lines = [header, [""] * len(header)]
         for number, (start, segment, emotion, text) in enumerate(rows, start=1):
-            lines.append([str(number), start, "9.0", segment, emotion, "3.5", "2", *["neutral", "3", "2"] * 10])
+            lines.append([str(number), start, "9.0", segment, emotion, "3.5", "2"] + ["neutral", "3", "2"] * 10)
             stem = corpus / "wav" / f"Session{session:02d}" / segment
             stem.with_suffix(".txt").write_bytes(text.encode("cp949"))
             soundfile.write(stem.with_suffix(".wav"), np.full(1600, 0.1), 16_000)
@@ -122,7 +123,7 @@ def test_a_second_corpus_is_known_by_its_ids_and_tables(free_talk, sample):
     assert registry.corpus_of("Sess01_script01_F001").name == "KEMDy19"
     assert registry.parse_id(IDS[0]) == (1, "Sess01_script01", "User001", 1, "script01")
     with pytest.raises(InputError, match=r"^there: none of the 1 utterances of Sess02 has a wav there"):
-        report_missing([*[IDS[0]] * 40, IDS[-1]], [False] * 40 + [True], "wav", "there")
+        report_missing([IDS[0]] * 40 + [IDS[-1]], [False] * 40 + [True], "wav", "there")
 
 
 def test_ids_and_folders_of_no_corpus(tmp_path):

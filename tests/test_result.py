@@ -48,5 +48,8 @@ def test_description_puts_the_baseline_beside_the_figures(arrays, tmp_path):
     assert f"{overall['majority_f1']:.3f}" in text
     assert text.endswith(str(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {
-        *("result.json", "predictions.csv", "confusion.txt", "confusion.png")
+        "result.json",
+        "predictions.csv",
+        "confusion.txt",
+        "confusion.png",
     }

@@ -59,9 +59,9 @@ def edit(path: Path, old: str, new: str) -> None:
 )  # fmt: skip
 def test_a_damaged_run_is_listed_and_the_others_are_reported(run_folder, finished_runs, tmp_path, name, damage, reason):
     damage(run_folder / name)
-    whole = entry("3.6", "lam .5", "speaker", FOLDS[3], 0, finished_runs["speaker", FOLDS[3], 0])
+    whole = entry("3.6", "lam .5", ("speaker", FOLDS[3], 0), finished_runs["speaker", FOLDS[3], 0])
     table, text, page = write_and_read(
-        tmp_path / "report", [entry("3.6", "lam .66", "speaker", FOLDS[3], 0, run_folder), whole]
+        tmp_path / "report", [entry("3.6", "lam .66", ("speaker", FOLDS[3], 0), run_folder), whole]
     )
     assert table["runs"].tolist() == [0, 1]
     (line,) = [line for line in text.splitlines() if line.startswith("- ")]
@@ -94,7 +94,7 @@ def test_figures_of_another_corpus_say_so_on_every_file(report):
         (9_700, {}, False),
         (10_900, {}, False),
         (10_279, {"train_split": [1, 2, 3]}, False),
-        (10_279, {"train_split": [*range(1, 13)], "valid_split": [17, 18, 19, 20]}, True),
+        (10_279, {"train_split": list(range(1, 13)), "valid_split": [17, 18, 19, 20]}, True),
     ],
 )
 def test_only_a_corpus_of_kemdy19s_size_passes_for_it(run_folder, tmp_path, total, configured, kemdy19):
@@ -102,7 +102,7 @@ def test_only_a_corpus_of_kemdy19s_size_passes_for_it(run_folder, tmp_path, tota
     stored["windows"] = {"train": total - 190, "valid": 100, "test": 90}
     (run_folder / "configuration.json").write_text(json.dumps(stored))
     report = tmp_path / "report"
-    table, text, page = write_and_read(report, [entry("3.6", "lam .66", stored["SorL"], FOLDS[3], 0, run_folder)])
+    table, text, page = write_and_read(report, [entry("3.6", "lam .66", (stored["SorL"], FOLDS[3], 0), run_folder)])
     assert ["Not KEMDy19" not in str(place) for place in (table["corpus"][0], text, page)] == [kemdy19] * 3
     assert f"data/KEMDy19, {total:,} utterances" in table["corpus"][0]
     assert f"data/KEMDy19, {total:,} utterances" in page
@@ -110,7 +110,7 @@ def test_only_a_corpus_of_kemdy19s_size_passes_for_it(run_folder, tmp_path, tota
 
 def test_ids_of_no_known_corpus_do_not_pass_for_kemdy19(tmp_path):
     folder = make_run(tmp_path / "run", "speaker", FOLDS[3], 0, 10_279)
-    wanted = [entry("3.6", "lam .66", "speaker", FOLDS[3], 0, folder)]
+    wanted = [entry("3.6", "lam .66", ("speaker", FOLDS[3], 0), folder)]
     assert "Not KEMDy19" not in write_and_read(tmp_path / "report", wanted)[1]
     windows = pd.read_csv(folder / "predictions.csv")
     for row in (slice(0, 0), slice(None)):  # one id, all of them

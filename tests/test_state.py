@@ -1,8 +1,18 @@
+import hashlib
+import json
+import shutil
+
 import pytest
 import torch
+from small_runs import content
 
+import main as program
+from training.options import MODEL, TEST, TRAINING, names_of
+from training.run import CHECKPOINT
 from training.state import load_weights, save_safetensors, save_weights
-from utils import InputError
+from utils import InputError, read_json, write_json
+
+# Weights
 
 
 def test_weights_come_back_and_misfits_are_named(tmp_path):
@@ -45,3 +55,41 @@ def test_a_flipped_bit_of_the_weights_is_noticed(tmp_path):
     (tmp_path / "model.pth").write_bytes(content)
     with pytest.raises(InputError, match=r"model\.pth: not a file of weights alone \(the checksum of .* does not fit"):
         load_weights(model, tmp_path / "model.pth")
+
+
+# Checkpoints
+
+
+def digest_of_format_1(configuration: dict) -> str:
+    """What checkpoints of the earlier version hold in place of the run's options."""
+    decisive = {name: configuration[name] for name in names_of(MODEL, TRAINING, TEST) if name in configuration}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("lacking", "digested"),
+    [([], "all"), (["select", "precision"], "those in the configuration"), (["select", "precision"], "all")],
+    ids=["complete", "fewer options", "fewer options in the configuration alone"],
+)
+def test_a_run_goes_on_from_a_checkpoint_of_the_earlier_version(stopped, finished, tmp_path, lacking, digested):
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    complete = read_json(folder / "configuration.json")
+    configuration = {name: value for name, value in complete.items() if name not in lacking}
+    write_json(folder / "configuration.json", configuration)
+    earlier = torch.load(folder / CHECKPOINT, weights_only=True)
+    earlier |= {"format": 1, "run": digest_of_format_1(complete if digested == "all" else configuration)}
+    torch.save(earlier, folder / CHECKPOINT)
+    assert program.main(["--resume", str(folder)]) == 0
+    assert content(folder) == content(finished)
+
+
+def test_a_checkpoint_of_the_earlier_version_and_another_run_is_refused(stopped, tmp_path, capsys):
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    earlier = torch.load(folder / CHECKPOINT, weights_only=True)
+    other = read_json(folder / "configuration.json") | {"seed": 99}
+    torch.save(earlier | {"format": 1, "run": digest_of_format_1(other)}, folder / CHECKPOINT)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert program.main(["--resume", str(folder)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {folder / CHECKPOINT}: the checkpoint of a run with another configuration")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -23,7 +23,7 @@ def test_every_published_row_is_there():
     assert (whole["Precision"] >= whole["Recall"]).all()  # the paper's are exchanged
     harmonic = 2 * whole["Precision"] * whole["Recall"] / (whole["Precision"] + whole["Recall"])
     assert (harmonic - whole["F1"]).abs().max() < 0.003
-    assert whole[[*FIGURES]].notna().all(axis=None)
+    assert whole[list(FIGURES)].notna().all(axis=None)
     assert table["source"].notna().all()
     assert table[table["table"] == "modality"]["note"].str.contains("other way round").all()
 
@@ -69,7 +69,7 @@ def test_figures_are_the_means_over_seeds_of_those_recomputed_from_the_predictio
 def test_mean_of_folds_is_beside_the_published_mean(report, finished_runs):
     row = pd.read_csv(report / "3.2.csv").iloc[2]
     assert (row["test"], row["folds"], row["runs"]) == ("mean of 2 folds", 2, 4)
-    ours = pd.DataFrame([recompute_figures(folder) for folder in [*finished_runs.values()][:4]])
+    ours = pd.DataFrame([recompute_figures(folder) for folder in list(finished_runs.values())[:4]])
     for name, published in {"F1": (0.674, 0.673), "ccc_valence": (0.845, 0.777)}.items():
         assert row[name] == pytest.approx(ours[name].mean(), abs=6e-4)
         assert row[f"{name}_sd"] == pytest.approx(ours[name].std(ddof=1), abs=1e-3)
@@ -80,13 +80,13 @@ def test_mean_of_folds_is_beside_the_published_mean(report, finished_runs):
 
 def test_mean_of_folds_weighs_folds_not_runs(finished_runs, tmp_path):
     found = [("speaker", FOLDS[0], 0), ("speaker", FOLDS[1], 0), ("speaker", FOLDS[1], 1)]
-    table, *_ = write_and_read(tmp_path, [entry("3.2", "default", *key, finished_runs[key]) for key in found])
+    table, *_ = write_and_read(tmp_path, [entry("3.2", "default", key, finished_runs[key]) for key in found])
     assert table["F1"][2] == pytest.approx((table["F1"][0] + table["F1"][1]) / 2, abs=1e-5)
 
 
 def test_folds_that_lack_a_run_have_no_difference_to_the_published_mean(finished_runs, tmp_path):
     folds = [
-        entry("3.7", "best", "speaker", fold, 0, finished_runs.get(("speaker", fold, 0)), "running") for fold in FOLDS
+        entry("3.7", "best", ("speaker", fold, 0), finished_runs.get(("speaker", fold, 0)), "running") for fold in FOLDS
     ]
     table, text, _ = write_and_read(tmp_path, folds)
     row = table.iloc[5]
@@ -114,7 +114,9 @@ def test_markdown_is_compact(report):
 def test_roles_come_in_order_and_a_missing_run_has_a_row(report):
     table = pd.read_csv(report / "3.6.csv")
     assert table[["role", "row"]].values.tolist() == [
-        *(["speaker", "lam .66"], ["speaker", "lam .5"], ["listener", "lam .66"])
+        ["speaker", "lam .66"],
+        ["speaker", "lam .5"],
+        ["listener", "lam .66"],
     ]
     assert table["runs"].tolist() == [1, 0, 1]
     assert table["F1"].isna().tolist() == [False, True, False]
@@ -127,7 +129,7 @@ def test_roles_come_in_order_and_a_missing_run_has_a_row(report):
 def test_nothing_finished(tmp_path):
     for error in ("not started", "running", None):
         table, text, page = write_and_read(
-            tmp_path, [entry("3.2", "default", "speaker", fold, 0, None, error) for fold in FOLDS]
+            tmp_path, [entry("3.2", "default", ("speaker", fold, 0), None, error) for fold in FOLDS]
         )
         assert table["F1"].isna().all()
         assert table["F1_published"].iloc[5] == pytest.approx(0.6972)

@@ -75,7 +75,9 @@ def test_chunks_in_front_of_the_sound_are_passed_over(tmp_path):
     "options",
     [
         {"format": "WAV", "endian": "BIG"},  # RIFX
-        *({"format": name} for name in ("RF64", "W64", "AIFF")),
+        {"format": "RF64"},
+        {"format": "W64"},
+        {"format": "AIFF"},
     ],
     ids=lambda options: " ".join(options.values()),
 )

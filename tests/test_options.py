@@ -1,0 +1,36 @@
+import pytest
+
+from training.options import CALL, CORPUS, MODEL, TEST, TRAINING, as_json, identity, names_of, options, parse_args
+
+SCOPES = (CALL, CORPUS, MODEL, TRAINING, TEST)
+DEFAULTS = as_json(parse_args([])[0])
+
+
+def test_every_option_has_one_scope():
+    assert options().keys() == DEFAULTS.keys()
+    assert {option.scope for option in options().values()} == {*SCOPES}
+    assert sorted(name for scope in SCOPES for name in names_of(scope)) == sorted(DEFAULTS)
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_run_is_another_if_any_option_but_one_of_the_call_differs(name):
+    changed = DEFAULTS | {name: "another value"}
+    assert (identity(changed) == identity(DEFAULTS)) is (name in names_of(CALL))
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_an_option_that_a_configuration_lacks_has_its_default(name):
+    lacking = {option: value for option, value in DEFAULTS.items() if option != name}
+    assert identity(lacking) == identity(DEFAULTS)
+
+
+def test_a_run_is_the_same_however_the_path_of_its_corpus_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "corpus")
+    written = ("corpus", str(tmp_path / "corpus"), "link", "other/../corpus")
+    assert len({identity(DEFAULTS | {"data_path": path}) for path in written}) == 1
+    assert identity(DEFAULTS | {"data_path": "other"}) != identity(DEFAULTS | {"data_path": "corpus"})
+
+
+def test_facts_in_a_configuration_are_no_part_of_the_run():
+    assert identity(DEFAULTS | {"versions": {"torch": "2.0"}, "train_split": [1]}) == identity(DEFAULTS)
