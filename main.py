@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from constants import EMOTIONS
+from training.configuration import as_json
 from training.devices import set_up_process
-from training.options import as_json, parse_args
+from training.options import parse_args
 from training.processes import Processes, join, launched
 from utils import (
     InputError,

@@ -11,7 +11,8 @@ from typing import Any
 from constants import ROLES
 from corpora.sessions import parse_sessions
 from sweeps.plan import PLAN_FILE, SET_BY_PLAN, TABLES, Plan, is_flag, make_plan, merge_remembered, recall
-from training.options import MODEL, TEST, TRAINING, get_args_parser, names_of, parse_args
+from training.configuration import names_of
+from training.options import MODEL, TEST, TRAINING, get_args_parser, parse_args
 from utils import InputError, number, switch
 
 # Options with which a report or a comparison still covers the remembered runs

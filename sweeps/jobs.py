@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from training.options import identity
+from training.configuration import identity
 from utils import InputError, Interrupted, atomic_write, lock_folder, new_folder, read_json, stop_requests, timestamp
 
 if TYPE_CHECKING:

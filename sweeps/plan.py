@@ -13,13 +13,8 @@ from typing import Any, NamedTuple
 from constants import ROLES
 from corpora.kemdy19 import FOLDS
 from corpora.sessions import format_sessions
-from training.options import (
-    as_json,
-    identity,
-    options,
-    outcome_options,
-    parse_args,
-)
+from training.configuration import as_json, identity, options, outcome_options
+from training.options import parse_args
 from utils import InputError, read_json, switch, write_json
 
 

@@ -13,7 +13,8 @@ from constants import EMOTIONS
 from metric import batch_figures
 from sweeps.command_line import parse_plan
 from sweeps.plan import TABLES, Table
-from training.options import as_json, options, parse_args
+from training.configuration import as_json, options
+from training.options import parse_args
 from utils import read_json, write_json
 
 QUICK = ("--hidden_size", "4", "--num_layers", "1", "--epochs", "1", "--batch_size", "4", "--gpu_id", "cpu")

@@ -11,7 +11,8 @@ import pytest
 from conftest import ROOT
 
 from sweeps.jobs import Job, error_file, find_finished, find_runs, last_line, shares
-from training.options import as_json, identity, parse_args
+from training.configuration import as_json, identity
+from training.options import parse_args
 from utils import lock_folder, read_json, write_json
 
 QUICK = ("--hidden_size", "4", "--num_layers", "1", "--batch_size", "4", "--modality", "text", "--gpu_id", "cpu")

@@ -7,8 +7,9 @@ import torch
 from corpora.annotation import Annotation
 from dataset import Utterances, WindowDataset
 from loss import make_loss
+from training.configuration import as_json
 from training.engine import build_model, train_step
-from training.options import as_json, parse_args
+from training.options import parse_args
 from training.run import Run
 from utils import InputError
 

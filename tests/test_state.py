@@ -7,7 +7,8 @@ import torch
 from small_runs import content
 
 import main as program
-from training.options import MODEL, TEST, TRAINING, names_of
+from training.configuration import names_of
+from training.options import MODEL, TEST, TRAINING
 from training.run import CHECKPOINT
 from training.state import load_weights, save_safetensors, save_weights
 from utils import InputError, read_json, write_json

@@ -13,18 +13,9 @@ from constants import SAMPLE_RATE
 from corpora.registry import LAST_SESSION
 from corpora.sessions import parse_sessions
 from model import MATE
+from training.configuration import as_json, identity, names_of, read_options
 from training.engine import build_model
-from training.options import (
-    CALL,
-    CORPUS,
-    TEST,
-    TRAINING,
-    as_json,
-    identity,
-    names_of,
-    parse_args,
-    read_options,
-)
+from training.options import CALL, CORPUS, TEST, TRAINING, parse_args
 from training.run import CHECKPOINT
 from training.state import load_weights
 from utils import InputError, find_run, lock_folder, read_json

@@ -18,7 +18,8 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as serialise_safetensors
 from torch import Tensor
 
-from training.options import MODEL, TEST, TRAINING, identity, names_of, outcome_options
+from training.configuration import identity, names_of, outcome_options
+from training.options import MODEL, TEST, TRAINING
 from utils import InputError, atomic_write, check_archive
 
 # Weights

@@ -1,6 +1,7 @@
 import pytest
 
-from training.options import CALL, CORPUS, MODEL, TEST, TRAINING, as_json, identity, names_of, options, parse_args
+from training.configuration import as_json, identity, names_of, options
+from training.options import CALL, CORPUS, MODEL, TEST, TRAINING, parse_args
 
 SCOPES = (CALL, CORPUS, MODEL, TRAINING, TEST)
 DEFAULTS = as_json(parse_args([])[0])

@@ -1,0 +1,89 @@
+"""Configuration: a run's options as `configuration.json` holds them, and which runs are the same."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from training.options import CALL, CORPUS, MODEL, TEST, TRAINING, get_args_parser
+from utils import InputError, switch
+
+
+@cache
+def options() -> Mapping[str, argparse.Action]:
+    """The options of main.py by name; each has a `scope`."""
+    return {action.dest: action for action in get_args_parser()._actions if hasattr(action, "scope")}
+
+
+@cache
+def defaults() -> Mapping[str, Any]:
+    """The default of every option, as JSON holds it."""
+    return as_json(get_args_parser().parse_args([]))
+
+
+def names_of(*scopes: str) -> set[str]:
+    """Names of the options of these scopes."""
+    return {name for name, option in options().items() if option.scope in scopes}
+
+
+def as_json(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments as `configuration.json` holds them."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+
+
+def outcome_options(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that decide a run's outcome, defaults where the configuration has none.
+
+    A configuration that was written before an option existed means its default.
+    """
+    decisive = sorted(names_of(CORPUS, MODEL, TRAINING, TEST))
+    return {name: configuration.get(name, defaults()[name]) for name in decisive}
+
+
+def identity(configuration: Mapping[str, Any]) -> str:
+    """A digest of what decides a run's outcome: two configurations of one identity are the same run.
+
+    A corpus is the same however its path is spelt.
+
+    Parameters
+    ----------
+    configuration : options by name, as `configuration.json` or `as_json` has them; anything else in it is ignored
+    """
+    decisive = outcome_options(configuration)
+    for name in names_of(CORPUS):
+        if isinstance(decisive[name], str):
+            decisive[name] = str(Path(decisive[name]).resolve())
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def read_options(path: Path, stored: Mapping[str, Any], unchecked: Collection[str] = ()) -> dict[str, Any]:
+    """The options in a configuration, except those of the call; those `unchecked` as they stand there.
+
+    Parameters
+    ----------
+    path : of the configuration, for error messages
+    stored : its content
+
+    Raises
+    ------
+    InputError : the option does not take the value
+    """
+    values = {}
+    for name, option in options().items():
+        if name not in stored or option.scope == CALL:
+            continue
+        value = stored[name]
+        if name not in unchecked and not (value is None and option.default is None):
+            try:
+                value = (switch if isinstance(option.default, bool) else option.type or str)(str(value))
+            except argparse.ArgumentTypeError as error:
+                raise InputError(f"{path}: {name}: {error}") from error
+            if option.choices and value not in option.choices:
+                raise InputError(f"{path}: {name}: {value!r}, expected one of {', '.join(option.choices)}")
+        values[name] = value
+    return values
