@@ -32,6 +32,7 @@ LOSSES = ("normal", "cbloss")
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd")
 FEATURE_DTYPES = ("float16", "float32")
 PRECISIONS = ("auto", "fp32", "bf16")
+MONITORS = ("loss", "f1", "macro_f1", "ccc")  # figures of validation that choose an epoch
 
 # Larger ones are typing errors
 MAX_WINDOW = 1_000  # utterances

@@ -199,6 +199,8 @@ class WindowDataset(Dataset):
     Attributes
     ----------
     ids : segment ids of the targets
+    transcripts : of the targets, None where the table has none
+    majority : float32 majority labels of the targets, multi-hot, shape = (N, 7), if there are labels
     device : where its inputs are and its batches are made
     class_counts : int64, shape = (7,), how often each emotion is a majority label of a target, ties counting each
     """
@@ -216,6 +218,7 @@ class WindowDataset(Dataset):
         annotation, self.log_mels, text = utterances.annotation, utterances.log_mels, utterances.text
         self.targets, self.crop_seed, self.audio_dtype = targets, crop_seed, audio_dtype
         self.ids = [annotation.ids[target] for target in targets]
+        self.transcripts = annotation.text and [annotation.text[target] for target in targets]
         self.windows = torch.from_numpy(make_windows(annotation.dialogue, ws)[targets])
         self.device = (text if self.log_mels is None else self.log_mels.frames).device
         # The last row, which the -1 of a padded window finds, is zeros
@@ -225,7 +228,8 @@ class WindowDataset(Dataset):
             emotion = annotation.soft if soft_targets else annotation.majority
             columns = (emotion, annotation.arousal[:, None], annotation.valence[:, None])
             self.labels = tuple(torch.from_numpy(column[targets]).to(self.device) for column in columns)
-            self.class_counts = annotation.majority[targets].sum(axis=0).astype(np.int64)
+            self.majority = annotation.majority[targets]
+            self.class_counts = self.majority.sum(axis=0).astype(np.int64)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:

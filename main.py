@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from constants import EMOTIONS
+from corpora.sessions import format_sessions
 from training.configuration import as_json
 from training.devices import set_up_process
 from training.options import parse_args
@@ -106,7 +107,7 @@ def train(options: argparse.Namespace, given: Collection[str] = ()) -> Path:
     """
     from training.folders import has_finished, options_to_resume
     from training.run import Run
-    from training.state import load_weights, save_safetensors
+    from training.state import load_weights
 
     with contextlib.ExitStack() as stack:
         processes = stack.enter_context(join(options.gpu_id))
@@ -130,13 +131,12 @@ def train(options: argparse.Namespace, given: Collection[str] = ()) -> Path:
         with processes.all_or_none():
             if processes.first:
                 load_weights(model, folder / "model.pth")
-                save_safetensors(model, folder / "model.safetensors")
         processes.spread(model.state_dict().values())
         loader = test_loader(options, training.test_set, processes)
         arrays = predict(options, model, run.test_batches(loader), len(loader), processes)
         if processes.first:
             majority = int(training.train_set.class_counts.argmax())
-            report(folder, options, training.test_set.ids, arrays, majority)
+            report(folder, options, training.test_set, arrays, majority, run.progress.saved)
             run.finish()
         return folder
 
@@ -200,7 +200,8 @@ def begin(options: argparse.Namespace, training: Training, folder: Path | None, 
     if folder is not None:
         compare_circumstances(folder, training.facts, training.environment)
         return folder
-    name = f"{options.backbone}_{options.SorL}_{options.optim}_{options.ws}_{timestamp()}"
+    fold = f"test{format_sessions(options.test_split)}_seed{options.seed}"
+    name = f"{options.backbone}_{options.SorL}_{options.optim}_{options.ws}_{fold}_{timestamp()}"
     folder = new_folder(options.save_path, name)
     stack.enter_context(lock_folder(folder, "training"))
     write_json(folder / "configuration.json", as_json(options) | training.facts | training.environment)
@@ -209,6 +210,7 @@ def begin(options: argparse.Namespace, training: Training, folder: Path | None, 
 
 def fit(run: Run, training: Training) -> None:
     """The training loop, from the run's checkpoint on if it has one."""
+    from metric import validation_figures
     from reports.plots import plot_loss_curve, save_figure
     from training.engine import evaluate, train_step
 
@@ -221,11 +223,13 @@ def fit(run: Run, training: Training) -> None:
                 for batch in run.batches(epoch):
                     run.log(train_step(run.trained, batch, training.loss_function, run.optimizer, bfloat16))
                     run.save_or_stop()
-                valid_loss = None
+                validation = None
                 if valid_loader:
                     batches, in_bfloat16 = run.validation_batches(valid_loader), options.precision == "bf16"
-                    _, valid_loss = evaluate(run.model, batches, training.loss_function, in_bfloat16, run.processes)
-                run.end_epoch(valid_loss)
+                    arrays, loss = evaluate(run.model, batches, training.loss_function, in_bfloat16, run.processes)
+                    arrays["emotion"] = training.valid_set.majority  # the loss is that of the raters' shares
+                    validation = {"loss": loss} | validation_figures(arrays, options.batch_size)
+                run.end_epoch(validation)
     finally:  # also of a run that was stopped
         if run.progress.history and run.processes.first:
             save_figure(plot_loss_curve(run.progress.history), run.folder / "loss_curve.png")
@@ -257,7 +261,7 @@ def predict(
 
     from training.engine import NonFinite, evaluate, evaluation_batch
 
-    bar = tqdm(batches, "testing", n_batches, unit="batch", disable=not processes.first)
+    bar = tqdm(batches, "testing", n_batches, unit="batch", disable=None if processes.first else True)
     try:
         return evaluate(model, bar, bfloat16=options.precision == "bf16", processes=processes)[0]
     except NonFinite as error:
@@ -274,12 +278,18 @@ def predict(
 
 
 def report(
-    folder: Path, options: argparse.Namespace, ids: list[str], arrays: dict[str, np.ndarray], majority: int
+    folder: Path,
+    options: argparse.Namespace,
+    test_set: WindowDataset,
+    arrays: dict[str, np.ndarray],
+    majority: int,
+    epoch: int | None,
 ) -> None:
-    """Write the files of a test into `folder` and print its report."""
-    from reports.result import describe_result, write_result
+    """Write the files of a test of an epoch's weights into `folder` and print its report."""
+    from reports.result import Context, describe_result, write_result
 
-    result = write_result(folder, ids, arrays, majority, options.batch_size)
+    context = Context(test_set.transcripts, epoch, options.epochs)
+    result = write_result(folder, test_set.ids, arrays, majority, options.batch_size, context)
     print(describe_result(result, folder, options.SorL, options.test_split))
 
 
@@ -289,6 +299,7 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
     from training.devices import environment
     from training.engine import prefetch
     from training.folders import load_run
+    from training.selection import epoch_of_weights
 
     with join(args.gpu_id) as processes:
         with processes.all_or_none():
@@ -301,13 +312,14 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
         if seen:
             warnings.warn(f"the model was trained on sessions {seen}, which are tested here", stacklevel=2)
         majority = commonest_label(utterances, train_sessions, options.test_split)
+        epoch = epoch_of_weights(run.folder, options.select, options.monitor)
         loader = test_loader(options, test_set, processes)
         arrays = predict(options, run.model.to(device), prefetch(loader, device), len(loader), processes)
         folder = processes.from_first(lambda: new_folder(run.folder, f"test_{timestamp()}"))
         if processes.first:
             facts = {"train_split": train_sessions, "missing": utterances.missing, "processes": processes.size}
             write_json(folder / "configuration.json", as_json(options) | facts | environment(device))
-            report(folder, options, test_set.ids, arrays, majority)
+            report(folder, options, test_set, arrays, majority, epoch)
         return folder
 
 

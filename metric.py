@@ -56,21 +56,25 @@ def batch_figures(emotion_pred: np.ndarray, emotion: np.ndarray, k: int, batch_s
     return np.stack([precision, recall, f1(precision, recall)], axis=1)
 
 
-def published_figures(emotion_pred: np.ndarray, emotion: np.ndarray, batch_size: int) -> dict[str, str]:
-    """Mean and population standard deviation over batches as `0.748+-0.050`, @1 and @2, in the published order.
+def published_figures(emotion_pred: np.ndarray, emotion: np.ndarray, batch_size: int) -> dict[str, str | float]:
+    """Mean and population standard deviation over batches, @1 and @2: as published, `0.748+-0.050`, and as numbers.
 
-    Parameters as in `batch_figures`; the keys are `Precision`, `Recall`, `F1`, `Precision@2`, `Recall@2` and `F1@2`.
+    Parameters as in `batch_figures`. The strings have the published keys and order: `Precision`, `Recall`, `F1`,
+    `Precision@2`, `Recall@2` and `F1@2`. The numbers, to four decimals, are `precision`, `precision_sd`, ...,
+    `precision_at_2`, `precision_at_2_sd`, ...
     """
-    figures = {}
+    strings, numbers = {}, {}
     for k in (1, 2):
         by_batch = batch_figures(emotion_pred, emotion, k, batch_size)
         for name, mean, std in zip(BATCH_FIGURES, by_batch.mean(axis=0), by_batch.std(axis=0), strict=True):
-            figures[name if k == 1 else f"{name}@{k}"] = f"{mean:.3f}+-{std:.3f}"
-    return figures
+            strings[name if k == 1 else f"{name}@{k}"] = f"{mean:.3f}+-{std:.3f}"
+            key = name.lower() if k == 1 else f"{name.lower()}_at_{k}"
+            numbers |= {key: round(float(mean), 4), f"{key}_sd": round(float(std), 4)}
+    return strings | numbers
 
 
 def confusion_matrix(emotion_pred: np.ndarray, emotion: np.ndarray) -> np.ndarray:
-    """The published confusion matrix: rows are predicted labels, columns true ones.
+    """The published counts of confusion, laid out as scikit-learn does: rows are true labels, columns predicted ones.
 
     A window with k true labels adds its k likeliest labels, the likeliest first. A predicted label that is true counts
     on the diagonal, and that true label is matched. One that is not true counts against the first true label that is
@@ -93,7 +97,7 @@ def confusion_matrix(emotion_pred: np.ndarray, emotion: np.ndarray) -> np.ndarra
         predicted = order[rows, rank]
         correct = unmatched[rows, predicted]
         counted_as = np.where(correct, predicted, unmatched[rows].argmax(axis=1))
-        np.add.at(confusion, (predicted, counted_as), 1)
+        np.add.at(confusion, (counted_as, predicted), 1)
         unmatched[rows[correct], predicted[correct]] = False
     return confusion
 
@@ -101,8 +105,8 @@ def confusion_matrix(emotion_pred: np.ndarray, emotion: np.ndarray) -> np.ndarra
 def matched_macro(confusion: np.ndarray) -> dict[str, float]:
     """Macro precision and recall of a `confusion_matrix`, and their F1, as published."""
     matched = np.diag(confusion)
-    precision = (matched / (confusion.sum(axis=1) + EPS)).mean()
-    recall = (matched / (confusion.sum(axis=0) + EPS)).mean()
+    precision = (matched / (confusion.sum(axis=0) + EPS)).mean()
+    recall = (matched / (confusion.sum(axis=1) + EPS)).mean()
     return {"precision": float(precision), "recall": float(recall), "f1": float(f1(precision, recall))}
 
 
@@ -200,3 +204,26 @@ def overall_figures(arrays: Mapping[str, np.ndarray], majority: int, batch_size:
             zero_division=0,
         )
     return figures
+
+
+def validation_figures(arrays: Mapping[str, np.ndarray], batch_size: int) -> dict[str, float]:
+    """Figures of a validation: `f1` by batch as published, `accuracy`, `macro_f1`, `ccc_arousal` and `ccc_valence`.
+
+    Accuracy and macro F1 are over the windows with one majority label; where there are none they are left out.
+
+    Parameters
+    ----------
+    arrays : as `overall_figures` takes them; `emotion` holds the majority labels, multi-hot
+    batch_size : of the published F1
+    """
+    from sklearn.metrics import accuracy_score, f1_score
+
+    emotion, emotion_pred = arrays["emotion"], arrays["emotion_pred"]
+    figures = {"f1": batch_figures(emotion_pred, emotion, 1, batch_size)[:, 2].mean()}
+    single = emotion.sum(axis=1) == 1
+    if single.any():
+        true, predicted = emotion[single].argmax(axis=1), ranked(emotion_pred[single])[:, 0]
+        figures["accuracy"] = accuracy_score(true, predicted)
+        figures["macro_f1"] = f1_score(true, predicted, average="macro", zero_division=0)
+    figures |= {f"ccc_{name}": ccc(arrays[f"{name}_pred"], arrays[name]) for name in ("arousal", "valence")}
+    return {name: float(value) for name, value in figures.items()}

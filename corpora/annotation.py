@@ -28,6 +28,7 @@ class Annotation:
     majority : float32 multi-hot majority label(s), shape = (N, 7)
     soft : float32 share of the raters' votes, shape = (N, 7)
     arousal, valence : float32, shape = (N,), 1 to 5
+    text : N transcripts, None where there are none
     """
 
     ids: list[str]
@@ -37,6 +38,7 @@ class Annotation:
     soft: np.ndarray | None = None
     arousal: np.ndarray | None = None
     valence: np.ndarray | None = None
+    text: list[str] | None = None
 
 
 def load_annotation(data_path: Path, role: str) -> Annotation:
@@ -80,7 +82,8 @@ def read_annotation(path: Path) -> Annotation:
         except ValueError as error:
             raise InputError(f"{path}, row {row + 2} ({ids[row]}): {error}") from error
     soft /= soft.sum(axis=1, keepdims=True)
-    return Annotation(ids, session, dialogue, majority, soft, arousal=affect[0], valence=affect[1])
+    text = table["text"].tolist() if "text" in table else None
+    return Annotation(ids, session, dialogue, majority, soft, arousal=affect[0], valence=affect[1], text=text)
 
 
 def read_table(path: Path) -> pd.DataFrame:

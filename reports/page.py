@@ -201,7 +201,7 @@ def format_legend(caption: str, numbers: Mapping[Hashable, int]) -> Markup:
 def draw_details(role: str, row: str, runs: Sequence[Run], numbers: Iterator[int]) -> Details:
     """Confusion matrix and scatter plots of one role and configuration, all folds and seeds together."""
     arrays = {name: np.concatenate([run.arrays[name] for run in runs]) for name in runs[0].arrays}
-    counts = confusion_matrix(arrays["emotion_pred"], arrays["emotion"]).T  # rows: true
+    counts = confusion_matrix(arrays["emotion_pred"], arrays["emotion"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     confusion = [
         (emotion, [*zip(of_emotion.tolist(), share.tolist(), strict=True)])

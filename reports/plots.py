@@ -82,20 +82,20 @@ def plot_loss_curve(history: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def plot_confusion(confusion: np.ndarray, labels: Sequence[str]) -> Figure:
-    """Confusion matrix with counts, coloured by each count's share of its true label (of its column).
+    """Confusion matrix with counts, coloured by each count's share of its true label (of its row).
 
-    `confusion` holds integers: rows are predicted, columns true, as `metric.confusion_matrix` returns it.
+    `confusion` holds integers: rows are true, columns predicted, as `metric.confusion_matrix` returns it.
     """
     figure = new_figure(5.4, 4.8)
     axes = figure.subplots()
-    share = confusion / np.maximum(confusion.sum(axis=0), 1)
+    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(confusion):
         colour = "white" if share[row, column] > 0.5 else INK
         axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
     axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right")
     axes.set_yticks(range(len(labels)), labels)
-    axes.set(xlabel="true", ylabel="predicted")
+    axes.set(xlabel="predicted", ylabel="true")
     figure.colorbar(image, ax=axes, label="share of the true label", fraction=0.046)
     return figure
 

@@ -4,18 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from constants import EMOTIONS
-from metric import BATCH_FIGURES, ccc, confusion_matrix, matched_macro, overall_figures, published_figures
+from constants import EMOTIONS, N_EMOTIONS
+from corpora.registry import parse_id
+from metric import BATCH_FIGURES, ccc, confusion_matrix, matched_macro, overall_figures, published_figures, ranked
+from reports.comparison import CONFIDENCE, bootstrap_intervals
+from reports.pairs import dialogue_sums, windows_table
 from reports.plots import plot_confusion, save_figure
+from reports.tables import format_difference
 from utils import atomic_write, write_json
+
+RESAMPLES = 1_999  # of dialogues, for the verdict: a bound of the interval moves by some thousandths with more
+
+
+class Context(NamedTuple):
+    """What a test's files say beside its figures.
+
+    transcripts : of the tested windows' last utterances, None where the table has none
+    epoch : whose weights were tested, None where that is not known
+    epochs : `--epochs` of its training
+    warnings : sentences that a reader of the figures must know
+    """
+
+    transcripts: Sequence[str] | None = None
+    epoch: int | None = None
+    epochs: int | None = None
+    warnings: Sequence[str] = ()
 
 
 def compute_result(arrays: dict[str, np.ndarray], majority: int, batch_size: int) -> dict:
-    """All figures of a test, as `result.json` holds them; parameters as in `write_result`."""
+    """The figures of a test, as `result.json` holds them; parameters as in `write_result`."""
     return {
         **published_figures(arrays["emotion_pred"], arrays["emotion"], batch_size),
         "ccc_arousal": round(ccc(arrays["arousal_pred"], arrays["arousal"]), 4),
@@ -24,20 +46,45 @@ def compute_result(arrays: dict[str, np.ndarray], majority: int, batch_size: int
     }
 
 
-def predictions_table(ids: Sequence[str], arrays: dict[str, np.ndarray]) -> pd.DataFrame:
+def compare_with_majority(ids: Sequence[str], arrays: dict[str, np.ndarray], majority: int) -> dict[str, Any]:
+    """F1 over the whole test set less that of always answering `majority`, with its 95% bootstrap interval.
+
+    Dialogues are resampled, because windows of one dialogue overlap; see `comparison.bootstrap_intervals`. `low` and
+    `high` are None where there is a single dialogue. Parameters as in `write_result`.
+    """
+    always = arrays | {"emotion_pred": np.tile(np.eye(N_EMOTIONS)[majority], (len(ids), 1))}
+    both = [dialogue_sums(windows_table(ids, answers)) for answers in (always, arrays)]
+    sums = np.stack(both, axis=1)[:, None]
+    found = bootstrap_intervals([sums], RESAMPLES, seed=0).loc["F1"]
+    low, high = (None if np.isnan(found[name]) else round(float(found[name]), 4) for name in ("low", "high"))
+    return {"f1_difference": round(float(found["difference"]), 4), "low": low, "high": high, "dialogues": len(sums)}
+
+
+def predictions_table(
+    ids: Sequence[str], arrays: dict[str, np.ndarray], transcripts: Sequence[str] | None = None
+) -> pd.DataFrame:
     """One row per tested window: id of its last utterance, true label(s), probabilities, arousal and valence.
 
-    `ids` and `arrays` as in `write_result`.
+    Behind them: session, dialogue and speaker, the likeliest label, and the transcript. Parameters as in
+    `write_result`.
     """
     emotion = [";".join(EMOTIONS[label] for label in np.flatnonzero(row)) for row in arrays["emotion"]]
     columns = {"segment_id": list(ids), "emotion": emotion}
     columns |= {f"p_{name}": arrays["emotion_pred"][:, label] for label, name in enumerate(EMOTIONS)}
     columns |= {name: arrays[name] for name in ("arousal", "arousal_pred", "valence", "valence_pred")}
-    return pd.DataFrame(columns)
+    parts = [parse_id(segment) for segment in ids]
+    columns |= {name: [getattr(part, name) for part in parts] for name in ("session", "dialogue", "speaker")}
+    columns["predicted"] = [EMOTIONS[label] for label in ranked(arrays["emotion_pred"])[:, 0]]
+    return pd.DataFrame(columns | {"text": "" if transcripts is None else transcripts})
 
 
 def write_result(
-    folder: Path, ids: Sequence[str], arrays: dict[str, np.ndarray], majority: int, batch_size: int
+    folder: Path,
+    ids: Sequence[str],
+    arrays: dict[str, np.ndarray],
+    majority: int,
+    batch_size: int,
+    context: Context = Context(),  # noqa: B008 (it is immutable)
 ) -> dict:
     """Write a test's files into `folder` and return the content of its `result.json`.
 
@@ -47,24 +94,49 @@ def write_result(
     arrays : as `engine.evaluate` returns them: `emotion` (multi-hot) and `emotion_pred` (probabilities), shape =
         (N, 7), `arousal`, `arousal_pred`, `valence` and `valence_pred`, shape = (N,)
     majority : label index of the commonest training label
-    batch_size : of the published figures
+    batch_size : of the figures by batch
+    context : what the files say beside the figures
 
     Raises
     ------
     InputError : `folder` cannot be written to
     """
     result = compute_result(arrays, majority, batch_size)
+    result["against_majority"] = compare_with_majority(ids, arrays, majority)
+    result |= {"epoch": context.epoch, "epochs": context.epochs, "warnings": [*context.warnings]}
     confusion = confusion_matrix(arrays["emotion_pred"], arrays["emotion"])
     with atomic_write(folder / "predictions.csv") as file:
-        predictions_table(ids, arrays).to_csv(file, index=False, float_format="%.6g")
+        predictions_table(ids, arrays, context.transcripts).to_csv(file, index=False, float_format="%.6g")
     with atomic_write(folder / "confusion.txt") as file:
-        file.write("rows: predicted, columns: true; a window with k true labels adds its k likeliest ones\n")
-        file.write(pd.DataFrame(confusion, index=EMOTIONS, columns=EMOTIONS).to_string() + "\n")
+        file.write(
+            "rows: predicted, columns: true, as published (true ones are the rows everywhere else); a window with k "
+            "true labels adds its k likeliest ones\n"
+        )
+        file.write(pd.DataFrame(confusion.T, index=EMOTIONS, columns=EMOTIONS).to_string() + "\n")
         macro = matched_macro(confusion)
         file.write("of these counts, macro " + ", ".join(f"{name} {value:.4f}" for name, value in macro.items()) + "\n")
     save_figure(plot_confusion(confusion, EMOTIONS), folder / "confusion.png")
     write_json(folder / "result.json", result)
     return result
+
+
+def describe_verdict(result: dict) -> str:
+    """One sentence on whether a `result.json` beats always answering the commonest training label.
+
+    It does where the interval of the difference lies above 0.
+    """
+    found, always = result["against_majority"], f"always answering {result['overall']['majority_label']}"
+    low, high, difference = found["low"], found["high"], found["f1_difference"]
+    n_dialogues = f"{found['dialogues']} dialogue{'s' * (found['dialogues'] > 1)}"
+    measured = f"its F1 over the whole test set differs by {format_difference(difference)}"
+    if low is None:
+        return f"verdict: {n_dialogues} cannot tell the model from {always} ({measured})."
+    interval = f"{CONFIDENCE:.0%} interval {format_difference(low)} to {format_difference(high)} over {n_dialogues}"
+    if low > 0:
+        return f"verdict: better than {always}: {measured} ({interval})."
+    if high < 0:
+        return f"verdict: worse than {always}: {measured} ({interval})."
+    return f"verdict: no better than {always}, as far as this test can tell: {measured} ({interval})."
 
 
 def describe_result(result: dict, folder: Path, role: str, sessions: Sequence[int]) -> str:
@@ -74,22 +146,23 @@ def describe_result(result: dict, folder: Path, role: str, sessions: Sequence[in
         "",
         f"{role}, sessions {', '.join(map(str, sessions))}: {overall['n']} windows, "
         f"{overall['n_single_label']} of them with one majority label",
-        "",
-        f"{'published figures':<26}{'precision':>14}{'recall':>14}{'F1':>14}",
     ]
+    if result["epoch"] is not None:
+        lines.append(f"weights of epoch {result['epoch']} of {result['epochs']}")
+    lines += ["", f"{'as the paper counts (per batch)':<34}{'precision':>14}{'recall':>14}{'F1':>14}"]
     for k in ("", "@2"):
         figures = "".join(f"{result[name + k]:>14}" for name in BATCH_FIGURES)
-        lines.append(f"  {'MATE, @' + (k[1:] or '1'):<24}{figures}")
+        lines.append(f"  {'MATE, @' + (k[1:] or '1'):<32}{figures}")
     lines += [
-        f"  {'always ' + overall['majority_label'] + ', @1':<24}{'':>28}{overall['majority_f1']:>9.3f}",
-        f"  {'CCC':<24}{'arousal':>14}{result['ccc_arousal']:>14.3f}",
-        f"  {'':<24}{'valence':>14}{result['ccc_valence']:>14.3f}",
+        f"  {'always ' + overall['majority_label'] + ', @1':<32}{'':>28}{overall['majority_f1']:>9.3f}",
         "",
-        f"{'whole set':<26}{'MATE':>14}{'always ' + overall['majority_label']:>18}",
+        f"{'whole test set':<34}{'MATE':>14}{'always ' + overall['majority_label']:>18}",
+        f"  {'CCC of arousal':<32}{result['ccc_arousal']:>14.3f}",
+        f"  {'CCC of valence':<32}{result['ccc_valence']:>14.3f}",
     ]
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "arousal_mae", "valence_mae"):
         if name in overall:
             baseline = overall.get("majority", {}).get(name)
             beside = "" if baseline is None else f"{baseline:>18.3f}"
-            lines.append(f"  {name.replace('_', ' '):<24}{overall[name]:>14.3f}{beside}")
-    return "\n".join([*lines, "", f"experiment folder: {folder}"])
+            lines.append(f"  {name.replace('_', ' '):<32}{overall[name]:>14.3f}{beside}")
+    return "\n".join([*lines, "", describe_verdict(result), f"experiment folder: {folder}"])

@@ -293,7 +293,8 @@ def progress_bar(jobs: Sequence[Job]) -> tqdm:
 
 def update_bar(bar: tqdm, jobs: Sequence[Job], found: Mapping[str, Found], running: int, waiting: int) -> None:
     """Show how many epochs are done, and how many jobs run and wait."""
-    done = sum(min(found[job.run_id].epochs, job.epochs) for job in jobs if job.run_id in found)
+    known = [(found[job.run_id], job.epochs) for job in jobs if job.run_id in found]
+    done = sum(epochs if run.finished else min(run.epochs, epochs) for run, epochs in known)  # one may stop early
     bar.set_postfix(running=running, waiting=waiting, refresh=False)
     bar.update(done - bar.n)
 

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from training.options import get_args_parser, parse_args
 
 ROOT = Path(program.__file__).parent
 RUN_FILES = {
-    *("configuration.json", "model.pth", "model.safetensors", "train_loss.log", "history.csv", "loss_curve.png"),
+    *("configuration.json", "model.pth", "train_loss.log", "history.csv", "loss_curve.png"),
     *("result.json", "confusion.txt", "confusion.png", "predictions.csv"),
 }
 TEST_FILES = {"configuration.json", "result.json", "confusion.txt", "confusion.png", "predictions.csv"}
@@ -164,7 +165,7 @@ def test_experiment_folder_holds_what_design_says(trained, preprocessed):
     names = {path.name for path in trained.iterdir()}
     assert names - RUN_FILES == {name for name in names if name.startswith("events.out.tfevents")} != set()
     assert names >= RUN_FILES
-    assert trained.name.startswith("lstm_speaker_adam_8_2")
+    assert re.fullmatch(r"lstm_speaker_adam_8_test1-2_seed0_\d{8}-\d{6}", trained.name)
     configuration = read_json(trained / "configuration.json")
     assert configuration.keys() >= vars(parse_args([])[0]).keys() | {"versions", "commit", "device"}
     assert configuration["train_split"] == [4, 5, 6]
@@ -250,7 +251,6 @@ def test_folder_of_the_published_program_loads(experiment, preprocessed):
     torch.manual_seed(0)
     model = MATE(hidden_size=8)
     torch.save(model.state_dict(), experiment / "model.pth")
-    (experiment / "model.safetensors").unlink()
     published = {
         **{"save_path": "./exp/", "backbone": "lstm", "embed_d": 128, "hidden_size": 8, "text_dim": 768},
         **{"bidirectional": False, "ws": 8, "SorL": "speaker", "sr": 48000, "test_split": "[1,2]", "batch_size": 64},
@@ -450,7 +450,6 @@ def test_weights_that_predict_what_are_no_numbers_are_not_reported_on(experiment
     state = torch.load(experiment / "model.pth", weights_only=True)
     state["mlp_emotion.4.bias"][0] = float("nan")
     torch.save(state, experiment / "model.pth")
-    (experiment / "model.safetensors").unlink()
     assert run(preprocessed, experiment.parent, "--test_only", experiment.name) == 2
     assert "mlp_emotion.4.bias holds torch.float32 values that are not finite" in one_error(capsys)
     assert not list(experiment.glob("test_*"))
@@ -646,8 +645,6 @@ def test_weights_that_run_code_are_refused_and_do_not_run_it(experiment, preproc
 )
 def test_damaged_experiment_folders_are_refused_in_one_line(experiment, preprocessed, capsys, file, content, message):
     (experiment / file).unlink()
-    if file == "model.pth":
-        (experiment / "model.safetensors").unlink()
     if content is not None:
         (experiment / file).write_bytes(content)
     assert run(preprocessed, experiment.parent, "--test_only", experiment.name) == 2

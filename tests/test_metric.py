@@ -36,7 +36,7 @@ def test_published_figures_are_printed_as_published(windows, reference):
 
 def test_confusion_equals_the_published_one(windows, reference):
     confusion = confusion_matrix(windows["emotion_pred"], windows["emotion"])
-    np.testing.assert_array_equal(confusion, reference("metric.json")["confusion"])
+    np.testing.assert_array_equal(confusion.T, reference("metric.json")["confusion"])
     assert matched_macro(confusion) == pytest.approx(reference("metric.json")["matched_macro"], rel=1e-6)
 
 
@@ -45,7 +45,7 @@ def test_confusion_counts_a_wrong_label_against_the_first_unmatched_true_one():
     emotion[0, [1, 2, 4]] = 1
     probabilities = np.array([[0, 0.3, 0.05, 0.4, 0.03, 0.2, 0.02]])  # likeliest: 3 (wrong), 1 (right), 5 (wrong)
     expected = np.zeros((7, 7))
-    expected[3, 1] = expected[1, 1] = expected[5, 2] = 1
+    expected[1, 3] = expected[1, 1] = expected[2, 5] = 1  # rows: true
     np.testing.assert_array_equal(confusion_matrix(probabilities, emotion), expected)
 
 

@@ -176,7 +176,7 @@ def test_one_process_writes_and_speaks(two):
     configuration = read_json(folder / "configuration.json")
     assert configuration["processes"] == 2
     assert len(list(folder.glob("events.out.tfevents*"))) == 1
-    assert {path.name for path in folder.iterdir()} >= {"model.pth", "model.safetensors", "history.csv", "result.json"}
+    assert {path.name for path in folder.iterdir()} >= {"model.pth", "history.csv", "result.json"}
     assert not list(folder.glob(".*"))
     assert exp in folder.parents
 

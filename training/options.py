@@ -20,6 +20,7 @@ from constants import (
     MAX_WINDOW,
     MAX_WORKERS,
     MODALITIES,
+    MONITORS,
     OPTIMIZERS,
     PRECISIONS,
     ROLES,
@@ -51,7 +52,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_corpus_options(data)
     add_feature_options(data)
     add_model_options(parser.add_argument_group("model"))
-    add_training_options(parser.add_argument_group("training"))
+    training = parser.add_argument_group("training")
+    add_training_options(training)
+    add_selection_options(training)
     add_run_options(parser.add_argument_group("run"))
     return parser
 
@@ -192,15 +195,34 @@ def add_training_options(group: Any) -> None:
         help="weight of the emotion's part of the loss",
     )
     add(group, TRAINING, "--beta", type=number(float, 0, 1, inclusive=False), default=0.99, help="of cbloss")
+    add(group, TRAINING, "--seed", type=number(int, 0, 2**32 - 1), default=0, help="of weights, shuffling and crops")
+
+
+def add_selection_options(group: Any) -> None:
     add(
         group,
         TRAINING,
         "--select",
         choices=("last", "best"),
         default="last",
-        help="epoch to test: last, or best by validation loss",
+        help="epoch to test: last, or best by --monitor",
     )
-    add(group, TRAINING, "--seed", type=number(int, 0, 2**32 - 1), default=0, help="of weights, shuffling and crops")
+    add(
+        group,
+        TRAINING,
+        "--monitor",
+        choices=MONITORS,
+        default="loss",
+        help="figure of --valid_split that says which epoch is best",
+    )
+    add(
+        group,
+        TRAINING,
+        "--patience",
+        type=number(int, 1, MAX_EPOCHS),
+        metavar="EPOCHS",
+        help="stop after so many epochs that are no better than the best",
+    )
 
 
 def add_run_options(group: Any) -> None:
@@ -278,3 +300,5 @@ def check_combination(args: argparse.Namespace, parser: argparse.ArgumentParser)
         parser.error("--resume goes on with training; --test_only only tests")
     if args.select == "best" and args.valid_split is None and not args.test_only and args.resume in (None, "auto"):
         parser.error("--select best needs --valid_split")
+    if args.patience is not None and args.valid_split is None and not args.test_only and args.resume in (None, "auto"):
+        parser.error("--patience needs --valid_split")

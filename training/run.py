@@ -6,18 +6,23 @@ import argparse
 import contextlib
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from dataset import Batch, ShuffledBatches, WindowDataset, shuffled_loader
+from training.configuration import as_json, outcome_options
 from training.engine import NonFinite, make_optimizer, make_scheduler, prefetch
 from training.processes import ALONE, Processes
+from training.selection import best_epoch, describe_epoch, is_exhausted
 from training.state import Progress, Trainee, load_checkpoint, save_checkpoint, save_weights
 from utils import (
     InputError,
@@ -90,8 +95,14 @@ class Run:
     # What the loop asks for
 
     def epochs(self) -> Iterator[int]:
-        """The epochs that are not done, counted from 1."""
-        yield from range(self.progress.epoch, self.options.epochs + 1)
+        """The epochs that are not done, counted from 1; they end early where `--patience` does."""
+        history, monitor, patience = self.progress.history, self.options.monitor, self.options.patience
+        while self.progress.epoch <= self.options.epochs:
+            if is_exhausted(history, monitor, patience):
+                best = f"none since epoch {best_epoch(history, monitor)} had a better validation {monitor}"
+                self.say(f"training stopped early, after {len(history)} of {self.options.epochs} epochs: {best}")
+                return
+            yield self.progress.epoch
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch whose steps are not done, on the device, made one ahead."""
@@ -145,17 +156,26 @@ class Run:
         if asked:
             self.stop(asked, f"step {self.step} of {self.options.epochs * self.n_steps}")
 
-    def end_epoch(self, valid_loss: float | None) -> None:
-        """Write what an epoch gave: history, weights if they are the ones to test, and a checkpoint."""
-        progress, epoch = self.progress, self.progress.epoch
+    def end_epoch(self, validation: Mapping[str, float] | None = None) -> None:
+        """Write what an epoch gave: history, weights if they are the ones to test, and a checkpoint.
+
+        `validation` holds its loss and `metric.validation_figures`; all processes take those of process 0.
+
+        Raises
+        ------
+        NonFinite : the validation's loss is not finite
+        InputError : it lacks the figure of `--monitor`
+        """
+        progress, epoch, monitor = self.progress, self.progress.epoch, self.options.monitor
+        (validation, *_) = self.processes.gather([validation or {}])
+        self.check_validation(validation)
         row = {"epoch": epoch, "lr": self.lr, "train_loss": self.losses.mean().item()}
-        row |= {} if valid_loss is None else {"valid_loss": valid_loss}
+        row |= {f"valid_{name}": value for name, value in validation.items()}
         self.scheduler.step()
         progress.history.append(row)
         with self.processes.all_or_none():
-            if self.options.select == "last" or valid_loss < progress.best:
+            if self.options.select == "last" or best_epoch(progress.history, monitor) == epoch:
                 progress.saved = epoch
-                progress.best = progress.best if valid_loss is None else valid_loss
                 if self.processes.first:
                     save_weights(self.model, self.folder / "model.pth")
             if self.processes.first:
@@ -164,6 +184,15 @@ class Run:
                     self.tensorboard.add_scalar(name, row[name], epoch)
         progress.epoch, progress.step, progress.order = epoch + 1, 0, self.generator.get_state()
         self.save()
+        self.show_epoch(row)
+
+    def check_validation(self, validation: Mapping[str, float]) -> None:
+        """Raise an error where an epoch's validation cannot be kept, or cannot choose an epoch."""
+        if not math.isfinite(validation.get("loss", 0)):
+            raise NonFinite(f"the validation loss is {validation['loss']} after step {self.step}")
+        if validation and self.options.monitor == "macro_f1" and "macro_f1" not in validation:
+            lacking = "no window of --valid_split has a single majority label; take another"
+            raise self.processes.reported_by_first(InputError(f"--monitor macro_f1: {lacking}"))
 
     def finish(self) -> None:
         """Take the checkpoint away: the run has its result."""
@@ -192,25 +221,52 @@ class Run:
         return self.optimizer.param_groups[0]["lr"]
 
     def show(self, mean_loss: float) -> None:
-        """Epoch, learning rate and losses beside the progress bar."""
-        history = self.progress.history
+        """Epoch, learning rate and loss beside the progress bar."""
         shown = {"epoch": f"{self.progress.epoch}/{self.options.epochs}", "lr": f"{self.lr:.1e}"}
-        if history and "valid_loss" in history[-1]:
-            shown["valid"] = f"{history[-1]['valid_loss']:.3f}"
         self.bar.set_postfix(shown | {"loss": f"{mean_loss:.3f}"}, refresh=False)
+
+    def say(self, line: str) -> None:
+        """Print a line on stderr, above the progress bar if there is one."""
+        if self.processes.first:
+            tqdm.write(line, file=sys.stderr)
+
+    def show_epoch(self, row: Mapping[str, float]) -> None:
+        """A line for an epoch that is done: of each in a log, of validated ones in a terminal, which has a bar."""
+        if not self.bar.disable and "valid_loss" not in row:
+            return
+        line = describe_epoch(row, self.options.epochs)
+        if "valid_loss" in row and best_epoch(self.progress.history, self.options.monitor) == row["epoch"]:
+            line += f"; best {self.options.monitor} so far"
+        if self.bar.disable:
+            steps = self.options.epochs * self.n_steps
+            left = (time.monotonic() - self.began) / (self.step - self.first_step) * (steps - self.step)
+            line += f"; {tqdm.format_interval(left)} left"
+        self.say(line)
 
     @contextlib.contextmanager
     def displayed(self) -> Iterator[None]:
-        """Show a progress bar, and write TensorBoard's curves."""
-        total = self.options.epochs * self.n_steps
-        quiet = not self.processes.first
+        """Show a progress bar if this is a terminal, and write TensorBoard's curves."""
+        total, self.began, self.first_step = self.options.epochs * self.n_steps, time.monotonic(), self.step
+        quiet = None if self.processes.first else True  # None: tqdm shows it in a terminal alone
         with contextlib.ExitStack() as stack:
             bar = tqdm(total=total, initial=self.step, desc="training", unit="step", dynamic_ncols=True, disable=quiet)
             self.bar = stack.enter_context(bar)
             if self.processes.first:
                 self.tensorboard = SummaryWriter(str(self.folder), purge_step=self.progress.epoch)
                 stack.enter_context(self.tensorboard)
+                self.write_hyperparameters()
             yield
+
+    def write_hyperparameters(self) -> None:
+        """The options that decide the outcome, for TensorBoard's table of runs, with the curves that it shows there."""
+        options = outcome_options(as_json(self.options))
+        shown = {name: str(value) if isinstance(value, list) else value for name, value in options.items()}
+        curves = ["train_loss"]
+        if self.options.valid_split:
+            names = ("loss", "f1", "accuracy", "macro_f1", "ccc_arousal", "ccc_valence")
+            curves += [f"valid_{name}" for name in names]
+        for summary in hparams(shown, dict.fromkeys(curves, 0)):
+            self.tensorboard.file_writer.add_summary(summary)
 
     @contextlib.contextmanager
     def explaining_failures(self) -> Iterator[None]:

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as serialise_safetensors
 from torch import Tensor
 
 from training.configuration import identity, names_of, outcome_options
@@ -31,15 +30,8 @@ def save_weights(model: torch.nn.Module, path: Path) -> None:
         torch.save(model.state_dict(), file)
 
 
-def save_safetensors(model: torch.nn.Module, path: Path) -> None:
-    """Write the weights in the safetensors format, which holds tensors and nothing that could be run."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic_write(path, "wb") as file:
-        file.write(serialise_safetensors(state, {"format": "pt"}))
-
-
 def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Load the state dict in `path`, or in the safetensors file beside it if there is one, into `model`.
+    """Load the state dict in `path`, or in the safetensors file of earlier versions beside it, into `model`.
 
     Nothing that the files may hold is executed.
 
@@ -134,7 +126,6 @@ class Progress:
     order : state of the generator that shuffles, as it was at the start of that epoch
     history : one row of figures per finished epoch
     saved : epoch whose weights `model.pth` holds, 0 for none
-    best : its validation loss, where the best epoch is selected
     """
 
     epoch: int
@@ -143,12 +134,11 @@ class Progress:
     order: Tensor
     history: list[dict[str, float]] = field(default_factory=list)
     saved: int = 0
-    best: float = float("inf")
 
     def check(self, epochs: int, n_steps: int) -> None:
         """Raise `ValueError` where this cannot be the progress of a run of `epochs` of `n_steps`."""
-        if [type(number) for number in (self.epoch, self.step, self.saved, self.best)] != [int, int, int, float]:
-            raise ValueError("an epoch, step or loss that is no number")
+        if [type(number) for number in (self.epoch, self.step, self.saved)] != [int, int, int]:
+            raise ValueError("an epoch or step that is no number")
         within = 1 <= self.epoch <= epochs and 0 <= self.step <= n_steps
         if not within and (self.epoch, self.step) != (epochs + 1, 0):
             raise ValueError(f"epoch {self.epoch} and step {self.step}, in a run of {epochs} epochs of {n_steps} steps")
@@ -220,6 +210,7 @@ def load_checkpoint(
     if not is_ours:
         raise InputError(f"{path}: the checkpoint of a run with another configuration or corpus; {remedy}")
     try:
+        content["progress"].pop("best", None)  # of earlier versions; it stands in the history as well
         progress = Progress(**content["progress"])
         progress.check(epochs, n_steps)
         check_values(content)
