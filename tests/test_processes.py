@@ -26,6 +26,10 @@ ROOT = Path(program.__file__).parent
 RUN = ("--modality", "text", "--hidden_size", "8", "--num_layers", "1", "--batch_size", "8", "--test_split", "1-2")
 # sgd: what Adam makes of a gradient near zero depends on its last bit
 SGD = (*RUN, "--valid_split", "3", "--epochs", "2", "--optim", "sgd", "--lr", "0.05", "--gpu_id", "cpu")
+HISTORY = [
+    *("epoch", "lr", "train_loss", "valid_loss", "valid_f1", "valid_accuracy", "valid_macro_f1"),
+    *("valid_ccc_arousal", "valid_ccc_valence"),
+]
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 ACCELERATE = (
     *("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"),
@@ -89,8 +93,8 @@ def read_json(path: Path) -> dict:
 def assert_same_training(ours: Path, expected: Path) -> None:
     """The same losses, and the same weights and statistics of batch norm."""
     tables = [pd.read_csv(folder / "history.csv") for folder in (ours, expected)]
-    assert tables[0].columns.tolist() == tables[1].columns.tolist() == ["epoch", "lr", "train_loss", "valid_loss"]
-    np.testing.assert_allclose(*tables, rtol=1e-5)
+    assert tables[0].columns.tolist() == tables[1].columns.tolist() == HISTORY
+    np.testing.assert_allclose(*tables, rtol=1e-5, atol=1e-6)
     states = [torch.load(folder / "model.pth", weights_only=True) for folder in (ours, expected)]
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
@@ -171,14 +175,26 @@ def test_two_processes_test_every_window_once_with_the_figures_of_one(preprocess
 def test_one_process_writes_and_speaks(two):
     folder, (exp, ended) = only_run(two[0]), two
     assert ended.stdout.count(f"experiment folder: {folder}") == len(ended.stdout.split("experiment folder: ")) - 1 == 1
-    for once in ("training:   0%", "testing:   0%"):  # a bar may show its last state twice
-        assert ended.stderr.count(once) == 1
+    epochs = [line for line in ended.stderr.splitlines() if line.startswith("epoch ")]
+    assert [line.split(":")[0] for line in epochs] == ["epoch 1/2", "epoch 2/2"]
     configuration = read_json(folder / "configuration.json")
     assert configuration["processes"] == 2
     assert len(list(folder.glob("events.out.tfevents*"))) == 1
     assert {path.name for path in folder.iterdir()} >= {"model.pth", "history.csv", "result.json"}
     assert not list(folder.glob(".*"))
     assert exp in folder.parents
+
+
+def test_two_processes_stop_early_at_one_epoch(preprocessed, tmp_path):
+    more = ("--epochs", "6", "--select", "best", "--patience", "2", "--lr_gamma", "300")  # the learning rate leaps
+    ended = launch(TORCHRUN, ROOT / "main.py", *where(preprocessed, tmp_path), *SGD, *more)
+    assert ended.returncode == 0, ended.stderr
+    folder = only_run(tmp_path)
+    loss = pd.read_csv(folder / "history.csv")["valid_loss"]
+    best = int(loss.argmin()) + 1
+    assert len(loss) == best + 2 < 6
+    assert ended.stderr.count(f"training stopped early, after {best + 2} of 6 epochs: none since epoch {best} ") == 1
+    assert read_json(folder / "result.json")["epoch"] == best
 
 
 # Signals and bad input

@@ -18,7 +18,7 @@ def test_sessions_are_written_as_in_the_published_file():
 
 
 def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:300])
+    path.write_bytes(path.read_bytes()[:240])
 
 
 def shorten(path: Path) -> None:

@@ -8,10 +8,8 @@ from safetensors.torch import save_model
 from small_runs import content
 
 import main as program
-from training.configuration import names_of
-from training.options import MODEL, TEST, TRAINING
 from training.run import CHECKPOINT
-from training.state import load_weights, save_weights
+from training.state import FORMAT_1_OPTIONS, load_weights, save_weights
 from utils import InputError, read_json, write_json
 
 # Weights
@@ -61,16 +59,22 @@ def test_a_flipped_bit_of_the_weights_is_noticed(tmp_path):
 
 # Checkpoints
 
+NEWER = ["monitor", "patience"]  # options that came after checkpoints of format 1
+
 
 def digest_of_format_1(configuration: dict) -> str:
     """What checkpoints of the earlier version hold in place of the run's options."""
-    decisive = {name: configuration[name] for name in names_of(MODEL, TRAINING, TEST) if name in configuration}
+    decisive = {name: configuration[name] for name in FORMAT_1_OPTIONS if name in configuration}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 @pytest.mark.parametrize(
     ("lacking", "digested"),
-    [([], "all"), (["select", "precision"], "those in the configuration"), (["select", "precision"], "all")],
+    [
+        (NEWER, "all"),
+        ([*NEWER, "select", "precision"], "those in the configuration"),
+        ([*NEWER, "select", "precision"], "all"),
+    ],
     ids=["complete", "fewer options", "fewer options in the configuration alone"],
 )
 def test_a_run_goes_on_from_a_checkpoint_of_the_earlier_version(stopped, finished, tmp_path, lacking, digested):
@@ -79,6 +83,7 @@ def test_a_run_goes_on_from_a_checkpoint_of_the_earlier_version(stopped, finishe
     configuration = {name: value for name, value in complete.items() if name not in lacking}
     write_json(folder / "configuration.json", configuration)
     earlier = torch.load(folder / CHECKPOINT, weights_only=True)
+    earlier["progress"]["best"] = float("inf")  # which the history tells since
     earlier |= {"format": 1, "run": digest_of_format_1(complete if digested == "all" else configuration)}
     torch.save(earlier, folder / CHECKPOINT)
     assert program.main(["--resume", str(folder)]) == 0

@@ -106,6 +106,11 @@ def first_line(error: Exception) -> str:
 # Checkpoints
 
 FORMAT = 2  # 1, of earlier versions, holds a digest of the run's options in place of the options
+FORMAT_1_OPTIONS = {  # those that there were
+    *("SorL", "test_split", "valid_split", "ws", "sr", "text_dim", "feature_dtype", "backbone", "hidden_size"),
+    *("num_layers", "bidirectional", "modality", "no_concat", "embed_d", "epochs", "batch_size", "optim", "lr"),
+    *("lr_gamma", "lr_decay", "weight_decay", "loss", "lam", "beta", "select", "seed", "precision", "compile"),
+}
 
 
 class Trainee(NamedTuple):
@@ -159,8 +164,9 @@ def is_of_run(content: Mapping[str, Any], configuration: Mapping[str, Any]) -> b
     """Whether a checkpoint's content is of the run with this configuration."""
     options = decisive_options(configuration)
     if content["format"] == 1:  # a digest of all options, of which the configuration may lack some
-        complete = decisive_options(outcome_options(configuration))
-        return content["run"] in (digest(options), digest(complete))
+        complete = outcome_options(configuration)
+        of_then = {name: complete[name] for name in FORMAT_1_OPTIONS}
+        return content["run"] in (digest(options), digest(of_then))
     return identity(content["run"]) == identity(options)
 
 
