@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from constants import OTHER_SPEAKER, PADDING, SAME_SPEAKER
 from corpora.annotation import Annotation
 from corpora.missing import report_missing
 from corpora.registry import parse_id
@@ -63,12 +64,15 @@ class Utterances:
     log_mels : of N utterances
     text : float32 sentence embeddings, shape = (N, text_dim)
     missing : segment ids without wav, without text
+    speaker : who says each utterance, any values that tell apart the speakers of a dialogue, shape = (N,); None where
+        the model is not told
     """
 
     annotation: Annotation
     log_mels: LogMels | None
     text: Tensor | None
     missing: dict[str, list[str]] = field(default_factory=dict)
+    speaker: np.ndarray | None = None
 
     def in_sessions(self, sessions: list[int]) -> np.ndarray:
         """Numbers of the utterances in these sessions, int64."""
@@ -94,7 +98,8 @@ def load_utterances(options: argparse.Namespace, annotation: Annotation, quiet: 
     missing: dict[str, list[str]] = {}
     text = load_text(options, annotation.ids, missing) if "text" in options.modality else None
     log_mels = load_log_mels(options, annotation.ids, missing, quiet) if "audio" in options.modality else None
-    return Utterances(annotation, log_mels, text, missing)
+    speaker = np.array([parse_id(segment).speaker for segment in annotation.ids]) if options.speakers else None
+    return Utterances(annotation, log_mels, text, missing, speaker)
 
 
 def load_text(options: argparse.Namespace, ids: list[str], missing: dict[str, list[str]]) -> Tensor:
@@ -150,11 +155,28 @@ def make_windows(dialogue: np.ndarray, ws: int) -> np.ndarray:
     return windows
 
 
+def tell_speakers(speaker: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """Whether the speaker of a window's last utterance says each of its utterances.
+
+    Parameters
+    ----------
+    speaker : who says each of N utterances, shape = (N,)
+    windows : int64 utterance numbers, -1 for padding, shape = (B, ws)
+
+    Returns
+    -------
+    int64, shape = (B, ws) : `constants.PADDING`, `SAME_SPEAKER` or `OTHER_SPEAKER`
+    """
+    same = speaker[windows] == speaker[windows[:, -1:]]
+    return np.where(windows < 0, PADDING, np.where(same, SAME_SPEAKER, OTHER_SPEAKER))
+
+
 class Batch(NamedTuple):
     """Tensors of B windows; a modality that is left out is None, and so are labels where there are none.
 
     audio : float32 or bfloat16, shape = (B, ws, 229, 313), channels-last    text : float32, shape = (B, ws, text_dim)
     emotion : float32, shape = (B, 7), soft or multi-hot        arousal, valence : float32, shape = (B, 1)
+    speakers : int64, shape = (B, ws), see `tell_speakers`; None where the model is not told
     """
 
     audio: Tensor | None
@@ -162,6 +184,7 @@ class Batch(NamedTuple):
     emotion: Tensor | None
     arousal: Tensor | None
     valence: Tensor | None
+    speakers: Tensor | None = None
 
     @property
     def target(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -220,6 +243,10 @@ class WindowDataset(Dataset):
         self.device = (text if self.log_mels is None else self.log_mels.frames).device
         # The last row, which the -1 of a padded window finds, is zeros
         self.text = None if text is None else torch.cat([text, torch.zeros_like(text[:1])])
+        self.speakers: Tensor | None = None
+        if utterances.speaker is not None:
+            told = tell_speakers(utterances.speaker, self.windows.numpy())
+            self.speakers = torch.from_numpy(told).to(self.device)
         self.labels: tuple[Tensor, ...] | None = None
         if annotation.majority is not None:
             emotion = annotation.soft if soft_targets else annotation.majority
@@ -248,10 +275,10 @@ class WindowDataset(Dataset):
         windows = self.windows[indices]
         audio = None if self.log_mels is None else self._audio(windows)
         text = None if self.text is None else self.text[windows.to(self.device, non_blocking=True)]
-        if self.labels is None:
-            return Batch(audio, text, None, None, None)
         indices = indices.to(self.device, non_blocking=True)
-        return Batch(audio, text, *(label[indices] for label in self.labels))
+        speakers = None if self.speakers is None else self.speakers[indices]
+        labels = (None, None, None) if self.labels is None else (label[indices] for label in self.labels)
+        return Batch(audio, text, *labels, speakers)
 
     def _audio(self, windows: Tensor) -> Tensor:
         """Log-mels of windows of utterance numbers, zeros for -1; shape = (B, ws) -> (B, ws, 229, 313)."""

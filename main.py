@@ -168,7 +168,9 @@ def prepare_training(options: argparse.Namespace, processes: Processes) -> Train
             f"batch; give at most {len(train_set)}"
         )
     model = processes.synchronise_statistics(build_model(options).to(device))
-    loss_function = make_loss(options.loss, options.lam, options.beta, train_set.class_counts, device)
+    loss_function = make_loss(
+        options.loss, options.lam, options.beta, train_set.class_counts, device, options.affect_loss
+    )
     facts = {
         "train_split": train_sessions,
         "windows": {"train": len(train_set), "valid": len(valid_set or ()), "test": len(test_set)},
@@ -214,12 +216,15 @@ def fit(run: Run, training: Training) -> None:
 
     options, bfloat16 = run.options, training.environment["training_precision"] == "bfloat16"
     valid_loader = test_loader(options, training.valid_set, run.processes) if training.valid_set else None
+    loss_function = training.loss_function
+    if options.affect_loss != "mse":  # the CCC of a batch is not the mean of its parts'
+        loss_function = run.processes.of_whole_batch(loss_function)
     try:
         with run.displayed(), run.explaining_failures():
             for epoch in run.epochs():
                 run.trained.train()
                 for batch in run.batches(epoch):
-                    run.log(train_step(run.trained, batch, training.loss_function, run.optimizer, bfloat16))
+                    run.log(train_step(run.trained, batch, loss_function, run.optimizer, bfloat16))
                     run.save_or_stop()
                 valid_loss = None
                 if valid_loader:
