@@ -149,6 +149,7 @@ def prepare_training(options: argparse.Namespace, processes: Processes) -> Train
     from loss import make_loss
     from training.devices import environment, seed_everything
     from training.engine import build_model, trains_in_bfloat16
+    from training.folders import speech_facts
 
     check_batch_size(options.batch_size, processes.size)
     seed_everything(options.seed)
@@ -167,7 +168,8 @@ def prepare_training(options: argparse.Namespace, processes: Processes) -> Train
             f"--batch_size {options.batch_size}: training has {len(train_set)} windows and drops its last partial "
             f"batch; give at most {len(train_set)}"
         )
-    model = processes.synchronise_statistics(build_model(options).to(device))
+    speech = utterances.speech
+    model = processes.synchronise_statistics(build_model(options, speech_shape=speech and speech.shape).to(device))
     loss_function = make_loss(
         options.loss, options.lam, options.beta, train_set.class_counts, device, options.affect_loss
     )
@@ -176,7 +178,7 @@ def prepare_training(options: argparse.Namespace, processes: Processes) -> Train
         "windows": {"train": len(train_set), "valid": len(valid_set or ()), "test": len(test_set)},
         "class_counts": dict(zip(EMOTIONS, train_set.class_counts.tolist(), strict=True)),
         "missing": utterances.missing,
-    }
+    } | speech_facts(speech)
     now = environment(device) | {
         "training_precision": "bfloat16" if bfloat16 else "float32",
         "processes": processes.size,
@@ -293,7 +295,7 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
     from dataset import WindowDataset
     from training.devices import environment
     from training.engine import prefetch
-    from training.folders import load_run
+    from training.folders import check_encoder, load_run, speech_facts
 
     with join(args.gpu_id) as processes:
         with processes.all_or_none():
@@ -302,6 +304,7 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
             options = run.options
             device, utterances, train_sessions = prepare(options, processes, run.train_sessions)
         test_set = WindowDataset(utterances, utterances.in_sessions(options.test_split), options.ws)
+        check_encoder(run, utterances.speech)
         seen = sorted(set(train_sessions) & set(options.test_split))
         if seen:
             warnings.warn(f"the model was trained on sessions {seen}, which are tested here", stacklevel=2)
@@ -311,6 +314,7 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
         folder = processes.from_first(lambda: new_folder(run.folder, f"test_{timestamp()}"))
         if processes.first:
             facts = {"train_split": train_sessions, "missing": utterances.missing, "processes": processes.size}
+            facts |= speech_facts(utterances.speech)
             write_json(folder / "configuration.json", as_json(options) | facts | environment(device))
             report(folder, options, test_set.ids, arrays, majority)
         return folder

@@ -70,6 +70,7 @@ def preprocess(  # noqa: PLR0913
     overwrite: bool = False,
     strict: bool = False,
     audio_path: Path | None = None,
+    audio_model: str | None = None,
 ) -> str:
     """Write `annotation.csv`, a `df_<role>.csv` for each role, `embedding_<dimension>.npy` and `problems.csv`.
 
@@ -86,6 +87,8 @@ def preprocess(  # noqa: PLR0913
     overwrite : replace the files of an earlier run
     strict : anything that would be warned of raises, before the encoder runs and a file is written
     audio_path : folder of the wavs, if neither `data_path/wav` nor `./audio`
+    audio_model : hub name or folder of a speech encoder, whose embeddings are computed too, into `data_path/features`;
+        alone where the corpus is pre-processed already, unless `overwrite`
 
     Returns
     -------
@@ -95,6 +98,8 @@ def preprocess(  # noqa: PLR0913
     ------
     InputError : the corpus or the text model cannot be used, or a file exists already and `overwrite` is not set
     """
+    if audio_model is not None and not overwrite and any(data_path.glob("df_*.csv")):
+        return embed_speech(data_path, audio_model, gpu_id, audio_path, batch_size)
     corpus = corpus_in(data_path)
     refuse_existing(output_files(data_path, text_dim or TEXT_DIM, corpus.roles), overwrite)
     with lock_folder(data_path, "pre-processing"):
@@ -118,7 +123,19 @@ def preprocess(  # noqa: PLR0913
         sentences = list(raw.transcripts.values())
         vectors = embed_sentences(sentences, tokenizer, model, batch_size, cache=cache)
         write_files(list(files.values()), raw, vectors)
-    return describe(data_path, raw)
+    summary = describe(data_path, raw)
+    if audio_model is not None:
+        summary += "\n" + embed_speech(data_path, audio_model, gpu_id, audio_path, batch_size)
+    return summary
+
+
+def embed_speech(
+    data_path: Path, audio_model: str, gpu_id: str | None, audio_path: Path | None, batch_size: int
+) -> str:
+    """Compute the speech embeddings that the corpus lacks; returns a line about them."""
+    from features.speech import embed_corpus
+
+    return embed_corpus(data_path, audio_model, pick_device(gpu_id), audio_path, batch_size)
 
 
 def output_files(data_path: Path, text_dim: int, roles: Sequence[str]) -> dict[str, Path]:
@@ -211,7 +228,13 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
     add("--text_model", default=KOBERT, help="hub name or folder of the sentence encoder (%(default)s)")
     add("--text_dim", type=number(int, 1, MAX_TEXT_DIM), help="length of its embeddings (whatever it gives)")
-    add("--batch_size", type=number(int, 1, MAX_BATCH_SIZE), default=64, help="sentences at once (%(default)s)")
+    add(
+        "--batch_size",
+        type=number(int, 1, MAX_BATCH_SIZE),
+        default=64,
+        help="sentences or utterances at once (%(default)s)",
+    )
+    add("--audio_model", metavar="NAME", help="also, or only, the embeddings of this speech encoder (name or folder)")
     add("--gpu_id", type=gpu, help="a GPU's number, or cpu (the best there is)")
     add("--overwrite", action="store_true", help="replace files that an earlier run made")
     add("--strict", action="store_true", help="stop at anything that would be warned of")
