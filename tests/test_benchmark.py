@@ -81,6 +81,20 @@ def test_the_table_has_a_line_a_stage(capsys):
     assert "of an epoch; feature store" in out
 
 
+def test_speech_has_a_line_a_comparison(capsys, monkeypatch):
+    import transformers
+
+    tiny = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    tiny |= {"conv_dim": (8,) * 7, "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+    base = transformers.Wav2Vec2Config
+    monkeypatch.setattr(transformers, "Wav2Vec2Config", lambda: base(**tiny))
+    options = ["--speech", "--utterances", "3", "--batch_size", "2", "--rounds", "1", "--gpu_id", "cpu"]
+    assert benchmark.main(options) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["pre-processing", "training step"]
+    assert all(float(value) > 0 for line in lines for value in line.split()[-3:])
+
+
 def test_too_few_utterances_are_one_line(capsys):
     assert benchmark.main(["--utterances", "5", "--batch_size", "4"]) == 2
     assert capsys.readouterr().err == "error: --batch_size 4: two batches are needed, the corpus has 5 windows\n"
