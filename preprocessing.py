@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from constants import EMOTIONS, MAX_BATCH_SIZE, MAX_TEXT_DIM, TEXT_DIM
 from corpora.base import Corpus
@@ -70,7 +70,6 @@ def preprocess(  # noqa: PLR0913
     overwrite: bool = False,
     strict: bool = False,
     audio_path: Path | None = None,
-    audio_model: str | None = None,
 ) -> str:
     """Write `annotation.csv`, a `df_<role>.csv` for each role, `embedding_<dimension>.npy` and `problems.csv`.
 
@@ -87,8 +86,6 @@ def preprocess(  # noqa: PLR0913
     overwrite : replace the files of an earlier run
     strict : anything that would be warned of raises, before the encoder runs and a file is written
     audio_path : folder of the wavs, if neither `data_path/wav` nor `./audio`
-    audio_model : hub name or folder of a speech encoder, whose embeddings are computed too, into `data_path/features`;
-        alone where the corpus is pre-processed already, unless `overwrite`
 
     Returns
     -------
@@ -98,8 +95,6 @@ def preprocess(  # noqa: PLR0913
     ------
     InputError : the corpus or the text model cannot be used, or a file exists already and `overwrite` is not set
     """
-    if audio_model is not None and not overwrite and any(data_path.glob("df_*.csv")):
-        return embed_speech(data_path, audio_model, gpu_id, audio_path, batch_size)
     corpus = corpus_in(data_path)
     refuse_existing(output_files(data_path, text_dim or TEXT_DIM, corpus.roles), overwrite)
     with lock_folder(data_path, "pre-processing"):
@@ -123,19 +118,7 @@ def preprocess(  # noqa: PLR0913
         sentences = list(raw.transcripts.values())
         vectors = embed_sentences(sentences, tokenizer, model, batch_size, cache=cache)
         write_files(list(files.values()), raw, vectors)
-    summary = describe(data_path, raw)
-    if audio_model is not None:
-        summary += "\n" + embed_speech(data_path, audio_model, gpu_id, audio_path, batch_size)
-    return summary
-
-
-def embed_speech(
-    data_path: Path, audio_model: str, gpu_id: str | None, audio_path: Path | None, batch_size: int
-) -> str:
-    """Compute the speech embeddings that the corpus lacks; returns a line about them."""
-    from features.speech import embed_corpus
-
-    return embed_corpus(data_path, audio_model, pick_device(gpu_id), audio_path, batch_size)
+    return describe(data_path, raw)
 
 
 def output_files(data_path: Path, text_dim: int, roles: Sequence[str]) -> dict[str, Path]:
@@ -234,16 +217,31 @@ def get_args_parser() -> argparse.ArgumentParser:
         default=64,
         help="sentences or utterances at once (%(default)s)",
     )
-    add("--audio_model", metavar="NAME", help="also, or only, the embeddings of this speech encoder (name or folder)")
+    add("--audio_model", metavar="NAME", help="speech encoder, whose embeddings are computed too")
     add("--gpu_id", type=gpu, help="a GPU's number, or cpu (the best there is)")
     add("--overwrite", action="store_true", help="replace files that an earlier run made")
     add("--strict", action="store_true", help="stop at anything that would be warned of")
     return parser
 
 
+def run(audio_model: str | None, **options: Any) -> None:
+    """Pre-process with the `options` of `preprocess`, and compute the embeddings of the speech encoder `audio_model`.
+
+    They alone are computed where the tables are there already, unless these are to be replaced.
+    """
+    data_path = options["data_path"]
+    if audio_model is None or options["overwrite"] or not any(data_path.glob("df_*.csv")):
+        print(preprocess(**options))
+    if audio_model is not None:
+        from features.speech import embed_corpus
+
+        device = pick_device(options["gpu_id"])
+        print(embed_corpus(data_path, audio_model, device, options["audio_path"], options["batch_size"]))
+
+
 def main(argv: list[str] | None = None) -> int:
     args = get_args_parser().parse_args(argv)
-    return run_command(lambda: print(preprocess(**vars(args))))
+    return run_command(lambda: run(**vars(args)))
 
 
 if __name__ == "__main__":
