@@ -63,6 +63,7 @@ from training.engine import (
     trains_in_bfloat16,
 )
 from training.measure import Sides, matrix_peak, peak_memory, step_gflop, take_turns
+from training.measure_speech import measure_speech
 from training.options import parse_args
 from training.plain import WS, PlainWindows, plain_evaluate, plain_loader, plain_model, plain_steps
 from utils import InputError, gpu, number, run_command
@@ -225,7 +226,7 @@ def measure_stages(corpus: Corpus, ours: Ours, rounds: int) -> dict[str, Sides |
     plain_set, plain = plain_windows(corpus), plain_model(ours.model)
     optimizer = torch.optim.Adam(plain.parameters(), lr=1e-3, weight_decay=1e-5)
     batch = ours.batch(some)
-    plain_batch = [t.float().contiguous() for t in batch]
+    plain_batch = [t.float().contiguous() for t in batch[:5]]
 
     def plain_epoch() -> tuple[int, float]:
         """Without the wait for its first batch, which an epoch of 128 batches would not notice."""
@@ -275,7 +276,7 @@ def one_side(corpus: Corpus, args: argparse.Namespace) -> dict[str, float]:
     if args.side == "plain":
         plain = plain_model(ours.model)
         optimizer = torch.optim.Adam(plain.parameters(), lr=1e-3, weight_decay=1e-5)
-        batch = [t.float().contiguous() for t in ours.batch(list(range(size)))]
+        batch = [t.float().contiguous() for t in ours.batch(list(range(size)))[:5]]
         plain_steps(plain, optimizer, [batch, batch], LOSS)
     else:
         for _ in range(2):
@@ -356,6 +357,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     option("--gpu_id", type=gpu, help="a GPU's number, or cpu; without it the best there is")
     option("--growth", action="store_true", help="also an epoch and its memory at 1, 2 and 4 times the corpus")
     option("--profile", action="store_true", help="also the operators or kernels that an epoch's time goes to")
+    option("--speech", action="store_true", help="instead: --audio encoder, against its encoder alone and the CNN")
     option("--side", choices=("plain", "ours"), help=argparse.SUPPRESS)  # this and the next: see `alone`
     option("--features", type=Path, help=argparse.SUPPRESS)
     return parser
@@ -372,6 +374,9 @@ def run(args: argparse.Namespace) -> None:
         if args.data_path is None:
             make_corpus(folder, args.utterances)
         corpus = read_corpus(folder, store)
+        if args.speech:
+            print(measure_speech(corpus.wavs, pick_device(args.gpu_id), args.batch_size, args.rounds))
+            return
         n = len(corpus.annotation.ids)
         if n < 2 * args.batch_size:
             raise InputError(f"--batch_size {args.batch_size}: two batches are needed, the corpus has {n} windows")

@@ -24,11 +24,16 @@ N_EMOTIONS = len(EMOTIONS)
 N_RATERS = 10
 AFFECT_RANGE = (1.0, 5.0)  # arousal and valence, raters' means of integers 1 to 5
 
+# Of an utterance in a window: whether the speaker of the last one says it
+PADDING, SAME_SPEAKER, OTHER_SPEAKER = range(3)
+
 # What the command line offers, and the modules that do it agree on
 ROLES = ("speaker", "listener")
 BACKBONES = ("lstm", "gru")
 MODALITIES = ("audio_text", "audio", "text")
 LOSSES = ("normal", "cbloss")
+AFFECT_LOSSES = ("mse", "ccc", "mse_ccc")
+AUDIO_BRANCHES = ("cnn", "encoder")
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd")
 FEATURE_DTYPES = ("float16", "float32")
 PRECISIONS = ("auto", "fp32", "bf16")

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from constants import OTHER_SPEAKER, PADDING, SAME_SPEAKER
 from corpora.annotation import Annotation
 from corpora.missing import report_missing
 from corpora.registry import parse_id
 from corpora.wavs import find_wavs
 from features.embeddings import load_embeddings
 from features.log_mel import LogMels, open_store
+from features.speech import SpeechEmbeddings, open_embeddings
 from utils import InputError
 
 # Splits
@@ -63,12 +65,17 @@ class Utterances:
     log_mels : of N utterances
     text : float32 sentence embeddings, shape = (N, text_dim)
     missing : segment ids without wav, without text
+    speaker : who says each utterance, any values that tell apart the speakers of a dialogue, shape = (N,); None where
+        the model is not told
+    speech : embeddings of a speech encoder, in place of log-mels
     """
 
     annotation: Annotation
     log_mels: LogMels | None
     text: Tensor | None
     missing: dict[str, list[str]] = field(default_factory=dict)
+    speaker: np.ndarray | None = None
+    speech: SpeechEmbeddings | None = None
 
     def in_sessions(self, sessions: list[int]) -> np.ndarray:
         """Numbers of the utterances in these sessions, int64."""
@@ -76,13 +83,15 @@ class Utterances:
 
     def to(self, device: torch.device) -> Utterances:
         """The same on a GPU if it fits into a quarter of the memory that is free there, else as it is."""
-        inputs = [t for t in (self.log_mels and self.log_mels.frames, self.text) if t is not None]
+        audio = self.speech if self.log_mels is None else self.log_mels
+        inputs = [t for t in (None if audio is None else audio.frames, self.text) if t is not None]
         if device.type != "cuda" or sum(t.nbytes for t in inputs) > torch.cuda.mem_get_info(device)[0] / 4:
             return self
         return replace(
             self,
             log_mels=None if self.log_mels is None else self.log_mels.to(device),
             text=None if self.text is None else self.text.to(device),
+            speech=None if self.speech is None else self.speech.to(device),
         )
 
 
@@ -93,8 +102,13 @@ def load_utterances(options: argparse.Namespace, annotation: Annotation, quiet: 
     """
     missing: dict[str, list[str]] = {}
     text = load_text(options, annotation.ids, missing) if "text" in options.modality else None
-    log_mels = load_log_mels(options, annotation.ids, missing, quiet) if "audio" in options.modality else None
-    return Utterances(annotation, log_mels, text, missing)
+    log_mels = speech = None
+    if "audio" in options.modality and options.audio == "encoder":
+        speech = load_speech(options, annotation.ids, missing)
+    elif "audio" in options.modality:
+        log_mels = load_log_mels(options, annotation.ids, missing, quiet)
+    speaker = np.array([parse_id(segment).speaker for segment in annotation.ids]) if options.speakers else None
+    return Utterances(annotation, log_mels, text, missing, speaker, speech)
 
 
 def load_text(options: argparse.Namespace, ids: list[str], missing: dict[str, list[str]]) -> Tensor:
@@ -126,6 +140,15 @@ def load_log_mels(options: argparse.Namespace, ids: list[str], missing: dict[str
     return log_mels
 
 
+def load_speech(options: argparse.Namespace, ids: list[str], missing: dict[str, list[str]]) -> SpeechEmbeddings:
+    """Embeddings of `--audio_model` from the corpus's feature store; ids without wav go into `missing`."""
+    wavs, folder = find_wavs(options.data_path, options.audio_path)
+    speech = open_embeddings(options.data_path / "features", wavs, ids, options.audio_model)
+    absent = [segment not in wavs or number in speech.faults for number, segment in enumerate(ids)]
+    missing["wav"] = report_missing(ids, absent, "wav", folder, next(iter(speech.faults.values()), ""))
+    return speech
+
+
 # Windows
 
 
@@ -150,11 +173,29 @@ def make_windows(dialogue: np.ndarray, ws: int) -> np.ndarray:
     return windows
 
 
+def tell_speakers(speaker: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """Whether the speaker of a window's last utterance says each of its utterances.
+
+    Parameters
+    ----------
+    speaker : who says each of N utterances, shape = (N,)
+    windows : int64 utterance numbers, -1 for padding, shape = (B, ws)
+
+    Returns
+    -------
+    int64, shape = (B, ws) : `constants.PADDING`, `SAME_SPEAKER` or `OTHER_SPEAKER`
+    """
+    same = speaker[windows] == speaker[windows[:, -1:]]
+    return np.where(windows < 0, PADDING, np.where(same, SAME_SPEAKER, OTHER_SPEAKER))
+
+
 class Batch(NamedTuple):
     """Tensors of B windows; a modality that is left out is None, and so are labels where there are none.
 
-    audio : float32 or bfloat16, shape = (B, ws, 229, 313), channels-last    text : float32, shape = (B, ws, text_dim)
+    audio : float32 or bfloat16, shape = (B, ws, 229, 313), channels-last, or speech embeddings, float32,
+        shape = (B, ws, layers, dimension)    text : float32, shape = (B, ws, text_dim)
     emotion : float32, shape = (B, 7), soft or multi-hot        arousal, valence : float32, shape = (B, 1)
+    speakers : int64, shape = (B, ws), see `tell_speakers`; None where the model is not told
     """
 
     audio: Tensor | None
@@ -162,6 +203,7 @@ class Batch(NamedTuple):
     emotion: Tensor | None
     arousal: Tensor | None
     valence: Tensor | None
+    speakers: Tensor | None = None
 
     @property
     def target(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -216,13 +258,19 @@ class WindowDataset(Dataset):
         audio_dtype: torch.dtype = torch.float32,
     ) -> None:
         annotation, self.log_mels, text = utterances.annotation, utterances.log_mels, utterances.text
+        self.speech = utterances.speech
         self.targets, self.crop_seed, self.audio_dtype = targets, crop_seed, audio_dtype
         self.ids = [annotation.ids[target] for target in targets]
         self.transcripts = annotation.text and [annotation.text[target] for target in targets]
         self.windows = torch.from_numpy(make_windows(annotation.dialogue, ws)[targets])
-        self.device = (text if self.log_mels is None else self.log_mels.frames).device
+        audio = self.speech if self.log_mels is None else self.log_mels
+        self.device = (text if audio is None else audio.frames).device
         # The last row, which the -1 of a padded window finds, is zeros
         self.text = None if text is None else torch.cat([text, torch.zeros_like(text[:1])])
+        self.speakers: Tensor | None = None
+        if utterances.speaker is not None:
+            told = tell_speakers(utterances.speaker, self.windows.numpy())
+            self.speakers = torch.from_numpy(told).to(self.device)
         self.labels: tuple[Tensor, ...] | None = None
         if annotation.majority is not None:
             emotion = annotation.soft if soft_targets else annotation.majority
@@ -251,11 +299,13 @@ class WindowDataset(Dataset):
         indices = torch.as_tensor(indices)
         windows = self.windows[indices]
         audio = None if self.log_mels is None else self._audio(windows)
+        if self.speech is not None:
+            audio = self.speech.of(windows)
         text = None if self.text is None else self.text[windows.to(self.device, non_blocking=True)]
-        if self.labels is None:
-            return Batch(audio, text, None, None, None)
         indices = indices.to(self.device, non_blocking=True)
-        return Batch(audio, text, *(label[indices] for label in self.labels))
+        speakers = None if self.speakers is None else self.speakers[indices]
+        labels = (None, None, None) if self.labels is None else (label[indices] for label in self.labels)
+        return Batch(audio, text, *labels, speakers)
 
     def _audio(self, windows: Tensor) -> Tensor:
         """Log-mels of windows of utterance numbers, zeros for -1; shape = (B, ws) -> (B, ws, 229, 313)."""

@@ -1,4 +1,4 @@
-"""Losses of emotion, arousal and valence: `normal` (KL divergence + MSE) and `cbloss` (class-balanced BCE + MSE)."""
+"""Losses: of emotion (`normal`: KL divergence, `cbloss`: class-balanced BCE), plus arousal and valence (MSE, CCC)."""
 
 import warnings
 from collections.abc import Callable
@@ -8,34 +8,54 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from constants import EMOTIONS, LOSSES
+from constants import AFFECT_LOSSES, EMOTIONS, LOSSES
 
 Outputs = tuple[Tensor, Tensor, Tensor]  # emotion (B, 7), arousal (B, 1), valence (B, 1)
 Loss = Callable[[Outputs, Outputs], Tensor]
 
 
-def affect_loss(prediction: Outputs, target: Outputs) -> Tensor:
-    """Mean squared error of arousal plus that of valence, a scalar."""
-    return F.mse_loss(prediction[1], target[1]) + F.mse_loss(prediction[2], target[2])
+CCC_EPS = 1e-8  # keeps the CCC of a batch whose ratings are all the same from 0 / 0
 
 
-def normal_loss(prediction: Outputs, target: Outputs, lam: float) -> Tensor:
-    """lam * KL(soft target || prediction), summed over classes and averaged over windows, + (1 - lam) * MSE.
+def ccc_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """1 - CCC (concordance correlation coefficient, Lin 1989, with population variances) of a batch, a scalar.
+
+    CCC = 2 cov(p, t) / (var(p) + var(t) + (mean(p) - mean(t))^2), which is 0 where p or t is constant. Loss and
+    gradient are finite for every batch. Both tensors are float, shape = (B, 1).
+    """
+    p, t = prediction - prediction.mean(), target - target.mean()
+    distance = (prediction.mean() - target.mean()) ** 2
+    return 1 - 2 * (p * t).mean() / ((p * p).mean() + (t * t).mean() + distance + CCC_EPS)
+
+
+def affect_loss(prediction: Outputs, target: Outputs, kind: str = "mse") -> Tensor:
+    """The loss of arousal plus that of valence, a scalar: `mse`, `ccc` (1 - CCC of the batch) or `mse_ccc`, both."""
+    if kind == "mse":
+        return F.mse_loss(prediction[1], target[1]) + F.mse_loss(prediction[2], target[2])
+    concordance = ccc_loss(prediction[1], target[1]) + ccc_loss(prediction[2], target[2])
+    return concordance if kind == "ccc" else concordance + affect_loss(prediction, target)
+
+
+def normal_loss(prediction: Outputs, target: Outputs, lam: float, affect: str = "mse") -> Tensor:
+    """lam * KL(soft target || prediction), summed over classes and averaged over windows, + (1 - lam) * affect_loss.
 
     `prediction[0]` holds log-probabilities, `target[0]` soft labels whose rows sum to 1; both float, shape = (B, 7).
+    `affect` is the kind of `affect_loss`.
     """
     emotion = F.kl_div(prediction[0], target[0], reduction="batchmean")
-    return lam * emotion + (1 - lam) * affect_loss(prediction, target)
+    return lam * emotion + (1 - lam) * affect_loss(prediction, target, affect)
 
 
-def class_balanced_loss(prediction: Outputs, target: Outputs, lam: float, weight: Tensor) -> Tensor:
-    """lam * binary cross-entropy weighted by class, mean over windows and classes, + (1 - lam) * MSE.
+def class_balanced_loss(
+    prediction: Outputs, target: Outputs, lam: float, weight: Tensor, affect: str = "mse"
+) -> Tensor:
+    """lam * binary cross-entropy weighted by class, mean over windows and classes, + (1 - lam) * affect_loss.
 
     `prediction[0]` holds log-probabilities, `target[0]` soft labels, both float, shape = (B, 7); `weight` is float,
-    shape = (7,).
+    shape = (7,). `affect` is the kind of `affect_loss`.
     """
     emotion = F.binary_cross_entropy(prediction[0].exp(), target[0], weight=weight)
-    return lam * emotion + (1 - lam) * affect_loss(prediction, target)
+    return lam * emotion + (1 - lam) * affect_loss(prediction, target, affect)
 
 
 def class_balanced_weights(class_counts: np.ndarray, beta: float) -> Tensor:
@@ -66,8 +86,15 @@ def class_balanced_weights(class_counts: np.ndarray, beta: float) -> Tensor:
     return torch.tensor((1 - beta) / (1 - beta**n), dtype=torch.float32)
 
 
-def make_loss(name: str, lam: float, beta: float, class_counts: np.ndarray, device: torch.device | str = "cpu") -> Loss:
-    """The loss that `--loss` names, as a function of a prediction and its target.
+def make_loss(
+    name: str,
+    lam: float,
+    beta: float,
+    class_counts: np.ndarray,
+    device: torch.device | str = "cpu",
+    affect: str = "mse",
+) -> Loss:
+    """The loss that `--loss` and `--affect_loss` name, as a function of a prediction and its target.
 
     Parameters
     ----------
@@ -75,14 +102,17 @@ def make_loss(name: str, lam: float, beta: float, class_counts: np.ndarray, devi
     lam : weight of the emotion's loss, 0 to 1
     beta, class_counts : of `class_balanced_weights`; only `cbloss` uses them
     device : where `cbloss` keeps its weights
+    affect : `mse`, `ccc` or `mse_ccc`, of arousal and valence
 
     Raises
     ------
     ValueError : there is no loss of this name
     """
+    if affect not in AFFECT_LOSSES:
+        raise ValueError(f"affect loss {affect!r}: expected one of {', '.join(AFFECT_LOSSES)}")
     if name == "normal":
-        return lambda prediction, target: normal_loss(prediction, target, lam)
+        return lambda prediction, target: normal_loss(prediction, target, lam, affect)
     if name == "cbloss":
         weight = class_balanced_weights(class_counts, beta).to(device)
-        return lambda prediction, target: class_balanced_loss(prediction, target, lam, weight)
+        return lambda prediction, target: class_balanced_loss(prediction, target, lam, weight, affect)
     raise ValueError(f"loss {name!r}: expected one of {', '.join(LOSSES)}")

@@ -149,6 +149,7 @@ def prepare_training(options: argparse.Namespace, processes: Processes) -> Train
     from loss import make_loss
     from training.devices import environment, seed_everything
     from training.engine import build_model, trains_in_bfloat16
+    from training.folders import speech_facts
 
     check_batch_size(options.batch_size, processes.size)
     seed_everything(options.seed)
@@ -167,14 +168,17 @@ def prepare_training(options: argparse.Namespace, processes: Processes) -> Train
             f"--batch_size {options.batch_size}: training has {len(train_set)} windows and drops its last partial "
             f"batch; give at most {len(train_set)}"
         )
-    model = processes.synchronise_statistics(build_model(options).to(device))
-    loss_function = make_loss(options.loss, options.lam, options.beta, train_set.class_counts, device)
+    speech = utterances.speech
+    model = processes.synchronise_statistics(build_model(options, speech_shape=speech and speech.shape).to(device))
+    loss_function = make_loss(
+        options.loss, options.lam, options.beta, train_set.class_counts, device, options.affect_loss
+    )
     facts = {
         "train_split": train_sessions,
         "windows": {"train": len(train_set), "valid": len(valid_set or ()), "test": len(test_set)},
         "class_counts": dict(zip(EMOTIONS, train_set.class_counts.tolist(), strict=True)),
         "missing": utterances.missing,
-    }
+    } | speech_facts(speech)
     now = environment(device) | {
         "training_precision": "bfloat16" if bfloat16 else "float32",
         "processes": processes.size,
@@ -216,12 +220,15 @@ def fit(run: Run, training: Training) -> None:
 
     options, bfloat16 = run.options, training.environment["training_precision"] == "bfloat16"
     valid_loader = test_loader(options, training.valid_set, run.processes) if training.valid_set else None
+    loss_function = training.loss_function
+    if options.affect_loss != "mse":  # the CCC of a batch is not the mean of its parts'
+        loss_function = run.processes.of_whole_batch(loss_function)
     try:
         with run.displayed(), run.explaining_failures():
             for epoch in run.epochs():
                 run.trained.train()
                 for batch in run.batches(epoch):
-                    run.log(train_step(run.trained, batch, training.loss_function, run.optimizer, bfloat16))
+                    run.log(train_step(run.trained, batch, loss_function, run.optimizer, bfloat16))
                     run.save_or_stop()
                 validation = None
                 if valid_loader:
@@ -298,7 +305,7 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
     from dataset import WindowDataset
     from training.devices import environment
     from training.engine import prefetch
-    from training.folders import load_run
+    from training.folders import check_encoder, load_run, speech_facts
     from training.selection import epoch_of_weights
 
     with join(args.gpu_id) as processes:
@@ -308,6 +315,7 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
             options = run.options
             device, utterances, train_sessions = prepare(options, processes, run.train_sessions)
         test_set = WindowDataset(utterances, utterances.in_sessions(options.test_split), options.ws)
+        check_encoder(run, utterances.speech)
         seen = sorted(set(train_sessions) & set(options.test_split))
         if seen:
             warnings.warn(f"the model was trained on sessions {seen}, which are tested here", stacklevel=2)
@@ -318,6 +326,7 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
         folder = processes.from_first(lambda: new_folder(run.folder, f"test_{timestamp()}"))
         if processes.first:
             facts = {"train_split": train_sessions, "missing": utterances.missing, "processes": processes.size}
+            facts |= speech_facts(utterances.speech)
             write_json(folder / "configuration.json", as_json(options) | facts | environment(device))
             report(folder, options, test_set, arrays, majority, epoch)
         return folder

@@ -9,7 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from constants import AFFECT_RANGE, BACKBONES, MODALITIES, N_EMOTIONS, N_MELS, SAMPLE_RATE, TEXT_DIM, n_frames
+from constants import (
+    AFFECT_RANGE,
+    AUDIO_BRANCHES,
+    BACKBONES,
+    MODALITIES,
+    N_EMOTIONS,
+    N_MELS,
+    PADDING,
+    SAMPLE_RATE,
+    TEXT_DIM,
+    n_frames,
+)
+
+SPEECH_DIM = 256  # of an utterance, after the projection of its speech embedding
+SPEAKER_DIM = 16  # of what the model is told about who speaks
 
 
 class ConvBlock(nn.Module):
@@ -52,6 +66,27 @@ def mlp(sizes: tuple[int, ...], out_features: int | None = None) -> nn.Sequentia
     return nn.Sequential(*layers)
 
 
+class SpeechBranch(nn.Module):
+    """Embeddings of a speech encoder's layers: standardised, mixed with softmax weights, projected.
+
+    Zeros, which stand for an utterance that is not there, stay zeros.
+
+    Parameters
+    ----------
+    layers, dim : of the embeddings
+    """
+
+    def __init__(self, layers: int, dim: int) -> None:
+        super().__init__()
+        self.layer_weights = nn.Parameter(torch.zeros(layers))
+        self.projection = nn.Linear(dim, SPEECH_DIM, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape = (B, ws, layers, dim) -> (B, ws, SPEECH_DIM)."""
+        x = F.layer_norm(x, x.shape[-1:])  # the layers' scales differ by orders of magnitude
+        return self.projection(torch.einsum("l,bwld->bwd", self.layer_weights.softmax(0), x))
+
+
 class MATE(nn.Module):
     """Emotion, arousal and valence of the last of `ws` utterances, from their log-mels and sentence embeddings.
 
@@ -64,10 +99,13 @@ class MATE(nn.Module):
     sr : sampling rate in Hz of the audio; it sets the number of frames of a log-mel
     concat : feed the emotion probabilities to the arousal and valence regressors
     modality : "audio_text", "audio" or "text"; a modality that is left out has no parameters
+    audio : "cnn" over log-mels, or "encoder": embeddings of a pretrained speech encoder
+    speech_shape : layers and dimension of those embeddings
+    speakers : tell the model of each utterance whether the speaker of the last one says it
 
     Raises
     ------
-    ValueError : an unknown backbone or modality, or a rate so low that the convolutions leave no frame
+    ValueError : an unknown backbone, modality or audio branch, or a rate so low that the convolutions leave no frame
     """
 
     def __init__(  # noqa: PLR0913 (one keyword per option)
@@ -81,16 +119,24 @@ class MATE(nn.Module):
         sr: int = SAMPLE_RATE,
         concat: bool = True,
         modality: str = "audio_text",
+        audio: str = "cnn",
+        speech_shape: tuple[int, int] | None = None,
+        speakers: bool = False,
     ) -> None:
         super().__init__()
         if backbone not in BACKBONES:
             raise ValueError(f"backbone {backbone!r}: expected one of {', '.join(BACKBONES)}")
         if modality not in MODALITIES:
             raise ValueError(f"modality {modality!r}: expected one of {', '.join(MODALITIES)}")
-        self.backbone, self.concat = backbone, concat
+        if audio not in AUDIO_BRANCHES:
+            raise ValueError(f"audio {audio!r}: expected one of {', '.join(AUDIO_BRANCHES)}")
+        self.backbone, self.concat, self.audio = backbone, concat, audio
         self.uses_audio, self.uses_text = "audio" in modality, "text" in modality
         utterance_dim = text_dim if self.uses_text else 0
-        if self.uses_audio:
+        if self.uses_audio and audio == "encoder":
+            self.speech_branch = SpeechBranch(*speech_shape)
+            utterance_dim += SPEECH_DIM
+        elif self.uses_audio:
             # One input and one output channel per utterance: (B, ws, 229, 313) -> (B, ws, 24, 34) at 16 kHz
             self.audio_embedding = nn.Sequential(
                 ConvBlock(ws, 32, kernel=3, pool=1),
@@ -104,6 +150,10 @@ class MATE(nn.Module):
             if frames < 1:
                 raise ValueError(f"sr {sr}: 10 s give {n_frames(sr)} frames, too few for the convolutions")
             utterance_dim += mels * frames
+        self.uses_speakers = speakers
+        if speakers:
+            self.speaker_embedding = nn.Embedding(3, SPEAKER_DIM, padding_idx=PADDING)
+            utterance_dim += SPEAKER_DIM
         recurrent = {"lstm": nn.LSTM, "gru": nn.GRU}[backbone]
         rnn = recurrent(utterance_dim, hidden_size, num_layers, batch_first=True, bidirectional=bidirectional)
         self.add_module(backbone, rnn)
@@ -114,14 +164,18 @@ class MATE(nn.Module):
         self.mlp_arousal = mlp((affect_dim, 128, 32), 1)
         self.mlp_valence = mlp((affect_dim, 128, 32), 1)
 
-    def forward(self, audio: Tensor | None, text: Tensor | None, log: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, audio: Tensor | None, text: Tensor | None, log: bool = False, speakers: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Predictions for the last utterance of each window.
 
         Parameters
         ----------
-        audio : float tensor, shape = (B, ws, 229, frames) or (B, ws, 1, 229, frames); ignored by a text-only model
+        audio : float tensor, shape = (B, ws, 229, frames) or (B, ws, 1, 229, frames), with an encoder (B, ws, layers,
+            dim); ignored by a text-only model
         text : float tensor, shape = (B, ws, text_dim) or (B, ws, 1, text_dim); ignored by an audio-only model
         log : return log-probabilities (always finite), as the losses want them
+        speakers : int64, shape = (B, ws): PADDING, SAME_SPEAKER or OTHER_SPEAKER; ignored by a model without speakers
 
         Returns
         -------
@@ -131,10 +185,13 @@ class MATE(nn.Module):
         utterances = []
         if self.uses_audio:
             audio = audio.reshape(audio.shape[0], audio.shape[1], *audio.shape[-2:])
-            embedding = self.audio_embedding(audio).flatten(2)
+            branch = self.speech_branch if self.audio == "encoder" else self.audio_embedding
+            embedding = branch(audio).flatten(2)
             utterances.append(embedding.to(torch.promote_types(embedding.dtype, torch.float32)))
         if self.uses_text:
             utterances.append(text.reshape(text.shape[0], text.shape[1], text.shape[-1]))
+        if self.uses_speakers:
+            utterances.append(self.speaker_embedding(speakers))
         # bfloat16 is for the convolutions, nine tenths of the work; it is too coarse for probabilities and ratings
         with torch.autocast(utterances[0].device.type, enabled=False):
             context = self.recur(torch.cat(utterances, dim=2)).flatten(1)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from constants import EMOTIONS, MAX_BATCH_SIZE, MAX_TEXT_DIM, TEXT_DIM
 from corpora.base import Corpus
@@ -211,16 +211,37 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
     add("--text_model", default=KOBERT, help="hub name or folder of the sentence encoder (%(default)s)")
     add("--text_dim", type=number(int, 1, MAX_TEXT_DIM), help="length of its embeddings (whatever it gives)")
-    add("--batch_size", type=number(int, 1, MAX_BATCH_SIZE), default=64, help="sentences at once (%(default)s)")
+    add(
+        "--batch_size",
+        type=number(int, 1, MAX_BATCH_SIZE),
+        default=64,
+        help="sentences or utterances at once (%(default)s)",
+    )
+    add("--audio_model", metavar="NAME", help="speech encoder, whose embeddings are computed too")
     add("--gpu_id", type=gpu, help="a GPU's number, or cpu (the best there is)")
     add("--overwrite", action="store_true", help="replace files that an earlier run made")
     add("--strict", action="store_true", help="stop at anything that would be warned of")
     return parser
 
 
+def run(audio_model: str | None, **options: Any) -> None:
+    """Pre-process with the `options` of `preprocess`, and compute the embeddings of the speech encoder `audio_model`.
+
+    They alone are computed where the tables are there already, unless these are to be replaced.
+    """
+    data_path = options["data_path"]
+    if audio_model is None or options["overwrite"] or not any(data_path.glob("df_*.csv")):
+        print(preprocess(**options))
+    if audio_model is not None:
+        from features.speech import embed_corpus
+
+        device = pick_device(options["gpu_id"])
+        print(embed_corpus(data_path, audio_model, device, options["audio_path"], options["batch_size"]))
+
+
 def main(argv: list[str] | None = None) -> int:
     args = get_args_parser().parse_args(argv)
-    return run_command(lambda: print(preprocess(**vars(args))))
+    return run_command(lambda: run(**vars(args)))
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def load_text_model(name_or_path: str, text_dim: int | None = None) -> tuple[Tok
     ------
     InputError : it cannot be had, is no such encoder, or its sentence embeddings are not `text_dim` long
     """
-    _check_name(name_or_path)
+    check_name(name_or_path, "text model", KOBERT)
     import huggingface_hub
     import transformers
 
@@ -156,30 +156,30 @@ def load_text_model(name_or_path: str, text_dim: int | None = None) -> tuple[Tok
     except InputError:
         raise
     except Exception as error:  # readers raise almost anything for damaged files and other models
-        raise _not_loaded(name_or_path, error) from error
+        raise not_loaded(name_or_path, error, "text model") from error
     return tokenizer, model.eval()
 
 
-def _check_name(name_or_path: str) -> None:
-    """Raise `InputError` if it can neither be a folder of an encoder nor a name on the hub."""
+def check_name(name_or_path: str, what: str, example: str) -> None:
+    """Raise `InputError` if it can neither be a folder of an encoder nor a name on the hub, such as `example`."""
     folder = Path(name_or_path)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise InputError(f"{folder / 'config.json'}: not found; expected a folder in the layout of {KOBERT}")
+            raise InputError(f"{folder / 'config.json'}: not found; expected a folder in the layout of {example}")
         return
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name_or_path):
-        raise InputError(f"text model {name_or_path}: no such folder, and not a name such as {KOBERT}")
+        raise InputError(f"{what} {name_or_path}: no such folder, and not a name such as {example}")
     print(f"looking for {name_or_path} on the Hugging Face hub", file=sys.stderr)
 
 
-def _not_loaded(name_or_path: str, error: Exception) -> InputError:
-    """One line that says why a text model could not be loaded."""
+def not_loaded(name_or_path: str, error: Exception, what: str) -> InputError:
+    """One line that says why an encoder could not be loaded."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     if Path(name_or_path).is_dir():
-        return InputError(f"{Path(name_or_path)}: not readable as a text model ({reason})")
+        return InputError(f"{Path(name_or_path)}: not readable as a {what} ({reason})")
     return InputError(
-        f"text model {name_or_path}: no such folder, and the hub did not give it; on a machine with a network run "
-        f"'hf download {name_or_path} --local-dir encoder', copy the folder here and pass --text_model encoder "
+        f"{what} {name_or_path}: no such folder, and the hub did not give it; on a machine with a network run "
+        f"'hf download {name_or_path} --local-dir encoder', copy the folder here and pass its path as the name "
         f"({reason})"
     )
 

@@ -37,7 +37,7 @@ def test_both_sides_train_the_same(corpus):
     ours.optimizer = torch.optim.SGD(ours.model.parameters(), lr=0.1)
     plain_set, batch = benchmark.plain_windows(corpus), ours.batch(list(range(2, 10)))
     plain_batch = torch.utils.data.default_collate([plain_set[index] for index in range(2, 10)])
-    for theirs, mine in zip(plain_batch, batch, strict=True):
+    for theirs, mine in zip(plain_batch, batch[:5], strict=True):
         torch.testing.assert_close(theirs.view_as(mine), mine, rtol=0, atol=1e-4)
     before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
     assert plain_steps(plain, optimizer, [plain_batch], benchmark.LOSS) == 8
@@ -79,6 +79,20 @@ def test_the_table_has_a_line_a_stage(capsys):
         assert min(plain, ours, ratio) > 0
     assert "GFLOP a window" in out
     assert "of an epoch; feature store" in out
+
+
+def test_speech_has_a_line_a_comparison(capsys, monkeypatch):
+    import transformers
+
+    tiny = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    tiny |= {"conv_dim": (8,) * 7, "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+    base = transformers.Wav2Vec2Config
+    monkeypatch.setattr(transformers, "Wav2Vec2Config", lambda: base(**tiny))
+    options = ["--speech", "--utterances", "3", "--batch_size", "2", "--rounds", "1", "--gpu_id", "cpu"]
+    assert benchmark.main(options) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["pre-processing", "training step"]
+    assert all(float(value) > 0 for line in lines for value in line.split()[-3:])
 
 
 def test_too_few_utterances_are_one_line(capsys):

@@ -12,6 +12,7 @@ from dataset import (
     make_windows,
     ordered_loader,
     shuffled_loader,
+    tell_speakers,
     training_sessions,
 )
 from features.log_mel import LogMels, log_mel
@@ -86,6 +87,27 @@ def make_dataset(
     targets = np.arange(N) if targets is None else targets
     utterances = Utterances(annotation, LogMels.from_waves(WAVES), text)
     return WindowDataset(utterances, targets, WS, soft_targets=train, crop_seed=seed if train else None)
+
+
+def test_windows_tell_who_says_what_the_targets_speaker_says():
+    speaker, windows = np.array(["F", "M", "F"]), np.array([[-1, -1, 0], [-1, 0, 1], [0, 1, 2]])
+    assert tell_speakers(speaker, windows).tolist() == [[0, 0, 1], [0, 2, 1], [1, 2, 1]]
+
+
+def test_a_batch_tells_speakers_if_asked(preprocessed):
+    argv = ["--data_path", str(preprocessed), "--modality", "text"]
+    for more in ([], ["--speakers"]):
+        options, _ = parse_args([*argv, *more])
+        utterances = load_utterances(options, load_annotation(options.data_path, options.SorL))
+        windows = WindowDataset(utterances, np.arange(9), 4)
+        batch = windows.__getitems__([8, 2])
+        if not more:
+            assert batch.speakers is None
+            continue
+        ids = utterances.annotation.ids
+        for told, window in zip(batch.speakers, windows.windows[[8, 2]], strict=True):
+            names = ["" if number < 0 else ids[number][-4] for number in window]
+            assert told.tolist() == [0 if not name else 1 if name == names[-1] else 2 for name in names]
 
 
 def test_a_batch_holds_each_windows_utterances(annotation):

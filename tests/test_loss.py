@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
-from loss import class_balanced_loss, class_balanced_weights, make_loss, normal_loss
+from loss import ccc_loss, class_balanced_loss, class_balanced_weights, make_loss, normal_loss
+from metric import ccc
 
 
 @pytest.fixture
@@ -59,3 +61,62 @@ def test_losses_and_gradients_stay_finite_when_a_probability_underflows():
         loss.backward()
         assert loss.isfinite()
         assert logits.grad.isfinite().all()
+
+
+# Arousal and valence by the CCC
+
+
+def ratings(seed: int, n: int = 6) -> torch.Tensor:
+    return torch.rand(n, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 4 + 1
+
+
+def test_ccc_loss_is_one_minus_the_metric_and_its_gradient_that_of_differences():
+    prediction, target = ratings(0).requires_grad_(), ratings(1)
+    assert ccc_loss(prediction, target).item() == pytest.approx(1 - ccc(prediction.detach(), target), abs=1e-6)
+    assert ccc_loss(target, target).item() == pytest.approx(0, abs=1e-6)
+    assert torch.autograd.gradcheck(ccc_loss, (prediction, target))
+
+
+@pytest.mark.parametrize("constant", ["prediction", "target", "both", "one window"])
+def test_ccc_loss_is_finite_for_constant_batches(constant):
+    n = 1 if constant == "one window" else 4
+    prediction, target = ratings(0, n).float(), ratings(1, n).float()
+    prediction = torch.full_like(prediction, 3) if constant in ("prediction", "both") else prediction
+    target = torch.full_like(target, 3) if constant in ("target", "both") else target
+    prediction.requires_grad_()
+    loss = ccc_loss(prediction, target)
+    loss.backward()
+    assert loss.item() == pytest.approx(1, abs=1e-6)
+    assert prediction.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["normal", "cbloss"])
+def test_affect_losses_take_the_place_of_the_mse(name, pair):
+    prediction, target, counts = pair
+    mse, both, concordance = (
+        make_loss(name, 0.25, 0.9, counts, affect=affect)(prediction, target).item()
+        for affect in ("mse", "mse_ccc", "ccc")
+    )
+    assert make_loss(name, 0.25, 0.9, counts)(prediction, target).item() == mse
+    affect = [1 - ccc(prediction[i], target[i]) for i in (1, 2)]
+    assert both - mse == pytest.approx(0.75 * sum(affect), rel=1e-4)
+    squared = sum(F.mse_loss(prediction[i], target[i]).item() for i in (1, 2))
+    assert both - concordance == pytest.approx(0.75 * squared, rel=1e-4)
+    with pytest.raises(ValueError, match="pearson"):
+        make_loss(name, 0.5, 0.9, counts, affect="pearson")
+
+
+@pytest.mark.parametrize("affect", ["ccc", "mse_ccc"])
+def test_a_small_batch_is_learnt_by_heart(affect):
+    torch.manual_seed(0)
+    emotion, target = torch.eye(7)[:4], (torch.eye(7)[:4], ratings(1, 4).float(), ratings(2, 4).float())
+    loss_function = make_loss("normal", 0.5, 0.9, np.ones(7, dtype=int), affect=affect)
+    logits, *affects = (torch.zeros_like(emotion), *(torch.randn(4, 1) for _ in range(2)))
+    weights = [w.requires_grad_() for w in (logits, *affects)]
+    optimizer = torch.optim.Adam(weights, lr=0.1)
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss = loss_function((logits.log_softmax(1), *(4 * a.sigmoid() + 1 for a in affects)), target)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.01

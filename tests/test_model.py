@@ -209,3 +209,70 @@ def test_signals_that_are_handled_in_a_step_change_nothing():
     ]
     assert [run.returncode for run in done] == [0, 0], done[0].stderr
     assert float(done[0].stdout) == pytest.approx(float(done[1].stdout), rel=1e-6)
+
+
+# Beyond MATE: who speaks, and speech embeddings
+
+BEYOND = {**SMALL, "ws": 3, "text_dim": 5}
+OPTIONS = [{"speakers": True}, {"audio": "encoder", "speech_shape": (4, 6)}]
+OPTIONS.append(OPTIONS[0] | OPTIONS[1] | {"backbone": "gru", "bidirectional": True})
+
+
+def beyond_inputs(options: dict, n: int, dtype: torch.dtype = torch.float32) -> tuple:
+    g = torch.Generator().manual_seed(0)
+    audio = torch.randn(n, 3, *options.get("speech_shape", (1, 1)), generator=g, dtype=dtype)
+    text = torch.randn(n, 3, 5, generator=g, dtype=dtype)
+    return audio, text, True, torch.randint(1, 3, (n, 3), generator=g)
+
+
+def of_modality(options: dict) -> dict:
+    return BEYOND | {"modality": "audio_text" if "audio" in options else "text"} | options
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_gradients_of_options_beyond_mate_are_those_of_differences(options):
+    torch.manual_seed(0)
+    model = MATE(**of_modality(options)).double().eval()
+    audio, text, log, speakers = beyond_inputs(options, 2, torch.float64)
+    names = [name for name, _ in model.named_parameters() if name.startswith(("speech_branch", "speaker_embedding"))]
+    assert names
+    for name in names:
+        model.get_parameter(name).data += 0.1  # no two layers alike
+
+    def outputs(*weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        given = dict(zip(names, weights, strict=True))
+        return torch.func.functional_call(model, given, (audio, text, log, speakers))
+
+    weights = [model.get_parameter(name).detach().clone().requires_grad_() for name in names]
+    assert torch.autograd.gradcheck(outputs, weights, fast_mode=True)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_options_beyond_mate_learn_a_small_batch_by_heart(options):
+    """From what the option adds alone: the text is the same in every window."""
+    torch.manual_seed(0)
+    model = MATE(**of_modality(options))
+    audio, text, log, _ = beyond_inputs(options, 8)
+    text, speakers = torch.zeros_like(text), torch.tensor([[a, b, c] for a in (1, 2) for b in (1, 2) for c in (1, 2)])
+    emotion = torch.eye(8, 7).roll(1, 1)
+    emotion[7] = emotion[0]
+    target = (emotion, torch.linspace(1.5, 4.5, 8)[:, None], torch.linspace(4.5, 1.5, 8)[:, None])
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = normal_loss(model(audio, text, log, speakers), target, lam=0.5)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.05
+
+
+def test_padding_tells_nothing_and_layers_are_mixed_by_their_weights():
+    torch.manual_seed(0)
+    model = MATE(**of_modality(OPTIONS[2])).eval()
+    assert not model.speaker_embedding.weight[0].any()
+    branch, audio = model.speech_branch, torch.randn(2, 3, 4, 6)
+    assert not branch(torch.zeros_like(audio)).any()
+    with torch.no_grad():
+        branch.layer_weights[2] = 100
+    expected = branch.projection(torch.nn.functional.layer_norm(audio[:, :, 2], (6,)))
+    torch.testing.assert_close(branch(audio), expected)

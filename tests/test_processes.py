@@ -111,7 +111,7 @@ class Parts(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, audio: None, text: torch.Tensor, log: bool) -> tuple[torch.Tensor, ...]:
+    def forward(self, audio: None, text: torch.Tensor, log: bool, speakers: None) -> tuple[torch.Tensor, ...]:
         even = self.part(audio, text[0::2], log)
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         odd = self.part(audio, text[1::2], log)

@@ -38,8 +38,10 @@ class NonFinite(ArithmeticError):
 # The model and what trains it
 
 
-def build_model(options: argparse.Namespace, trains: bool = True) -> MATE:
+def build_model(options: argparse.Namespace, trains: bool = True, speech_shape: tuple[int, int] | None = None) -> MATE:
     """The MATE that the options describe, its convolutions channels-last: 0.7 of the time of contiguous ones.
+
+    `speech_shape` is the number of layers and the dimension of the speech embeddings, with `--audio encoder`.
 
     Raises
     ------
@@ -56,6 +58,9 @@ def build_model(options: argparse.Namespace, trains: bool = True) -> MATE:
         sr=options.sr,
         concat=not options.no_concat,
         modality=options.modality,
+        audio=options.audio,
+        speech_shape=speech_shape,
+        speakers=options.speakers,
     )
     with torch.device("meta"):  # takes no memory: a system may grant more than it has and kill the program later
         n_bytes = sum(weight.nbytes for weight in mate().parameters())
@@ -68,7 +73,7 @@ def build_model(options: argparse.Namespace, trains: bool = True) -> MATE:
             "smaller ones"
         )
     model = mate()
-    if model.uses_audio:
+    if model.uses_audio and model.audio == "cnn":
         model.audio_embedding = ChunkedCNN(*model.audio_embedding).to(memory_format=torch.channels_last)
     return model
 
@@ -142,7 +147,7 @@ def train_step(
     loss stay float32.
     """
     with torch.autocast(batch.emotion.device.type, torch.bfloat16, enabled=bfloat16):
-        prediction = model(batch.audio, batch.text, log=True)
+        prediction = model(batch.audio, batch.text, log=True, speakers=batch.speakers)
     loss = loss_function(prediction, batch.target)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -187,7 +192,7 @@ def evaluate(
     total = torch.zeros((), device=device)
     for batch in batches:
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            emotion, *affect = model(batch.audio, batch.text, log=True)
+            emotion, *affect = model(batch.audio, batch.text, log=True, speakers=batch.speakers)
         if loss_function is not None:
             total += loss_function((emotion, *affect), batch.target) * len(emotion)
         outputs.append((emotion.exp(), *affect, *(label for label in batch.target if label is not None)))

@@ -9,9 +9,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from constants import SAMPLE_RATE
+from constants import MAX_LAYERS, MAX_TEXT_DIM, SAMPLE_RATE
 from corpora.registry import LAST_SESSION
 from corpora.sessions import parse_sessions
+from features.speech import SpeechEmbeddings
 from model import MATE
 from training.configuration import as_json, identity, names_of, read_options
 from training.engine import build_model
@@ -27,12 +28,14 @@ class TrainedRun(NamedTuple):
     model : with the trained weights, on the CPU
     options : every option of main.py; `test_split` are the sessions that it held out
     train_sessions : those that it was trained on
+    speech_encoder : name, layers, dimension and fingerprint of its speech encoder, if it hears through one
     """
 
     folder: Path
     model: MATE
     options: argparse.Namespace
     train_sessions: list[int]
+    speech_encoder: dict[str, Any] | None = None
 
 
 def load_run(folder: Path, chosen: Mapping[str, Any] | None = None) -> TrainedRun:
@@ -50,6 +53,7 @@ def load_run(folder: Path, chosen: Mapping[str, Any] | None = None) -> TrainedRu
     stored, chosen = read_json(path), chosen or {}
     if "versions" not in stored:  # the published program's: its --sr had no effect, and it always had four layers
         stored |= {"sr": SAMPLE_RATE, "num_layers": 4}
+    encoder = read_encoder(path, stored)
     trained = read_options(path, stored, unchecked=names_of(TRAINING))
     free = names_of(CALL, CORPUS, TEST)
     for name, value in chosen.items():
@@ -57,9 +61,48 @@ def load_run(folder: Path, chosen: Mapping[str, Any] | None = None) -> TrainedRu
             raise InputError(f"--{name} {value}: the model in {folder} was trained with {trained[name]}")
     options = argparse.Namespace(**vars(parse_args([])[0]) | trained | chosen)
     train_sessions = read_train_sessions(path, stored, trained)
-    model = build_model(options, trains=False)
+    shape = encoder and (encoder["layers"], encoder["dimension"])
+    model = build_model(options, trains=False, speech_shape=shape)
     load_weights(model, folder / "model.pth")
-    return TrainedRun(folder, model, options, train_sessions)
+    return TrainedRun(folder, model, options, train_sessions, encoder)
+
+
+def speech_facts(speech: SpeechEmbeddings | None) -> dict[str, Any]:
+    """What a configuration holds of the speech encoder."""
+    return {} if speech is None else {"speech_encoder": speech.encoder}
+
+
+def read_encoder(path: Path, stored: dict[str, Any]) -> dict[str, Any] | None:
+    """The speech encoder of a run; `stored` names it from then on as if the user had, also where the corpus held one.
+
+    Raises
+    ------
+    InputError : the run hears through an encoder, and its configuration does not say through which
+    """
+    if stored.get("audio", "cnn") != "encoder" or "audio" not in stored.get("modality", "audio_text"):
+        return None
+    encoder = stored.get("speech_encoder")
+    try:
+        within = 0 < encoder["layers"] <= MAX_LAYERS + 1 and 0 < encoder["dimension"] <= MAX_TEXT_DIM
+        whole = isinstance(encoder["layers"], int) and isinstance(encoder["dimension"], int)
+        if not (within and whole and isinstance(encoder["name"], str) and isinstance(encoder["fingerprint"], str)):
+            raise ValueError
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: speech_encoder is {encoder!r}, expected its name, layers, dimension and fingerprint; take the "
+            "configuration that the model was trained with"
+        ) from error
+    stored["audio_model"] = encoder["name"]
+    return encoder
+
+
+def check_encoder(run: TrainedRun, speech: SpeechEmbeddings | None) -> None:
+    """Raise `InputError` where the corpus's embeddings are of another encoder than the run was trained with."""
+    if speech is not None and speech.encoder != run.speech_encoder:
+        raise InputError(
+            f"{run.folder}: trained with {run.speech_encoder}, the corpus holds embeddings of {speech.encoder}; "
+            "compute them with the encoder of that name and fingerprint"
+        )
 
 
 def read_train_sessions(path: Path, stored: Mapping[str, Any], trained: Mapping[str, Any]) -> list[int]:
@@ -120,6 +163,7 @@ def options_to_resume(options: argparse.Namespace, given: Collection[str]) -> tu
     stored = read_json(path)
     if "versions" not in stored:
         raise InputError(f"{path}: of the published program, whose runs cannot go on; train anew, or test it")
+    read_encoder(path, stored)
     began = vars(parse_args([])[0]) | read_options(path, stored)  # an option that it lacks had its default
     free, call = names_of(CALL, CORPUS), names_of(CALL)
     for name in given:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from constants import (
+    AFFECT_LOSSES,
+    AUDIO_BRANCHES,
     BACKBONES,
     FEATURE_DTYPES,
     LOSSES,
@@ -144,6 +146,9 @@ def add_model_options(group: Any) -> None:
     flag = {"type": switch, "metavar": "BOOL", "nargs": "?", "const": True, "default": False}
     add(group, MODEL, "--bidirectional", help="run it in both directions", **flag)
     add(group, MODEL, "--modality", choices=MODALITIES, default="audio_text", help="the inputs of the model")
+    add(group, MODEL, "--audio", choices=AUDIO_BRANCHES, default="cnn", help="CNN over log-mels, or a speech encoder")
+    add(group, MODEL, "--audio_model", metavar="NAME", help="which encoder, if DATA_PATH/features holds several")
+    add(group, MODEL, "--speakers", action="store_true", help="tell the model who says each utterance of the window")
     add(group, MODEL, "--no_concat", action="store_true", help="keep the emotion probabilities from the affect heads")
     add(
         group,
@@ -186,6 +191,7 @@ def add_training_options(group: Any) -> None:
     add(group, TRAINING, "--lr_decay", type=rate, default=0.0, help="Adagrad's own decay")
     add(group, TRAINING, "--weight_decay", type=rate, default=1e-5, help="weight decay")
     add(group, TRAINING, "--loss", choices=LOSSES, default="normal", help="KLDiv + MSE, or class-balanced BCE + MSE")
+    add(group, TRAINING, "--affect_loss", choices=AFFECT_LOSSES, default="mse", help="of arousal and valence")
     add(
         group,
         TRAINING,

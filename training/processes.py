@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from loss import Loss
+
 T = TypeVar("T")
 Stop = TypeVar("Stop", InputError, Interrupted)
 
@@ -117,6 +119,28 @@ class Processes:
         import torch
 
         return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+    def of_whole_batch(self, loss: Loss) -> Loss:
+        """The loss of the windows of all processes, for a loss that is no mean over windows, such as 1 - CCC.
+
+        Its gradient in each process is that of its own windows, times the number of processes: `average_gradients`
+        divides the sum by it.
+        """
+        if self.size == 1:
+            return loss
+        import torch
+        from accelerate.utils import gather
+
+        def everyone(own: Tensor) -> Tensor:
+            parts = list(gather(own.detach().contiguous()).chunk(self.size))
+            parts[self.rank] = own
+            return torch.cat(parts)
+
+        def whole(prediction: tuple[Tensor, ...], target: tuple[Tensor, ...]) -> Tensor:
+            value = loss(tuple(map(everyone, prediction)), tuple(map(everyone, target)))
+            return self.size * value - (self.size - 1) * value.detach()
+
+        return whole
 
     def average_gradients(self, model: torch.nn.Module) -> torch.nn.Module:
         """The model as it is trained: its weights become those of process 0, its gradients the processes' means.

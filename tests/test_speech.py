@@ -1,0 +1,287 @@
+"""Speech encoders, their embeddings in the corpus's store, and runs that hear through them."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import transformers
+from small_runs import content, only_run, signals_at
+from speech_encoders import CONFIGURATIONS, make_encoder
+from test_processes import TORCHRUN, launch
+
+import main as program
+from corpora.wavs import find_wavs, read_wav
+from features import speech
+from features.speech import embed_corpus, make_batches, open_embeddings
+from features.speech_encoder import load_speech_encoder
+from preprocessing import main as preprocess
+from training.folders import load_run
+from utils import InputError, read_json, write_json
+
+CPU = torch.device("cpu")
+
+
+def alone(folder: Path, wave: np.ndarray) -> torch.Tensor:
+    """An utterance's embedding as the library gives it without a batch or padding."""
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    inputs = extractor(wave, sampling_rate=16_000, return_tensors="pt")
+    with torch.inference_mode():
+        if model.config.model_type == "whisper":
+            states = model.encoder(inputs["input_features"], output_hidden_states=True).hidden_states
+            states = [state[:, : -(-len(wave) // 320)] for state in states]
+        else:
+            states = model(inputs["input_values"], output_hidden_states=True).hidden_states
+    return torch.stack([state[0].mean(0) for state in states])
+
+
+def noise(samples: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (rng.normal(0.02, 0.1, samples) * np.linspace(0, 1, samples)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("encoders")
+    for family in CONFIGURATIONS:
+        make_encoder(folder, family)
+    return folder
+
+
+@pytest.mark.parametrize("family", CONFIGURATIONS)
+def test_a_batch_of_unlike_lengths_gives_what_each_utterance_gets_alone(encoders, family):
+    encoder = load_speech_encoder(str(encoders / family))
+    waves = [noise(n, n) for n in (32_000, 8_000, 20_011, 900)]
+    found = encoder.embed([encoder.pieces(wave) for wave in waves])
+    assert found.shape == (4, encoder.layers, encoder.dimension) == (4, 3, 16)
+    for vector, wave in zip(found, waves, strict=True):
+        torch.testing.assert_close(vector, alone(encoders / family, wave), rtol=0, atol=1e-4)
+    assert (found[:, 0] - found[0, 0]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("family", ["whisper", "hubert-layer"])
+def test_a_wave_too_long_for_the_model_goes_through_in_pieces_and_a_short_one_is_filled_up(encoders, family):
+    encoder = load_speech_encoder(str(encoders / family))
+    encoder.max_samples = 32_000
+    wave = noise(3 * 30_000, 0)
+    whole, first = encoder.embed([encoder.pieces(wave), encoder.pieces(noise(10, 1))])
+    parts = torch.stack([alone(encoders / family, part) for part in np.split(wave, 3)])
+    torch.testing.assert_close(whole, parts.mean(0), rtol=0, atol=1e-4)
+    assert first.isfinite().all()
+
+
+def test_an_encoder_of_no_known_family_or_with_lacking_weights_is_one_line(encoders, tmp_path, sample):
+    with pytest.raises(InputError, match="of the family bert, expected wav2vec2, hubert"):
+        load_speech_encoder(str(sample / "kobert"))
+    with pytest.raises(InputError, match="no such folder, and not a name such as team-lucid"):
+        load_speech_encoder("no/such/folder")
+    folder = Path(shutil.copytree(encoders / "hubert-layer", tmp_path / "damaged"))
+    model = transformers.AutoModel.from_pretrained(folder)
+    state = {name: tensor for name, tensor in model.state_dict().items() if "layers.1." not in name}
+    model.save_pretrained(folder, state_dict=state)
+    with pytest.raises(InputError, match=r"its file lacks encoder\.layers\.1"):
+        load_speech_encoder(str(folder))
+    (folder / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(InputError, match="not readable as a speech encoder"):
+        load_speech_encoder(str(folder))
+
+
+def test_without_a_feature_extractors_file_waves_are_standardised(encoders, tmp_path):
+    folder = Path(shutil.copytree(encoders / "hubert-layer", tmp_path / "bare"))
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.warns(UserWarning, match=r"no preprocessor_config\.json"):
+        encoder = load_speech_encoder(str(folder))
+    torch.testing.assert_close(
+        encoder.embed([encoder.pieces(noise(9000, 0))])[0], alone(encoders / "hubert-layer", noise(9000, 0))
+    )
+
+
+def test_batches_are_of_like_length_and_bounded():
+    seconds = {"a": 3.0, "b": 40.0, "c": 2.0, "d": 30.0, "e": 0.0}
+    assert list(make_batches(seconds, 64)) == [["b"], ["d", "a"], ["c", "e"]]
+    assert list(make_batches(seconds, 2)) == [["b"], ["d", "a"], ["c", "e"]]
+
+
+# The corpus's store
+
+
+@pytest.fixture(scope="module")
+def heard(preprocessed, encoders, tmp_path_factory) -> Path:
+    """A pre-processed corpus with embeddings of one encoder; read only."""
+    corpus = tmp_path_factory.mktemp("heard") / "corpus"
+    shutil.copytree(preprocessed, corpus, ignore=shutil.ignore_patterns("features"))
+    before = {path: path.read_bytes() for path in corpus.glob("*") if path.is_file()}
+    assert preprocess(["--data_path", str(corpus), "--audio_model", str(encoders / "hubert-group")]) == 0
+    assert {path: path.read_bytes() for path in corpus.glob("*") if path.is_file()} == before
+    return corpus
+
+
+@pytest.fixture
+def own(heard, tmp_path) -> Path:
+    return Path(shutil.copytree(heard, tmp_path / "corpus"))
+
+
+def test_a_store_holds_every_utterances_embedding_in_half_precision(heard, encoders):
+    wavs, _ = find_wavs(heard)
+    found = open_embeddings(heard / "features", wavs, list(wavs))
+    assert found.encoder["name"] == "hubert-group"
+    assert found.frames.dtype == torch.float16
+    vectors = found.of(torch.tensor([[-1, *range(len(wavs))]]))[0]
+    assert not vectors[0].any()
+    usable = [n for n in range(len(wavs)) if n not in found.faults]
+    for n in usable[::9]:
+        expected = alone(encoders / "hubert-group", read_wav(list(wavs.values())[n]))
+        torch.testing.assert_close(vectors[n + 1], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_only_what_is_new_or_has_changed_is_computed_and_training_asks_for_it(own, encoders, monkeypatch):
+    wavs, _ = find_wavs(own)
+    changed = sorted(wavs)[4]
+    soundfile.write(wavs[changed], noise(300_000, 3), 16_000)  # 19 s, whole
+    with pytest.raises(InputError, match=rf"lacks 1 utterances such as {changed}, .* --audio_model hubert-group"):
+        open_embeddings(own / "features", wavs, [changed])
+    asked = []
+    embed_wavs = speech.embed_wavs
+    monkeypatch.setattr(speech, "embed_wavs", lambda e, wavs, n: asked.extend(wavs) or embed_wavs(e, wavs, n))
+    embed_corpus(own, str(encoders / "hubert-group"), CPU)
+    assert asked == [changed]
+    vector = open_embeddings(own / "features", wavs, [changed]).of(torch.tensor([[0]]))[0, 0]
+    torch.testing.assert_close(vector, alone(encoders / "hubert-group", read_wav(wavs[changed])), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError("out of memory")])
+def test_an_interrupted_computation_goes_on_where_it_stopped(own, encoders, monkeypatch, failure):
+    (path,) = (own / "features").glob("speech-*.safetensors")
+    whole = path.read_bytes()
+    path.unlink()
+    embed_wavs, computed = speech.embed_wavs, []
+
+    def failing(encoder, wavs, batch_size):
+        for number, item in enumerate(embed_wavs(encoder, wavs, batch_size)):
+            if number == 20 and not computed:
+                computed.append(0)
+                raise failure
+            computed.append(item[0]) if computed else None
+            yield item
+
+    monkeypatch.setattr(speech, "embed_wavs", failing)
+    monkeypatch.setattr(speech, "SAVE_SECONDS", 0.05)
+    with pytest.raises((KeyboardInterrupt, RuntimeError)):
+        embed_corpus(own, str(encoders / "hubert-group"), CPU)
+    embed_corpus(own, str(encoders / "hubert-group"), CPU)
+    wavs, _ = find_wavs(own)
+    assert len(computed) - 1 == len(wavs) - 20
+    assert path.stat().st_size == len(whole)
+    again = open_embeddings(own / "features", wavs, list(wavs)).of(torch.arange(len(wavs))[None])
+    path.write_bytes(whole)
+    torch.testing.assert_close(
+        again,
+        open_embeddings(own / "features", wavs, list(wavs)).of(torch.arange(len(wavs))[None]),
+        rtol=2e-3,
+        atol=1e-4,
+    )
+
+
+def test_which_encoder_is_said_where_there_are_none_or_several(own, encoders, preprocessed):
+    wavs, _ = find_wavs(own)
+    with pytest.raises(InputError, match="holds no speech embeddings of other; compute them with preprocessing"):
+        open_embeddings(own / "features", wavs, [], "other")
+    embed_corpus(own, str(encoders / "whisper"), CPU)
+    with pytest.raises(InputError, match=r"hubert-group \(.*whisper \(.*--audio_model"):
+        open_embeddings(own / "features", wavs, [])
+    assert open_embeddings(own / "features", wavs, [], str(encoders / "whisper")).encoder["name"] == "whisper"
+
+
+# Runs
+
+ALL = ("--audio", "encoder", "--speakers", "--affect_loss", "mse_ccc")
+QUICK = ("--hidden_size", "8", "--num_layers", "1", "--batch_size", "8", "--gpu_id", "cpu", "--test_split", "1-2")
+
+
+def run(corpus: Path, exp: Path, *options: str) -> int:
+    return program.main(["--data_path", str(corpus), "--save_path", str(exp), *QUICK, *options])
+
+
+@pytest.fixture(scope="module")
+def trained(heard, tmp_path_factory) -> Path:
+    exp = tmp_path_factory.mktemp("trained")
+    assert run(heard, exp, *ALL, "--epochs", "2") == 0
+    return only_run(exp)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--backbone", "gru", "--bidirectional", "--modality", "audio"],
+        ["--modality", "text"],
+        ["--loss", "cbloss", "--SorL", "listener", "--no_concat", "--num_workers", "1"],
+    ],
+    ids=" ".join,
+)
+def test_all_options_work_together_and_are_tested_again(heard, tmp_path, options):
+    assert run(heard, tmp_path, *ALL, "--epochs", "1", *options) == 0
+    folder = only_run(tmp_path)
+    names = torch.load(folder / "model.pth", weights_only=True).keys()
+    assert ("speech_branch.layer_weights" in names) is ("text" not in options)
+    assert not [name for name in names if name.startswith("audio_embedding")]
+    assert program.main(["--data_path", str(heard), "--save_path", str(tmp_path), "--test_only", folder.name]) == 0
+    assert read_json(next(folder.glob("test_*")) / "result.json") == read_json(folder / "result.json")
+
+
+def test_a_loaded_run_knows_its_encoder_also_beside_another(trained, own, encoders, tmp_path):
+    loaded = load_run(trained)
+    assert (loaded.speech_encoder["name"], loaded.options.audio_model) == ("hubert-group", "hubert-group")
+    embed_corpus(own, str(encoders / "whisper"), CPU)
+    exp = tmp_path / "exp"
+    folder = Path(shutil.copytree(trained, exp / trained.name))
+    again = ["--data_path", str(own), "--save_path", str(exp), "--test_only", folder.name]
+    assert program.main(again) == 0
+    assert (next(folder.glob("test_*")) / "predictions.csv").read_bytes() == (folder / "predictions.csv").read_bytes()
+    configuration = read_json(folder / "configuration.json")
+    configuration["speech_encoder"]["fingerprint"] = "00"
+    write_json(folder / "configuration.json", configuration)
+    assert program.main(again) == 2
+    del configuration["speech_encoder"]
+    write_json(folder / "configuration.json", configuration)
+    with pytest.raises(InputError, match="speech_encoder is None, expected its name, layers, dimension"):
+        load_run(folder)
+
+
+def test_a_stopped_run_goes_on_to_the_same_result(trained, heard, tmp_path):
+    with signals_at(7, signal.SIGTERM):
+        assert run(heard, tmp_path, *ALL, "--epochs", "2") == 128 + signal.SIGTERM
+    assert run(heard, tmp_path, *ALL, "--epochs", "2", "--resume", "auto") == 0
+    assert content(only_run(tmp_path)) == content(trained)
+
+
+# Without batch norm, whose statistics on CPUs are those of each process's part
+WITHOUT_BATCH_NORM = """
+import sys, torch, main
+torch.nn.BatchNorm1d = lambda features: torch.nn.Identity()
+sys.exit(main.main())
+"""
+
+
+def test_two_processes_train_on_the_ccc_of_the_whole_batch(heard, tmp_path, monkeypatch):
+    script = tmp_path / "program.py"
+    script.write_text(WITHOUT_BATCH_NORM)
+    options = (*ALL, "--epochs", "1", "--optim", "sgd", "--lr", "0.05")
+    where = ("--data_path", heard, "--save_path", tmp_path / "two")
+    done = launch(TORCHRUN, script, *where, *QUICK, *options)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(torch.nn, "BatchNorm1d", lambda features: torch.nn.Identity())
+    assert run(heard, tmp_path / "one", *options) == 0
+    one, two = (torch.load(only_run(tmp_path / exp) / "model.pth", weights_only=True) for exp in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_configuration_holds_the_encoder_and_only_where_there_is_one(trained, finished):
+    stored = json.loads((trained / "configuration.json").read_text())
+    assert stored["speech_encoder"].keys() == {"name", "layers", "dimension", "fingerprint"}
+    assert "speech_encoder" not in json.loads((finished / "configuration.json").read_text())
