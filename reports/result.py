@@ -37,7 +37,12 @@ def predictions_table(ids: Sequence[str], arrays: dict[str, np.ndarray]) -> pd.D
 
 
 def write_result(
-    folder: Path, ids: Sequence[str], arrays: dict[str, np.ndarray], majority: int, batch_size: int
+    folder: Path,
+    ids: Sequence[str],
+    arrays: dict[str, np.ndarray],
+    majority: int,
+    batch_size: int,
+    warnings: Sequence[str] = (),
 ) -> dict:
     """Write a test's files into `folder` and return the content of its `result.json`.
 
@@ -48,12 +53,13 @@ def write_result(
         (N, 7), `arousal`, `arousal_pred`, `valence` and `valence_pred`, shape = (N,)
     majority : label index of the commonest training label
     batch_size : of the published figures
+    warnings : what whoever reads the figures should know, one sentence each
 
     Raises
     ------
     InputError : `folder` cannot be written to
     """
-    result = compute_result(arrays, majority, batch_size)
+    result = compute_result(arrays, majority, batch_size) | {"warnings": list(warnings)}
     confusion = confusion_matrix(arrays["emotion_pred"], arrays["emotion"])
     with atomic_write(folder / "predictions.csv") as file:
         predictions_table(ids, arrays).to_csv(file, index=False, float_format="%.6g")

@@ -27,12 +27,14 @@ class TrainedRun(NamedTuple):
     model : with the trained weights, on the CPU
     options : every option of main.py; `test_split` are the sessions that it held out
     train_sessions : those that it was trained on
+    configuration : the folder's own
     """
 
     folder: Path
     model: MATE
     options: argparse.Namespace
     train_sessions: list[int]
+    configuration: dict[str, Any]
 
 
 def load_run(folder: Path, chosen: Mapping[str, Any] | None = None) -> TrainedRun:
@@ -59,7 +61,7 @@ def load_run(folder: Path, chosen: Mapping[str, Any] | None = None) -> TrainedRu
     train_sessions = read_train_sessions(path, stored, trained)
     model = build_model(options, trains=False)
     load_weights(model, folder / "model.pth")
-    return TrainedRun(folder, model, options, train_sessions)
+    return TrainedRun(folder, model, options, train_sessions, stored)
 
 
 def read_train_sessions(path: Path, stored: Mapping[str, Any], trained: Mapping[str, Any]) -> list[int]:
