@@ -1,5 +1,7 @@
 """Constants of the audio features, the labels and the folds; read by every module, depends on none."""
 
+PROGRAM_VERSION = "1.0.0"  # as in pyproject.toml
+
 # Audio (design: log-mel of 10 s at 16 kHz)
 SAMPLE_RATE = 16_000  # Hz
 MAX_SECONDS = 10  # a longer utterance is cropped, a shorter one padded with zeros

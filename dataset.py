@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -147,6 +148,15 @@ def load_speech(options: argparse.Namespace, ids: list[str], missing: dict[str, 
     absent = [segment not in wavs or number in speech.faults for number, segment in enumerate(ids)]
     missing["wav"] = report_missing(ids, absent, "wav", folder, next(iter(speech.faults.values()), ""))
     return speech
+
+
+def commonest_label(utterances: Utterances, train_sessions: list[int], test_sessions: list[int]) -> int:
+    """The commonest majority label of the training sessions; of the tested ones where the corpus has no training."""
+    trained = utterances.in_sessions(train_sessions)
+    if not len(trained):
+        warnings.warn("the corpus has no training session: the majority is that of the tested windows", stacklevel=2)
+        trained = utterances.in_sessions(test_sessions)
+    return int(utterances.annotation.majority[trained].sum(axis=0).argmax())
 
 
 # Windows

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sweeps.command_line import parse_plan, with_remembered
-from sweeps.jobs import Job, find_finished, run_locally, shares, why_unfinished
+from sweeps.data import other_data
+from sweeps.jobs import Job, find_finished, find_runs, run_locally, shares, why_unfinished
 from sweeps.plan import GRID, TABLES, Plan, PlannedRun, check_corpus, remember
 from sweeps.slurm import Slurm, run_on_slurm
 from training.options import parse_args
@@ -28,8 +29,12 @@ def show(plan: Plan) -> None:
         n_runs = sum(planned.table == name for planned in plan.runs)
         print(f"{name:<10}{table.title}: {', '.join(table.rows)}; {n_runs} runs")
     runs = {planned.run_id for planned in plan.runs}
-    n_done = len(runs & find_finished(save_path).keys())
+    finished = find_finished(save_path)
+    others = other_data(plan.runs, finished)
+    n_done = len(runs & finished.keys() - others.keys())
     print(f"{len(runs)} runs in all, those that tables share counted once; {n_done} finished in {save_path}")
+    for line in others.values():
+        print(line)
 
 
 def run(plan: Plan, argv: Sequence[str]) -> list[PlannedRun]:
@@ -37,12 +42,14 @@ def run(plan: Plan, argv: Sequence[str]) -> list[PlannedRun]:
 
     Raises
     ------
-    InputError : there is no corpus, or no SLURM cluster that takes the runs
+    InputError : there is no corpus, a run was made from other data, or there is no SLURM cluster that takes the runs
     Interrupted : see `run_locally` and `run_on_slurm`
     """
     save_path, args = plan.main_args.save_path, plan.args
     for role in args.SorL:
         check_corpus(plan.main_args.data_path, role)
+    if others := other_data(plan.runs, {run_id: found.folder for run_id, found in find_runs(save_path).items()}):
+        raise InputError(f"{next(iter(others.values()))} (so it is with {len(others)} of the plan's runs)")
     remember(save_path, argv)
     wanted: dict[str, PlannedRun] = {}
     for planned in plan.runs:
@@ -88,12 +95,13 @@ def report(plan: Plan) -> Path:
     if not plan.runs:
         raise InputError(f"{save_path}: no such table or role was run there")
     finished, published, entries = find_finished(save_path), read_published(), []
+    others = other_data(plan.runs, finished)
     for planned in plan.runs:
         table, row, role, fold = planned.table, planned.row, planned.role, planned.fold
         figures = find_published(published, table, row, role, fold)
         if figures is None and table in TABLES and not TABLES[table].rows[row]:  # the default, published once
             figures = find_published(published, "3.2", "default", role, fold)
-        folder = finished.get(planned.run_id)
+        folder = None if planned.run_id in others else finished.get(planned.run_id)
         entry = Entry(
             table=table,
             title=planned.title,
@@ -102,7 +110,7 @@ def report(plan: Plan) -> Path:
             test_split=fold,
             seed=planned.seed,
             folder=folder,
-            error=None if folder else why_unfinished(save_path, planned.run_id),
+            error=None if folder else others.get(planned.run_id) or why_unfinished(save_path, planned.run_id),
             published=figures,
         )
         entries.append(entry)
@@ -151,6 +159,8 @@ def finished_of(name: str, plan: Plan) -> dict[tuple[str, tuple[int, ...], int],
         known = f"table {table} has the rows {', '.join(rows)}" if rows else f"table {table} was not run there"
         raise InputError(f"{name}: no such row in {save_path}; {known}")
     finished = find_finished(save_path)
+    if others := other_data([planned for planned in runs if planned.row == row], finished):
+        raise InputError(next(iter(others.values())))
     return {
         (planned.role, planned.fold, planned.seed): finished[planned.run_id]
         for planned in runs

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-import warnings
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,12 +20,14 @@ from training.configuration import as_json
 from training.devices import set_up_process
 from training.options import parse_args
 from training.processes import Processes, join, launched
+from training.setup import Setup, check_batch_size
 from utils import (
     InputError,
     find_run,
     lack_of_memory,
     lock_folder,
     new_folder,
+    removed_if_empty,
     run_command,
     stop_requests,
     timestamp,
@@ -39,33 +40,24 @@ if TYPE_CHECKING:  # torch and pandas take seconds to import: --help does withou
 
     from dataset import Batch, Utterances, WindowDataset
     from loss import Loss
+    from reports.result import Context
     from training.run import Run
 
 
 # What training and testing share
 
 
-class Setup(NamedTuple):
-    """The device, the corpus and its split.
-
-    train_sessions : sessions to train on, or that the model to test was trained on
-    """
-
-    device: torch.device
-    utterances: Utterances
-    train_sessions: list[int]
-
-
 def prepare(options: argparse.Namespace, processes: Processes, train_sessions: list[int] | None = None) -> Setup:
-    """Pick the device, check the sessions, and load the utterances with their features.
+    """Pick the device, read the table, check the sessions, and see what the data are.
 
     Parameters
     ----------
     train_sessions : of a trained model; without it, those that `--test_split` and `--valid_split` leave
     """
     from corpora.annotation import load_annotation
-    from dataset import check_sessions, load_utterances, training_sessions
+    from dataset import check_sessions, training_sessions
     from training.devices import pick_device
+    from training.provenance import describe_data
 
     device = processes.device or pick_device(options.gpu_id)
     annotation = load_annotation(options.data_path, options.SorL)
@@ -74,10 +66,15 @@ def prepare(options: argparse.Namespace, processes: Processes, train_sessions: l
         train_sessions = training_sessions(present, options.test_split, options.valid_split)
     else:
         check_sessions(present, set(options.test_split), "--test_split")
-    utterances = load_utterances(options, annotation, quiet=not processes.first)
-    if not options.num_workers:  # worker processes have no GPU
-        utterances = utterances.to(device)
-    return Setup(device, utterances, train_sessions)
+    return Setup(device, annotation, train_sessions, describe_data(options, annotation.ids))
+
+
+def load(options: argparse.Namespace, setup: Setup, processes: Processes) -> Utterances:
+    """The utterances with their features; log-mels that the corpus's store lacks are computed."""
+    from dataset import load_utterances
+
+    utterances = load_utterances(options, setup.annotation, quiet=not processes.first)
+    return utterances if options.num_workers else utterances.to(setup.device)  # worker processes have no GPU
 
 
 # Training
@@ -105,6 +102,7 @@ def train(options: argparse.Namespace, given: Collection[str] = ()) -> Path:
     ----------
     given : names of the options that the user gave
     """
+    from reports.result import Context
     from training.folders import has_finished, options_to_resume
     from training.run import Run
     from training.state import load_weights
@@ -119,8 +117,11 @@ def train(options: argparse.Namespace, given: Collection[str] = ()) -> Path:
             if processes.from_first(lambda: has_finished(folder)):
                 return folder
         with processes.all_or_none():
-            training = prepare_training(options, processes)
-        folder = processes.from_first(lambda: begin(options, training, folder, stack))
+            setup = prepare(options, processes)
+        folder = processes.from_first(lambda: open_folder(options, setup, folder, stack))
+        with processes.all_or_none():
+            training = prepare_training(options, processes, setup)
+        processes.from_first(lambda: begin(options, setup, training, folder))
         received = stack.enter_context(stop_requests(quiet=not processes.first))
         model = training.model
         run = Run(folder, options, model, training.train_set, received=received, processes=processes)
@@ -136,13 +137,35 @@ def train(options: argparse.Namespace, given: Collection[str] = ()) -> Path:
         arrays = predict(options, model, run.test_batches(loader), len(loader), processes)
         if processes.first:
             majority = int(training.train_set.class_counts.argmax())
-            report(folder, options, training.test_set, arrays, majority, run.progress.saved)
+            context = Context(training.test_set.transcripts, run.progress.saved, options.epochs)
+            report(folder, options, training.test_set, arrays, majority, context)
             run.finish()
         return folder
 
 
-def prepare_training(options: argparse.Namespace, processes: Processes) -> Training:
-    """Everything that a run needs before its folder is made: what cannot be trained fails here."""
+def open_folder(options: argparse.Namespace, setup: Setup, folder: Path | None, stack: contextlib.ExitStack) -> Path:
+    """A new run's folder, locked until `stack` closes and gone again if it stays empty, or that of one that goes on.
+
+    Prints what the run is. A run that goes on must find the data that it began with.
+    """
+    from training.engine import count_parameters
+    from training.provenance import refuse_other_data
+
+    if folder is not None:
+        refuse_other_data(folder, setup.data)
+    else:
+        made = [] if options.save_path.exists() else [options.save_path]
+        fold = f"test{format_sessions(options.test_split)}_seed{options.seed}"
+        name = f"{options.backbone}_{options.SorL}_{options.optim}_{options.ws}_{fold}_{timestamp()}"
+        folder = new_folder(options.save_path, name)
+        stack.enter_context(removed_if_empty(folder, *made))
+        stack.enter_context(lock_folder(folder, "training"))
+    print(setup.describe(options, count_parameters(options), folder), flush=True)
+    return folder
+
+
+def prepare_training(options: argparse.Namespace, processes: Processes, setup: Setup) -> Training:
+    """Everything that a run needs before its first step: what cannot be trained fails here."""
     import torch
 
     from dataset import WindowDataset
@@ -153,7 +176,8 @@ def prepare_training(options: argparse.Namespace, processes: Processes) -> Train
 
     check_batch_size(options.batch_size, processes.size)
     seed_everything(options.seed)
-    device, utterances, train_sessions = prepare(options, processes)
+    device, train_sessions = setup.device, setup.train_sessions
+    utterances = load(options, setup, processes)
     bfloat16 = trains_in_bfloat16(options.precision, device)
 
     def windows(sessions: list[int], **settings) -> WindowDataset:
@@ -186,30 +210,15 @@ def prepare_training(options: argparse.Namespace, processes: Processes) -> Train
     return Training(model, loss_function, train_set, valid_set, test_set, facts, now)
 
 
-def check_batch_size(batch_size: int, n_processes: int) -> None:
-    """Raise `InputError` when batch norm cannot train on the part of a batch that a process gets."""
-    if n_processes > 1 and (batch_size % n_processes or batch_size < 2 * n_processes):
-        raise InputError(
-            f"--batch_size {batch_size}: {n_processes} processes take equal parts of a batch, of at least 2 windows; "
-            f"give a multiple of {n_processes}, at least {2 * n_processes}"
-        )
-    if batch_size < 2:
-        raise InputError("--batch_size 1: batch norm cannot train on a single window; give at least 2")
-
-
-def begin(options: argparse.Namespace, training: Training, folder: Path | None, stack: contextlib.ExitStack) -> Path:
-    """Make a new run's folder with its configuration, locked until `stack` closes; check that of one that goes on."""
+def begin(options: argparse.Namespace, setup: Setup, training: Training, folder: Path) -> None:
+    """Write a new run's configuration; check that of one that goes on."""
     from training.folders import compare_circumstances
 
-    if folder is not None:
+    path = folder / "configuration.json"
+    if path.exists():
         compare_circumstances(folder, training.facts, training.environment)
-        return folder
-    fold = f"test{format_sessions(options.test_split)}_seed{options.seed}"
-    name = f"{options.backbone}_{options.SorL}_{options.optim}_{options.ws}_{fold}_{timestamp()}"
-    folder = new_folder(options.save_path, name)
-    stack.enter_context(lock_folder(folder, "training"))
-    write_json(folder / "configuration.json", as_json(options) | training.facts | training.environment)
-    return folder
+    else:
+        write_json(path, as_json(options) | {"data": setup.data} | training.facts | training.environment)
 
 
 def fit(run: Run, training: Training) -> None:
@@ -290,22 +299,23 @@ def report(
     test_set: WindowDataset,
     arrays: dict[str, np.ndarray],
     majority: int,
-    epoch: int | None,
+    context: Context,
 ) -> None:
-    """Write the files of a test of an epoch's weights into `folder` and print its report."""
-    from reports.result import Context, describe_result, write_result
+    """Write the files of a test into `folder` and print its report."""
+    from reports.result import describe_result, write_result
 
-    context = Context(test_set.transcripts, epoch, options.epochs)
     result = write_result(folder, test_set.ids, arrays, majority, options.batch_size, context)
     print(describe_result(result, folder, options.SorL, options.test_split))
 
 
 def test(args: argparse.Namespace, given: Collection[str]) -> Path:
     """Test an experiment folder, of this program or of the published one; return the new folder inside it."""
-    from dataset import WindowDataset
+    from dataset import WindowDataset, commonest_label
+    from reports.result import Context
     from training.devices import environment
     from training.engine import prefetch
     from training.folders import check_encoder, load_run, speech_facts
+    from training.provenance import warn_of_test
     from training.selection import epoch_of_weights
 
     with join(args.gpu_id) as processes:
@@ -313,32 +323,32 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
             chosen = {name: getattr(args, name) for name in {*given, "test_only", "test_path"}}
             run = load_run(find_run(args.save_path, args.test_path), chosen)
             options = run.options
-            device, utterances, train_sessions = prepare(options, processes, run.train_sessions)
+            setup = prepare(options, processes, run.train_sessions)
+            device, train_sessions = setup.device, setup.train_sessions
+            if processes.first:
+                n_parameters = sum(weight.numel() for weight in run.model.parameters())
+                print(setup.describe(options, n_parameters, run.folder), flush=True)
+            found = warn_of_test(run, options, setup.data)
+            utterances = load(options, setup, processes)
         test_set = WindowDataset(utterances, utterances.in_sessions(options.test_split), options.ws)
         check_encoder(run, utterances.speech)
-        seen = sorted(set(train_sessions) & set(options.test_split))
-        if seen:
-            warnings.warn(f"the model was trained on sessions {seen}, which are tested here", stacklevel=2)
         majority = commonest_label(utterances, train_sessions, options.test_split)
         epoch = epoch_of_weights(run.folder, options.select, options.monitor)
         loader = test_loader(options, test_set, processes)
         arrays = predict(options, run.model.to(device), prefetch(loader, device), len(loader), processes)
         folder = processes.from_first(lambda: new_folder(run.folder, f"test_{timestamp()}"))
         if processes.first:
-            facts = {"train_split": train_sessions, "missing": utterances.missing, "processes": processes.size}
+            facts = {
+                "data": setup.data,
+                "train_split": train_sessions,
+                "missing": utterances.missing,
+                "processes": processes.size,
+            }
             facts |= speech_facts(utterances.speech)
             write_json(folder / "configuration.json", as_json(options) | facts | environment(device))
-            report(folder, options, test_set, arrays, majority, epoch)
+            context = Context(test_set.transcripts, epoch, options.epochs, found)
+            report(folder, options, test_set, arrays, majority, context)
         return folder
-
-
-def commonest_label(utterances: Utterances, train_sessions: list[int], test_sessions: list[int]) -> int:
-    """The commonest majority label of the training sessions; of the tested ones where the corpus has no training."""
-    trained = utterances.in_sessions(train_sessions)
-    if not len(trained):
-        warnings.warn("the corpus has no training session: the majority is that of the tested windows", stacklevel=2)
-        trained = utterances.in_sessions(test_sessions)
-    return int(utterances.annotation.majority[trained].sum(axis=0).argmax())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,40 +2,44 @@
 
     python preprocessing.py --data_path data/KEMDy19
 
-writes annotation.csv, df_speaker.csv, df_listener.csv and embedding_768.npy into data/KEMDy19, and what is wrong with
-the corpus into problems.csv. The wavs stay where they are.
+writes annotation.csv, df_speaker.csv, df_listener.csv and embedding_768.npy into data/KEMDy19, what is wrong with the
+corpus into problems.csv, and what all of it was made from into corpus.json. The wavs stay where they are.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from constants import EMOTIONS, MAX_BATCH_SIZE, MAX_TEXT_DIM, TEXT_DIM
+from constants import EMOTIONS, MAX_BATCH_SIZE, MAX_TEXT_DIM, PROGRAM_VERSION, TEXT_DIM
 from corpora.base import Corpus
 from corpora.problems import Problem, warn_of_problems, write_problems
+from corpora.provenance import CORPUS_FILE, corpus_version, is_synthetic
 from corpora.registry import corpus_in
 from corpora.tables import COLUMNS, rows_of_role
 from corpora.transcripts import clean_transcript, read_transcripts
 from corpora.wavs import check_wavs
 from features.embeddings import EmbeddingCache, save_embeddings
-from features.text import KOBERT, embed_sentences, load_text_model
+from features.text import KOBERT, describe_text_model, embed_sentences, load_text_model
 from training.devices import pick_device
 from utils import (
     InputError,
     atomic_write,
+    digest_file,
     file_path,
     gpu,
     lock_folder,
     number,
+    removed_if_empty,
     run_command,
 )
 
@@ -66,25 +70,26 @@ def preprocess(  # noqa: PLR0913
     text_model: str = KOBERT,
     text_dim: int | None = None,
     batch_size: int = 64,
+    out: Path | None = None,
     gpu_id: str | None = None,
     overwrite: bool = False,
     strict: bool = False,
     audio_path: Path | None = None,
 ) -> str:
-    """Write `annotation.csv`, a `df_<role>.csv` for each role, `embedding_<dimension>.npy` and `problems.csv`.
+    """Write `annotation.csv`, `df_<role>.csv`, `embedding_<dimension>.npy`, `problems.csv` and `corpus.json`.
 
-    They go into `data_path`. The embeddings are also kept by text model and sentence in
-    `embedding_<dimension>.cache.npz`: an interrupted run goes on from there, and a later run takes from there those
-    whose transcripts have not changed.
+    The embeddings are also kept by text model and sentence in `embedding_<dimension>.cache.npz`: an interrupted run
+    goes on from there, and a later run takes from there those whose transcripts have not changed.
 
     Parameters
     ----------
     text_model : hub name or folder of the sentence encoder
     text_dim : length of its embeddings; None for whatever the encoder gives
     batch_size : sentences at once
+    out : folder of the files, if not `data_path`, which may be on a disk that cannot be written to
     gpu_id : as in `utils.pick_device`
     overwrite : replace the files of an earlier run
-    strict : anything that would be warned of raises, before the encoder runs and a file is written
+    strict : any fault raises, before the encoder runs and a file is written; other spellings of a label are none
     audio_path : folder of the wavs, if neither `data_path/wav` nor `./audio`
 
     Returns
@@ -96,36 +101,69 @@ def preprocess(  # noqa: PLR0913
     InputError : the corpus or the text model cannot be used, or a file exists already and `overwrite` is not set
     """
     corpus = corpus_in(data_path)
-    refuse_existing(output_files(data_path, text_dim or TEXT_DIM, corpus.roles), overwrite)
-    with lock_folder(data_path, "pre-processing"):
+    folder = out or data_path
+    refuse_existing(output_files(folder, text_dim or TEXT_DIM, corpus.roles), overwrite)
+    with opened(folder):
         raw = read_corpus(corpus, data_path, audio_path)
         tokenizer, model = load_text_model(text_model, text_dim)
         text_dim = model.config.hidden_size
-        files = output_files(data_path, text_dim, corpus.roles)
+        files = output_files(folder, text_dim, corpus.roles)
         refuse_existing(files, overwrite)
-        cache = EmbeddingCache(data_path / f"embedding_{text_dim}.cache.npz", tokenizer, model)
+        cache = EmbeddingCache(folder / f"embedding_{text_dim}.cache.npz", tokenizer, model)
         if cache.fault:
             what, done = "cache that is damaged", "all sentences are embedded anew"
             raw.problems.append(Problem(cache.path.name, "", "", what, cache.fault, done))
-        if strict and raw.problems:
-            first = raw.problems[0]
-            raise InputError(
-                f"--strict: {data_path}: {first.what}: {first}; faults in all: {len(raw.problems)}, which "
-                "problems.csv lists without --strict"
-            )
+        if strict:
+            refuse_faults(data_path, raw.problems)
         warn_of_problems(raw.problems)
         model = model.to(pick_device(gpu_id))
         sentences = list(raw.transcripts.values())
         vectors = embed_sentences(sentences, tokenizer, model, batch_size, cache=cache)
-        write_files(list(files.values()), raw, vectors)
-    return describe(data_path, raw)
+        facts = {"corpus": corpus.name, **describe_source(data_path, folder, audio_path)}
+        facts["utterances"] = raw.annotation["Segment ID"].nunique()
+        facts["text_model"] = describe_text_model(text_model, model, cache.text_model)
+        write_files(files, raw, vectors, facts)
+    return describe(folder, raw)
 
 
-def output_files(data_path: Path, text_dim: int, roles: Sequence[str]) -> dict[str, Path]:
+def refuse_faults(data_path: Path, problems: Sequence[Problem]) -> None:
+    """Raise `InputError` where a corpus has a fault; a label in another spelling is none."""
+    if faults := [problem for problem in problems if not problem.harmless]:
+        raise InputError(
+            f"--strict: {data_path}: {faults[0].what}: {faults[0]}; faults in all: {len(faults)}, which "
+            "problems.csv lists without --strict"
+        )
+
+
+def describe_source(data_path: Path, folder: Path, audio_path: Path | None) -> dict[str, Any]:
+    """What `corpus.json` says of a raw corpus; `raw` and `audio_path` lead to it if its files are written elsewhere."""
+    is_elsewhere = folder.resolve() != data_path.resolve()
+    return {
+        "version": corpus_version(data_path),
+        "synthetic": is_synthetic(data_path),
+        "raw": str(data_path.resolve()) if is_elsewhere else None,
+        "audio_path": str(audio_path.resolve()) if is_elsewhere and audio_path else None,
+        "program_version": PROGRAM_VERSION,
+    }
+
+
+@contextlib.contextmanager
+def opened(folder: Path) -> Iterator[None]:
+    """A folder to write into, locked; it is made if need be, and taken away again if nothing is written."""
+    made = [] if folder.exists() else [folder]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {folder}: cannot be made ({error.strerror}); choose another folder") from error
+    with removed_if_empty(*made), lock_folder(folder, "pre-processing"):
+        yield
+
+
+def output_files(folder: Path, text_dim: int, roles: Sequence[str]) -> dict[str, Path]:
     """Paths by name of the files that preprocessing writes, in the order of `write_files`."""
     tables = [f"df_{role}.csv" for role in roles]
-    names = [f"embedding_{text_dim}.npy", "annotation.csv", *tables, "problems.csv"]
-    return {name: data_path / name for name in names}
+    names = [f"embedding_{text_dim}.npy", "annotation.csv", *tables, "problems.csv", CORPUS_FILE]
+    return {name: folder / name for name in names}
 
 
 def refuse_existing(files: dict[str, Path], overwrite: bool) -> None:
@@ -157,13 +195,14 @@ def read_corpus(corpus: Corpus, data_path: Path, audio_path: Path | None) -> Raw
     return RawCorpus(annotation, by_role, cleaned, problems)
 
 
-def write_files(paths: Sequence[Path], raw: RawCorpus, vectors: np.ndarray) -> None:
+def write_files(files: Mapping[str, Path], raw: RawCorpus, vectors: np.ndarray, facts: Mapping[str, Any]) -> None:
     """Write the files of `output_files`: all are on the disk before any takes its place, the embeddings last.
 
     Parameters
     ----------
-    paths : in the order of `output_files`
+    files : of `output_files`
     vectors : float32, sentence embeddings in the order of the transcripts, shape = (N, text_dim)
+    facts : of `corpus.json`, which also holds the digest of every other file
     """
     embeddings = {f"{segment}.txt": vector for segment, vector in zip(raw.transcripts, vectors, strict=True)}
     tables = [raw.annotation, *raw.by_role.values()]
@@ -172,19 +211,24 @@ def write_files(paths: Sequence[Path], raw: RawCorpus, vectors: np.ndarray) -> N
         *(partial(table[COLUMNS].to_csv, index=False) for table in tables),
         partial(write_problems, problems=raw.problems),
     ]
+    digests: dict[str, str] = {}
+    writers.append(
+        lambda file: file.write(json.dumps({**facts, "files": digests}, indent=2, ensure_ascii=False) + "\n")
+    )
     with contextlib.ExitStack() as stack:  # leaves the files in reverse order
-        for path, write in zip(paths, writers, strict=True):
+        for (name, path), write in zip(files.items(), writers, strict=True):
             file = stack.enter_context(atomic_write(path, "wb" if path.suffix == ".npy" else "w"))
             write(file)
             file.flush()
             os.fsync(file.fileno())
+            digests[name] = digest_file(Path(file.name))
 
 
-def describe(data_path: Path, raw: RawCorpus) -> str:
+def describe(folder: Path, raw: RawCorpus) -> str:
     """Counts of what was found, one line each."""
     annotation = raw.annotation
     lines = [
-        f"{data_path}: {annotation['Segment ID'].nunique()} utterances, {annotation['Session'].nunique()} sessions, "
+        f"{folder}: {annotation['Segment ID'].nunique()} utterances, {annotation['Session'].nunique()} sessions, "
         f"{annotation['dialogue'].nunique()} dialogues"
     ]
     for role, table in raw.by_role.items():
@@ -192,7 +236,9 @@ def describe(data_path: Path, raw: RawCorpus) -> str:
         counts = ", ".join(f"{emotion} {single[emotion]}" for emotion in EMOTIONS)
         ties = len(table) - sum(single.values())
         lines.append(f"{role}: {len(table)} rows; single majority labels: {counts}; ties: {ties}")
-    lines.append(f"faults, listed in problems.csv: {len(raw.problems)}")
+    harmless = sum(problem.harmless for problem in raw.problems)
+    spellings = f", and {harmless} rows with a label in another spelling" if harmless else ""
+    lines.append(f"faults, listed in problems.csv: {len(raw.problems) - harmless}{spellings}")
     return "\n".join(lines)
 
 
@@ -209,6 +255,12 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="corpus folder, with annotation/ and wav/ (%(default)s)",
     )
     add("--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
+    add(
+        "--out",
+        type=file_path,
+        metavar="FOLDER",
+        help="where to write (DATA_PATH); training then takes it as --data_path",
+    )
     add("--text_model", default=KOBERT, help="hub name or folder of the sentence encoder (%(default)s)")
     add("--text_dim", type=number(int, 1, MAX_TEXT_DIM), help="length of its embeddings (whatever it gives)")
     add(
@@ -220,7 +272,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--audio_model", metavar="NAME", help="speech encoder, whose embeddings are computed too")
     add("--gpu_id", type=gpu, help="a GPU's number, or cpu (the best there is)")
     add("--overwrite", action="store_true", help="replace files that an earlier run made")
-    add("--strict", action="store_true", help="stop at anything that would be warned of")
+    add("--strict", action="store_true", help="stop at any fault; a label in another spelling is none")
     return parser
 
 

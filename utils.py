@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import io
 import json
 import math
@@ -197,6 +198,15 @@ def read_bounded(path: Path, limit: int) -> bytes:
     return path.read_bytes()
 
 
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    content = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            content.update(chunk)
+    return content.hexdigest()
+
+
 MAX_TABLE_BYTES = 100 * 2**20  # KEMDy19's largest has under 3 MB
 
 
@@ -305,6 +315,17 @@ def new_folder(parent: Path, name: str) -> Path:
     raise InputError(f"{parent / name}: exists a thousand times over; choose another --save_path")
 
 
+@contextlib.contextmanager
+def removed_if_empty(*folders: Path) -> Iterator[None]:
+    """Take these folders away, the first one first, if they are empty when the block ends."""
+    try:
+        yield
+    finally:
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
 def timestamp() -> str:
     """Local time as `20221104-183000`."""
     return time.strftime("%Y%m%d-%H%M%S")
@@ -339,6 +360,14 @@ def lock_folder(folder: Path, doing: str) -> Iterator[None]:
     finally:
         (folder / ".lock").unlink(missing_ok=True)
         lock.release()
+
+
+def count_epochs(folder: Path) -> int | None:
+    """Epochs that the run in an experiment folder has done, by its `history.csv`; None where that is not there."""
+    try:
+        return max(0, (folder / "history.csv").read_bytes().count(b"\n") - 1)
+    except OSError:
+        return None
 
 
 def find_run(save_path: Path, name: str) -> Path:

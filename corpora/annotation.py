@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from constants import AFFECT_RANGE, N_EMOTIONS, N_RATERS
+from constants import AFFECT_RANGE, N_EMOTIONS, N_RATERS, ROLES
 from corpora.labels import emotion_index, parse_emotions
 from corpora.registry import EXAMPLE_ID, parse_id
 from utils import MAX_TABLE_BYTES, InputError, decode, read_bounded
@@ -53,17 +53,20 @@ def load_annotation(data_path: Path, role: str) -> Annotation:
             f"{data_path}: no such folder; pass --data_path, or put KEMDy19 there (data/README.md), or make the sample "
             "with 'python data/make_sample.py' and pass --data_path data/sample"
         )
-    return read_annotation(data_path / f"df_{role}.csv")
+    return read_annotation(data_path / f"df_{role}.csv", role)
 
 
-def read_annotation(path: Path) -> Annotation:
+def read_annotation(path: Path, role: str | None = None) -> Annotation:
     """Read a `df_speaker.csv` or `df_listener.csv` of preprocessing.py, or a published one; rows keep their order.
 
     Raises
     ------
-    InputError : it is missing, lacks a column, or a row holds what cannot be a segment id, a label or a rating
+    InputError : it is missing, lacks a column, or a row holds what cannot be a segment id, a label or a rating, or is
+        not of `role`
     """
     table = read_table(path)
+    if role is not None:
+        refuse_other_role(path, table, role)
     ids = table["Segment ID"].tolist()
     session, dialogue = read_ids(path, ids)
     majority, soft = np.zeros((2, len(ids), N_EMOTIONS), dtype=np.float32)
@@ -90,6 +93,7 @@ def read_table(path: Path) -> pd.DataFrame:
     """The cells of a table as text; `InputError` where it cannot be read, has no row or lacks a column."""
     try:
         text = decode(read_bounded(path, MAX_TABLE_BYTES), path)
+        refuse_other_separator(path, text.partition("\n")[0])
         table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
     except FileNotFoundError as error:
         raise InputError(f"{path}: not found; run preprocessing.py --data_path {path.parent} first") from error
@@ -102,9 +106,37 @@ def read_table(path: Path) -> pd.DataFrame:
             f"{path}: has no column {absent[0]!r}, its first ones are {found}; expected the columns that "
             "preprocessing.py writes, separated by commas"
         )
-    if table.empty:
+    is_filled = (table != "").any(axis=1)
+    if not is_filled.any():
         raise InputError(f"{path}: has no rows")
-    return table
+    n_rows = int(is_filled[::-1].idxmax()) + 1
+    if n_rows < len(table):
+        warnings.warn(f"{path}: {len(table) - n_rows} empty rows at its end, which are left out", stacklevel=3)
+    return table[:n_rows]
+
+
+def refuse_other_separator(path: Path, header: str) -> None:
+    """Raise `InputError` where a spreadsheet has written semicolons or tabs in place of commas."""
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if header.count(separator) > header.count(","):
+            raise InputError(
+                f"{path}: its columns are separated by {name}, expected commas; save it with commas, or take the file "
+                "that preprocessing.py wrote"
+            )
+
+
+def refuse_other_role(path: Path, table: pd.DataFrame, role: str) -> None:
+    """Raise `InputError` where the column `role`, if the table has one, names another than the file's own."""
+    if "role" not in table.columns:
+        return
+    found = table["role"].str.strip().str.lower()
+    others = np.flatnonzero(found.isin([other for other in ROLES if other != role]))
+    if len(others):
+        first = others[0]
+        raise InputError(
+            f"{path}, row {first + 2} ({table['Segment ID'].iloc[first]}): role {found.iloc[first]!r}, expected "
+            f"{role!r}; so it is in {len(others)} of {len(table)} rows: is it another role's table under this name?"
+        )
 
 
 def read_ids(path: Path, ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -122,6 +154,7 @@ def read_ids(path: Path, ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
         parts = parse_id(segment)
         if parts is None or segment in seen:
             found = f"expected an id such as {EXAMPLE_ID}" if parts is None else "occurs twice"
+            found = found if segment else f"{found}; is it an empty row?"
             raise InputError(f"{path}, row {row + 2}: segment id {segment!r}: {found}")
         seen.add(segment)
         sessions.append(parts.session)

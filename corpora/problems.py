@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import IO, NamedTuple
 
 MISSING_LIMIT = 0.05  # a larger share of utterances without wav or text stops the run
+OTHER_SPELLING = "label in another spelling"
 COUNTS_AS_ZEROS = f"counts as zeros in training, which stops where more than {MISSING_LIMIT:.0%} do"
 
 
@@ -29,6 +30,11 @@ class Problem(NamedTuple):
     what: str
     found: str
     done: str
+
+    @property
+    def harmless(self) -> bool:
+        """Whether nothing is lost by it: a label in another spelling, which the corpus itself has, is read rightly."""
+        return self.what == OTHER_SPELLING
 
     def __str__(self) -> str:
         row = f", row {self.row}" if self.row else ""

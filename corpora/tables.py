@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from constants import N_RATERS
 from corpora.base import Corpus, SegmentId
 from corpora.labels import normalise_emotions, normalise_rating, normalise_vote
-from corpora.problems import Problem
+from corpora.problems import MISSING_LIMIT, OTHER_SPELLING, Problem
 from utils import MAX_TABLE_BYTES, InputError, decode, read_bounded
 
 if TYPE_CHECKING:
@@ -64,12 +64,26 @@ class TableRow(NamedTuple):
     cells: list[str]
 
 
+class RatingColumn(NamedTuple):
+    """What a column of ratings holds."""
+
+    rater: int  # from 1 to 10; 0 is the total of all
+    name: str  # of `RATINGS`
+
+    @classmethod
+    def at(cls, position: int) -> RatingColumn:
+        """The column at this place among those of a row's ratings."""
+        rater, number = divmod(position, len(RATINGS))
+        return cls(rater, RATINGS[number])
+
+
 def read_rows(path: Path, layout: TableLayout, corpus: Corpus) -> list[TableRow]:
     """The rows of an annotation table that are not blank, in the table's order, without its header rows.
 
     Raises
     ------
-    InputError : it cannot be read as a CSV table, has no header rows, or a row has too few columns
+    InputError : it cannot be read as a CSV table, has no header rows, a row has too few columns, or more than 5% of a
+        column of ratings (and more than one) are no numbers from 1 to 5, blank ones aside
     """
     lines = _read_csv(path)
     if any(corpus.parse_id(cell.strip()) for cells in lines[:HEADER_ROWS] for cell in cells):
@@ -87,7 +101,23 @@ def read_rows(path: Path, layout: TableLayout, corpus: Corpus) -> list[TableRow]
                 "is it whole?"
             )
         rows.append(TableRow(file, number, cells[layout.segment].strip(), cells))
+    for column in range(layout.total, layout.n_columns):
+        _refuse_ruined_column(path, rows, column, RatingColumn.at(column - layout.total))
     return rows
+
+
+def _refuse_ruined_column(path: Path, rows: list[TableRow], column: int, rating: RatingColumn) -> None:
+    """Raise `InputError` where a column of ratings holds something else: a spreadsheet makes dates of 3.5."""
+    if rating.name == "Emotion":
+        return
+    filled = [row for row in rows if row.cells[column].strip()]
+    bad = [row for row in filled if not _is_rating(row.cells[column])]
+    if len(bad) > max(1, MISSING_LIMIT * len(rows)):
+        what, cell = f"{rating.name.lower()} of {_whose([rating.rater])}", bad[0].cells[column]
+        raise InputError(
+            f"{path}, row {bad[0].number}: {what} is {cell!r}, expected a number from 1 to 5; so it is in {len(bad)} "
+            f"of {len(rows)} rows: did a spreadsheet make dates of numbers? Take the table as it was distributed"
+        )
 
 
 def _read_csv(path: Path) -> list[list[str]]:
@@ -139,29 +169,51 @@ def _is_number(cell: str) -> bool:
 
 
 def _read_ratings(cells: list[str], role: str) -> tuple[dict[str, str | bool], list[tuple[str, str, str]]]:
-    """The total and the votes of a row by column of annotation.csv, with `usable`; and faults (what, found, done)."""
+    """The total and the votes of a row by column of annotation.csv, with `usable`; and faults (what, found, done).
+
+    Cells of a row with the same fault are one of them, which names whose they are.
+    """
     ratings: dict[str, str | bool] = {"usable": True}
-    faults = []
+    cells_by_fault: dict[tuple[str, str], dict[str, list[int]]] = {}  # by what and done: raters, by what stands there
     for position, cell in enumerate(cells):
-        rater, column = divmod(position, len(RATINGS))  # rater 0 is the total
-        name = RATINGS[column]
-        value = ""
+        rating, fault, value = RatingColumn.at(position), None, ""
         try:
-            value = _normalise(name, cell, is_total=rater == 0)
+            value = _normalise(rating.name, cell, is_total=rating.rater == 0)
         except ValueError:
-            if rater == 0:
+            if rating.rater == 0:
                 ratings["usable"] = False
-                faults.append(_unusable_total(name, cell, role))
+                fault = _unusable_total(rating.name, role)
             else:
-                faults.append(_unusable_vote(name, cell))
+                fault = _unusable_vote(rating.name, cell)
         else:
-            if name == "Emotion" and value != cell:
-                faults.append(("label in another spelling", repr(cell), "read as the label that is meant"))
-        ratings[f"{name}.{rater}" if rater else name] = value
+            if rating.name == "Emotion" and value != cell:
+                fault = OTHER_SPELLING, "read as the label that is meant"
+        if fault:
+            cells_by_fault.setdefault(fault, {}).setdefault(cell, []).append(rating.rater)
+        ratings[f"{rating.name}.{rating.rater}" if rating.rater else rating.name] = value
+    faults = [
+        (what, "; ".join(f"{cell!r} of {_whose(raters)}" for cell, raters in found.items()), done)
+        for (what, done), found in cells_by_fault.items()
+    ]
     if not any(ratings[f"Emotion.{rater}"] for rater in range(1, N_RATERS + 1)):
         ratings["usable"] = False
         faults.append(("row without a usable vote", "", _left_out(role)))
     return ratings, faults
+
+
+def _whose(raters: list[int]) -> str:
+    """Whose ratings they are, in words; 0 is the total."""
+    numbers = [str(rater) for rater in raters if rater]
+    named = [f"rater{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"] if numbers else []
+    return " and ".join([*(["the total"] if 0 in raters else []), *named])
+
+
+def _is_rating(cell: str) -> bool:
+    try:
+        normalise_rating(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _normalise(name: str, cell: str, is_total: bool) -> str:
@@ -174,12 +226,14 @@ def _left_out(role: str) -> str:
     return f"row left out of df_{role}.csv"
 
 
-def _unusable_total(name: str, cell: str, role: str) -> tuple[str, str, str]:
+def _unusable_total(name: str, role: str) -> tuple[str, str]:
+    """What and done of a total that cannot be used."""
     expected = "none of the seven" if name == "Emotion" else "no number from 1 to 5"
-    return f"total {name.lower()} that is {expected}", repr(cell), _left_out(role)
+    return f"total {name.lower()} that is {expected}", _left_out(role)
 
 
-def _unusable_vote(name: str, cell: str) -> tuple[str, str, str]:
+def _unusable_vote(name: str, cell: str) -> tuple[str, str]:
+    """What and done of a rater's cell that cannot be used."""
     done = "left out of the soft label" if name == "Emotion" else "left blank"
     if not cell.strip():
         what = f"rater's {name.lower()} that is blank"
@@ -187,7 +241,7 @@ def _unusable_vote(name: str, cell: str) -> tuple[str, str, str]:
         what = "vote that is none of the seven emotions"
     else:
         what = f"rater's {name.lower()} that is no number from 1 to 5"
-    return what, repr(cell), done
+    return what, done
 
 
 def rows_of_role(annotation: pd.DataFrame, role: str, problems: list[Problem]) -> pd.DataFrame:

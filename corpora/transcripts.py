@@ -7,6 +7,7 @@ from pathlib import Path
 
 from corpora.files import find_files, path_within, repeated_files
 from corpora.problems import COUNTS_AS_ZEROS, Problem
+from corpora.provenance import source_of
 from utils import InputError, decode, read_bounded
 
 MAX_TRANSCRIPT_BYTES = 100_000  # an utterance of 40 s has some hundred
@@ -33,14 +34,15 @@ def clean_transcript(text: str) -> str:
 
 
 def read_transcripts(data_path: Path, ids: list[str], problems: list[Problem]) -> dict[str, str]:
-    """Transcripts with their markup by segment id, of the ids that have a readable `.txt` below `data_path/wav`.
+    """Transcripts with their markup by segment id, of the ids that have a readable `.txt` below `wav`.
 
-    Transcripts that are missing, unreadable, empty or longer than a line are added to `problems`.
+    They lie in `data_path`, or in the raw corpus that `preprocessing.py --out` read. Transcripts that are missing,
+    unreadable, empty or longer than a line are added to `problems`.
     """
     from tqdm import tqdm
 
     repeated: list[Path] = []
-    paths = find_files(data_path / "wav", ".txt", repeated)
+    paths = find_files(source_of(data_path).raw / "wav", ".txt", repeated)
     problems += repeated_files(data_path, repeated, ids, "transcript")
     transcripts = {}
     for segment in tqdm(ids, desc="transcripts", unit="file"):

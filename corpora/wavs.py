@@ -13,6 +13,7 @@ import numpy as np
 from constants import SAMPLE_RATE
 from corpora.files import find_files, path_within, repeated_files
 from corpora.problems import COUNTS_AS_ZEROS, Problem
+from corpora.provenance import source_of
 from utils import InputError
 
 # A wav beyond these bounds is no utterance, and would take memory without limit
@@ -27,11 +28,13 @@ def find_wavs(
 ) -> tuple[dict[str, Path], str]:
     """Wavs by segment id, and in words where they were looked for; `repeated` as in `find_files`.
 
-    They are looked for in and below `audio_path` if it is given. Otherwise below `data_path/wav`, and if no wav at all
-    is there in `./audio`, where the published `audio.zip` unpacks to; never in both, since another corpus's wavs may
-    have the same ids.
+    They are looked for in and below `audio_path` if it is given; without it where `preprocessing.py --out` found
+    them, if its files are in `data_path`. Otherwise below `data_path/wav`, and if no wav at all is there in `./audio`,
+    where the published `audio.zip` unpacks to; never in both, since another corpus's wavs may have the same ids.
     """
-    folders = [audio_path] if audio_path else [data_path / "wav", Path("audio")]
+    source = source_of(data_path)
+    audio_path = audio_path or source.audio_path
+    folders = [audio_path] if audio_path else [source.raw / "wav", Path("audio")]
     for folder in folders:
         if found := find_files(folder, ".wav", repeated):
             return found, str(folder)

@@ -35,7 +35,8 @@ if str(ROOT) not in sys.path:  # so that the command works from any folder
 
 from constants import EMOTION_ALIASES, EMOTIONS, N_RATERS, TEXT_DIM  # noqa: E402
 from corpora.kemdy19 import N_SESSIONS  # noqa: E402
-from utils import InputError, run_command  # noqa: E402
+from corpora.provenance import MARKER  # noqa: E402
+from utils import InputError, run_command, write_json  # noqa: E402
 
 DIALOGUES_FILE = Path(__file__).resolve().parent / "sample_dialogues.csv"
 OUT = Path(__file__).resolve().parent / "sample"
@@ -568,6 +569,7 @@ def write_text_encoder(folder: Path, lines: Sequence[str], seed: int) -> None:
         max_position_embeddings=512,
         pad_token_id=SPECIAL_PIECES.index("[PAD]"),
         architectures=["BertModel"],
+        random_weights=True,  # which pre-processing records
     )
     with torch.random.fork_rng(devices=[]):  # leaves the caller's random numbers alone
         torch.default_generator.manual_seed(seed)
@@ -597,6 +599,12 @@ def refuse_existing(out: Path) -> None:
     """Raise `InputError` when anything at all lies at ``out``."""
     if out.exists() or out.is_symlink():
         raise InputError(f"{out} exists already and is left as it is; give another --out or remove it first")
+
+
+def mark_as_synthetic(folder: Path, seed: int) -> None:
+    """Leave the file by which every command tells that this is no recording of people."""
+    note = "computer speech and simulated raters, made by data/make_sample.py; says nothing about emotion recognition"
+    write_json(folder / MARKER, {"note": note, "seed": seed})
 
 
 def write_sample(plan: Plan, out: Path, progress: bool) -> None:
@@ -630,6 +638,7 @@ def write_sample(plan: Plan, out: Path, progress: bool) -> None:
                 write_table(folder / "annotation", actor, own, times, plan)
         lines = [line.text for dialogue in read_dialogues().values() for line in dialogue]
         write_text_encoder(folder / "kobert", lines, plan.seed)
+        mark_as_synthetic(folder, plan.seed)
         bar.update(ENCODER_STEPS)
 
 

@@ -191,6 +191,11 @@ def open_store(
 
 def _store_key(sr: int) -> dict[str, Any]:
     """What the frames depend on besides the wavs: the constants, and the code that makes frames of a wav."""
+    return constants_of(sr) | {"code": CODE_DIGEST}
+
+
+def constants_of(sr: int) -> dict[str, Any]:
+    """The constants that frames depend on."""
     return {
         "sr": sr,
         "n_fft": N_FFT,
@@ -200,7 +205,6 @@ def _store_key(sr: int) -> dict[str, Any]:
         "f_max": F_MAX,
         "power_floor": POWER_FLOOR,
         "max_seconds": MAX_SECONDS,
-        "code": CODE_DIGEST,
     }
 
 

@@ -8,6 +8,7 @@ rows belong to which segment id), and in its metadata the key that says how the 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -280,6 +281,15 @@ def _identity(path: Path) -> Identity | None:
     except OSError:
         return None
     return Identity(status.st_size, status.st_mtime_ns)
+
+
+def identity_digest(wavs: Mapping[str, Path], ids: Sequence[str]) -> str:
+    """SHA-256 of the identities of these utterances' wavs, which are not read; one without a wav counts too."""
+    content = hashlib.sha256()
+    for segment in sorted(ids):
+        identity = _identity(wavs[segment]) if segment in wavs else None
+        content.update(f"{segment} {identity and tuple(identity)}\n".encode())
+    return content.hexdigest()
 
 
 def _checksum(values: Tensor, start: int = 0) -> int:

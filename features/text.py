@@ -13,7 +13,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -158,6 +158,27 @@ def load_text_model(name_or_path: str, text_dim: int | None = None) -> tuple[Tok
     except Exception as error:  # readers raise almost anything for damaged files and other models
         raise not_loaded(name_or_path, error, "text model") from error
     return tokenizer, model.eval()
+
+
+def describe_text_model(name_or_path: str, model: PreTrainedModel, fingerprint: str) -> dict[str, Any]:
+    """A text model as `corpus.json` holds it.
+
+    Parameters
+    ----------
+    name_or_path : as in `load_text_model`
+    fingerprint : from `embeddings.fingerprint_of`
+
+    Returns
+    -------
+    dict of `name`, `revision` (the hub's commit; None for a folder), `fingerprint`, and `random`: whether its
+    configuration says that its weights were never trained, None where it says nothing
+    """
+    return {
+        "name": name_or_path,
+        "revision": getattr(model.config, "_commit_hash", None),
+        "fingerprint": fingerprint,
+        "random": getattr(model.config, "random_weights", None),
+    }
 
 
 def check_name(name_or_path: str, what: str, example: str) -> None:

@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from training.configuration import identity
-from utils import InputError, Interrupted, atomic_write, lock_folder, new_folder, read_json, stop_requests, timestamp
+from utils import (
+    InputError,
+    Interrupted,
+    atomic_write,
+    count_epochs,
+    lock_folder,
+    new_folder,
+    read_json,
+    stop_requests,
+    timestamp,
+)
 
 if TYPE_CHECKING:
     import submitit
@@ -51,12 +61,8 @@ def find_runs(save_path: Path) -> dict[str, Found]:
             continue
         if "versions" not in stored:
             continue
-        try:
-            epochs = (path.parent / "history.csv").read_bytes().count(b"\n") - 1
-        except OSError:
-            epochs = 0
         run_id = identity(stored)
-        this = Found(path.parent, (path.parent / "result.json").exists(), max(0, epochs))
+        this = Found(path.parent, (path.parent / "result.json").exists(), count_epochs(path.parent) or 0)
         if run_id not in found or this[1:] > found[run_id][1:]:
             found[run_id] = this
     return found

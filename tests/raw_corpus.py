@@ -11,6 +11,7 @@ from corpora.problems import Problem
 from preprocessing import main
 
 FILES = ("annotation.csv", "df_speaker.csv", "df_listener.csv", "embedding_768.npy", "problems.csv")
+SOURCE = "corpus.json"  # says what they were made from, so its content differs with the text model's folder
 CACHE = "embedding_768.cache.npz"
 NAME = "Session01_F_res.csv"
 

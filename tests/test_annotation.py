@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from corpora.annotation import read_annotation
+from corpora.annotation import load_annotation, read_annotation
 from utils import InputError
 
 
@@ -84,3 +84,33 @@ def test_id_that_occurs_twice_is_refused(preprocessed, tmp_path):
     pd.concat([table, table.iloc[:1]]).to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(InputError, match=f"row {len(table) + 2}: .*occurs twice"):
         read_annotation(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(("separator", "name"), [(";", "semicolons"), ("\t", "tabs")])
+def test_a_spreadsheets_other_separators_are_named(preprocessed, tmp_path, separator, name):
+    pd.read_csv(preprocessed / "df_speaker.csv").to_csv(tmp_path / "t.csv", index=False, sep=separator)
+    with pytest.raises(InputError, match=rf"t\.csv: its columns are separated by {name}, expected commas; save it"):
+        read_annotation(tmp_path / "t.csv")
+
+
+def test_empty_rows_at_the_end_are_left_out_and_said_and_others_are_named(preprocessed, tmp_path):
+    lines = (preprocessed / "df_speaker.csv").read_text(encoding="utf-8").splitlines()
+    empty = "," * lines[0].count(",")
+    (tmp_path / "t.csv").write_text("\n".join([*lines, empty, empty]), encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"t\.csv: 2 empty rows at its end, which are left out"):
+        found = read_annotation(tmp_path / "t.csv")
+    assert found.ids == read_annotation(preprocessed / "df_speaker.csv").ids
+    (tmp_path / "t.csv").write_text("\n".join([*lines[:3], empty, *lines[3:]]), encoding="utf-8")
+    with pytest.raises(InputError, match=r"t\.csv, row 4: segment id '': .* is it an empty row\?"):
+        read_annotation(tmp_path / "t.csv")
+
+
+def test_rows_of_the_other_role_are_named(preprocessed, tmp_path):
+    listener = pd.read_csv(preprocessed / "df_listener.csv", dtype=str, keep_default_na=False)
+    listener.to_csv(tmp_path / "df_speaker.csv", index=False)
+    n = len(listener)
+    message = f"role 'listener', expected 'speaker'; so it is in {n} of {n} rows: is it another role's table"
+    with pytest.raises(InputError, match=rf"df_speaker\.csv, row 2 \(Sess01_.*\): {message}"):
+        load_annotation(tmp_path, "speaker")
+    listener.drop(columns="role").to_csv(tmp_path / "df_speaker.csv", index=False)  # such as it is, it may be right
+    assert load_annotation(tmp_path, "speaker").ids == listener["Segment ID"].tolist()

@@ -6,7 +6,7 @@ import pytest
 from raw_corpus import FILES, NAME, faults, repeat_row, run, spoil, table, table_of, utterance
 
 from corpora.annotation import read_annotation
-from corpora.problems import Problem
+from corpora.problems import OTHER_SPELLING, Problem
 from utils import decode
 
 
@@ -50,7 +50,9 @@ def test_row_without_a_usable_total_is_left_out_of_its_roles_table(corpus, prepr
     spoil(corpus, NAME, 4, column, cell)
     segment, role_table = utterance(corpus, NAME, 4), table_of(corpus, NAME, 4)
     done = f"row left out of {role_table}"
-    assert faults(corpus, preprocessed, capsys) == [Problem(f"annotation/{NAME}", "5", segment, what, repr(cell), done)]
+    assert faults(corpus, preprocessed, capsys) == [
+        Problem(f"annotation/{NAME}", "5", segment, what, f"{cell!r} of the total", done)
+    ]
     ours, whole = table(corpus, role_table), table(preprocessed, role_table)
     pd.testing.assert_frame_equal(ours, whole[whole["Segment ID"] != segment].reset_index(drop=True))
     assert segment in set(table(corpus, "annotation.csv")["Segment ID"])
@@ -72,7 +74,7 @@ def test_rating_that_cannot_be_used_is_left_blank(corpus, preprocessed, capsys, 
     spoil(corpus, NAME, 4, column, cell)
     segment, role_table = utterance(corpus, NAME, 4), table_of(corpus, NAME, 4)
     found = faults(corpus, preprocessed, capsys)
-    assert found == [Problem(f"annotation/{NAME}", "5", segment, what, repr(cell), done)]
+    assert found == [Problem(f"annotation/{NAME}", "5", segment, what, f"{cell!r} of rater 1", done)]
     ours, whole = table(corpus, role_table), table(preprocessed, role_table)
     rater = ["Emotion.1", "Valence.1", "Arousal.1"][column - 13]
     whole.loc[whole["Segment ID"] == segment, rater] = ""
@@ -88,9 +90,7 @@ def test_row_without_a_vote_is_left_out(corpus, preprocessed, capsys):
     for rater in range(10):
         spoil(corpus, NAME, 4, 13 + 3 * rater, "bored")
     found = faults(corpus, preprocessed, capsys)
-    assert [row.what for row in found] == ["vote that is none of the seven emotions"] * 10 + [
-        "row without a usable vote"
-    ]
+    assert [row.what for row in found] == ["vote that is none of the seven emotions", "row without a usable vote"]
     assert utterance(corpus, NAME, 4) not in set(table(corpus, table_of(corpus, NAME, 4))["Segment ID"])
 
 
@@ -106,7 +106,7 @@ def test_labels_in_other_spellings_are_read_as_what_is_meant(corpus, preprocesse
     spelt = spelling.format(label) if "{}" in spelling else getattr(label, spelling)()
     spoil(corpus, NAME, row, column, spelt)
     (found,) = faults(corpus, preprocessed, capsys)
-    assert (found.what, found.found) == ("label in another spelling", repr(spelt))
+    assert (found.what, found.found) == (OTHER_SPELLING, f"{spelt!r} of {'the total' if column == 10 else 'rater 1'}")
     for name in FILES[:3]:
         assert (corpus / name).read_bytes() == (preprocessed / name).read_bytes()
 
@@ -178,3 +178,41 @@ def test_tables_and_transcripts_of_any_encoding_and_line_end_give_the_same(corpu
     assert run(corpus) == 0
     for name in FILES[:3]:
         assert (corpus / name).read_bytes() == (preprocessed / name).read_bytes()
+
+
+@pytest.mark.parametrize(("column", "whose"), [(11, "valence of the total"), (15, "arousal of rater 1")])
+@pytest.mark.parametrize("cell", ["03월 05일", "3-May", "44684"])
+def test_a_column_of_ratings_that_became_dates_stops(corpus, capsys, column, whose, cell):
+    for row in (4, 6):
+        spoil(corpus, NAME, row, column, cell)
+    before = sorted(corpus.rglob("*"))
+    assert run(corpus) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    n_rows = len((corpus / "annotation" / NAME).read_text(encoding="utf-8-sig").splitlines()) - 2
+    assert error.startswith(f"error: {corpus / 'annotation' / NAME}, row 5: {whose} is {cell!r}, expected a number")
+    assert f"in 2 of {n_rows} rows: did a spreadsheet make dates of numbers?" in error
+    assert sorted(corpus.rglob("*")) == before
+
+
+def test_blank_ratings_do_not_stop(corpus):
+    for row in range(3, 8):
+        spoil(corpus, NAME, row, 14, "")
+    assert run(corpus) == 0
+
+
+def test_a_problem_names_the_raters_and_joins_their_cells(corpus, preprocessed, capsys):
+    for column, cell in ((13, "bored"), (19, "bored"), (22, "x"), (17, "9"), (16, "Sad"), (10, " happy")):
+        spoil(corpus, NAME, 4, column, cell)
+    found = {row.what: row.found for row in faults(corpus, preprocessed, capsys)}
+    assert found == {
+        OTHER_SPELLING: "' happy' of the total; 'Sad' of rater 2",
+        "vote that is none of the seven emotions": "'bored' of raters 1, 3; 'x' of rater 4",
+        "rater's valence that is no number from 1 to 5": "'9' of rater 2",
+    }
+
+
+def test_strict_names_a_fault_and_no_other_spelling(corpus, preprocessed, capsys):
+    known = set(table(preprocessed, "problems.csv")["what"])
+    assert OTHER_SPELLING in known  # the sample has the corpus's disqust
+    assert run(corpus, "--strict") == 2
+    assert OTHER_SPELLING not in capsys.readouterr().err.splitlines()[-1]

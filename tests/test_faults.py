@@ -302,7 +302,8 @@ def test_another_corpus_is_refused_and_other_versions_are_warned_of(preprocessed
     lines = (corpus / "df_speaker.csv").read_text(encoding="utf-8").splitlines(True)
     (corpus / "df_speaker.csv").write_text("".join(lines[:-1]), encoding="utf-8")
     assert program.main(["--resume", str(folder), "--data_path", str(corpus)]) == 2
-    assert "configuration.json: windows is {'train': 40" in capsys.readouterr().err
+    error = f"error: {folder}: began with other data, the role's table: a run goes on with the data that it began with"
+    assert error in capsys.readouterr().err
     configuration = json.loads((folder / "configuration.json").read_text())
     configuration["versions"]["torch"] = "0.1"
     (folder / "configuration.json").write_text(json.dumps(configuration))

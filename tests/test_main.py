@@ -302,7 +302,7 @@ def test_training_and_validation_get_soft_targets_and_only_training_random_crops
     options, _ = parse_args(
         ["--data_path", str(preprocessed), "--save_path", str(tmp_path), *TEXT, "--valid_split", "3", "--seed", "7"]
     )
-    training = program.prepare_training(options, ALONE)
+    training = program.prepare_training(options, ALONE, program.prepare(options, ALONE))
     annotation = read_annotation(preprocessed / "df_speaker.csv")
     sets = {"train": (training.train_set, 4, 6, 7), "valid": (training.valid_set, 3, 3, None)}
     for windows, first, last, crop_seed in sets.values():
@@ -320,7 +320,7 @@ def test_validation_loss_is_that_of_soft_targets(preprocessed, tmp_path):
     assert run(preprocessed, tmp_path, *TEXT, "--valid_split", "3") == 0
     folder = only_run(tmp_path)
     options, _ = parse_args(["--data_path", str(preprocessed), *TEXT, "--valid_split", "3"])
-    training = program.prepare_training(options, ALONE)
+    training = program.prepare_training(options, ALONE, program.prepare(options, ALONE))
     loader = program.test_loader(options, training.valid_set, ALONE)
     _, expected = evaluate(load_run(folder).model, loader, training.loss_function)
     assert pd.read_csv(folder / "history.csv")["valid_loss"].iloc[-1] == pytest.approx(expected, rel=1e-5)

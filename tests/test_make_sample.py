@@ -241,7 +241,7 @@ def test_oddities_keep_within_a_small_sample(sessions, dialogues, utterances):
 
 
 def test_layout(sample, plan):
-    assert {path.name for path in sample.iterdir()} == {"annotation", "wav", "kobert"}
+    assert {path.name for path in sample.iterdir()} == {"annotation", "wav", "kobert", "synthetic.json"}
     tables = {f"Session{s:02d}_{actor}_res.csv" for s in range(1, SESSIONS + 1) for actor in "FM"}
     assert {path.name for path in (sample / "annotation").iterdir()} == tables
     ids = []

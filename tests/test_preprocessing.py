@@ -6,15 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from conftest import ROOT, heed_permissions
-from raw_corpus import CACHE, FILES, NAME, faults, repeat_row, run, spoil, table, write_wav
+from raw_corpus import CACHE, FILES, NAME, SOURCE, faults, repeat_row, run, spoil, table, write_wav
 
 import preprocessing
 from constants import ROLES
 from corpora.annotation import read_annotation
-from corpora.problems import Problem
+from corpora.problems import OTHER_SPELLING, Problem
 from corpora.registry import parse_id
 from corpora.transcripts import clean_transcript
 from features.embeddings import load_embeddings
@@ -26,7 +25,7 @@ from utils import InputError, decode
 def test_the_files_are_written_beside_the_raw_data(sample, preprocessed):
     made = {path.name for path in preprocessed.iterdir()} - {path.name for path in sample.iterdir()}
     made -= {"features"}  # training makes it
-    assert made == {*FILES, CACHE} == {*output_files(preprocessed, 768, ROLES), CACHE}
+    assert made == {*FILES, SOURCE, CACHE} == {*output_files(preprocessed, 768, ROLES), CACHE}
     wavs = [sorted(p.relative_to(root) for p in root.rglob("*.wav")) for root in (sample, preprocessed)]
     assert wavs[0] == wavs[1]
     assert wavs[0]
@@ -55,9 +54,11 @@ def test_summary_tells_what_was_found_and_how_often(corpus, preprocessed, capsys
     out = capsys.readouterr().out
     n = len(list((corpus / "wav").rglob("*.txt")))
     assert f"{n} utterances, 6 sessions, 12 dialogues\nspeaker: " in out
-    counts = [len(pd.read_csv(folder / "problems.csv")) for folder in (preprocessed, corpus)]
-    assert counts[1] == counts[0] + 2
-    assert out.endswith(f"faults, listed in problems.csv: {counts[1]}\n")
+    spelt = [table(folder, "problems.csv")["what"] == OTHER_SPELLING for folder in (preprocessed, corpus)]
+    assert len(spelt[1]) == len(spelt[0]) + 2
+    n_faults, n_spelt = (~spelt[1]).sum(), spelt[1].sum()
+    said = f"faults, listed in problems.csv: {n_faults}, and {n_spelt} rows with a label in another spelling\n"
+    assert out.endswith(said)
 
 
 def test_the_encoder_runs_on_the_device_that_is_picked(corpus, monkeypatch):
@@ -85,12 +86,13 @@ def test_existing_files_are_kept_unless_asked(corpus, capsys):
     assert (corpus / "df_speaker.csv").read_text().startswith("start,end,Segment ID")
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, SOURCE])
 def test_a_folder_in_a_files_place_is_named_before_the_work(corpus, capsys, name):
     (corpus / name).mkdir()
+    before = sorted(corpus.iterdir())
     assert run(corpus, "--overwrite") == 2
     assert f"{name}: a folder" in capsys.readouterr().err
-    assert not [path for path in corpus.iterdir() if path.is_file()]
+    assert sorted(corpus.iterdir()) == before
 
 
 def test_what_a_killed_run_left_half_written_is_cleared_away(corpus):
@@ -103,8 +105,6 @@ def test_what_a_killed_run_left_half_written_is_cleared_away(corpus):
 
 def spoil_softly(corpus: Path, what: str) -> None:
     match what:
-        case "label":
-            spoil(corpus, NAME, 4, 13, "Sad")
         case "vote":
             spoil(corpus, NAME, 4, 13, "")
         case "repeated":
@@ -142,7 +142,7 @@ def faultless(corpus, capsys) -> Path:
             shutil.copy(whole, folder / f"{segment}.wav")
         if not (folder / f"{segment}.txt").exists():
             (folder / f"{segment}.txt").write_text("그래\n", encoding="utf-8")
-    for name in (*FILES, CACHE):
+    for name in (*FILES, SOURCE, CACHE):
         (corpus / name).unlink()
     capsys.readouterr()
     return corpus
@@ -155,7 +155,18 @@ def test_strict_passes_where_there_is_no_fault(faultless, capsys):
     assert tuple(table(faultless, "problems.csv").columns) == Problem._fields
 
 
-@pytest.mark.parametrize("what", ["label", "vote", "repeated", "table", "transcript", "wav"])
+def test_strict_passes_a_label_in_another_spelling(faultless, capsys):
+    spoil(
+        faultless, NAME, 4, 13, " " + faultless.joinpath("annotation", NAME).read_text().splitlines()[4].split(",")[13]
+    )
+    assert run(faultless, "--strict") == 0
+    captured = capsys.readouterr()
+    assert "warning: label in another spelling: " in captured.err
+    assert "faults, listed in problems.csv: 0, and 1 rows with a label in another spelling" in captured.out
+    assert table(faultless, "problems.csv")["what"].tolist() == [OTHER_SPELLING]
+
+
+@pytest.mark.parametrize("what", ["vote", "repeated", "table", "transcript", "wav"])
 def test_strict_stops_at_what_would_be_warned_of_and_writes_nothing(faultless, capsys, what):
     spoil_softly(faultless, what)
     before = sorted(faultless.rglob("*"))

@@ -91,6 +91,7 @@ def test_a_second_corpus_is_preprocessed(free_talk, sample):
     assert "4 utterances, 2 sessions, 2 dialogues\nspeaker: 3 rows" in summary
     assert "listener" not in summary
     made = {"annotation.csv", "df_speaker.csv", "embedding_768.npy", "embedding_768.cache.npz", "problems.csv"}
+    made.add("corpus.json")
     assert {path.name for path in free_talk.iterdir()} - before == made
 
     annotation, speaker = (pd.read_csv(free_talk / name) for name in ("annotation.csv", "df_speaker.csv"))

@@ -89,19 +89,24 @@ def memory_size() -> float:
         return math.inf
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a result depends on besides its arguments: versions, commit of the program, device."""
+def name_device(device: torch.device) -> str:
+    """A device in words."""
     import torch
 
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return f"{device} ({name}, {torch.get_num_threads()} threads)"
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a result depends on besides its arguments: versions, commit of the program, device."""
     git = ["git", "-C", str(Path(__file__).parent.parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"  # not a clone, or no git
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in ("torch", "torchaudio", "numpy", "pandas", "scikit-learn")},
         "commit": commit,
-        "device": f"{device} ({name}, {torch.get_num_threads()} threads)",
+        "device": name_device(device),
     }

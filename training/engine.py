@@ -78,6 +78,12 @@ def build_model(options: argparse.Namespace, trains: bool = True, speech_shape: 
     return model
 
 
+def count_parameters(options: argparse.Namespace) -> int:
+    """Parameters of the MATE that the options describe; raises as `build_model` does."""
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in build_model(options).parameters())
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Whether `device` multiplies bfloat16 matrices faster than float32 ones."""
     if device.type == "cuda":

@@ -28,6 +28,7 @@ class TrainedRun(NamedTuple):
     model : with the trained weights, on the CPU
     options : every option of main.py; `test_split` are the sessions that it held out
     train_sessions : those that it was trained on
+    configuration : the folder's own
     speech_encoder : name, layers, dimension and fingerprint of its speech encoder, if it hears through one
     """
 
@@ -35,6 +36,7 @@ class TrainedRun(NamedTuple):
     model: MATE
     options: argparse.Namespace
     train_sessions: list[int]
+    configuration: dict[str, Any]
     speech_encoder: dict[str, Any] | None = None
 
 
@@ -64,7 +66,7 @@ def load_run(folder: Path, chosen: Mapping[str, Any] | None = None) -> TrainedRu
     shape = encoder and (encoder["layers"], encoder["dimension"])
     model = build_model(options, trains=False, speech_shape=shape)
     load_weights(model, folder / "model.pth")
-    return TrainedRun(folder, model, options, train_sessions, encoder)
+    return TrainedRun(folder, model, options, train_sessions, stored, encoder)
 
 
 def speech_facts(speech: SpeechEmbeddings | None) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""Data: which of the runs that a plan finds were made from other data than its corpus now holds."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sweeps.plan import PlannedRun
+from training.options import parse_args
+from utils import InputError, read_json
+
+# Options of main.py that its data depend on
+DECISIVE = ("data_path", "audio_path", "SorL", "modality", "text_dim", "sr", "feature_dtype")
+
+
+def other_data(runs: Iterable[PlannedRun], folders: Mapping[str, Path]) -> dict[str, str]:
+    """By the runs' ids, in one line, what each was made from that the corpus no longer holds.
+
+    Runs of earlier versions, which do not know what they were made from, are left out; so are all of them where there
+    is no corpus to compare with.
+
+    Parameters
+    ----------
+    folders : the experiment folders that there are, by `run_id`
+    """
+    described: dict[tuple, dict[str, Any] | None] = {}
+    found = {}
+    for planned in runs:
+        folder = folders.get(planned.run_id)
+        if folder is None or planned.run_id in found or "data" not in read_json(folder / "configuration.json"):
+            continue
+        options, _ = parse_args(planned.argv)
+        key = tuple(getattr(options, name) for name in DECISIVE)
+        if key not in described:
+            described[key] = describe_now(options)
+        if (now := described[key]) and (words := differences_in_words(folder, now)):
+            found[planned.run_id] = (
+                f"{folder}: made from other data than {options.data_path} now holds: {words}; bring them back, move "
+                "the folder elsewhere, or give another --save_path"
+            )
+    return found
+
+
+def describe_now(options: argparse.Namespace) -> dict[str, Any] | None:
+    """What a run with these options would be made from; None where the corpus cannot be read."""
+    from corpora.annotation import load_annotation
+    from training.provenance import describe_data
+
+    try:
+        return describe_data(options, load_annotation(options.data_path, options.SorL).ids)
+    except InputError:
+        return None
+
+
+def differences_in_words(folder: Path, now: Mapping[str, Any]) -> str:
+    """What differs, or ''."""
+    from training.provenance import differences, stored_data
+
+    return "; ".join(differences(stored_data(folder), now))

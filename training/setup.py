@@ -1,0 +1,71 @@
+"""Setup: the device, the corpus and its split, and the lines that say so before anything long."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from corpora.sessions import format_sessions
+from utils import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from corpora.annotation import Annotation
+
+
+class Setup(NamedTuple):
+    """The device, the corpus and its split.
+
+    train_sessions : sessions to train on, or that the model to test was trained on
+    data : what the utterances come from, as `configuration.json` holds it
+    """
+
+    device: torch.device
+    annotation: Annotation
+    train_sessions: list[int]
+    data: dict[str, Any]
+
+    def describe(self, options: argparse.Namespace, n_parameters: int, folder: Path) -> str:
+        """The first lines of a run or of a test."""
+        from training.devices import name_device
+        from training.engine import trains_in_bfloat16
+        from training.provenance import describe_corpus, describe_text_model
+
+        sessions = {"test": options.test_split}
+        precision = f"tests in {precision_name(options.precision == 'bf16')}"
+        if not options.test_only:
+            sessions = {"train": self.train_sessions, "validate": options.valid_split or []} | sessions
+            precision = f"trains in {precision_name(trains_in_bfloat16(options.precision, self.device))}, {precision}"
+        sessions = {name: own for name, own in sessions.items() if own}
+        counts = {name: np.isin(self.annotation.session, own).sum() for name, own in sessions.items()}
+        synthetic = ": its figures say nothing about emotion recognition" if self.data["synthetic"] else ""
+        lines = {
+            "corpus": f"{describe_corpus(self.data)} in {options.data_path}{synthetic}",
+            "text model": describe_text_model(self.data["text_model"]),
+            "role": f"{options.SorL}, {len(self.annotation.ids):,} utterances",
+            "sessions": "; ".join(f"{name} on {format_sessions(own)}" for name, own in sessions.items()),
+            "windows": ", ".join(f"{n:,} to {name}" for name, n in counts.items()) + f", of {options.ws} utterances",
+            "model": f"{options.backbone}, {options.modality}, {n_parameters:,} parameters",
+            "device": f"{name_device(self.device)}, {precision}",
+            "folder": str(folder),
+        }
+        return "\n".join(f"{name + ':':<12}{line}" for name, line in lines.items())
+
+
+def precision_name(bfloat16: bool) -> str:
+    return "bfloat16" if bfloat16 else "float32"
+
+
+def check_batch_size(batch_size: int, n_processes: int) -> None:
+    """Raise `InputError` when batch norm cannot train on the part of a batch that a process gets."""
+    if n_processes > 1 and (batch_size % n_processes or batch_size < 2 * n_processes):
+        raise InputError(
+            f"--batch_size {batch_size}: {n_processes} processes take equal parts of a batch, of at least 2 windows; "
+            f"give a multiple of {n_processes}, at least {2 * n_processes}"
+        )
+    if batch_size < 2:
+        raise InputError("--batch_size 1: batch norm cannot train on a single window; give at least 2")
