@@ -96,6 +96,7 @@ def preprocess(  # noqa: PLR0913
     InputError : the corpus or the text model cannot be used, or a file exists already and `overwrite` is not set
     """
     corpus = corpus_in(data_path)
+    print(f"{data_path}: {corpus.name}", flush=True)
     refuse_existing(output_files(data_path, text_dim or TEXT_DIM, corpus.roles), overwrite)
     with lock_folder(data_path, "pre-processing"):
         raw = read_corpus(corpus, data_path, audio_path)
