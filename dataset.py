@@ -201,6 +201,7 @@ class WindowDataset(Dataset):
     ids : segment ids of the targets
     device : where its inputs are and its batches are made
     class_counts : int64, shape = (7,), how often each emotion is a majority label of a target, ties counting each
+    weights : float64, shape = (len(targets),), by which `--sampler weighted` draws them
     """
 
     def __init__(
@@ -226,6 +227,7 @@ class WindowDataset(Dataset):
             columns = (emotion, annotation.arousal[:, None], annotation.valence[:, None])
             self.labels = tuple(torch.from_numpy(column[targets]).to(self.device) for column in columns)
             self.class_counts = annotation.majority[targets].sum(axis=0).astype(np.int64)
+            self.weights = inverse_frequencies(annotation.majority[targets], self.class_counts)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -273,11 +275,29 @@ class WindowDataset(Dataset):
         return audio
 
 
+def inverse_frequencies(majority: np.ndarray, class_counts: np.ndarray) -> Tensor:
+    """1 / count of each window's majority label, the mean over labels that tie: every emotion is drawn about as often.
+
+    Parameters
+    ----------
+    majority : multi-hot, shape = (N, 7)
+    class_counts : how often each emotion is a majority label, shape = (7,)
+
+    Returns
+    -------
+    float64, shape = (N,)
+    """
+    inverse = 1 / np.maximum(class_counts, 1)
+    return torch.from_numpy(majority.astype(np.float64) @ inverse / majority.sum(axis=1))
+
+
 # Batches
 
 
 class ShuffledBatches(Sampler):
     """The numbers below `n` in a random order drawn anew each time, in batches, without a partial last one.
+
+    With `weights`, `n` numbers are drawn by them instead, with replacement.
 
     Parameters
     ----------
@@ -285,6 +305,7 @@ class ShuffledBatches(Sampler):
     batch_size : numbers per batch
     generator : draws the order
     part : which part of each batch is returned, for one of several processes
+    weights : of the numbers, shape = (n,)
 
     Attributes
     ----------
@@ -292,7 +313,15 @@ class ShuffledBatches(Sampler):
     batches : those that were drawn last, whole, the left out ones too
     """
 
-    def __init__(self, n: int, batch_size: int, generator: torch.Generator, part: slice = slice(None)) -> None:
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        generator: torch.Generator,
+        part: slice = slice(None),
+        weights: Tensor | None = None,
+    ) -> None:
+        self.weights = weights
         self.n, self.batch_size, self.generator, self.part, self.skip = n, batch_size, generator, part, 0
         self.batches: list[list[int]] = []
 
@@ -300,7 +329,10 @@ class ShuffledBatches(Sampler):
         return self.n // self.batch_size - self.skip
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = torch.randperm(self.n, generator=self.generator)
+        if self.weights is None:
+            order = torch.randperm(self.n, generator=self.generator)
+        else:
+            order = torch.multinomial(self.weights, self.n, replacement=True, generator=self.generator)
         whole = order[: self.n // self.batch_size * self.batch_size].split(self.batch_size)
         self.batches = [batch.tolist() for batch in whole]
         return iter([batch[self.part] for batch in self.batches[self.skip :]])

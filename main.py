@@ -1,4 +1,4 @@
-"""Train and test MATE on KEMDy19.
+"""Train and test MATE on KEMDy19 or KEMDy20.
 
 python main.py --SorL speaker --epochs 100
 python main.py --resume <experiment folder>
@@ -104,13 +104,13 @@ def train(options: argparse.Namespace, given: Collection[str] = ()) -> Path:
     ----------
     given : names of the options that the user gave
     """
-    from training.folders import has_finished, options_to_resume
+    from training.folders import default_test_split, has_finished, options_to_resume
     from training.run import Run
     from training.state import load_weights, save_safetensors
 
     with contextlib.ExitStack() as stack:
         processes = stack.enter_context(join(options.gpu_id))
-        folder = None
+        folder, options = None, default_test_split(options, given)
         if options.resume is not None:
             options, folder = processes.from_first(lambda: options_to_resume(options, given))
         if folder is not None:
@@ -195,6 +195,7 @@ def check_batch_size(batch_size: int, n_processes: int) -> None:
 
 def begin(options: argparse.Namespace, training: Training, folder: Path | None, stack: contextlib.ExitStack) -> Path:
     """Make a new run's folder with its configuration, locked until `stack` closes; check that of one that goes on."""
+    from corpora.registry import preprocessed_corpus
     from training.folders import compare_circumstances
 
     if folder is not None:
@@ -203,7 +204,8 @@ def begin(options: argparse.Namespace, training: Training, folder: Path | None, 
     name = f"{options.backbone}_{options.SorL}_{options.optim}_{options.ws}_{timestamp()}"
     folder = new_folder(options.save_path, name)
     stack.enter_context(lock_folder(folder, "training"))
-    write_json(folder / "configuration.json", as_json(options) | training.facts | training.environment)
+    corpus = {"corpus": preprocessed_corpus(options.data_path).name}
+    write_json(folder / "configuration.json", as_json(options) | corpus | training.facts | training.environment)
     return folder
 
 
@@ -277,23 +279,27 @@ def report(
     folder: Path, options: argparse.Namespace, ids: list[str], arrays: dict[str, np.ndarray], majority: int
 ) -> None:
     """Write the files of a test into `folder` and print its report."""
+    from corpora.registry import corpus_of
     from reports.result import describe_result, write_result
 
     result = write_result(folder, ids, arrays, majority, options.batch_size)
-    print(describe_result(result, folder, options.SorL, options.test_split))
+    print(describe_result(result, folder, options.SorL, options.test_split, corpus_of(ids[0])))
 
 
 def test(args: argparse.Namespace, given: Collection[str]) -> Path:
     """Test an experiment folder, of this program or of the published one; return the new folder inside it."""
+    from corpora.registry import corpus_of
+    from corpora.sessions import format_sessions
     from dataset import WindowDataset
     from training.devices import environment
     from training.engine import prefetch
-    from training.folders import load_run
+    from training.folders import load_run, on_its_corpus
 
     with join(args.gpu_id) as processes:
         with processes.all_or_none():
             chosen = {name: getattr(args, name) for name in {*given, "test_only", "test_path"}}
-            run = load_run(find_run(args.save_path, args.test_path), chosen)
+            trained = load_run(find_run(args.save_path, args.test_path), chosen)
+            run = on_its_corpus(trained, given)
             options = run.options
             device, utterances, train_sessions = prepare(options, processes, run.train_sessions)
         test_set = WindowDataset(utterances, utterances.in_sessions(options.test_split), options.ws)
@@ -305,7 +311,11 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
         arrays = predict(options, run.model.to(device), prefetch(loader, device), len(loader), processes)
         folder = processes.from_first(lambda: new_folder(run.folder, f"test_{timestamp()}"))
         if processes.first:
-            facts = {"train_split": train_sessions, "missing": utterances.missing, "processes": processes.size}
+            facts = {"corpus": corpus_of(test_set.ids[0]).name, "train_split": train_sessions}
+            facts |= {"missing": utterances.missing, "processes": processes.size}
+            if trained is not run:
+                facts["trained_on"] = {"corpus": run.corpus.name, "sessions": trained.train_sessions}
+                print(f"trained on {run.corpus.name}, sessions {format_sessions(trained.train_sessions)}")
             write_json(folder / "configuration.json", as_json(options) | facts | environment(device))
             report(folder, options, test_set.ids, arrays, majority)
         return folder

@@ -36,6 +36,7 @@ class Corpus(ABC):
     sessions : all session numbers
     folds : test sessions of each fold of the usual protocol
     test_fold : the one that is tested by default
+    imbalanced : whether it is mostly of one emotion, so that macro F1 alone says something
     utterances : number of labelled utterances by role, as distributed; the keys are the corpus's roles
     """
 
@@ -46,6 +47,7 @@ class Corpus(ABC):
     sessions: range
     folds: tuple[tuple[int, ...], ...]
     test_fold: tuple[int, ...]
+    imbalanced: bool = False
     utterances: Mapping[str, int]
 
     @property

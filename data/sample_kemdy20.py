@@ -79,8 +79,8 @@ def plan_talk(seed: int, sessions: int, utterances: int | None) -> list[Talk]:
     """
     if not 1 <= sessions <= N_SESSIONS or not 0 <= seed < 2**32 or (utterances is not None and utterances < 1):
         raise InputError(
-            f"sessions is {sessions}, seed {seed}, utterances {utterances}; expected 1 to {N_SESSIONS} sessions, a seed "
-            f"of 0 to {2**32 - 1}, and at least 1 utterance"
+            f"sessions is {sessions}, seed {seed}, utterances {utterances}; expected 1 to {N_SESSIONS} sessions, "
+            f"a seed of 0 to {2**32 - 1}, and at least 1 utterance"
         )
     dialogues = list(read_dialogues().values())
     planned: list[Talk] = []

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from constants import EMOTIONS
+from corpora.base import Corpus
 from metric import BATCH_FIGURES, ccc, confusion_matrix, matched_macro, overall_figures, published_figures
 from reports.plots import plot_confusion, save_figure
 from utils import atomic_write, write_json
@@ -67,14 +68,27 @@ def write_result(
     return result
 
 
-def describe_result(result: dict, folder: Path, role: str, sessions: Sequence[int]) -> str:
-    """The content of a `result.json` in words, for a terminal; `sessions` were tested."""
+def describe_result(result: dict, folder: Path, role: str, sessions: Sequence[int], corpus: Corpus) -> str:
+    """The content of a `result.json` in words, for a terminal; `sessions` of `corpus` were tested.
+
+    Macro F1 comes first for a corpus that is mostly of one emotion.
+    """
+    overall = result["overall"]
+    heading = (
+        f"{role}, {corpus.name}, sessions {', '.join(map(str, sessions))}: {overall['n']} windows, "
+        f"{overall['n_single_label']} of them with one majority label"
+    )
+    blocks = [describe_published(result), describe_overall(overall, corpus.imbalanced)]
+    if corpus.imbalanced:
+        blocks.reverse()
+    lines = ["", heading, "", *blocks[0], "", *blocks[1]]
+    return "\n".join([*lines, "", f"experiment folder: {folder}"])
+
+
+def describe_published(result: dict) -> list[str]:
+    """Lines of the published figures and CCC."""
     overall = result["overall"]
     lines = [
-        "",
-        f"{role}, sessions {', '.join(map(str, sessions))}: {overall['n']} windows, "
-        f"{overall['n_single_label']} of them with one majority label",
-        "",
         f"{'published figures':<26}{'precision':>14}{'recall':>14}{'F1':>14}",
     ]
     for k in ("", "@2"):
@@ -84,12 +98,19 @@ def describe_result(result: dict, folder: Path, role: str, sessions: Sequence[in
         f"  {'always ' + overall['majority_label'] + ', @1':<24}{'':>28}{overall['majority_f1']:>9.3f}",
         f"  {'CCC':<24}{'arousal':>14}{result['ccc_arousal']:>14.3f}",
         f"  {'':<24}{'valence':>14}{result['ccc_valence']:>14.3f}",
-        "",
-        f"{'whole set':<26}{'MATE':>14}{'always ' + overall['majority_label']:>18}",
     ]
-    for name in ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "arousal_mae", "valence_mae"):
+    return lines
+
+
+def describe_overall(overall: dict, macro_first: bool) -> list[str]:
+    """Lines of the figures over the whole set."""
+    lines = [f"{'whole set':<26}{'MATE':>14}{'always ' + overall['majority_label']:>18}"]
+    names = ["accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "arousal_mae", "valence_mae"]
+    if macro_first:
+        names.sort(key=lambda name: name != "macro_f1")
+    for name in names:
         if name in overall:
             baseline = overall.get("majority", {}).get(name)
             beside = "" if baseline is None else f"{baseline:>18.3f}"
             lines.append(f"  {name.replace('_', ' '):<24}{overall[name]:>14.3f}{beside}")
-    return "\n".join([*lines, "", f"experiment folder: {folder}"])
+    return lines

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from corpora.kemdy19 import KEMDy19
+from corpora.kemdy20 import KEMDy20
 from metric import ccc
 from reports.result import compute_result, describe_result, predictions_table, write_result
 
@@ -39,9 +41,9 @@ def test_predictions_have_one_row_per_window(arrays):
 
 def test_description_puts_the_baseline_beside_the_figures(arrays, tmp_path):
     result = write_result(tmp_path, [str(i) for i in range(150)], arrays, 5, 64)
-    text = describe_result(result, tmp_path, "listener", [1, 2])
+    text = describe_result(result, tmp_path, "listener", [1, 2], KEMDy19())
     overall = result["overall"]
-    assert "listener, sessions 1, 2: 150 windows, 90 of them" in text
+    assert "listener, KEMDy19, sessions 1, 2: 150 windows, 90 of them" in text
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1"):
         (line,) = [line for line in text.splitlines() if line.startswith(f"  {name.replace('_', ' ')} ")]
         assert line.split()[-2:] == [f"{overall[name]:.3f}", f"{overall['majority'][name]:.3f}"]
@@ -53,3 +55,13 @@ def test_description_puts_the_baseline_beside_the_figures(arrays, tmp_path):
         "confusion.txt",
         "confusion.png",
     }
+
+
+def test_macro_f1_comes_first_for_a_corpus_of_mostly_one_emotion(arrays, tmp_path):
+    result = compute_result(arrays, majority=5, batch_size=64)
+    lines = describe_result(result, tmp_path, "speaker", [1, 2], KEMDy20()).splitlines()
+    assert lines[1].startswith("speaker, KEMDy20, sessions 1, 2: ")
+    assert lines[3].startswith("whole set")
+    assert lines[4].split() == ["macro", "f1", f"{result['overall']['macro_f1']:.3f}", lines[4].split()[-1]]
+    assert sum("macro f1" in line for line in lines) == 1
+    assert any("CCC" in line for line in lines)

@@ -24,6 +24,7 @@ from constants import (
     PRECISIONS,
     ROLES,
     SAMPLE_RATE,
+    SAMPLERS,
     TEXT_DIM,
 )
 from corpora.sessions import parse_sessions
@@ -79,7 +80,7 @@ def add_corpus_options(group: Any) -> None:
         type=parse_sessions,
         default="13,14,15,16",
         metavar="SESSIONS",
-        help="sessions to test on",
+        help="sessions to test on; without it the first fold of a corpus other than KEMDy19",
     )
     add(
         group,
@@ -190,6 +191,14 @@ def add_training_options(group: Any) -> None:
         type=number(float, 0, 1),
         default=0.66,
         help="weight of the emotion's part of the loss",
+    )
+    add(
+        group,
+        TRAINING,
+        "--sampler",
+        choices=SAMPLERS,
+        default="shuffled",
+        help="all training windows once an epoch, or as many drawn by inverse class frequency",
     )
     add(group, TRAINING, "--beta", type=number(float, 0, 1, inclusive=False), default=0.99, help="of cbloss")
     add(
