@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from constants import EMOTIONS
 from loss import class_balanced_loss, class_balanced_weights, make_loss, normal_loss
 
 
@@ -59,3 +60,13 @@ def test_losses_and_gradients_stay_finite_when_a_probability_underflows():
         loss.backward()
         assert loss.isfinite()
         assert logits.grad.isfinite().all()
+
+
+def test_class_balanced_weights_of_kemdy20s_counts():
+    """Its single majority labels; weights of eq. 2 with n in units of the rarest class, computed by hand."""
+    counts = dict(zip(EMOTIONS, (61, 144, 121, 43, 156, 11_120, 1_183), strict=True))
+    n = {"disgust": 1, "angry": 3, "sad": 2, "fear": 1, "surprise": 3, "neutral": 258, "happy": 27}
+    expected = [(1 - 0.99) / (1 - 0.99 ** n[emotion]) for emotion in EMOTIONS]
+    weights = class_balanced_weights(np.array([*counts.values()]), 0.99)
+    np.testing.assert_allclose(weights, expected, rtol=1e-5)
+    assert weights[EMOTIONS.index("fear")] / weights[EMOTIONS.index("neutral")] == pytest.approx(92.5, abs=0.1)

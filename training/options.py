@@ -44,7 +44,7 @@ TEST = "test"  # what is tested and how; a test may choose another value
 def get_args_parser() -> argparse.ArgumentParser:
     """The command line of main.py. A run's `configuration.json` holds all of it."""
     parser = argparse.ArgumentParser(
-        description="Train MATE on KEMDy19 (or a corpus in its layout), test it, and report F1 and CCC.",
+        description="Train MATE on KEMDy19 or KEMDy20 (or a corpus in their layout), test it, and report F1 and CCC.",
         formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=40, width=130),
         allow_abbrev=False,
     )
