@@ -255,6 +255,7 @@ class WindowDataset(Dataset):
     majority : float32 majority labels of the targets, multi-hot, shape = (N, 7), if there are labels
     device : where its inputs are and its batches are made
     class_counts : int64, shape = (7,), how often each emotion is a majority label of a target, ties counting each
+    weights : float64, shape = (len(targets),), by which `--sampler weighted` draws them
     """
 
     def __init__(
@@ -288,6 +289,7 @@ class WindowDataset(Dataset):
             self.labels = tuple(torch.from_numpy(column[targets]).to(self.device) for column in columns)
             self.majority = annotation.majority[targets]
             self.class_counts = self.majority.sum(axis=0).astype(np.int64)
+            self.weights = inverse_frequencies(self.majority, self.class_counts)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -337,11 +339,29 @@ class WindowDataset(Dataset):
         return audio
 
 
+def inverse_frequencies(majority: np.ndarray, class_counts: np.ndarray) -> Tensor:
+    """1 / count of each window's majority label, the mean over labels that tie: every emotion is drawn about as often.
+
+    Parameters
+    ----------
+    majority : multi-hot, shape = (N, 7)
+    class_counts : how often each emotion is a majority label, shape = (7,)
+
+    Returns
+    -------
+    float64, shape = (N,)
+    """
+    inverse = 1 / np.maximum(class_counts, 1)
+    return torch.from_numpy(majority.astype(np.float64) @ inverse / majority.sum(axis=1))
+
+
 # Batches
 
 
 class ShuffledBatches(Sampler):
     """The numbers below `n` in a random order drawn anew each time, in batches, without a partial last one.
+
+    With `weights`, `n` numbers are drawn by them instead, with replacement.
 
     Parameters
     ----------
@@ -349,6 +369,7 @@ class ShuffledBatches(Sampler):
     batch_size : numbers per batch
     generator : draws the order
     part : which part of each batch is returned, for one of several processes
+    weights : of the numbers, shape = (n,)
 
     Attributes
     ----------
@@ -356,7 +377,15 @@ class ShuffledBatches(Sampler):
     batches : those that were drawn last, whole, the left out ones too
     """
 
-    def __init__(self, n: int, batch_size: int, generator: torch.Generator, part: slice = slice(None)) -> None:
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        generator: torch.Generator,
+        part: slice = slice(None),
+        weights: Tensor | None = None,
+    ) -> None:
+        self.weights = weights
         self.n, self.batch_size, self.generator, self.part, self.skip = n, batch_size, generator, part, 0
         self.batches: list[list[int]] = []
 
@@ -364,7 +393,10 @@ class ShuffledBatches(Sampler):
         return self.n // self.batch_size - self.skip
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = torch.randperm(self.n, generator=self.generator)
+        if self.weights is None:
+            order = torch.randperm(self.n, generator=self.generator)
+        else:
+            order = torch.multinomial(self.weights, self.n, replacement=True, generator=self.generator)
         whole = order[: self.n // self.batch_size * self.batch_size].split(self.batch_size)
         self.batches = [batch.tolist() for batch in whole]
         return iter([batch[self.part] for batch in self.batches[self.skip :]])

@@ -16,7 +16,7 @@ from pathlib import Path
 from sweeps.command_line import parse_plan, with_remembered
 from sweeps.data import other_data
 from sweeps.jobs import Job, find_finished, find_runs, run_locally, shares, why_unfinished
-from sweeps.plan import GRID, TABLES, Plan, PlannedRun, check_corpus, remember
+from sweeps.plan import GRID, TABLES, TABLES_KEMDY20, Plan, PlannedRun, check_corpus, remember
 from sweeps.slurm import Slurm, run_on_slurm
 from training.options import parse_args
 from utils import InputError, find_run, run_command
@@ -46,8 +46,8 @@ def run(plan: Plan, argv: Sequence[str]) -> list[PlannedRun]:
     Interrupted : see `run_locally` and `run_on_slurm`
     """
     save_path, args = plan.main_args.save_path, plan.args
-    for role in args.SorL:
-        check_corpus(plan.main_args.data_path, role)
+    for role in dict.fromkeys(planned.role for planned in plan.runs):
+        check_corpus(plan.main_args.data_path, role, plan.tables)
     if others := other_data(plan.runs, {run_id: found.folder for run_id, found in find_runs(save_path).items()}):
         raise InputError(f"{next(iter(others.values()))} (so it is with {len(others)} of the plan's runs)")
     remember(save_path, argv)
@@ -149,7 +149,7 @@ def finished_of(name: str, plan: Plan) -> dict[tuple[str, tuple[int, ...], int],
 
     save_path = plan.main_args.save_path
     table, colon, row = name.partition(":")
-    if not colon or table not in (*TABLES, GRID):
+    if not colon or table not in (*TABLES, *TABLES_KEMDY20, GRID):
         folder = find_run(save_path, name)
         stored = read_run(folder).configuration
         return {(stored["SorL"], tuple(stored["test_split"]), stored.get("seed", 0)): folder}

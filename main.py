@@ -1,4 +1,4 @@
-"""Train and test MATE on KEMDy19.
+"""Train and test MATE on KEMDy19 or KEMDy20.
 
 python main.py --SorL speaker --epochs 100
 python main.py --resume <experiment folder>
@@ -103,13 +103,13 @@ def train(options: argparse.Namespace, given: Collection[str] = ()) -> Path:
     given : names of the options that the user gave
     """
     from reports.result import Context
-    from training.folders import has_finished, options_to_resume
+    from training.folders import default_test_split, has_finished, options_to_resume
     from training.run import Run
     from training.state import load_weights
 
     with contextlib.ExitStack() as stack:
         processes = stack.enter_context(join(options.gpu_id))
-        folder = None
+        folder, options = None, default_test_split(options, given)
         if options.resume is not None:
             options, folder = processes.from_first(lambda: options_to_resume(options, given))
         if folder is not None:
@@ -302,10 +302,11 @@ def report(
     context: Context,
 ) -> None:
     """Write the files of a test into `folder` and print its report."""
+    from corpora.registry import corpus_of
     from reports.result import describe_result, write_result
 
     result = write_result(folder, test_set.ids, arrays, majority, options.batch_size, context)
-    print(describe_result(result, folder, options.SorL, options.test_split))
+    print(describe_result(result, folder, options.SorL, options.test_split, corpus_of(test_set.ids[0])))
 
 
 def test(args: argparse.Namespace, given: Collection[str]) -> Path:
@@ -314,14 +315,15 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
     from reports.result import Context
     from training.devices import environment
     from training.engine import prefetch
-    from training.folders import check_encoder, load_run, speech_facts
+    from training.folders import check_encoder, load_run, on_its_corpus, speech_facts
     from training.provenance import warn_of_test
     from training.selection import epoch_of_weights
 
     with join(args.gpu_id) as processes:
         with processes.all_or_none():
             chosen = {name: getattr(args, name) for name in {*given, "test_only", "test_path"}}
-            run = load_run(find_run(args.save_path, args.test_path), chosen)
+            trained = load_run(find_run(args.save_path, args.test_path), chosen)
+            run = on_its_corpus(trained, given)
             options = run.options
             setup = prepare(options, processes, run.train_sessions)
             device, train_sessions = setup.device, setup.train_sessions
@@ -345,6 +347,8 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
                 "processes": processes.size,
             }
             facts |= speech_facts(utterances.speech)
+            if trained is not run:
+                facts["trained_on"] = {"corpus": run.corpus.name, "sessions": trained.train_sessions}
             write_json(folder / "configuration.json", as_json(options) | facts | environment(device))
             context = Context(test_set.transcripts, epoch, options.epochs, found)
             report(folder, options, test_set, arrays, majority, context)

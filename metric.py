@@ -13,6 +13,8 @@ BATCH_FIGURES = ("Precision", "Recall", "F1")  # published: computed by batch, t
 FIGURES = (*BATCH_FIGURES, "ccc_arousal", "ccc_valence")  # of a run, by their names in result.json
 MAIN_FIGURES = ("F1", "ccc_arousal", "ccc_valence")  # those that are plotted and compared
 HEADINGS = dict(zip(FIGURES, (*BATCH_FIGURES, "CCC arousal", "CCC valence"), strict=True))
+OVERALL_FIGURES = ("macro_f1", "weighted_f1", "accuracy")  # of a run, over the whole test set
+HEADINGS |= dict(zip(OVERALL_FIGURES, ("macro F1", "weighted F1", "accuracy"), strict=True))
 
 
 def f1(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:

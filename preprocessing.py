@@ -101,6 +101,7 @@ def preprocess(  # noqa: PLR0913
     InputError : the corpus or the text model cannot be used, or a file exists already and `overwrite` is not set
     """
     corpus = corpus_in(data_path)
+    print(f"{data_path}: {corpus.name}", flush=True)
     folder = out or data_path
     refuse_existing(output_files(folder, text_dim or TEXT_DIM, corpus.roles), overwrite)
     with opened(folder):

@@ -12,7 +12,7 @@ import pandas as pd
 
 from constants import AFFECT_RANGE, N_EMOTIONS, N_RATERS, ROLES
 from corpora.labels import emotion_index, parse_emotions
-from corpora.registry import EXAMPLE_ID, parse_id
+from corpora.registry import CORPORA, corpus_of, preprocessed_corpus
 from utils import MAX_TABLE_BYTES, InputError, decode, read_bounded
 
 VOTES = [f"Emotion.{rater}" for rater in range(1, N_RATERS + 1)]
@@ -46,12 +46,18 @@ def load_annotation(data_path: Path, role: str) -> Annotation:
 
     Raises
     ------
-    InputError : there is no such folder, or see `read_annotation`
+    InputError : there is no such folder, its corpus has no such role, or see `read_annotation`
     """
     if not data_path.is_dir():
         raise InputError(
             f"{data_path}: no such folder; pass --data_path, or put KEMDy19 there (data/README.md), or make the sample "
             "with 'python data/make_sample.py' and pass --data_path data/sample"
+        )
+    corpus = preprocessed_corpus(data_path)
+    if role not in corpus.roles:
+        raise InputError(
+            f"--SorL {role}: {data_path} holds {corpus.name}, in which nobody is rated as {role}; it has "
+            f"{' and '.join(corpus.roles)} rows alone"
         )
     return read_annotation(data_path / f"df_{role}.csv", role)
 
@@ -146,14 +152,15 @@ def read_ids(path: Path, ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
 
     Raises
     ------
-    InputError : one is not a segment id, or occurs twice
+    InputError : one is not a segment id, is of another corpus than the first, or occurs twice
     """
     sessions, dialogues, backwards, seen = [], [], [], set()
     last: dict[tuple[str, str], int] = {}  # sequence number by dialogue and speaker
+    corpus = corpus_of(ids[0]) or CORPORA[0]
     for row, segment in enumerate(ids):
-        parts = parse_id(segment)
+        parts = corpus.parse_id(segment)
         if parts is None or segment in seen:
-            found = f"expected an id such as {EXAMPLE_ID}" if parts is None else "occurs twice"
+            found = f"expected an id such as {corpus.example_id}" if parts is None else "occurs twice"
             found = found if segment else f"{found}; is it an empty row?"
             raise InputError(f"{path}, row {row + 2}: segment id {segment!r}: {found}")
         seen.add(segment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,16 +32,22 @@ class Corpus(ABC):
     name : as its publisher spells it
     example_id : a segment id, for error messages
     example_table : the name of an annotation table, for error messages
+    table : the names of its annotation tables, with groups of what they say
     sessions : all session numbers
     folds : test sessions of each fold of the usual protocol
+    test_fold : the one that is tested by default
+    imbalanced : whether it is mostly of one emotion, so that macro F1 alone says something
     utterances : number of labelled utterances by role, as distributed; the keys are the corpus's roles
     """
 
     name: str
     example_id: str
     example_table: str
+    table: re.Pattern[str]
     sessions: range
     folds: tuple[tuple[int, ...], ...]
+    test_fold: tuple[int, ...]
+    imbalanced: bool = False
     utterances: Mapping[str, int]
 
     @property
@@ -52,9 +59,11 @@ class Corpus(ABC):
     def parse_id(self, segment: str) -> SegmentId | None:
         """The parts of a segment id; None if it is not an id of this corpus."""
 
-    @abstractmethod
-    def is_in(self, data_path: Path) -> bool:
-        """Whether the folder holds at least one annotation table of this corpus."""
+    def table_in(self, data_path: Path) -> str | None:
+        """The name of the first of this corpus's annotation tables in a raw folder; None if it holds none."""
+        folder = data_path / "annotation"
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        return next((name for name in names if self.table.fullmatch(name)), None)
 
     @abstractmethod
     def read_annotation(self, data_path: Path, problems: list[Problem]) -> pd.DataFrame:

@@ -8,9 +8,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from corpora.base import Corpus, SegmentId
-from corpora.files import path_within
 from corpora.problems import MISSING_LIMIT, Problem
-from corpora.tables import TableLayout, annotate, read_rows
+from corpora.tables import TableLayout, annotate, find_tables, in_time_order, read_rows
 from utils import InputError
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ SEGMENT_ID = re.compile(
 )
 N_SESSIONS = 20
 FOLDS = ((1, 2, 3, 4), (5, 6, 7, 8), (9, 10, 11, 12), (13, 14, 15, 16), (17, 18, 19, 20))
-TABLE = re.compile(r"Session(?P<session>\d{2})_(?P<actor>[FM])_res\.csv", re.IGNORECASE)
 LAYOUT = TableLayout(start=1, end=2, segment=9, total=10)
 
 
@@ -43,8 +41,10 @@ class KEMDy19(Corpus):
     name = "KEMDy19"
     example_id = "Sess01_script01_F001"
     example_table = "Session01_F_res.csv"
+    table = re.compile(r"Session(?P<session>\d{2})_(?P<actor>[FM])_res\.csv", re.IGNORECASE)
     sessions = range(1, N_SESSIONS + 1)
     folds = FOLDS
+    test_fold = FOLDS[3]
     utterances = MappingProxyType({"speaker": 10_279, "listener": 10_285})
 
     def parse_id(self, segment: str) -> SegmentId | None:
@@ -59,14 +59,11 @@ class KEMDy19(Corpus):
             script=match["script"],
         )
 
-    def is_in(self, data_path: Path) -> bool:
-        folder = data_path / "annotation"
-        return folder.is_dir() and any(TABLE.fullmatch(path.name) for path in folder.iterdir())
-
     def read_annotation(self, data_path: Path, problems: list[Problem]) -> pd.DataFrame:
         import pandas as pd
 
-        files = find_tables(data_path, problems)
+        found = find_tables(data_path, self, problems)
+        files = [TableFile(path, int(match["session"]), match["actor"].upper()) for path, match in found]
         tables = {file: self.read_table(file, problems) for file in files}
         filled = [rows for rows in tables.values() if rows]
         if not filled:
@@ -107,28 +104,6 @@ class KEMDy19(Corpus):
         return rows
 
 
-def find_tables(data_path: Path, problems: list[Problem]) -> list[TableFile]:
-    """The annotation tables in the order of their names; CSV files of other names are added to `problems`.
-
-    Raises
-    ------
-    InputError : two files are the same table, since names are read in any case
-    """
-    by_table: dict[tuple[int, str], TableFile] = {}
-    for path in sorted((data_path / "annotation").iterdir()):
-        match = TABLE.fullmatch(path.name)
-        if match is None:
-            if path.suffix.lower() == ".csv":
-                what = "table whose name is not such as Session01_F_res.csv"
-                problems.append(Problem(path_within(data_path, path), "", "", what, "", "not read"))
-            continue
-        file = TableFile(path, int(match["session"]), match["actor"].upper())
-        other = by_table.setdefault((file.session, file.actor), file)
-        if other != file:
-            raise InputError(f"{path}: {other.path.name} is there as well; take one of them away")
-    return list(by_table.values())
-
-
 def half_rated(tables: dict[TableFile, list[dict[str, str | int]]]) -> list[Problem]:
     """A problem if a session has one table of two, or for each utterance that only one of its two tables holds."""
     names = [f"{file.path.parent.name}/{file.path.name}" for file in tables]
@@ -143,22 +118,3 @@ def half_rated(tables: dict[TableFile, list[dict[str, str | int]]]) -> list[Prob
         for segment in own
         if segment not in other
     ]
-
-
-def in_time_order(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of all tables with `start` and `end` as seconds, sorted by time within a dialogue.
-
-    The columns `table` and `position` (a row's table, and its place there) are taken away. Each of a session's two
-    tables holds all its utterances in time order. So a blank start is taken from the other table, or from the utterance
-    before, after which the row's position puts it.
-    """
-    import pandas as pd
-
-    rows["start"] = pd.to_numeric(rows["start"], errors="coerce")
-    rows["end"] = pd.to_numeric(rows["end"], errors="coerce")
-    rows["dialogue_number"] = pd.factorize(rows["dialogue"])[0]
-    rows["time"] = rows.groupby("Segment ID")["start"].transform("first")
-    rows["time"] = rows.groupby(["table", "dialogue"])["time"].ffill()
-    order = ["dialogue_number", "time", "position"]
-    ordered = rows.sort_values(order, kind="stable", na_position="first")
-    return ordered.drop(columns=["table", *order]).reset_index(drop=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 from corpora.base import Corpus, SegmentId
 from corpora.kemdy19 import KEMDy19
+from corpora.kemdy20 import KEMDy20
 from utils import InputError
 
-CORPORA: tuple[Corpus, ...] = (KEMDy19(),)
+CORPORA: tuple[Corpus, ...] = (KEMDy19(), KEMDy20())
+MAX_LINE_BYTES = 100_000  # of a row of a table
 LAST_SESSION = max(corpus.sessions[-1] for corpus in CORPORA)
 EXAMPLE_ID = CORPORA[0].example_id  # for error messages
 
@@ -29,16 +32,39 @@ def corpus_in(data_path: Path) -> Corpus:
 
     Raises
     ------
-    InputError : there is no such folder, or it holds no annotation table of a known corpus
+    InputError : there is no such folder, or it holds no annotation table of a known corpus, or those of several
     """
     if not data_path.is_dir():
         names = " or ".join(corpus.name for corpus in CORPORA)
         raise InputError(f"{data_path}: no such folder; put {names} there, data/README.md says how")
-    found = next((corpus for corpus in CORPORA if corpus.is_in(data_path)), None)
-    if found is None:
+    found = {corpus: table for corpus in CORPORA if (table := corpus.table_in(data_path))}
+    if not found:
         tables = " or ".join(corpus.example_table for corpus in CORPORA)
         raise InputError(
             f"{data_path / 'annotation'}: no table such as {tables}; "
             "--data_path is the folder that holds annotation/ and wav/"
         )
-    return found
+    if len(found) > 1:
+        tables = " and ".join(f"{table} of {corpus.name}" for corpus, table in found.items())
+        raise InputError(f"{data_path / 'annotation'}: holds {tables}; give each corpus a folder of its own")
+    return next(iter(found))
+
+
+def named(name: str) -> Corpus | None:
+    """The corpus of this name; None if it is not known."""
+    return next((corpus for corpus in CORPORA if corpus.name == name), None)
+
+
+def preprocessed_corpus(data_path: Path) -> Corpus:
+    """The corpus of a pre-processed folder, by the first id of its `df_speaker.csv`.
+
+    Where that says nothing, because it is missing or damaged, the first of `CORPORA`: who reads it reports that.
+    """
+    try:
+        with (data_path / "df_speaker.csv").open("rb") as file:
+            lines = [file.readline(MAX_LINE_BYTES).decode("utf-8-sig", errors="replace") for _ in range(2)]
+        header, first = csv.reader(lines)
+    except (OSError, ValueError, csv.Error):
+        return CORPORA[0]
+    found = dict(zip(header, first, strict=False)).get("Segment ID", "")
+    return corpus_of(found) or CORPORA[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 
-from corpora.registry import LAST_SESSION
+from corpora.registry import CORPORA, LAST_SESSION
 
 
 def parse_sessions(value: str) -> list[int]:
@@ -18,8 +18,9 @@ def parse_sessions(value: str) -> list[int]:
         except ValueError:
             found = range(0)
         if not found or found[0] < 1 or found[-1] > LAST_SESSION:
+            known = ", ".join(f"{corpus.name} has {format_sessions(corpus.sessions)}" for corpus in CORPORA)
             raise argparse.ArgumentTypeError(
-                f"{value!r}: expected sessions from 1 to {LAST_SESSION} such as [1,8,9,13], 1,8,9,13 or 1-4"
+                f"{value!r}: expected sessions such as [1,8,9,13], 1,8,9,13 or 1-4; {known}"
             )
         numbers.update(found)
     return sorted(numbers)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from constants import N_RATERS
 from corpora.base import Corpus, SegmentId
+from corpora.files import path_within
 from corpora.labels import normalise_emotions, normalise_rating, normalise_vote
 from corpora.problems import MISSING_LIMIT, OTHER_SPELLING, Problem
 from utils import MAX_TABLE_BYTES, InputError, decode, read_bounded
@@ -75,6 +77,29 @@ class RatingColumn(NamedTuple):
         """The column at this place among those of a row's ratings."""
         rater, number = divmod(position, len(RATINGS))
         return cls(rater, RATINGS[number])
+
+
+def find_tables(data_path: Path, corpus: Corpus, problems: list[Problem]) -> list[tuple[Path, re.Match[str]]]:
+    """A corpus's annotation tables by the order of their names, each with the match of `corpus.table`.
+
+    CSV files of other names are added to `problems`.
+
+    Raises
+    ------
+    InputError : two files are the same table, since names are read in any case
+    """
+    found: dict[str, tuple[Path, re.Match[str]]] = {}
+    for path in sorted((data_path / "annotation").iterdir()):
+        match = corpus.table.fullmatch(path.name)
+        if match is None:
+            if path.suffix.lower() == ".csv":
+                what = f"table whose name is not such as {corpus.example_table}"
+                problems.append(Problem(path_within(data_path, path), "", "", what, "", "not read"))
+            continue
+        other, _ = found.setdefault(path.name.lower(), (path, match))
+        if other != path:
+            raise InputError(f"{path}: {other.name} is there as well; take one of them away")
+    return list(found.values())
 
 
 def read_rows(path: Path, layout: TableLayout, corpus: Corpus) -> list[TableRow]:
@@ -242,6 +267,25 @@ def _unusable_vote(name: str, cell: str) -> tuple[str, str]:
     else:
         what = f"rater's {name.lower()} that is no number from 1 to 5"
     return what, done
+
+
+def in_time_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of all tables with `start` and `end` as seconds, sorted by time within a dialogue.
+
+    The columns `table` and `position` (a row's table, and its place there) are taken away. Each table holds its
+    utterances in time order. So a blank start is taken from another row of the utterance (KEMDy19 has two tables a
+    session), or from the utterance before, after which the row's position puts it.
+    """
+    import pandas as pd
+
+    rows["start"] = pd.to_numeric(rows["start"], errors="coerce")
+    rows["end"] = pd.to_numeric(rows["end"], errors="coerce")
+    rows["dialogue_number"] = pd.factorize(rows["dialogue"])[0]
+    rows["time"] = rows.groupby("Segment ID")["start"].transform("first")
+    rows["time"] = rows.groupby(["table", "dialogue"])["time"].ffill()
+    order = ["dialogue_number", "time", "position"]
+    ordered = rows.sort_values(order, kind="stable", na_position="first")
+    return ordered.drop(columns=["table", *order]).reset_index(drop=True)
 
 
 def rows_of_role(annotation: pd.DataFrame, role: str, problems: list[Problem]) -> pd.DataFrame:

@@ -684,11 +684,10 @@ def summary(plan: Plan, out: Path) -> str:
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Make the synthetic sample corpus in the raw layout of KEMDy19.")
-    parser.add_argument("--out", type=Path, default=OUT, help="new folder to make (default: sample, beside this file)")
+    parser.add_argument("--layout", choices=("kemdy19", "kemdy20"), default="kemdy19", help="whose (%(default)s)")
+    parser.add_argument("--out", type=Path, help="new folder to make (default: sample, or sample_kemdy20, beside this)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default: %(default)s)")
-    parser.add_argument(
-        "--sessions", type=int, default=N_SESSIONS, help=f"sessions, 1 to {N_SESSIONS} (default: %(default)s)"
-    )
+    parser.add_argument("--sessions", type=int, help=f"sessions, 1 to {N_SESSIONS}, or to 40 of KEMDy20 (default: all)")
     parser.add_argument("--utterances", type=int, help="cut every dialogue after this many (default: whole dialogues)")
     parser.add_argument("--speak", action="store_true", help=argparse.SUPPRESS)  # the speaking process, see speak()
     return parser
@@ -702,9 +701,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     def build() -> None:
-        plan = plan_sample(args.seed, args.sessions, utterances=args.utterances)
-        write_sample(plan, args.out.absolute(), progress=True)
-        print(summary(plan, args.out))
+        given = {"seed": args.seed, "utterances": args.utterances}
+        if args.sessions is not None:
+            given["sessions"] = args.sessions
+        if args.layout == "kemdy20":
+            from sample_kemdy20 import make_sample_kemdy20
+
+            print(make_sample_kemdy20(args.out or OUT.with_name("sample_kemdy20"), progress=True, **given))
+            return
+        plan, out = plan_sample(**given), args.out or OUT
+        write_sample(plan, out.absolute(), progress=True)
+        print(summary(plan, out))
 
     return run_command(build)
 

@@ -63,13 +63,17 @@ class Details(NamedTuple):
 class Section(NamedTuple):
     """A table on the page, with what is below it.
 
+    headings : of the figures
     rows : of the table, by the names that page.html uses
+    notes : what others published, in words
     missing : the runs that are not in it, in words
     published : whether it has published figures beside ours
     """
 
     title: str
+    headings: list[str]
     rows: list[dict[str, Any]]
+    notes: list[str]
     missing: list[str]
     published: bool
     plots: list[Plot]
@@ -103,7 +107,6 @@ def write_page(path: Path, page: Page) -> None:
     text = environment.get_template("page.html").render(
         **page._asdict(),
         published_corpus=PUBLISHED_CORPUS,
-        headings=HEADINGS.values(),
         emotions=EMOTIONS,
         heat=COLOURS[0],
     )

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from constants import EMOTIONS, N_EMOTIONS
+from corpora.base import Corpus
 from corpora.registry import parse_id
 from metric import BATCH_FIGURES, ccc, confusion_matrix, matched_macro, overall_figures, published_figures, ranked
 from reports.comparison import CONFIDENCE, bootstrap_intervals
@@ -139,30 +140,51 @@ def describe_verdict(result: dict) -> str:
     return f"verdict: no better than {always}, as far as this test can tell: {measured} ({interval})."
 
 
-def describe_result(result: dict, folder: Path, role: str, sessions: Sequence[int]) -> str:
-    """The content of a `result.json` in words, for a terminal; `sessions` were tested."""
+def describe_result(result: dict, folder: Path, role: str, sessions: Sequence[int], corpus: Corpus) -> str:
+    """The content of a `result.json` in words, for a terminal; `sessions` of `corpus` were tested.
+
+    Macro F1 comes first for a corpus that is mostly of one emotion.
+    """
     overall = result["overall"]
-    lines = [
-        "",
-        f"{role}, sessions {', '.join(map(str, sessions))}: {overall['n']} windows, "
-        f"{overall['n_single_label']} of them with one majority label",
+    heading = [
+        f"{role}, {corpus.name}, sessions {', '.join(map(str, sessions))}: {overall['n']} windows, "
+        f"{overall['n_single_label']} of them with one majority label"
     ]
     if result["epoch"] is not None:
-        lines.append(f"weights of epoch {result['epoch']} of {result['epochs']}")
-    lines += ["", f"{'as the paper counts (per batch)':<34}{'precision':>14}{'recall':>14}{'F1':>14}"]
+        heading.append(f"weights of epoch {result['epoch']} of {result['epochs']}")
+    blocks = [describe_by_batch(result), describe_overall(result, corpus.imbalanced)]
+    if corpus.imbalanced:
+        blocks.reverse()
+    lines = ["", *heading, "", *blocks[0], "", *blocks[1]]
+    return "\n".join([*lines, "", describe_verdict(result), f"experiment folder: {folder}"])
+
+
+def describe_by_batch(result: dict) -> list[str]:
+    """Lines of the figures per batch."""
+    overall = result["overall"]
+    lines = [
+        f"{'as the paper counts (per batch)':<34}{'precision':>14}{'recall':>14}{'F1':>14}",
+    ]
     for k in ("", "@2"):
         figures = "".join(f"{result[name + k]:>14}" for name in BATCH_FIGURES)
         lines.append(f"  {'MATE, @' + (k[1:] or '1'):<32}{figures}")
     lines += [
         f"  {'always ' + overall['majority_label'] + ', @1':<32}{'':>28}{overall['majority_f1']:>9.3f}",
-        "",
-        f"{'whole test set':<34}{'MATE':>14}{'always ' + overall['majority_label']:>18}",
-        f"  {'CCC of arousal':<32}{result['ccc_arousal']:>14.3f}",
-        f"  {'CCC of valence':<32}{result['ccc_valence']:>14.3f}",
     ]
-    for name in ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "arousal_mae", "valence_mae"):
+    return lines
+
+
+def describe_overall(result: dict, macro_first: bool) -> list[str]:
+    """Lines of the figures over the whole set."""
+    overall = result["overall"]
+    lines = [f"{'whole test set':<34}{'MATE':>14}{'always ' + overall['majority_label']:>18}"]
+    names = ["accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "arousal_mae", "valence_mae"]
+    if macro_first:
+        names.sort(key=lambda name: name != "macro_f1")
+    for name in names:
         if name in overall:
             baseline = overall.get("majority", {}).get(name)
             beside = "" if baseline is None else f"{baseline:>18.3f}"
             lines.append(f"  {name.replace('_', ' '):<32}{overall[name]:>14.3f}{beside}")
-    return "\n".join([*lines, "", describe_verdict(result), f"experiment folder: {folder}"])
+    lines += [f"  {'CCC of ' + name:<32}{result[f'ccc_{name}']:>14.3f}" for name in ("arousal", "valence")]
+    return lines

@@ -14,7 +14,7 @@ import pandas as pd
 
 from constants import EMOTIONS, ROLES
 from corpora.registry import corpus_of
-from metric import FIGURES
+from metric import FIGURES, OVERALL_FIGURES
 from utils import InputError, read_bounded, read_json
 
 AFFECT_COLUMNS = ("arousal", "arousal_pred", "valence", "valence_pred")  # of predictions.csv
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
 class Run(NamedTuple):
     """What a report takes from an experiment folder; N windows were tested."""
 
-    figures: dict[str, float]  # `metric.FIGURES`; the first three are means over batches
+    figures: dict[str, float]  # `metric.FIGURES`, the first three means over batches, and `OVERALL_FIGURES`
     majority_f1: float
     classes: dict[str, float]  # F1 of each emotion that occurs
     ids: list[str]  # segment ids of the tested windows' last utterances
@@ -83,9 +83,9 @@ def finished(entries: Iterable[Entry], runs: dict[Path, Run]) -> list[Run]:
 
 
 def values_of(runs: Sequence[Run]) -> pd.DataFrame:
-    """`metric.FIGURES` and `majority_f1`, one row per run."""
+    """`metric.FIGURES`, `OVERALL_FIGURES` (NaN without a window of a single label) and `majority_f1`, a row per run."""
     rows = [run.figures | {"majority_f1": run.majority_f1} for run in runs]
-    return pd.DataFrame(rows, columns=[*FIGURES, "majority_f1"], dtype=float)
+    return pd.DataFrame(rows, columns=[*FIGURES, *OVERALL_FIGURES, "majority_f1"], dtype=float)
 
 
 # Reading an experiment folder
@@ -122,6 +122,7 @@ def read_result(path: Path) -> Result:
     try:
         figures = {name: float(str(content[name]).partition("+-")[0]) for name in FIGURES}
         overall = content["overall"]
+        figures |= {name: float(overall[name]) for name in OVERALL_FIGURES if name in overall}
         by_class = overall.get("classes", {})
         classes = {emotion: float(by_class[emotion]["f1-score"]) for emotion in EMOTIONS if emotion in by_class}
         majority_f1, n_windows = float(overall["majority_f1"]), int(overall["n"])
@@ -193,10 +194,10 @@ def read_columns(path: Path, numbers: Sequence[str], texts: Sequence[str] = ()) 
 
 
 def is_of_published_corpus(run: Run) -> bool:
-    """Whether a run was made from the corpus of the published figures: by its ids, all its sessions, and its size."""
+    """Whether a run was made from a corpus with published figures: by its ids, all its sessions, and its size."""
     corpora = {corpus_of(segment) for segment in run.ids}
     corpus = corpora.pop() if len(corpora) == 1 else None
-    if corpus is None or corpus.name != PUBLISHED_CORPUS:
+    if corpus is None:
         return False
     expected = corpus.utterances[run.configuration["SorL"]]
     is_complete = len(run.sessions) == len(corpus.sessions)

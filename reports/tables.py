@@ -13,8 +13,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from constants import ROLES
+from corpora.registry import corpus_of
 from corpora.sessions import format_sessions
-from metric import BATCH_FIGURES, FIGURES, HEADINGS
+from metric import BATCH_FIGURES, FIGURES, HEADINGS, OVERALL_FIGURES
 from reports.page import Page, Section, draw_table, write_page
 from reports.runs import (
     Entry,
@@ -36,6 +37,10 @@ LEGEND = (
     "F1 of always answering with the commonest training label."
 )
 
+KNOWN = (*FIGURES, *OVERALL_FIGURES)  # what is published, and what the CSV files hold
+# Of a corpus that is mostly of one emotion, where macro F1 alone says something
+IMBALANCED_FIGURES = (*OVERALL_FIGURES, "ccc_arousal", "ccc_valence")
+
 
 # Published figures
 
@@ -44,7 +49,7 @@ def read_published() -> pd.DataFrame:
     """The rows of data/published.csv; a figure that was not published is NaN, a blank role, split or note ''."""
     names = {name.lower(): name for name in BATCH_FIGURES}
     table = pd.read_csv(PUBLISHED_FILE, dtype=dict.fromkeys(("table", "row", "role", "test_split"), str))
-    return table.rename(columns=names).fillna(dict.fromkeys(("role", "test_split", "note"), ""))
+    return table.rename(columns=names).fillna(dict.fromkeys(("role", "test_split", "note", "protocol"), ""))
 
 
 def find_published(
@@ -53,7 +58,7 @@ def find_published(
     """The figures of one row of `read_published`, without those that are NaN; None if there is no such row."""
     wanted = {"table": table, "row": row, "role": role, "test_split": format_sessions(test_split)}
     found = published[(published[list(wanted)] == list(wanted.values())).all(axis=1)]
-    return None if found.empty else {name: float(value) for name, value in found.iloc[0][[*FIGURES]].dropna().items()}
+    return None if found.empty else {name: float(value) for name, value in found.iloc[0][[*KNOWN]].dropna().items()}
 
 
 # A table's rows
@@ -70,7 +75,7 @@ def summarise(entries: Sequence[Entry], runs: dict[Path, Run], published: pd.Dat
 
     Returns
     -------
-    DataFrame with `role`, `row`, `test`, `folds`, `runs`, `wanted`, `majority_f1`, and of each of `metric.FIGURES`: its
+    DataFrame with `role`, `row`, `test`, `folds`, `runs`, `wanted`, `majority_f1`, and of each of `KNOWN`: its
     mean over seeds (of several folds: mean of the folds' means), `_sd` the sample standard deviation over seeds (of
     several folds: over all runs), `_published`, `_published_sd` (over folds), and `_diff`, ours less the published one
     if no fold is missing. What is not known is NaN.
@@ -118,7 +123,7 @@ def summarise_folds(
 
 def published_values(entries: Sequence[Entry]) -> pd.Series:
     """The published figures of entries that differ in their seeds; NaN where there are none."""
-    return pd.Series(entries[0].published or {}, index=FIGURES, dtype=float)
+    return pd.Series(entries[0].published or {}, index=KNOWN, dtype=float)
 
 
 def row_figures(
@@ -130,7 +135,7 @@ def row_figures(
 ) -> dict[str, float]:
     """The columns of one row of `summarise` that hold figures."""
     columns = {}
-    for name in FIGURES:
+    for name in KNOWN:
         columns[name], columns[f"{name}_sd"] = mean[name], sd[name]
         columns[f"{name}_published"] = published.get(name, np.nan)
         columns[f"{name}_published_sd"] = np.nan if published_sd is None else published_sd[name]
@@ -165,11 +170,13 @@ def format_count(row: pd.Series) -> str:
     return f"{row['runs']}" if row["runs"] == row["wanted"] else f"{row['runs']} of {row['wanted']}"
 
 
-def format_markdown(title: str, table: pd.DataFrame, missing: Sequence[str], warning: str) -> str:
-    """A table of `summarise` as Markdown, under the warning about its corpus and above the runs that are missing."""
+def format_markdown(
+    title: str, table: pd.DataFrame, figures: Sequence[str], notes: Sequence[str], missing: Sequence[str], warning: str
+) -> str:
+    """A table of `summarise` as Markdown, under the warning about its corpus and above notes and missing runs."""
     columns = table[["role", "row", "test"]].map(escape_markdown)
     columns["runs"] = [format_count(row) for _, row in table.iterrows()]
-    for name in FIGURES:
+    for name in figures:
         cells = [format_cells(row, name) for _, row in table.iterrows()]
         columns[HEADINGS[name]] = [
             ours if theirs == "-" else f"{ours} ({theirs}{'' if diff == '-' else ', ' + diff})"
@@ -178,6 +185,7 @@ def format_markdown(title: str, table: pd.DataFrame, missing: Sequence[str], war
     columns["majority F1"] = table["majority_f1"].map(format_value)
     lines = [f"> **{escape_markdown(warning)}**", ""] if warning else []
     lines += [f"# {escape_markdown(title)}", "", columns.to_markdown(index=False, disable_numparse=True), "", LEGEND]
+    lines += [line for note in notes for line in ("", escape_markdown(note))]
     if missing:
         lines += ["", "Runs missing from this table:", "", *(f"- {escape_markdown(line)}" for line in missing)]
     return "\n".join(lines) + "\n"
@@ -188,7 +196,7 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"([\\`*<>|\[\]#])", r"\\\1", one_line(text))
 
 
-def page_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+def page_rows(table: pd.DataFrame, figures: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of a table of `summarise` by the names that page.html uses."""
     return [
         {
@@ -196,11 +204,26 @@ def page_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
             "row": row["row"],
             "test": row["test"],
             "count": format_count(row),
-            "cells": [format_cells(row, name) for name in FIGURES],
+            "cells": [format_cells(row, name) for name in figures],
             "majority_f1": format_value(row["majority_f1"]),
         }
         for _, row in table.iterrows()
     ]
+
+
+def shown_figures(entries: Sequence[Entry], runs: dict[Path, Run]) -> tuple[str, ...]:
+    """The figures to show of a table: macro F1 first where its runs were tested on an imbalanced corpus."""
+    corpora = [corpus_of(segment) for run in finished(entries, runs) for segment in run.ids[:1]]
+    return IMBALANCED_FIGURES if any(corpus and corpus.imbalanced for corpus in corpora) else FIGURES
+
+
+def describe_peers(published: pd.DataFrame, table: str, rows: Sequence[str]) -> list[str]:
+    """One line for every published row of a table that is none of its configurations: figures and protocol."""
+    lines = []
+    for _, row in published[(published["table"] == table) & ~published["row"].isin(rows)].iterrows():
+        figures = ", ".join(f"{HEADINGS[name]} {row[name]:.3f}" for name in KNOWN if not np.isnan(row[name]))
+        lines.append(f"{row['row']}: {figures}; {row['protocol']}.")
+    return lines
 
 
 # The report
@@ -233,13 +256,16 @@ def write_report(folder: Path, entries: Sequence[Entry], settings: dict[str, Any
             table["corpus"] = warning or "; ".join(corpora)
             missing = describe_missing(wanted, runs, errors)
             title = f"Table {name}: {wanted[0].title}" if name[0].isdigit() else wanted[0].title
+            figures, notes = shown_figures(wanted, runs), describe_peers(published, name, [e.row for e in wanted])
             with atomic_write(folder / f"{name}.csv") as file:
                 table.to_csv(file, index=False, float_format="%.6g")
             with atomic_write(folder / f"{name}.md") as file:
-                file.write(format_markdown(title, table, missing, warning))
+                file.write(format_markdown(title, table, figures, notes, missing, warning))
             has_published = any(entry.published for entry in wanted)
             plots, details = draw_table(wanted, runs, plot_numbers, bar)
-            sections.append(Section(title, page_rows(table), missing, has_published, plots, details))
+            headings = [HEADINGS[figure] for figure in figures]
+            rows = page_rows(table, figures)
+            sections.append(Section(title, headings, rows, notes, missing, has_published, plots, details))
     page = Page(
         warning=warning,
         corpora=corpora,

@@ -10,7 +10,17 @@ from typing import Any
 
 from constants import ROLES
 from corpora.sessions import parse_sessions
-from sweeps.plan import PLAN_FILE, SET_BY_PLAN, TABLES, Plan, is_flag, make_plan, merge_remembered, recall
+from sweeps.plan import (
+    PLAN_FILE,
+    SET_BY_PLAN,
+    TABLES,
+    TABLES_KEMDY20,
+    Plan,
+    is_flag,
+    make_plan,
+    merge_remembered,
+    recall,
+)
 from training.configuration import names_of
 from training.options import MODEL, TEST, TRAINING, get_args_parser, parse_args
 from utils import InputError, number, switch
@@ -77,11 +87,25 @@ def add_command(commands: Any, name: str, text: str, note: str = "") -> argparse
     if name == "compare":
         option("rows", nargs=2, metavar="TABLE:ROW", help="a row such as 3.3:bidirectional, or an experiment folder")
     else:
-        option("tables", nargs="*", metavar="TABLE", help=f"{', '.join(TABLES)}; none: all of them")
-    option("--SorL", nargs="+", choices=ROLES, default=list(ROLES), help="whose emotion is predicted")
+        option(
+            "tables", nargs="*", metavar="TABLE", help=f"{', '.join([*TABLES, *TABLES_KEMDY20])}; none: the corpus's"
+        )
+    option(
+        "--SorL",
+        nargs="+",
+        choices=ROLES,
+        default=list(ROLES),
+        help="whose emotion is predicted; without it all that the corpus has",
+    )
     option("--seeds", type=number(int, 1, 1000), default=1, help="runs of each, with seeds from 0 on")
     option("--grid", nargs="+", type=parse_axis, metavar="NAME=A,B", help="all combinations of these options' values")
-    option("--test_split", nargs="+", type=parse_fold, metavar="SESSIONS", help="the grid's; without it 13-16")
+    option(
+        "--test_split",
+        nargs="+",
+        type=parse_fold,
+        metavar="SESSIONS",
+        help="the grid's; without it 13-16, or 1-8 of KEMDy20",
+    )
     return command
 
 

@@ -11,7 +11,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from constants import ROLES
+from corpora.base import Corpus
 from corpora.kemdy19 import FOLDS
+from corpora.kemdy20 import KEMDy20
+from corpora.registry import preprocessed_corpus
 from corpora.sessions import format_sessions
 from training.configuration import as_json, identity, options, outcome_options
 from training.options import parse_args
@@ -59,6 +62,8 @@ TABLES = {
     "modality": Table("Single modalities", {"audio": {"modality": "audio"}, "text": {"modality": "text"}}),
     "backbone": Table("LSTM against GRU", {"lstm": {}, "gru": {"backbone": "gru"}}),
 }
+# Of a corpus that has no published tables
+TABLES_KEMDY20 = {"KEMDy20": Table("Five folds of KEMDy20", {"default": {}}, folds=KEMDy20.folds)}
 GRID = "grid"  # the table of the user's own grid
 # Options of main.py that every plan sets, or that many runs at once have no use for
 SET_BY_PLAN = {"SorL", "test_split", "seed", "resume", "test_only", "test_path"}
@@ -119,7 +124,7 @@ def options_set_by(tables: Mapping[str, Table]) -> set[str]:
     With a published table these are the options of all published ones: in each table, those that it does not vary
     keep the values that were published.
     """
-    of_published = TABLES if tables.keys() - {GRID} else {}
+    of_published = TABLES if tables.keys() & TABLES.keys() else {}
     names = set()
     for table in (*tables.values(), *of_published.values()):
         for values in (*table.rows.values(), *table.by_role.values()):
@@ -147,28 +152,40 @@ def make_plan(args: argparse.Namespace, given: set[str], parser: argparse.Argume
     shared = format_options({name: getattr(args, name) for name in names})
     runs = []
     for name, table in tables.items():
-        for role in dict.fromkeys(args.SorL):
+        for role in dict.fromkeys(roles_of(args, given)):
             runs += plan_table(name, table, role, args.seeds, shared)
     main_args, _ = parse_args(shared)
     return Plan(args=args, given=given, main_args=main_args, tables=tables, runs=runs)
 
 
+def roles_of(args: argparse.Namespace, given: set[str]) -> list[str]:
+    """The roles that a command line asks for; without `--SorL` those that the corpus has."""
+    return args.SorL if "SorL" in given else list(preprocessed_corpus(args.data_path).roles)
+
+
 def choose_tables(args: argparse.Namespace, parser: argparse.ArgumentParser) -> dict[str, Table]:
-    """The tables that a command line names; without names a grid alone, and without a grid all tables."""
-    names = list(TABLES) if args.command == "compare" else args.tables
-    known = [*TABLES, GRID] if args.command == "report" else [*TABLES]  # a report may be of an earlier grid
+    """The tables that a command line names; without names a grid alone, and without a grid all tables of the corpus."""
+    corpus = preprocessed_corpus(args.data_path)
+    every = {**TABLES, **TABLES_KEMDY20}
+    names = list(every) if args.command == "compare" else args.tables
+    known = [*every, GRID] if args.command == "report" else [*every]  # a report may be of an earlier grid
     if unknown := [name for name in names if name not in known]:
         parser.error(f"no table {unknown[0]!r}; there are {', '.join(known)}")
     if not names and not args.grid:
-        names = list(TABLES)
-    tables = {name: TABLES[name] for name in names if name in TABLES}
+        names = list(tables_of(corpus))
+    tables = {name: every[name] for name in names if name in every}
     if args.grid:
         if len(dict(args.grid)) < len(args.grid):
             parser.error("--grid: an option is given twice")
-        tables[GRID] = make_grid(dict(args.grid), args.test_split or [FOLDS[3]])
+        tables[GRID] = make_grid(dict(args.grid), args.test_split or [corpus.test_fold])
     elif args.test_split:
         parser.error("--test_split is for --grid; the published tables have their own")
     return tables
+
+
+def tables_of(corpus: Corpus) -> dict[str, Table]:
+    """The tables that a corpus has: the published ones are of KEMDy19."""
+    return TABLES_KEMDY20 if corpus.name == KEMDy20.name else TABLES
 
 
 def make_grid(axes: Mapping[str, Sequence[str]], folds: Iterable[tuple[int, ...]]) -> Table:
@@ -218,15 +235,23 @@ def format_options(values: Mapping[str, Any]) -> list[str]:
     return argv
 
 
-def check_corpus(data_path: Path, role: str) -> None:
+def check_corpus(data_path: Path, role: str, tables: Iterable[str] = ()) -> None:
     """Read the role's utterances, to fail now where otherwise every run would.
 
     Raises
     ------
-    InputError : there is no such folder, or `df_<role>.csv` is missing or damaged
+    InputError : there is no such folder, `df_<role>.csv` is missing or damaged, or one of the tables is of another
+        corpus
     """
     from corpora.annotation import load_annotation
 
+    corpus = preprocessed_corpus(data_path)
+    own = tables_of(corpus)
+    if others := [name for name in tables if name not in (*own, GRID)]:
+        raise InputError(
+            f"table {others[0]}: not of {corpus.name}, which --data_path {data_path} holds; for it there are "
+            f"{', '.join(own)} and --grid"
+        )
     load_annotation(data_path, role)
 
 

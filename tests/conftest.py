@@ -62,6 +62,29 @@ def preprocessed(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return corpus
 
 
+@pytest.fixture(scope="session")
+def sample20(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A raw sample corpus in KEMDy20's layout: ten sessions, two of them outside the first fold; read only."""
+    from sample_kemdy20 import make_sample_kemdy20
+
+    out = tmp_path_factory.mktemp("sample20") / "corpus"
+    make_sample_kemdy20(out, sessions=10, utterances=3)
+    return out
+
+
+@pytest.fixture(scope="session")
+def preprocessed20(sample20: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `sample20` with the files of preprocessing beside it; read only."""
+    from preprocessing import preprocess
+
+    corpus = tmp_path_factory.mktemp("preprocessed20") / "corpus"
+    shutil.copytree(sample20, corpus)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of the oddities that the sample has on purpose
+        preprocess(corpus, text_model=str(corpus / "kobert"), gpu_id="cpu")
+    return corpus
+
+
 @pytest.fixture
 def corpus(sample: Path, tmp_path: Path) -> Path:
     """A raw corpus that may be spoilt."""

@@ -8,6 +8,7 @@ from dataset import (
     ShuffledBatches,
     Utterances,
     WindowDataset,
+    inverse_frequencies,
     load_utterances,
     make_windows,
     ordered_loader,
@@ -53,6 +54,35 @@ def test_folds_cover_every_utterance_once_and_windows_stay_within_their_sessions
         assert in_test == set(test)
         assert in_training == set(train)
     assert sorted(tested) == list(range(len(annotation.ids)))
+
+
+def test_weights_draw_every_emotion_about_as_often():
+    majority = np.zeros((1000, 7), dtype=np.float32)
+    majority[:870, 5] = majority[870:950, 6] = majority[950:990, 1] = majority[990:, 2] = 1
+    majority[0, 6] = 1  # a tie counts as half of each of its labels
+    weights = inverse_frequencies(majority, majority.sum(axis=0))
+    assert weights[0] == pytest.approx((1 / 870 + 1 / 81) / 2)
+    assert weights[1] == pytest.approx(1 / 870)
+    assert weights[-1] == pytest.approx(1 / 10)
+    order = ShuffledBatches(1000, 100, torch.Generator().manual_seed(0), weights=weights)
+    epochs = [np.concatenate(list(order)) for _ in range(4)]
+    assert all(len(epoch) == 1000 for epoch in epochs)
+    assert (epochs[0] != epochs[1]).any()
+    drawn = majority[np.concatenate(epochs)].sum(axis=0) / 4000
+    np.testing.assert_allclose(drawn[[1, 2, 5, 6]], 0.25, atol=0.03)
+    assert drawn[[0, 3, 4]].sum() == 0
+
+
+def test_the_weighted_order_repeats_and_is_dealt_to_processes():
+    weights = torch.rand(50, dtype=torch.float64)
+    whole = list(ShuffledBatches(50, 8, torch.Generator().manual_seed(3), weights=weights))
+    halves = [
+        list(ShuffledBatches(50, 8, torch.Generator().manual_seed(3), slice(rank, None, 2), weights=weights))
+        for rank in (0, 1)
+    ]
+    assert len(whole) == 6
+    for batch, first, second in zip(whole, *halves, strict=True):
+        assert (batch[::2], batch[1::2]) == (first, second)
 
 
 # Data set

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from constants import EMOTIONS
 from loss import ccc_loss, class_balanced_loss, class_balanced_weights, make_loss, normal_loss
 from metric import ccc
 
@@ -120,3 +121,13 @@ def test_a_small_batch_is_learnt_by_heart(affect):
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.01
+
+
+def test_class_balanced_weights_of_kemdy20s_counts():
+    """Its single majority labels; weights of eq. 2 with n in units of the rarest class, computed by hand."""
+    counts = dict(zip(EMOTIONS, (61, 144, 121, 43, 156, 11_120, 1_183), strict=True))
+    n = {"disgust": 1, "angry": 3, "sad": 2, "fear": 1, "surprise": 3, "neutral": 258, "happy": 27}
+    expected = [(1 - 0.99) / (1 - 0.99 ** n[emotion]) for emotion in EMOTIONS]
+    weights = class_balanced_weights(np.array([*counts.values()]), 0.99)
+    np.testing.assert_allclose(weights, expected, rtol=1e-5)
+    assert weights[EMOTIONS.index("fear")] / weights[EMOTIONS.index("neutral")] == pytest.approx(92.5, abs=0.1)

@@ -59,7 +59,7 @@ def test_impossible_sessions_are_refused(value, capsys):
     with pytest.raises(SystemExit) as exit_:
         parse_args([f"--test_split={value}"])
     assert exit_.value.code == 2
-    assert "expected sessions from 1 to 20" in capsys.readouterr().err
+    assert "KEMDy19 has 1-20, KEMDy20 has 1-40" in capsys.readouterr().err
 
 
 def test_defaults_are_the_published_ones():

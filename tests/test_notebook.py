@@ -100,6 +100,18 @@ def test_the_notebook_runs_on_the_sample(sample: Path, copy: Path, execute):
     assert modified(ROOT) == before
 
 
+def test_the_notebook_runs_on_kemdy20(preprocessed20: Path, copy: Path, execute):
+    shutil.copytree(preprocessed20, copy / "data" / "KEMDy20")
+    notebook = read_notebook()
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    first.source = first.source.replace('Path("data/sample")', 'Path("data/KEMDy20")')
+    execute(notebook)
+    cells = {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
+    assert {name: shown(cells[name]) for name in SHOWS} == SHOWS
+    folds = "".join(output.get("data", {}).get("text/html", "") for output in cells["folds"].outputs)
+    assert re.findall(r"sessions \d+-\d+", folds) == [f"sessions {n}-{n + 7}" for n in range(1, 40, 8)]
+
+
 def test_another_corpus_is_one_changed_path(execute):
     notebook = read_notebook()
     first = next(cell for cell in notebook.cells if cell.cell_type == "code")
@@ -107,7 +119,7 @@ def test_another_corpus_is_one_changed_path(execute):
     with pytest.raises(CellExecutionError) as stopped:
         execute(notebook)
     assert stopped.value.ename == "InputError"
-    assert stopped.value.evalue.startswith("data/absent: no such folder; put KEMDy19 there")
+    assert stopped.value.evalue.startswith("data/absent: no such folder; put KEMDy19 or KEMDy20 there")
 
 
 def test_the_committed_notebook_is_source_alone():

@@ -46,3 +46,25 @@ def test_a_missing_or_damaged_corpus_is_named(preprocessed, tmp_path):
         check_corpus(tmp_path / "corpus", "speaker")
     with pytest.raises(InputError, match=r"df_listener\.csv: not found; run preprocessing\.py"):
         check_corpus(tmp_path, "listener")
+
+
+def test_kemdy20_has_its_own_five_folds_and_refuses_the_published_tables(preprocessed20, preprocessed, tmp_path):
+    plan = parse_plan(["run", "--data_path", str(preprocessed20)])
+    assert list(plan.tables) == ["KEMDy20"]
+    assert {planned.role for planned in plan.runs} == {"speaker"}
+    assert [planned.fold for planned in plan.runs] == [tuple(range(first, first + 8)) for first in range(1, 40, 8)]
+    grid = parse_plan(["run", "--grid", "lam=0.5", "--data_path", str(preprocessed20)])
+    assert [(planned.role, planned.fold) for planned in grid.runs] == [("speaker", tuple(range(1, 9)))]
+    check_corpus(preprocessed20, "speaker", [*plan.tables, *grid.tables])
+    with pytest.raises(InputError, match=r"^table 3\.2: not of KEMDy20, which .* holds; for it there are KEMDy20 and"):
+        check_corpus(preprocessed20, "speaker", ["3.2"])
+    with pytest.raises(InputError, match=r"^table KEMDy20: not of KEMDy19, which"):
+        check_corpus(preprocessed, "speaker", ["KEMDy20"])
+    with pytest.raises(InputError, match=r"^--SorL listener: .* holds KEMDy20, in which nobody is rated as listener"):
+        check_corpus(preprocessed20, "listener")
+    assert "KEMDy20" not in parse_plan(["list", "--data_path", str(tmp_path)]).tables  # as KEMDy19
+
+
+def test_the_sampler_may_be_compared_on_kemdy20(preprocessed20):
+    plan = parse_plan(["run", "KEMDy20", "--sampler", "weighted", "--data_path", str(preprocessed20)])
+    assert {parse_args(planned.argv)[0].sampler for planned in plan.runs} == {"weighted"}

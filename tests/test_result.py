@@ -7,6 +7,8 @@ from compared_runs import make_arrays, make_ids
 from sklearn.metrics import confusion_matrix
 
 from constants import EMOTIONS
+from corpora.kemdy19 import KEMDy19
+from corpora.kemdy20 import KEMDy20
 from metric import batch_figures, ccc
 from reports import result as result_module
 from reports.result import (
@@ -76,9 +78,9 @@ def test_predictions_end_in_who_said_what_and_the_predicted_label(arrays):
 
 def test_description_puts_the_baseline_beside_the_figures(arrays, tmp_path):
     result = write_result(tmp_path, IDS, arrays, 5, 64, Context(epoch=7, epochs=100, warnings=["Of another encoder."]))
-    text = describe_result(result, tmp_path, "listener", [1, 2])
+    text = describe_result(result, tmp_path, "listener", [1, 2], KEMDy19())
     overall = result["overall"]
-    assert "listener, sessions 1, 2: 150 windows, 90 of them" in text
+    assert "listener, KEMDy19, sessions 1, 2: 150 windows, 90 of them" in text
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1"):
         (line,) = [line for line in text.splitlines() if line.startswith(f"  {name.replace('_', ' ')} ")]
         assert line.split()[-2:] == [f"{overall[name]:.3f}", f"{overall['majority'][name]:.3f}"]
@@ -96,7 +98,7 @@ def test_description_puts_the_baseline_beside_the_figures(arrays, tmp_path):
 
 
 def test_own_figures_are_not_headed_published(arrays, tmp_path):
-    text = describe_result(write_result(tmp_path, IDS, arrays, 5, 64), tmp_path, "speaker", [1])
+    text = describe_result(write_result(tmp_path, IDS, arrays, 5, 64), tmp_path, "speaker", [1], KEMDy19())
     assert "published" not in text
     assert [line.split("  ")[0] for line in text.splitlines() if line.startswith(("as the", "whole"))] == [
         "as the paper counts (per batch)",
@@ -181,3 +183,13 @@ def test_predictions_of_a_test_are_read_by_pandas_as_they_were(arrays, tmp_path)
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert len(table) == 150
     assert table["text"][3] == '"3", 예\n'
+
+
+def test_macro_f1_comes_first_for_a_corpus_of_mostly_one_emotion(arrays, tmp_path):
+    result = compute_result(arrays, majority=5, batch_size=64)
+    lines = describe_result(result, tmp_path, "speaker", [1, 2], KEMDy20()).splitlines()
+    assert lines[1].startswith("speaker, KEMDy20, sessions 1, 2: ")
+    assert lines[3].startswith("whole set")
+    assert lines[4].split() == ["macro", "f1", f"{result['overall']['macro_f1']:.3f}", lines[4].split()[-1]]
+    assert sum("macro f1" in line for line in lines) == 1
+    assert any("CCC" in line for line in lines)

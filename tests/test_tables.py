@@ -4,22 +4,26 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
-from finished_runs import entry, recompute_figures, write_and_read
+from finished_runs import entry, make_run, recompute_figures, write_and_read
 
 from corpora.kemdy19 import FOLDS
 from corpora.sessions import format_sessions
-from metric import FIGURES
+from metric import FIGURES, OVERALL_FIGURES
 from reports.tables import find_published, read_published, write_report
+from utils import read_json
 
 # What was published
 
 
 def test_every_published_row_is_there():
     table = read_published()
-    counts = {"3.1": 3, "3.2": 10, "3.3": 2, "3.4": 2, "3.5": 8, "3.6": 8, "3.7": 2, "modality": 4}
+    counts = {"3.1": 3, "3.2": 10, "3.3": 2, "3.4": 2, "3.5": 8, "3.6": 8, "3.7": 2, "modality": 4, "KEMDy20": 2}
     assert Counter(table["table"]) == counts
     assert not table.duplicated(["table", "row", "role", "test_split"]).any()
-    whole = table[table["role"] != ""]
+    peers = table[table["table"] == "KEMDy20"]
+    assert peers[list(OVERALL_FIGURES)].notna().all(axis=None)
+    assert table["protocol"].ne("").all()
+    whole = table[(table["role"] != "") & (table["table"] != "KEMDy20")]
     assert (whole["Precision"] >= whole["Recall"]).all()  # the paper's are exchanged
     harmonic = 2 * whole["Precision"] * whole["Recall"] / (whole["Precision"] + whole["Recall"])
     assert (harmonic - whole["F1"]).abs().max() < 0.003
@@ -137,3 +141,23 @@ def test_nothing_finished(tmp_path):
         assert "Not KEMDy19" not in page
         assert "0 finished runs" in page
     write_report(tmp_path, [], {})
+
+
+def test_macro_f1_comes_first_for_kemdy20_and_what_others_reached_stands_below(tmp_path):
+    split = tuple(range(1, 9))
+    folder = make_run(tmp_path / "run", "speaker", split, 0, train_split=list(range(9, 41)))
+    predictions = pd.read_csv(folder / "predictions.csv")
+    predictions["segment_id"] = [f"Sess01_script01_User001F_{place:03}" for place in range(len(predictions))]
+    predictions.to_csv(folder / "predictions.csv", index=False)
+    table, text, page = write_and_read(
+        tmp_path / "report", [entry("KEMDy20", "default", ("speaker", split, 0), folder)]
+    )
+    overall = read_json(folder / "result.json")["overall"]
+    assert table["macro_f1"][0] == pytest.approx(overall["macro_f1"])
+    heading = next(line for line in text.splitlines() if line.startswith("| role"))
+    names = [name.strip() for name in heading.strip("|").split("|")]
+    assert names[4:] == ["macro F1", "weighted F1", "accuracy", "CCC arousal", "CCC valence", "majority F1"]
+    peer = "Lee et al. 2023: macro F1 0.408, weighted F1 0.871, accuracy 0.874; its test sessions are not known here."
+    assert peer in text
+    assert peer in page
+    assert page.index("macro F1") < page.index("weighted F1") < page.index(peer)

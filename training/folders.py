@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from constants import MAX_LAYERS, MAX_TEXT_DIM, SAMPLE_RATE
-from corpora.registry import LAST_SESSION
+from corpora.base import Corpus
+from corpora.registry import CORPORA, named, preprocessed_corpus
 from corpora.sessions import parse_sessions
 from features.speech import SpeechEmbeddings
 from model import MATE
 from training.configuration import as_json, identity, names_of, read_options
 from training.engine import build_model
 from training.options import CALL, CORPUS, TEST, TRAINING, parse_args
+from training.provenance import stored_data
 from training.run import CHECKPOINT
 from training.state import load_weights
 from utils import InputError, find_run, lock_folder, read_json
@@ -28,6 +30,7 @@ class TrainedRun(NamedTuple):
     model : with the trained weights, on the CPU
     options : every option of main.py; `test_split` are the sessions that it held out
     train_sessions : those that it was trained on
+    corpus : that it was trained on
     configuration : the folder's own
     speech_encoder : name, layers, dimension and fingerprint of its speech encoder, if it hears through one
     """
@@ -36,6 +39,7 @@ class TrainedRun(NamedTuple):
     model: MATE
     options: argparse.Namespace
     train_sessions: list[int]
+    corpus: Corpus
     configuration: dict[str, Any]
     speech_encoder: dict[str, Any] | None = None
 
@@ -62,11 +66,15 @@ def load_run(folder: Path, chosen: Mapping[str, Any] | None = None) -> TrainedRu
         if name not in free and name in trained and trained[name] != value:
             raise InputError(f"--{name} {value}: the model in {folder} was trained with {trained[name]}")
     options = argparse.Namespace(**vars(parse_args([])[0]) | trained | chosen)
-    train_sessions = read_train_sessions(path, stored, trained)
+    data = stored_data(folder)
+    name = data["corpus"] if data else CORPORA[0].name  # an earlier run's is KEMDy19
+    if (corpus := named(name)) is None:
+        raise InputError(f"{path}: its corpus is {name!r}, which this program does not know")
+    train_sessions = read_train_sessions(path, stored, trained, corpus)
     shape = encoder and (encoder["layers"], encoder["dimension"])
     model = build_model(options, trains=False, speech_shape=shape)
     load_weights(model, folder / "model.pth")
-    return TrainedRun(folder, model, options, train_sessions, stored, encoder)
+    return TrainedRun(folder, model, options, train_sessions, corpus, stored, encoder)
 
 
 def speech_facts(speech: SpeechEmbeddings | None) -> dict[str, Any]:
@@ -107,12 +115,12 @@ def check_encoder(run: TrainedRun, speech: SpeechEmbeddings | None) -> None:
         )
 
 
-def read_train_sessions(path: Path, stored: Mapping[str, Any], trained: Mapping[str, Any]) -> list[int]:
+def read_train_sessions(path: Path, stored: Mapping[str, Any], trained: Mapping[str, Any], corpus: Corpus) -> list[int]:
     """The sessions that a run was trained on: as its configuration says, or all that it did not hold out."""
     test_split, valid_split = trained.get("test_split") or [], trained.get("valid_split") or []
     if "train_split" not in stored:
         test_split = test_split or parse_args([])[0].test_split
-        return [s for s in range(1, LAST_SESSION + 1) if s not in {*test_split, *valid_split}]
+        return [s for s in corpus.sessions if s not in {*test_split, *valid_split}]
     try:
         train_split = parse_sessions(str(stored["train_split"]))
     except argparse.ArgumentTypeError as error:
@@ -124,6 +132,25 @@ def read_train_sessions(path: Path, stored: Mapping[str, Any], trained: Mapping[
             "writes; take the configuration that the model was trained with"
         )
     return train_split
+
+
+def default_test_split(options: argparse.Namespace, given: Collection[str]) -> argparse.Namespace:
+    """The options with the sessions that the corpus tests by default, unless the user gave `--test_split`."""
+    if "test_split" in given:
+        return options
+    fold = list(preprocessed_corpus(options.data_path).test_fold)
+    return argparse.Namespace(**vars(options) | {"test_split": fold})
+
+
+def on_its_corpus(run: TrainedRun, given: Collection[str]) -> TrainedRun:
+    """The run as it is tested on the corpus in `--data_path`.
+
+    On another corpus than its own it has no training session there, and the sessions to test are that corpus's.
+    """
+    corpus = preprocessed_corpus(run.options.data_path)
+    if corpus is run.corpus:
+        return run
+    return run._replace(options=default_test_split(run.options, given), train_sessions=[])
 
 
 # A run that goes on

@@ -27,6 +27,7 @@ from constants import (
     PRECISIONS,
     ROLES,
     SAMPLE_RATE,
+    SAMPLERS,
     TEXT_DIM,
 )
 from corpora.sessions import parse_sessions
@@ -46,7 +47,7 @@ TEST = "test"  # what is tested and how; a test may choose another value
 def get_args_parser() -> argparse.ArgumentParser:
     """The command line of main.py. A run's `configuration.json` holds all of it."""
     parser = argparse.ArgumentParser(
-        description="Train MATE on KEMDy19 (or a corpus in its layout), test it, and report F1 and CCC.",
+        description="Train MATE on KEMDy19 or KEMDy20 (or a corpus in their layout), test it, and report F1 and CCC.",
         formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=40, width=130),
         allow_abbrev=False,
     )
@@ -84,7 +85,7 @@ def add_corpus_options(group: Any) -> None:
         type=parse_sessions,
         default="13,14,15,16",
         metavar="SESSIONS",
-        help="sessions to test on",
+        help="sessions to test on; without it the first fold of a corpus other than KEMDy19",
     )
     add(
         group,
@@ -199,6 +200,14 @@ def add_training_options(group: Any) -> None:
         type=number(float, 0, 1),
         default=0.66,
         help="weight of the emotion's part of the loss",
+    )
+    add(
+        group,
+        TRAINING,
+        "--sampler",
+        choices=SAMPLERS,
+        default="shuffled",
+        help="all training windows once an epoch, or as many drawn by inverse class frequency",
     )
     add(group, TRAINING, "--beta", type=number(float, 0, 1, inclusive=False), default=0.99, help="of cbloss")
     add(group, TRAINING, "--seed", type=number(int, 0, 2**32 - 1), default=0, help="of weights, shuffling and crops")

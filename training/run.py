@@ -66,7 +66,8 @@ class Run:
         self.scheduler = make_scheduler(self.optimizer, options.epochs, options.lr_gamma)
         self.generator = torch.Generator().manual_seed(options.seed)
         part = slice(processes.rank, None, processes.size)
-        self.order = ShuffledBatches(len(train_set), options.batch_size, self.generator, part)
+        weights = train_set.weights if options.sampler == "weighted" else None
+        self.order = ShuffledBatches(len(train_set), options.batch_size, self.generator, part, weights)
         self.n_steps = len(self.order)
         self.progress = self.load_progress()
         self.losses = torch.zeros(0)  # of the epoch's steps
