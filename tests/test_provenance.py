@@ -316,7 +316,7 @@ def test_a_folder_with_other_data_is_not_the_finished_run_of_a_plan(own, tmp_pat
 # A test on other data
 
 
-def tested(folder: Path, *more: str) -> list[str]:
+def warnings_of(folder: Path, *more: str) -> list[str]:
     """Test a run; the warnings that its result keeps."""
     known = set(folder.glob("test_*"))
     assert program.main(["--test_only", str(folder), "--gpu_id", "cpu", *more]) == 0
@@ -329,24 +329,24 @@ def test_a_test_on_other_data_than_the_trainings_kind_is_warned_of_and_the_resul
 ):
     folder = shutil.copytree(finished, tmp_path / "exp" / finished.name)
     assert read_json(folder / "result.json")["warnings"] == []
-    assert tested(folder) == tested(folder, "--data_path", str(own)) == []
+    assert warnings_of(folder) == warnings_of(folder, "--data_path", str(own)) == []
     capsys.readouterr()
     role = "the model was trained on speaker rows, and is tested on listener rows"
     seen = "the model was trained on sessions [3], which are tested here"
-    assert tested(folder, "--SorL", "listener", "--test_split", "3") == [seen, role]
+    assert warnings_of(folder, "--SorL", "listener", "--test_split", "3") == [seen, role]
     assert [line for line in capsys.readouterr().err.splitlines() if "the model was" in line] == [
         f"warning: {seen}",
         f"warning: {role}",
     ]
     embed_anew(own)
-    (encoder,) = tested(folder, "--data_path", str(own))
+    (encoder,) = warnings_of(folder, "--data_path", str(own))
     assert re.fullmatch(
         r"the model was trained with the text model \S+kobert, RANDOM weights, fingerprint [0-9a-f]{12}, and is tested "
         r"with klue/bert-base, fingerprint abababababab",
         encoder,
     )
     change(own / "corpus.json", synthetic=False, version="1.3")
-    corpus, again = tested(folder, "--data_path", str(own))
+    corpus, again = warnings_of(folder, "--data_path", str(own))
     assert again == encoder
     assert corpus == ("the model was trained on KEMDy19 (sample, seed 0, SYNTHETIC), and is tested on KEMDy19 (1.3)")
 
@@ -354,17 +354,17 @@ def test_a_test_on_other_data_than_the_trainings_kind_is_warned_of_and_the_resul
 def test_embeddings_of_an_unknown_text_model_are_the_same_only_if_their_file_is(finished, own, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "exp" / finished.name)
     (own / "corpus.json").unlink()
-    assert tested(folder, "--data_path", str(own)) == []
+    assert warnings_of(folder, "--data_path", str(own)) == []
     rows = load_embeddings(own / "embedding_768.npy", 768)
     with (own / "embedding_768.npy").open("wb") as file:
         save_embeddings(file, {key: -vector for key, vector in rows.items()})
-    (sentence,) = tested(folder, "--data_path", str(own))
+    (sentence,) = warnings_of(folder, "--data_path", str(own))
     assert sentence.endswith(f"and is tested with {UNKNOWN}")
 
 
 def test_the_test_of_an_unfinished_run_says_how_far_it_has_come(stopped_on, capsys):
     sentence = "the run has not finished: its weights are of epoch 1 of 3"
-    assert tested(stopped_on) == [sentence]
+    assert warnings_of(stopped_on) == [sentence]
     assert f"warning: {sentence}" in capsys.readouterr().err
 
 
