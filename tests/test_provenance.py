@@ -13,15 +13,19 @@ from conftest import ROOT, heed_permissions
 from raw_corpus import FILES
 from small_runs import TEXT, content, only_run, options, run, signals_at
 from test_preprocessing import last_line, run_apart
+from test_text import make_encoder
 
 import experiments
 import main as program
 import preprocessing
 from constants import PROGRAM_VERSION
 from corpora.provenance import MARKER, corpus_version, read_corpus_file, source_of
+from corpora.transcripts import read_transcripts
 from corpora.wavs import find_wavs
 from features.embeddings import fingerprint_of, load_embeddings, save_embeddings
 from features.text import load_text_model
+from training.options import parse_args
+from training.provenance import describe_data
 from utils import InputError, digest_file, read_json, write_json
 
 UNKNOWN = "unknown, published files"
@@ -120,6 +124,20 @@ def test_a_damaged_corpus_json_is_named_and_pre_processing_mends_it(own, tmp_pat
     assert read_corpus_file(own)["corpus"] == "KEMDy19"
 
 
+def test_embeddings_of_a_second_encoder_leave_it_known_what_the_first_ones_are(own):
+    """A BERT of 24 dimensions beside the sample's of 768."""
+    first = read_corpus_file(own)
+    encoder = make_encoder(own / "encoder", "bert")
+    argv = ["--data_path", str(own), "--gpu_id", "cpu", "--overwrite", "--text_model", encoder]
+    assert preprocessing.main(argv) == 0
+    second = read_corpus_file(own)
+    assert second["text_model"]["name"] == encoder
+    assert second["text_model"]["fingerprint"] != first["text_model"]["fingerprint"]
+    for text_dim, expected in ((768, first), (24, second)):
+        args, _ = parse_args(["--data_path", str(own), "--modality", "text", "--text_dim", str(text_dim)])
+        assert describe_data(args, ["Sess01_script01_F001"])["text_model"] == expected["text_model"]
+
+
 # --out
 
 
@@ -143,6 +161,8 @@ def test_a_corpus_on_a_read_only_disk_is_pre_processed_into_another_folder_and_t
     for name in FILES[:4]:
         assert (out / name).read_bytes() == (preprocessed / name).read_bytes()
     assert source_of(out) == (corpus, None)
+    ids = pd.read_csv(out / "df_speaker.csv")["Segment ID"].tolist()
+    assert read_transcripts(out, ids, []) == read_transcripts(corpus, ids, [])
     argv = ["--data_path", str(out), "--save_path", str(tmp_path / "exp"), *AUDIO, "--gpu_id", "cpu"]
     assert program.main([*argv, "--batch_size", "8", "--epochs", "1", "--test_split", "1-2"]) == 0
     assert (out / "features").is_dir()
