@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 from constants import EMOTIONS, MAX_BATCH_SIZE, MAX_TEXT_DIM, PROGRAM_VERSION, TEXT_DIM
 from corpora.base import Corpus
 from corpora.problems import Problem, warn_of_problems, write_problems
-from corpora.provenance import CORPUS_FILE, corpus_version, is_synthetic
+from corpora.provenance import CORPUS_FILE, corpus_version, describe_embeddings, is_synthetic
 from corpora.registry import corpus_in
 from corpora.tables import COLUMNS, rows_of_role
 from corpora.transcripts import clean_transcript, read_transcripts
@@ -123,7 +123,7 @@ def preprocess(  # noqa: PLR0913
         facts = {"corpus": corpus.name, **describe_source(data_path, folder, audio_path)}
         facts["utterances"] = raw.annotation["Segment ID"].nunique()
         facts["text_model"] = describe_text_model(text_model, model, cache.text_model)
-        write_files(files, raw, vectors, facts)
+        write_files(files, raw, vectors, facts | other_embeddings(folder, files))
     return describe(folder, raw)
 
 
@@ -146,6 +146,15 @@ def describe_source(data_path: Path, folder: Path, audio_path: Path | None) -> d
         "audio_path": str(audio_path.resolve()) if is_elsewhere and audio_path else None,
         "program_version": PROGRAM_VERSION,
     }
+
+
+def other_embeddings(folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:
+    """What is known of embeddings of other dimensions, which earlier runs wrote and this one leaves alone."""
+    try:
+        known = describe_embeddings(folder)
+    except InputError:  # a damaged corpus.json, which is about to be replaced
+        known = {}
+    return {"other_embeddings": {name: entry for name, entry in known.items() if name not in files}}
 
 
 @contextlib.contextmanager

@@ -28,13 +28,34 @@ def read_corpus_file(data_path: Path) -> dict[str, Any] | None:
     content = read_json(path)
     kinds = {"corpus": str, "version": str, "synthetic": bool, "text_model": dict, "files": dict}
     kinds |= {"raw": str | None, "audio_path": str | None}  # of --out
-    for name, kind in kinds.items():
-        if not isinstance(content.get(name), kind):
-            raise InputError(
-                f"{path}: {name} is {content.get(name)!r}, not as preprocessing.py writes it; run that again with "
-                "--overwrite, or take the file away: what the others were made from counts as unknown then"
-            )
+    bad = [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]
+    entries = content.setdefault("other_embeddings", {})
+    if not isinstance(entries, dict) or not all(map(_is_entry, entries.values())):
+        bad.append("other_embeddings")
+    if bad:
+        raise InputError(
+            f"{path}: {bad[0]} is {content.get(bad[0])!r}, not as preprocessing.py writes it; run that again with "
+            "--overwrite, or take the file away: what the others were made from counts as unknown then"
+        )
     return content
+
+
+def _is_entry(value: Any) -> bool:
+    """Whether a JSON value is one of `describe_embeddings`."""
+    return isinstance(value, dict) and isinstance(value.get("text_model"), dict) and "sha256" in value
+
+
+def describe_embeddings(data_path: Path) -> dict[str, dict[str, Any]]:
+    """Digest and text model of every embedding file that `corpus.json` knows, by name.
+
+    A second encoder of another dimension leaves the first one's file where it is.
+    """
+    content = read_corpus_file(data_path)
+    if content is None:
+        return {}
+    newest = {name: digest for name, digest in content["files"].items() if name.startswith("embedding_")}
+    entries = {name: {"sha256": digest, "text_model": content["text_model"]} for name, digest in newest.items()}
+    return content["other_embeddings"] | entries
 
 
 class Source(NamedTuple):

@@ -220,11 +220,13 @@ def read_plainly(path: Path) -> Iterator[tuple[str, set[str], float, float]]:
     except UnicodeDecodeError:
         text = text.decode("cp949")
     for row in csv.DictReader(io.StringIO(text, newline="")):
+        if not any(row.values()):  # empty rows at the end are left out
+            continue
         labels = {label.strip().lower().replace("disqust", "disgust") for label in row["Emotion"].split(";")}
         yield row["Segment ID"], labels, float(row["Arousal"]), float(row["Valence"])
 
 
-@pytest.mark.filterwarnings("ignore:.*come after later ones")
+@pytest.mark.filterwarnings("ignore:.*come after later ones", "ignore:.*empty rows at its end")
 def test_a_table_is_read_as_it_stands_or_refused(preprocessed, tmp_path):
     path = tmp_path / "df_speaker.csv"
 

@@ -13,15 +13,19 @@ from conftest import ROOT, heed_permissions
 from raw_corpus import FILES
 from small_runs import TEXT, content, only_run, options, run, signals_at
 from test_preprocessing import last_line, run_apart
+from test_text import make_encoder
 
 import experiments
 import main as program
 import preprocessing
 from constants import PROGRAM_VERSION
 from corpora.provenance import MARKER, corpus_version, read_corpus_file, source_of
+from corpora.transcripts import read_transcripts
 from corpora.wavs import find_wavs
 from features.embeddings import fingerprint_of, load_embeddings, save_embeddings
 from features.text import load_text_model
+from training.options import parse_args
+from training.provenance import describe_data
 from utils import InputError, digest_file, read_json, write_json
 
 UNKNOWN = "unknown, published files"
@@ -120,6 +124,20 @@ def test_a_damaged_corpus_json_is_named_and_pre_processing_mends_it(own, tmp_pat
     assert read_corpus_file(own)["corpus"] == "KEMDy19"
 
 
+def test_embeddings_of_a_second_encoder_leave_it_known_what_the_first_ones_are(own):
+    """A BERT of 24 dimensions beside the sample's of 768."""
+    first = read_corpus_file(own)
+    encoder = make_encoder(own / "encoder", "bert")
+    argv = ["--data_path", str(own), "--gpu_id", "cpu", "--overwrite", "--text_model", encoder]
+    assert preprocessing.main(argv) == 0
+    second = read_corpus_file(own)
+    assert second["text_model"]["name"] == encoder
+    assert second["text_model"]["fingerprint"] != first["text_model"]["fingerprint"]
+    for text_dim, expected in ((768, first), (24, second)):
+        args, _ = parse_args(["--data_path", str(own), "--modality", "text", "--text_dim", str(text_dim)])
+        assert describe_data(args, ["Sess01_script01_F001"])["text_model"] == expected["text_model"]
+
+
 # --out
 
 
@@ -143,6 +161,8 @@ def test_a_corpus_on_a_read_only_disk_is_pre_processed_into_another_folder_and_t
     for name in FILES[:4]:
         assert (out / name).read_bytes() == (preprocessed / name).read_bytes()
     assert source_of(out) == (corpus, None)
+    ids = pd.read_csv(out / "df_speaker.csv")["Segment ID"].tolist()
+    assert read_transcripts(out, ids, []) == read_transcripts(corpus, ids, [])
     argv = ["--data_path", str(out), "--save_path", str(tmp_path / "exp"), *AUDIO, "--gpu_id", "cpu"]
     assert program.main([*argv, "--batch_size", "8", "--epochs", "1", "--test_split", "1-2"]) == 0
     assert (out / "features").is_dir()
@@ -316,7 +336,7 @@ def test_a_folder_with_other_data_is_not_the_finished_run_of_a_plan(own, tmp_pat
 # A test on other data
 
 
-def tested(folder: Path, *more: str) -> list[str]:
+def warnings_of(folder: Path, *more: str) -> list[str]:
     """Test a run; the warnings that its result keeps."""
     known = set(folder.glob("test_*"))
     assert program.main(["--test_only", str(folder), "--gpu_id", "cpu", *more]) == 0
@@ -329,24 +349,24 @@ def test_a_test_on_other_data_than_the_trainings_kind_is_warned_of_and_the_resul
 ):
     folder = shutil.copytree(finished, tmp_path / "exp" / finished.name)
     assert read_json(folder / "result.json")["warnings"] == []
-    assert tested(folder) == tested(folder, "--data_path", str(own)) == []
+    assert warnings_of(folder) == warnings_of(folder, "--data_path", str(own)) == []
     capsys.readouterr()
     role = "the model was trained on speaker rows, and is tested on listener rows"
     seen = "the model was trained on sessions [3], which are tested here"
-    assert tested(folder, "--SorL", "listener", "--test_split", "3") == [seen, role]
+    assert warnings_of(folder, "--SorL", "listener", "--test_split", "3") == [seen, role]
     assert [line for line in capsys.readouterr().err.splitlines() if "the model was" in line] == [
         f"warning: {seen}",
         f"warning: {role}",
     ]
     embed_anew(own)
-    (encoder,) = tested(folder, "--data_path", str(own))
+    (encoder,) = warnings_of(folder, "--data_path", str(own))
     assert re.fullmatch(
         r"the model was trained with the text model \S+kobert, RANDOM weights, fingerprint [0-9a-f]{12}, and is tested "
         r"with klue/bert-base, fingerprint abababababab",
         encoder,
     )
     change(own / "corpus.json", synthetic=False, version="1.3")
-    corpus, again = tested(folder, "--data_path", str(own))
+    corpus, again = warnings_of(folder, "--data_path", str(own))
     assert again == encoder
     assert corpus == ("the model was trained on KEMDy19 (sample, seed 0, SYNTHETIC), and is tested on KEMDy19 (1.3)")
 
@@ -354,17 +374,17 @@ def test_a_test_on_other_data_than_the_trainings_kind_is_warned_of_and_the_resul
 def test_embeddings_of_an_unknown_text_model_are_the_same_only_if_their_file_is(finished, own, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "exp" / finished.name)
     (own / "corpus.json").unlink()
-    assert tested(folder, "--data_path", str(own)) == []
+    assert warnings_of(folder, "--data_path", str(own)) == []
     rows = load_embeddings(own / "embedding_768.npy", 768)
     with (own / "embedding_768.npy").open("wb") as file:
         save_embeddings(file, {key: -vector for key, vector in rows.items()})
-    (sentence,) = tested(folder, "--data_path", str(own))
+    (sentence,) = warnings_of(folder, "--data_path", str(own))
     assert sentence.endswith(f"and is tested with {UNKNOWN}")
 
 
 def test_the_test_of_an_unfinished_run_says_how_far_it_has_come(stopped_on, capsys):
     sentence = "the run has not finished: its weights are of epoch 1 of 3"
-    assert tested(stopped_on) == [sentence]
+    assert warnings_of(stopped_on) == [sentence]
     assert f"warning: {sentence}" in capsys.readouterr().err
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from corpora.provenance import CORPUS_FILE, UNKNOWN, is_synthetic, read_corpus_file
+from corpora.provenance import CORPUS_FILE, UNKNOWN, describe_embeddings, is_synthetic, read_corpus_file
 from corpora.registry import corpus_of
 from corpora.wavs import find_wavs
 from features.log_mel import CODE_DIGEST, constants_of
@@ -55,9 +55,9 @@ def describe_data(options: argparse.Namespace, ids: Sequence[str]) -> dict[str, 
         constants = constants_of(options.sr) | {"dtype": options.feature_dtype}
         digests["features"] = hashlib.sha256(json.dumps(constants, sort_keys=True).encode()).hexdigest()
         digests["feature_code"] = CODE_DIGEST
-    changed = [
-        path.name for name, path in files.items() if written and written["files"].get(path.name) != digests[name]
-    ]
+    embeddings = describe_embeddings(folder)
+    known = {name: entry["sha256"] for name, entry in embeddings.items()} | (written["files"] if written else {})
+    changed = [path.name for name, path in files.items() if written and known.get(path.name) != digests[name]]
     if changed:
         warnings.warn(
             f"{folder}: {' and '.join(changed)} changed since preprocessing.py wrote {CORPUS_FILE}: what they were "
@@ -66,7 +66,8 @@ def describe_data(options: argparse.Namespace, ids: Sequence[str]) -> dict[str, 
         )
     text_model = None
     if "embeddings" in files:
-        text_model = UNKNOWN if written is None or files["embeddings"].name in changed else written["text_model"]
+        name = files["embeddings"].name
+        text_model = embeddings[name]["text_model"] if name in embeddings and name not in changed else UNKNOWN
     return {
         "corpus": written["corpus"] if written else corpus_of(ids[0]).name,
         "version": written["version"] if written else None,
@@ -88,7 +89,7 @@ def describe_text_model(text_model: Mapping[str, Any] | str | None) -> str:
         return "none"
     if isinstance(text_model, str):
         return text_model
-    revision = f", revision {text_model['revision'][:12]}" if text_model.get("revision") else ""
+    revision = f", revision {str(text_model['revision'])[:12]}" if text_model.get("revision") else ""
     random = ", RANDOM weights" if text_model.get("random") else ""
     return f"{text_model.get('name')}{revision}{random}, fingerprint {str(text_model.get('fingerprint'))[:12]}"
 
@@ -121,11 +122,8 @@ def stored_data(folder: Path) -> dict[str, Any] | None:
     data = read_json(path).get("data")
     if data is None:
         return None
-    if (
-        not isinstance(data, dict)
-        or not isinstance(data.get("digests"), dict)
-        or not {*KIND, "text_model"} <= data.keys()
-    ):
+    is_whole = isinstance(data, dict) and {*KIND, "text_model", "digests"} <= data.keys()
+    if not is_whole or not isinstance(data["digests"], dict) or not isinstance(data["text_model"], dict | str | None):
         raise InputError(f"{path}: data: {data!r}, not as main.py writes it; restore the file")
     return data
 
