@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from small_runs import STEPS, content, only_run, run, signals_at
+from small_runs import content, only_run, run, signals_at
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -135,7 +135,8 @@ def test_a_stopped_run_chooses_and_stops_like_an_undisturbed_one(early, preproce
         raise RuntimeError("killed")
 
     best = read_json(early[0] / "result.json")["epoch"]
-    with signals_at(best * STEPS + 2, signal.SIGTERM):
+    steps = read_json(early[0] / "configuration.json")["windows"]["train"] // 8  # of an epoch
+    with signals_at(best * steps + 2, signal.SIGTERM):
         assert run(preprocessed, tmp_path, *EARLY) == 128 + signal.SIGTERM
     with monkeypatch.context() as patch:
         patch.setattr(program, "predict", killed)
