@@ -169,11 +169,18 @@ class Batch(NamedTuple):
         return self.emotion, self.arousal, self.valence
 
     def to(self, device: torch.device) -> Batch:
-        """The same on `device`; copies to a GPU go through pinned memory, so that nothing waits for them."""
+        """The same on `device`; copies to a CUDA GPU go through pinned memory, so that nothing waits for them.
+
+        Those to an Apple GPU are waited for and contiguous: in torch 2.11 it takes wrong values of memory that is freed
+        while it is copied (pytorch#139550), and wrong gradients of channels-last batch norm (pytorch#175189).
+        """
 
         def move(t: Tensor) -> Tensor:
-            pinned = t.pin_memory() if device.type == "cuda" and t.device.type == "cpu" else t
-            return pinned.to(device, non_blocking=True)
+            if device.type == "mps":
+                return t.contiguous().to(device)
+            if device.type == "cuda" and t.device.type == "cpu":
+                return t.pin_memory().to(device, non_blocking=True)
+            return t.to(device)
 
         return Batch(*(None if t is None else move(t) for t in self))
 

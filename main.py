@@ -64,9 +64,11 @@ def prepare(options: argparse.Namespace, processes: Processes, train_sessions: l
     """
     from corpora.annotation import load_annotation
     from dataset import check_sessions, load_utterances, training_sessions
-    from training.devices import pick_device
+    from training.devices import describe_device, pick_device
 
     device = processes.device or pick_device(options.gpu_id)
+    if processes.first:
+        print(f"device: {describe_device(device)}", flush=True)
     annotation = load_annotation(options.data_path, options.SorL)
     present = set(annotation.session.tolist())
     if train_sessions is None:
@@ -148,7 +150,7 @@ def prepare_training(options: argparse.Namespace, processes: Processes) -> Train
     from dataset import WindowDataset
     from loss import make_loss
     from training.devices import environment, seed_everything
-    from training.engine import build_model, trains_in_bfloat16
+    from training.engine import build_model, to_device, trains_in_bfloat16
 
     check_batch_size(options.batch_size, processes.size)
     seed_everything(options.seed)
@@ -167,7 +169,7 @@ def prepare_training(options: argparse.Namespace, processes: Processes) -> Train
             f"--batch_size {options.batch_size}: training has {len(train_set)} windows and drops its last partial "
             f"batch; give at most {len(train_set)}"
         )
-    model = processes.synchronise_statistics(build_model(options).to(device))
+    model = processes.synchronise_statistics(to_device(build_model(options), device))
     loss_function = make_loss(options.loss, options.lam, options.beta, train_set.class_counts, device)
     facts = {
         "train_split": train_sessions,
@@ -287,7 +289,7 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
     """Test an experiment folder, of this program or of the published one; return the new folder inside it."""
     from dataset import WindowDataset
     from training.devices import environment
-    from training.engine import prefetch
+    from training.engine import prefetch, to_device
     from training.folders import load_run
 
     with join(args.gpu_id) as processes:
@@ -302,7 +304,7 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
             warnings.warn(f"the model was trained on sessions {seen}, which are tested here", stacklevel=2)
         majority = commonest_label(utterances, train_sessions, options.test_split)
         loader = test_loader(options, test_set, processes)
-        arrays = predict(options, run.model.to(device), prefetch(loader, device), len(loader), processes)
+        arrays = predict(options, to_device(run.model, device), prefetch(loader, device), len(loader), processes)
         folder = processes.from_first(lambda: new_folder(run.folder, f"test_{timestamp()}"))
         if processes.first:
             facts = {"train_split": train_sessions, "missing": utterances.missing, "processes": processes.size}

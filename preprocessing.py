@@ -82,7 +82,7 @@ def preprocess(  # noqa: PLR0913
     text_model : hub name or folder of the sentence encoder
     text_dim : length of its embeddings; None for whatever the encoder gives
     batch_size : sentences at once
-    gpu_id : as in `utils.pick_device`
+    gpu_id : as in `training.devices.pick_device`
     overwrite : replace the files of an earlier run
     strict : anything that would be warned of raises, before the encoder runs and a file is written
     audio_path : folder of the wavs, if neither `data_path/wav` nor `./audio`
@@ -212,7 +212,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--text_model", default=KOBERT, help="hub name or folder of the sentence encoder (%(default)s)")
     add("--text_dim", type=number(int, 1, MAX_TEXT_DIM), help="length of its embeddings (whatever it gives)")
     add("--batch_size", type=number(int, 1, MAX_BATCH_SIZE), default=64, help="sentences at once (%(default)s)")
-    add("--gpu_id", type=gpu, help="a GPU's number, or cpu (the best there is)")
+    add("--gpu_id", type=gpu, help="a GPU's number, cpu or mps (the first CUDA GPU, or the CPU)")
     add("--overwrite", action="store_true", help="replace files that an earlier run made")
     add("--strict", action="store_true", help="stop at anything that would be warned of")
     return parser

@@ -83,7 +83,7 @@ def describe_failure(error: BaseException) -> tuple[int | None, str]:
 
 def lack_of_memory(error: BaseException) -> str | None:
     """What an error says of too little memory, of the machine or of a GPU; None when it says something else."""
-    pattern = r"(allocate|out of) memory|_ALLOC_FAILED|could not create a primitive$"  # the last is oneDNN's
+    pattern = r"(allocate|out of) memory|_ALLOC(ATION)?_FAILED|could not create a primitive$"  # the last is oneDNN's
     of_torch = isinstance(error, RuntimeError) and re.search(pattern, str(error))
     if not of_torch and not isinstance(error, MemoryError):
         return None
@@ -165,9 +165,9 @@ def number(kind: type, low: float, high: float = float("inf"), inclusive: bool =
 
 
 def gpu(value: str) -> str:
-    """A GPU's number, or `cpu`."""
-    if value != "cpu" and not (value.isdecimal() and len(value) < 5):
-        raise argparse.ArgumentTypeError(f"{value!r}: expected a GPU's number or cpu")
+    """A GPU's number, `cpu` or `mps`."""
+    if value not in ("cpu", "mps") and not (value.isdecimal() and len(value) < 5):
+        raise argparse.ArgumentTypeError(f"{value!r}: expected a GPU's number, cpu or mps")
     return value
 
 

@@ -73,6 +73,11 @@ def build_model(options: argparse.Namespace, trains: bool = True) -> MATE:
     return model
 
 
+def to_device(model: MATE, device: torch.device) -> MATE:
+    """The model on `device`, its weights contiguous on an Apple GPU (see `Batch.to`)."""
+    return model.to(device, memory_format=torch.contiguous_format if device.type == "mps" else torch.preserve_format)
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Whether `device` multiplies bfloat16 matrices faster than float32 ones."""
     if device.type == "cuda":

@@ -229,7 +229,7 @@ def add_run_options(group: Any) -> None:
         metavar="STEPS",
         help="steps between checkpoints, beside every epoch's",
     )
-    add(group, CALL, "--gpu_id", type=gpu, help="a GPU's number, or cpu; without it the best there is")
+    add(group, CALL, "--gpu_id", type=gpu, help="a GPU's number, cpu or mps; without it the first CUDA GPU, or the CPU")
     add(
         group,
         CALL,

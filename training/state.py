@@ -224,6 +224,7 @@ def load_checkpoint(
         progress.check(epochs, n_steps)
         check_values(content)
         check_optimizer(content["optimizer"], trainee.model)
+        keep_kernels(content["optimizer"], trainee.optimizer)
         trainee.model.load_state_dict(content["model"])
         trainee.optimizer.load_state_dict(content["optimizer"])
         trainee.scheduler.load_state_dict(content["scheduler"])
@@ -261,6 +262,12 @@ def check_optimizer(state_dict: Mapping[str, Any], model: torch.nn.Module) -> No
         for name, kept in state_dict["state"].get(number, {}).items():
             if kept is not None and (kept.shape not in (weight.shape, ()) or not kept.is_floating_point()):
                 raise ValueError(f"the optimizer's {name} has shape {list(kept.shape)}, not {list(weight.shape)}")
+
+
+def keep_kernels(state_dict: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Have a loaded state compute a step as the optimizer does, which depends on the device and not on the run."""
+    for loaded, own in zip(state_dict["param_groups"], optimizer.param_groups, strict=False):
+        loaded |= {name: own[name] for name in ("fused", "foreach", "capturable") if name in own}
 
 
 def restore_random_state(states: Mapping[str, Any]) -> None:
