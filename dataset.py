@@ -18,6 +18,7 @@ from corpora.registry import parse_id
 from corpora.wavs import find_wavs
 from features.embeddings import load_embeddings
 from features.log_mel import LogMels, open_store
+from features.standardised import fits, keep_standardised
 from utils import InputError
 
 # Splits
@@ -77,7 +78,7 @@ class Utterances:
     def to(self, device: torch.device) -> Utterances:
         """The same on a GPU if it fits into a quarter of the memory that is free there, else as it is."""
         inputs = [t for t in (self.log_mels and self.log_mels.frames, self.text) if t is not None]
-        if device.type != "cuda" or sum(t.nbytes for t in inputs) > torch.cuda.mem_get_info(device)[0] / 4:
+        if device.type != "cuda" or not fits(sum(t.nbytes for t in inputs), device):
             return self
         return replace(
             self,
@@ -233,6 +234,8 @@ class WindowDataset(Dataset):
             columns = (emotion, annotation.arousal[:, None], annotation.valence[:, None])
             self.labels = tuple(torch.from_numpy(column[targets]).to(self.device) for column in columns)
             self.class_counts = annotation.majority[targets].sum(axis=0).astype(np.int64)
+        crops = self.log_mels is not None and crop_seed is not None
+        self.kept = keep_standardised(self.log_mels, audio_dtype) if crops else None  # for many epochs
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -241,6 +244,8 @@ class WindowDataset(Dataset):
         if self.crop_seed is not None and self.log_mels is not None:
             generator = torch.Generator().manual_seed(self.crop_seed * 1_000_003 + epoch)
             self.crop = torch.rand(len(self.log_mels), generator=generator)
+        if self.kept is not None:
+            self.kept.crop_longer(self.crop)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -262,6 +267,8 @@ class WindowDataset(Dataset):
 
     def _audio(self, windows: Tensor) -> Tensor:
         """Log-mels of windows of utterance numbers, zeros for -1; shape = (B, ws) -> (B, ws, 229, 313)."""
+        if self.kept is not None:
+            return self.kept.of_windows(windows)
         utterances, place = windows.unique(return_inverse=True)
         crop = None if self.crop is None else self.crop[utterances]
         log_mels = self.log_mels.spectrograms(utterances.clamp(min=0), crop, self.audio_dtype)
@@ -275,7 +282,8 @@ class WindowDataset(Dataset):
             memory_format=torch.channels_last,
         )
         place = place.to(log_mels.device, non_blocking=True)
-        for into, part in zip(audio.split(WINDOWS_AT_ONCE), place.split(WINDOWS_AT_ONCE), strict=True):
+        at_once = WINDOWS_AT_ONCE if place.device.type == "cpu" else max(1, len(place))
+        for into, part in zip(audio.split(at_once), place.split(at_once), strict=True):
             into.copy_(log_mels.mT.index_select(0, part.flatten()).unflatten(0, part.shape).mT)
         return audio
 

@@ -44,6 +44,17 @@ def test_a_run_mixes_no_devices_and_its_steps_wait_for_nothing(gpu, preprocessed
     assert (only_run(tmp_path) / "result.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "training", "testing"),
+    [((), True, False), (("--precision", "bf16"), True, True), (("--precision", "fp32"), False, False)],
+)
+def test_products_are_in_tf32_where_bfloat16_is_chosen(gpu, preprocessed, tmp_path, options, training, testing):
+    assert run(preprocessed, tmp_path, "--modality", "text", *options) == 0
+    assert gpu.products == {("step", training), ("", testing)}
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.benchmark
+
+
 def test_frames_that_do_not_fit_are_copied_batch_by_batch_from_pinned_memory(gpu, preprocessed, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 20, 80 << 30))
     assert run(preprocessed, tmp_path) == 0

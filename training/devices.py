@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
@@ -10,6 +11,7 @@ import random
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +44,26 @@ def seed_everything(seed: int) -> None:
     torch.use_deterministic_algorithms(has_cuda(), warn_only=True)
     # It would fill every new tensor with NaN, which on a GPU writes 2 GB a step more and changes no result
     torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+@contextlib.contextmanager
+def tensor_cores(enabled: bool) -> Iterator[None]:
+    """A block in which a CUDA GPU may multiply faster: float32 matrices in TF32, and by what cuDNN finds fastest.
+
+    TF32 rounds factors to 11 significant bits, bfloat16 to 8. cuDNN tries its repeatable algorithms when it meets a
+    shape for the first time; another run may take another one, and differ in rounding.
+    """
+    import torch
+
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    if not enabled:
+        yield
+        return
+    cudnn.benchmark = cudnn.allow_tf32 = matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        cudnn.benchmark = cudnn.allow_tf32 = matmul.allow_tf32 = False
 
 
 def keep_freed_memory() -> None:
