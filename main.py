@@ -125,6 +125,7 @@ def train(options: argparse.Namespace, given: Collection[str] = ()) -> Path:
         received = stack.enter_context(stop_requests(quiet=not processes.first))
         model = training.model
         run = Run(folder, options, model, training.train_set, received=received, processes=processes)
+        stack.callback(run.saving.close)
 
         fit(run, training)
 

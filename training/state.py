@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -27,8 +28,13 @@ from utils import InputError, atomic_write, check_archive
 
 def save_weights(model: torch.nn.Module, path: Path) -> None:
     """Write the state dict alone, whole or not at all."""
+    save_tensors(model.state_dict(), path)
+
+
+def save_tensors(content: Mapping[str, Any], path: Path) -> None:
+    """Write tensors in plain containers, whole or not at all."""
     with atomic_write(path, "wb") as file:
-        torch.save(model.state_dict(), file)
+        torch.save(content, file)
 
 
 def save_safetensors(model: torch.nn.Module, path: Path) -> None:
@@ -179,10 +185,10 @@ def digest(options: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 
 
-def save_checkpoint(path: Path, configuration: Mapping[str, Any], trainee: Trainee, progress: Progress) -> None:
-    """Write everything that decides how the run of this configuration goes on, whole or not at all."""
+def make_checkpoint(configuration: Mapping[str, Any], trainee: Trainee, progress: Progress) -> dict[str, Any]:
+    """Everything that decides how the run of this configuration goes on; its tensors are still those of the run."""
     _, keys, *rest = np.random.get_state()  # noqa: NPY002
-    content = {
+    return {
         "format": FORMAT,
         "run": decisive_options(configuration),
         "model": trainee.model.state_dict(),
@@ -196,14 +202,23 @@ def save_checkpoint(path: Path, configuration: Mapping[str, Any], trainee: Train
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         },
     }
-    with atomic_write(path, "wb") as file:
-        torch.save(content, file)
+
+
+def snapshot(content: Any, device: str | None = None) -> Any:
+    """A copy of nested dicts and lists, with their tensors on `device`, or where they are."""
+    if isinstance(content, Tensor):
+        return content.detach().to(device or content.device, copy=True)
+    if isinstance(content, dict):
+        copied = copy.copy(content)  # a state dict has attributes, too
+        copied.update({name: snapshot(value, device) for name, value in content.items()})
+        return copied
+    return [snapshot(value, device) for value in content] if isinstance(content, list) else content
 
 
 def load_checkpoint(
     path: Path, configuration: Mapping[str, Any], trainee: Trainee, epochs: int, n_steps: int
 ) -> Progress:
-    """Restore everything that `save_checkpoint` wrote in a run of `epochs` of `n_steps`, executing nothing else.
+    """Restore everything that `make_checkpoint` gave in a run of `epochs` of `n_steps`, executing nothing else.
 
     Raises
     ------
