@@ -4,15 +4,13 @@
     python benchmark.py --growth                  # also epochs and memory at 1, 2 and 4 times the corpus
     python benchmark.py --utterances 8222 --profile  # on a GPU
 
-The plain side is training/plain.py. Both sides take turns, so
-that what else the machine does meets both; times are medians.
+The plain side is training/plain.py. Both sides take turns; times are medians.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -23,7 +21,9 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as main.py does, before torch reads it
+from training.devices import describe_device, pick_device, seed_everything, set_up_process
+
+set_up_process()  # as main.py does, before torch is imported
 
 import numpy as np
 import pandas as pd
@@ -52,17 +52,17 @@ from dataset import (
 )
 from features.log_mel import LogMels, open_store
 from loss import make_loss
-from training.devices import keep_freed_memory, pick_device
 from training.engine import (
     EVALUATION_BATCH,
     build_model,
     evaluate,
     make_optimizer,
     prefetch,
+    to_device,
     train_step,
     trains_in_bfloat16,
 )
-from training.measure import Sides, matrix_peak, peak_memory, step_gflop, take_turns
+from training.measure import Sides, matrix_peak, peak_memory, step_gflop, take_turns, wait_for
 from training.measure_speech import measure_speech
 from training.options import parse_args
 from training.plain import WS, PlainWindows, plain_evaluate, plain_loader, plain_model, plain_steps
@@ -143,8 +143,8 @@ class Ours:
         n = np.arange(len(corpus.annotation.ids))
         self.train_set = WindowDataset(utterances, n, WS, soft_targets=True, crop_seed=0, audio_dtype=audio_dtype)
         self.test_set = WindowDataset(utterances, n, WS)
-        torch.manual_seed(0)
-        self.model = build_model(parse_args([])[0]).to(self.device)
+        seed_everything(0)
+        self.model = to_device(build_model(parse_args([])[0]), self.device)
         self.optimizer = make_optimizer("adam", self.model, 1e-3, 0.0, 1e-5)
 
     def batch(self, indices: list[int]) -> Batch:
@@ -216,12 +216,12 @@ def measure_feature_build(corpus: Corpus, args: argparse.Namespace) -> Sides:
         features(corpus, args)
         return n
 
-    return take_turns(build_plain, build_ours, args.rounds)
+    return take_turns(build_plain, build_ours, args.rounds, torch.device("cpu"))
 
 
 def measure_stages(corpus: Corpus, ours: Ours, rounds: int) -> dict[str, Sides | float]:
     """From batch assembly to a whole epoch, and the share of an epoch that ours waits for data."""
-    size, n = ours.batch_size, len(corpus.annotation.ids)
+    size, n, device = ours.batch_size, len(corpus.annotation.ids), ours.device
     some = np.random.default_rng(0).permutation(n)[:size].tolist()
     plain_set, plain = plain_windows(corpus), plain_model(ours.model)
     optimizer = torch.optim.Adam(plain.parameters(), lr=1e-3, weight_decay=1e-5)
@@ -237,18 +237,19 @@ def measure_stages(corpus: Corpus, ours: Ours, rounds: int) -> dict[str, Sides |
 
     found: dict[str, Sides | float] = {}
     found["batch assembly"] = take_turns(
-        lambda: len([plain_set[index] for index in some[:4]]), lambda: len(ours.batch(some).text), rounds
+        lambda: len([plain_set[index] for index in some[:4]]), lambda: len(ours.batch(some).text), rounds, device
     )
     found["training step"] = take_turns(
-        lambda: plain_steps(plain, optimizer, [plain_batch], LOSS), lambda: ours.train([batch]), rounds
+        lambda: plain_steps(plain, optimizer, [plain_batch], LOSS), lambda: ours.train([batch]), rounds, device
     )
     found["evaluation"] = take_turns(
         lambda: len(plain_evaluate(plain, plain_loader(plain_set, size, size, shuffle=False))),
         lambda: len(ours.evaluate(n)),
         rounds,
+        device,
     )
     ours.waited = 0.0
-    found["whole epoch"] = take_turns(plain_epoch, lambda: ours.train(ours.epoch()), rounds, warm_up=False)
+    found["whole epoch"] = take_turns(plain_epoch, lambda: ours.train(ours.epoch()), rounds, device, warm_up=False)
     found["waiting for data"] = ours.waited / sum(found["whole epoch"].ours) / (n // size * size)
     return found
 
@@ -282,8 +283,9 @@ def one_side(corpus: Corpus, args: argparse.Namespace) -> dict[str, float]:
         for _ in range(2):
             start = time.perf_counter()
             done = ours.train(ours.epoch())
+            wait_for(ours.device)
             seconds = (time.perf_counter() - start) / done
-    return {"seconds": seconds, "memory": peak_memory()}
+    return {"seconds": seconds, "memory": peak_memory(ours.device)}
 
 
 # The command line
@@ -307,7 +309,7 @@ def report(found: dict[str, Sides | float], memory: dict[str, dict[str, float]],
         f"waiting for data: {found['waiting for data']:.1%} of an epoch; feature store {found['store, MB']:.1f} MB",
         f"the sides differ by at most {found['log-mels differ by']:.1e} in a log-mel (kept in float32) and "
         f"{found['probabilities differ by']:.1e} in a probability",
-        f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads",
+        f"torch {torch.__version__}, {describe_device(device)}",
     ]
     return "\n".join(lines)
 
@@ -354,7 +356,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     option("--rounds", type=number(int, 1), default=3, help="in which the sides take turns")
     option("--precision", choices=PRECISIONS, default="auto", help="as of main.py")
     option("--feature_dtype", choices=FEATURE_DTYPES, default="float16", help="as of main.py")
-    option("--gpu_id", type=gpu, help="a GPU's number, or cpu; without it the best there is")
+    option("--gpu_id", type=gpu, help="as of main.py")
     option("--growth", action="store_true", help="also an epoch and its memory at 1, 2 and 4 times the corpus")
     option("--profile", action="store_true", help="also the operators or kernels that an epoch's time goes to")
     option("--speech", action="store_true", help="instead: --audio encoder, against its encoder alone and the CNN")
@@ -365,7 +367,6 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Make or read the corpus, compare, and print."""
-    keep_freed_memory()
     if args.side:
         print(json.dumps(one_side(read_corpus(args.data_path, args.features), args)))
         return

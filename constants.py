@@ -52,4 +52,5 @@ MAX_EPOCHS = 10**5
 MAX_WORKERS = 128
 MAX_RATE = 1e3  # learning rate and weight decay
 MAX_FACTOR = 1e3  # of the learning rate
+MAX_MINUTES = 10**5  # between checkpoints
 TEXT_DIM = 768  # KoBERT's hidden size

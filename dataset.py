@@ -1,4 +1,4 @@
-"""Utterances of one role, their windows, batches of windows, and splits by session."""
+"""Dataset: the utterances of one role, their windows, and batches of windows."""
 
 from __future__ import annotations
 
@@ -21,40 +21,7 @@ from corpora.wavs import find_wavs
 from features.embeddings import load_embeddings
 from features.log_mel import LogMels, open_store
 from features.speech import SpeechEmbeddings, open_embeddings
-from utils import InputError
-
-# Splits
-
-
-def training_sessions(present: set[int], test_split: list[int], valid_split: list[int] | None) -> list[int]:
-    """The sessions to train on: those of the corpus that are neither tested nor validated on.
-
-    Parameters
-    ----------
-    present : sessions of the corpus
-
-    Raises
-    ------
-    InputError : a session is tested and validated on, is not in the corpus, or none is left
-    """
-    held_out = {"--test_split": set(test_split), "--valid_split": set(valid_split or [])}
-    both = set.intersection(*held_out.values())
-    if both:
-        raise InputError(f"--valid_split and --test_split share sessions {sorted(both)}")
-    for option, split in held_out.items():
-        check_sessions(present, split, option)
-    left = present.difference(*held_out.values())
-    if not left:
-        raise InputError(f"no session is left to train on: the corpus has {sorted(present)}")
-    return sorted(left)
-
-
-def check_sessions(present: set[int], split: set[int], option: str) -> None:
-    """Raise `InputError` when a session in `split` is not in the corpus: a part of a fold is no fold."""
-    absent = sorted(split - present)
-    if absent:
-        raise InputError(f"{option}: the corpus has no utterance of sessions {absent}; it has {sorted(present)}")
-
+from features.standardised import fits, keep_standardised
 
 # Utterances and the model's inputs
 
@@ -86,7 +53,7 @@ class Utterances:
         """The same on a GPU if it fits into a quarter of the memory that is free there, else as it is."""
         audio = self.speech if self.log_mels is None else self.log_mels
         inputs = [t for t in (None if audio is None else audio.frames, self.text) if t is not None]
-        if device.type != "cuda" or sum(t.nbytes for t in inputs) > torch.cuda.mem_get_info(device)[0] / 4:
+        if device.type != "cuda" or not fits(sum(t.nbytes for t in inputs), device):
             return self
         return replace(
             self,
@@ -221,11 +188,18 @@ class Batch(NamedTuple):
         return self.emotion, self.arousal, self.valence
 
     def to(self, device: torch.device) -> Batch:
-        """The same on `device`; copies to a GPU go through pinned memory, so that nothing waits for them."""
+        """The same on `device`; copies to a CUDA GPU go through pinned memory, so that nothing waits for them.
+
+        Those to an Apple GPU are waited for and contiguous: in torch 2.11 it takes wrong values of memory that is freed
+        while it is copied (pytorch#139550), and wrong gradients of channels-last batch norm (pytorch#175189).
+        """
 
         def move(t: Tensor) -> Tensor:
-            pinned = t.pin_memory() if device.type == "cuda" and t.device.type == "cpu" else t
-            return pinned.to(device, non_blocking=True)
+            if device.type == "mps":
+                return t.contiguous().to(device)
+            if device.type == "cuda" and t.device.type == "cpu":
+                return t.pin_memory().to(device, non_blocking=True)
+            return t.to(device)
 
         return Batch(*(None if t is None else move(t) for t in self))
 
@@ -290,6 +264,8 @@ class WindowDataset(Dataset):
             self.majority = annotation.majority[targets]
             self.class_counts = self.majority.sum(axis=0).astype(np.int64)
             self.weights = inverse_frequencies(self.majority, self.class_counts)
+        crops = self.log_mels is not None and crop_seed is not None
+        self.kept = keep_standardised(self.log_mels, audio_dtype) if crops else None  # for many epochs
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -298,6 +274,8 @@ class WindowDataset(Dataset):
         if self.crop_seed is not None and self.log_mels is not None:
             generator = torch.Generator().manual_seed(self.crop_seed * 1_000_003 + epoch)
             self.crop = torch.rand(len(self.log_mels), generator=generator)
+        if self.kept is not None:
+            self.kept.crop_longer(self.crop)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -321,6 +299,8 @@ class WindowDataset(Dataset):
 
     def _audio(self, windows: Tensor) -> Tensor:
         """Log-mels of windows of utterance numbers, zeros for -1; shape = (B, ws) -> (B, ws, 229, 313)."""
+        if self.kept is not None:
+            return self.kept.of_windows(windows)
         utterances, place = windows.unique(return_inverse=True)
         crop = None if self.crop is None else self.crop[utterances]
         log_mels = self.log_mels.spectrograms(utterances.clamp(min=0), crop, self.audio_dtype)
@@ -334,7 +314,8 @@ class WindowDataset(Dataset):
             memory_format=torch.channels_last,
         )
         place = place.to(log_mels.device, non_blocking=True)
-        for into, part in zip(audio.split(WINDOWS_AT_ONCE), place.split(WINDOWS_AT_ONCE), strict=True):
+        at_once = WINDOWS_AT_ONCE if place.device.type == "cpu" else max(1, len(place))
+        for into, part in zip(audio.split(at_once), place.split(at_once), strict=True):
             into.copy_(log_mels.mT.index_select(0, part.flatten()).unflatten(0, part.shape).mT)
         return audio
 
@@ -361,19 +342,17 @@ def inverse_frequencies(majority: np.ndarray, class_counts: np.ndarray) -> Tenso
 class ShuffledBatches(Sampler):
     """The numbers below `n` in a random order drawn anew each time, in batches, without a partial last one.
 
-    With `weights`, `n` numbers are drawn by them instead, with replacement.
-
     Parameters
     ----------
     n : number of windows
     batch_size : numbers per batch
     generator : draws the order
     part : which part of each batch is returned, for one of several processes
-    weights : of the numbers, shape = (n,)
+    weights : of the numbers, shape = (n,): `n` numbers are drawn by them instead, with replacement
 
     Attributes
     ----------
-    skip : how many of the first batches are left out; 0 unless it is set
+    skip : how many of the first batches are left out
     batches : those that were drawn last, whole, the left out ones too
     """
 
@@ -385,8 +364,8 @@ class ShuffledBatches(Sampler):
         part: slice = slice(None),
         weights: Tensor | None = None,
     ) -> None:
-        self.weights = weights
-        self.n, self.batch_size, self.generator, self.part, self.skip = n, batch_size, generator, part, 0
+        self.n, self.batch_size, self.generator = n, batch_size, generator
+        self.part, self.weights, self.skip = part, weights, 0
         self.batches: list[list[int]] = []
 
     def __len__(self) -> int:
@@ -404,8 +383,8 @@ class ShuffledBatches(Sampler):
 
 def shuffled_loader(dataset: WindowDataset, order: ShuffledBatches, num_workers: int = 0) -> DataLoader:
     """The batches of `order`."""
-    generator = order.generator
-    return DataLoader(dataset, batch_sampler=order, generator=generator, num_workers=num_workers, collate_fn=collate)
+    settings = {"generator": order.generator, "num_workers": num_workers, "collate_fn": collate}
+    return DataLoader(dataset, batch_sampler=order, **settings)
 
 
 def ordered_loader(
@@ -416,5 +395,5 @@ def ordered_loader(
 
 
 def collate(batch: Batch) -> Batch:
-    """`collate_fn` for `WindowDataset`, which collates its batches itself."""
+    """What `WindowDataset` gives, which collates its batches itself."""
     return batch

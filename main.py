@@ -15,19 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from constants import EMOTIONS
-from corpora.sessions import format_sessions
 from training.configuration import as_json
 from training.devices import set_up_process
 from training.options import parse_args
 from training.processes import Processes, join, launched
-from training.setup import Setup, check_batch_size
+from training.setup import Setup, begin, check_batch_size, open_folder
 from utils import (
     InputError,
     find_run,
     lack_of_memory,
     lock_folder,
     new_folder,
-    removed_if_empty,
     run_command,
     stop_requests,
     timestamp,
@@ -55,7 +53,7 @@ def prepare(options: argparse.Namespace, processes: Processes, train_sessions: l
     train_sessions : of a trained model; without it, those that `--test_split` and `--valid_split` leave
     """
     from corpora.annotation import load_annotation
-    from dataset import check_sessions, training_sessions
+    from corpora.sessions import check_sessions, training_sessions
     from training.devices import pick_device
     from training.provenance import describe_data
 
@@ -121,10 +119,11 @@ def train(options: argparse.Namespace, given: Collection[str] = ()) -> Path:
         folder = processes.from_first(lambda: open_folder(options, setup, folder, stack))
         with processes.all_or_none():
             training = prepare_training(options, processes, setup)
-        processes.from_first(lambda: begin(options, setup, training, folder))
+        processes.from_first(lambda: begin(options, setup, training.facts, training.environment, folder))
         received = stack.enter_context(stop_requests(quiet=not processes.first))
         model = training.model
         run = Run(folder, options, model, training.train_set, received=received, processes=processes)
+        stack.callback(run.saving.close)
 
         fit(run, training)
 
@@ -143,27 +142,6 @@ def train(options: argparse.Namespace, given: Collection[str] = ()) -> Path:
         return folder
 
 
-def open_folder(options: argparse.Namespace, setup: Setup, folder: Path | None, stack: contextlib.ExitStack) -> Path:
-    """A new run's folder, locked until `stack` closes and gone again if it stays empty, or that of one that goes on.
-
-    Prints what the run is. A run that goes on must find the data that it began with.
-    """
-    from training.engine import count_parameters
-    from training.provenance import refuse_other_data
-
-    if folder is not None:
-        refuse_other_data(folder, setup.data)
-    else:
-        made = [] if options.save_path.exists() else [options.save_path]
-        fold = f"test{format_sessions(options.test_split)}_seed{options.seed}"
-        name = f"{options.backbone}_{options.SorL}_{options.optim}_{options.ws}_{fold}_{timestamp()}"
-        folder = new_folder(options.save_path, name)
-        stack.enter_context(removed_if_empty(folder, *made))
-        stack.enter_context(lock_folder(folder, "training"))
-    print(setup.describe(options, count_parameters(options), folder), flush=True)
-    return folder
-
-
 def prepare_training(options: argparse.Namespace, processes: Processes, setup: Setup) -> Training:
     """Everything that a run needs before its first step: what cannot be trained fails here."""
     import torch
@@ -171,7 +149,7 @@ def prepare_training(options: argparse.Namespace, processes: Processes, setup: S
     from dataset import WindowDataset
     from loss import make_loss
     from training.devices import environment, seed_everything
-    from training.engine import build_model, trains_in_bfloat16
+    from training.engine import build_model, to_device, trains_in_bfloat16
     from training.folders import speech_facts
 
     check_batch_size(options.batch_size, processes.size)
@@ -193,7 +171,8 @@ def prepare_training(options: argparse.Namespace, processes: Processes, setup: S
             f"batch; give at most {len(train_set)}"
         )
     speech = utterances.speech
-    model = processes.synchronise_statistics(build_model(options, speech_shape=speech and speech.shape).to(device))
+    model = to_device(build_model(options, speech_shape=speech and speech.shape), device)
+    model = processes.synchronise_statistics(model)
     loss_function = make_loss(
         options.loss, options.lam, options.beta, train_set.class_counts, device, options.affect_loss
     )
@@ -208,17 +187,6 @@ def prepare_training(options: argparse.Namespace, processes: Processes, setup: S
         "processes": processes.size,
     }
     return Training(model, loss_function, train_set, valid_set, test_set, facts, now)
-
-
-def begin(options: argparse.Namespace, setup: Setup, training: Training, folder: Path) -> None:
-    """Write a new run's configuration; check that of one that goes on."""
-    from training.folders import compare_circumstances
-
-    path = folder / "configuration.json"
-    if path.exists():
-        compare_circumstances(folder, training.facts, training.environment)
-    else:
-        write_json(path, as_json(options) | {"data": setup.data} | training.facts | training.environment)
 
 
 def fit(run: Run, training: Training) -> None:
@@ -314,7 +282,7 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
     from dataset import WindowDataset, commonest_label
     from reports.result import Context
     from training.devices import environment
-    from training.engine import prefetch
+    from training.engine import prefetch, to_device
     from training.folders import check_encoder, load_run, on_its_corpus, speech_facts
     from training.provenance import warn_of_test
     from training.selection import epoch_of_weights
@@ -337,7 +305,7 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
         majority = commonest_label(utterances, train_sessions, options.test_split)
         epoch = epoch_of_weights(run.folder, options.select, options.monitor)
         loader = test_loader(options, test_set, processes)
-        arrays = predict(options, run.model.to(device), prefetch(loader, device), len(loader), processes)
+        arrays = predict(options, to_device(run.model, device), prefetch(loader, device), len(loader), processes)
         folder = processes.from_first(lambda: new_folder(run.folder, f"test_{timestamp()}"))
         if processes.first:
             facts = {

@@ -87,7 +87,7 @@ def preprocess(  # noqa: PLR0913
     text_dim : length of its embeddings; None for whatever the encoder gives
     batch_size : sentences at once
     out : folder of the files, if not `data_path`, which may be on a disk that cannot be written to
-    gpu_id : as in `utils.pick_device`
+    gpu_id : as in `training.devices.pick_device`
     overwrite : replace the files of an earlier run
     strict : any fault raises, before the encoder runs and a file is written; other spellings of a label are none
     audio_path : folder of the wavs, if neither `data_path/wav` nor `./audio`
@@ -118,8 +118,7 @@ def preprocess(  # noqa: PLR0913
             refuse_faults(data_path, raw.problems)
         warn_of_problems(raw.problems)
         model = model.to(pick_device(gpu_id))
-        sentences = list(raw.transcripts.values())
-        vectors = embed_sentences(sentences, tokenizer, model, batch_size, cache=cache)
+        vectors = embed_sentences(list(raw.transcripts.values()), tokenizer, model, batch_size, cache=cache)
         facts = {"corpus": corpus.name, **describe_source(data_path, folder, audio_path)}
         facts["utterances"] = raw.annotation["Segment ID"].nunique()
         facts["text_model"] = describe_text_model(text_model, model, cache.text_model)
@@ -280,7 +279,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="sentences or utterances at once (%(default)s)",
     )
     add("--audio_model", metavar="NAME", help="speech encoder, whose embeddings are computed too")
-    add("--gpu_id", type=gpu, help="a GPU's number, or cpu (the best there is)")
+    add("--gpu_id", type=gpu, help="a GPU's number, cpu or mps (the first CUDA GPU, or the CPU)")
     add("--overwrite", action="store_true", help="replace files that an earlier run made")
     add("--strict", action="store_true", help="stop at any fault; a label in another spelling is none")
     return parser

@@ -19,6 +19,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -84,7 +85,7 @@ def describe_failure(error: BaseException) -> tuple[int | None, str]:
 
 def lack_of_memory(error: BaseException) -> str | None:
     """What an error says of too little memory, of the machine or of a GPU; None when it says something else."""
-    pattern = r"(allocate|out of) memory|_ALLOC_FAILED|could not create a primitive$"  # the last is oneDNN's
+    pattern = r"(allocate|out of) memory|_ALLOC(ATION)?_FAILED|could not create a primitive$"  # the last is oneDNN's
     of_torch = isinstance(error, RuntimeError) and re.search(pattern, str(error))
     if not of_torch and not isinstance(error, MemoryError):
         return None
@@ -166,9 +167,9 @@ def number(kind: type, low: float, high: float = float("inf"), inclusive: bool =
 
 
 def gpu(value: str) -> str:
-    """A GPU's number, or `cpu`."""
-    if value != "cpu" and not (value.isdecimal() and len(value) < 5):
-        raise argparse.ArgumentTypeError(f"{value!r}: expected a GPU's number or cpu")
+    """A GPU's number, `cpu` or `mps`."""
+    if value not in ("cpu", "mps") and not (value.isdecimal() and len(value) < 5):
+        raise argparse.ArgumentTypeError(f"{value!r}: expected a GPU's number, cpu or mps")
     return value
 
 
@@ -248,15 +249,21 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # NamedTemporaryFile makes it readable by its owner alone
+        temporary.chmod(0o666 & ~_umask())  # NamedTemporaryFile makes it readable by its owner alone
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@cache
+def _umask() -> int:
+    """The permissions that new files do not get; asked once, since it is set to be asked, for all threads."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def _sync_folder(folder: Path) -> None:

@@ -246,7 +246,8 @@ class LogMels:
     def to(self, device: torch.device | str) -> LogMels:
         """A copy with its frames on `device`, where the spectrograms are then made."""
         moved = copy.copy(self)
-        moved.frames = self.frames.to(device)
+        for name in ("frames", "start", "length", "central_length"):
+            setattr(moved, name, getattr(self, name).to(device))
         return moved
 
     def spectrograms(
@@ -262,16 +263,17 @@ class LogMels:
         crop : float in [0, 1) per utterance: where the 10 s of a longer one begin; by default they are the central 10 s
         dtype : of the result; the computation is in float32
         """
+        utterances = utterances.to(self.frames.device, non_blocking=True)  # few bytes, unlike `rows`
         start, length = self.start[utterances], self.length[utterances]
         if crop is None:
             central = self.central_length[utterances]
             start, length = torch.where(central > 0, start + length, start), torch.where(central > 0, central, length)
         else:
+            crop = crop.to(self.frames.device, non_blocking=True)
             start = start + (crop * (length - self.n_frames + 1).clamp(min=0)).long()
             length = length.clamp(max=self.n_frames)
-        frame = torch.arange(self.n_frames)
+        frame = torch.arange(self.n_frames, device=self.frames.device)
         rows = torch.where(frame < length[:, None], start[:, None] + frame, 0)
-        rows = rows.to(self.frames.device, non_blocking=True)
         log_mels = torch.empty(*rows.shape, N_MELS, dtype=dtype, device=rows.device)
         at_once = UTTERANCES_AT_ONCE if rows.device.type == "cpu" else max(1, len(rows))
         for into, part in zip(log_mels.split(at_once), rows.split(at_once), strict=True):

@@ -4,6 +4,7 @@ import torch
 
 from corpora.annotation import Annotation, load_annotation, read_annotation
 from corpora.kemdy19 import FOLDS
+from corpora.sessions import training_sessions
 from dataset import (
     ShuffledBatches,
     Utterances,
@@ -14,7 +15,6 @@ from dataset import (
     ordered_loader,
     shuffled_loader,
     tell_speakers,
-    training_sessions,
 )
 from features.log_mel import LogMels, log_mel
 from training.options import parse_args

@@ -230,3 +230,24 @@ print(*sizes)
     before, kept, given_back = map(float, done.stdout.split())
     assert kept > before + 190  # MiB
     assert given_back < before + 10
+
+
+def to_tf32(t: torch.Tensor) -> torch.Tensor:
+    """Rounded to TF32's 11 significant bits."""
+    return ((t.contiguous().view(torch.int32) + (1 << 12)) & ~((1 << 13) - 1)).view(torch.float32)
+
+
+def test_tf32_in_the_lstm_and_the_linear_layers_moves_a_prediction_little():
+    """What a GPU does in training in bfloat16, here by rounding the factors."""
+    model, (batch,) = small_model().eval(), batches(1, 16)
+    for p in model.parameters():
+        p.data.mul_(1.5)  # fresh weights give about the same probabilities to any input
+    exact = model(None, batch.text)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.LSTM):
+            module.register_forward_pre_hook(lambda _, inputs: (to_tf32(inputs[0]), *inputs[1:]))
+    for p in model.parameters():
+        if p.dim() == 2:
+            p.data = to_tf32(p.data)
+    for rounded, expected, of_range in zip(model(None, batch.text), exact, (1, 4, 4), strict=True):
+        assert 0 < (rounded - expected).abs().max() < 1e-3 * of_range

@@ -318,15 +318,21 @@ def test_checkpoints_are_written_every_so_many_steps(preprocessed, tmp_path, mon
     from training import run as training_run
 
     saved = []
-    save = training_run.save_checkpoint
+    make = training_run.make_checkpoint
 
-    def record(*arguments) -> None:
+    def record(*arguments) -> dict:
         saved.append((arguments[-1].epoch, arguments[-1].step))
-        save(*arguments)
+        return make(*arguments)
 
-    monkeypatch.setattr(training_run, "save_checkpoint", record)
-    assert run(preprocessed, tmp_path, "--save_every", "2", "--epochs", "2") == 0
-    assert saved == [(1, 2), (1, 4), (2, 0), (2, 1), (2, 3), (2, 5), (3, 0)]
+    monkeypatch.setattr(training_run, "make_checkpoint", record)
+    for minutes, expected in (
+        ("0", [(1, 2), (1, 4), (2, 0), (2, 1), (2, 3), (2, 5), (3, 0)]),
+        ("1", [(1, 2), (1, 4), (2, 1), (2, 3), (2, 5), (3, 0)]),
+    ):
+        saved.clear()
+        more = ("--save_every", "2", "--save_minutes", minutes, "--epochs", "2")
+        assert run(preprocessed, tmp_path / minutes, *more) == 0
+        assert saved == expected
 
 
 @pytest.fixture(scope="module")

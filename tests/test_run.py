@@ -79,6 +79,7 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path):
         for batch, _ in zip(batches, range(3), strict=False):
             begun.log(train_step(begun.trained, batch, LOSS, begun.optimizer))
             begun.save_or_stop()
+    begun.saving.wait()
     resumed = make_run(tmp_path / "part", "--epochs", "2")
     assert (resumed.progress.epoch, resumed.progress.step) == (1, 3)
     train(resumed)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from constants import OPTIMIZERS
 from loss import Loss
 from model import MATE
-from training.devices import give_back_freed_memory, memory_size
+from training.devices import give_back_freed_memory, memory_size, tensor_cores
 from training.layers import ChunkedCNN
 from training.processes import ALONE, Processes
 from utils import InputError
@@ -82,6 +82,11 @@ def count_parameters(options: argparse.Namespace) -> int:
     """Parameters of the MATE that the options describe; raises as `build_model` does."""
     with torch.device("meta"):
         return sum(weight.numel() for weight in build_model(options).parameters())
+
+
+def to_device(model: MATE, device: torch.device) -> MATE:
+    """The model on `device`, its weights contiguous on an Apple GPU (see `Batch.to`)."""
+    return model.to(device, memory_format=torch.contiguous_format if device.type == "mps" else torch.preserve_format)
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -150,14 +155,16 @@ def train_step(
     """One step of gradient descent on a batch; returns its loss without waiting for the device.
 
     `bfloat16` lets the model compute in it where autocast deems it safe; parameters, statistics of batch norm and the
-    loss stay float32.
+    loss stay float32. On a CUDA GPU the LSTM and the linear layers then multiply in TF32.
     """
-    with torch.autocast(batch.emotion.device.type, torch.bfloat16, enabled=bfloat16):
-        prediction = model(batch.audio, batch.text, log=True, speakers=batch.speakers)
-    loss = loss_function(prediction, batch.target)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
+    device = batch.emotion.device
+    with tensor_cores(bfloat16 and device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            prediction = model(batch.audio, batch.text, log=True, speakers=batch.speakers)
+        loss = loss_function(prediction, batch.target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
     return loss.detach()
 
 
@@ -197,7 +204,8 @@ def evaluate(
     outputs: list[tuple[Tensor, ...]] = []
     total = torch.zeros((), device=device)
     for batch in batches:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        fast = tensor_cores(bfloat16 and device.type == "cuda")
+        with fast, torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             emotion, *affect = model(batch.audio, batch.text, log=True, speakers=batch.speakers)
         if loss_function is not None:
             total += loss_function((emotion, *affect), batch.target) * len(emotion)

@@ -17,6 +17,7 @@ from constants import (
     MAX_FACTOR,
     MAX_HIDDEN_SIZE,
     MAX_LAYERS,
+    MAX_MINUTES,
     MAX_RATE,
     MAX_TEXT_DIM,
     MAX_WINDOW,
@@ -264,9 +265,18 @@ def add_run_options(group: Any) -> None:
         "--save_every",
         type=number(int, 1),
         metavar="STEPS",
-        help="steps between checkpoints, beside every epoch's",
+        help="steps between checkpoints, beside those by time",
     )
-    add(group, CALL, "--gpu_id", type=gpu, help="a GPU's number, or cpu; without it the best there is")
+    add(
+        group,
+        CALL,
+        "--save_minutes",
+        type=number(float, 0, MAX_MINUTES),
+        default=1.0,
+        metavar="MINUTES",
+        help="between checkpoints; 0 writes one after every epoch",
+    )
+    add(group, CALL, "--gpu_id", type=gpu, help="a GPU's number, cpu or mps; without it the first CUDA GPU, or the CPU")
     add(
         group,
         CALL,

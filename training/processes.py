@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from training.devices import pick_device
+from training.devices import has_cuda, pick_device
 from utils import InputError, Interrupted
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def join(gpu_id: str | None) -> Iterator[Processes]:
     import torch
     from accelerate import PartialState
 
-    use_cpu = gpu_id == "cpu" or os.environ.get("ACCELERATE_USE_CPU") == "True" or not torch.cuda.is_available()
+    use_cpu = gpu_id == "cpu" or os.environ.get("ACCELERATE_USE_CPU") == "True" or not has_cuda()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset")
         # What lies on a CPU goes through gloo, also beside GPUs

@@ -190,5 +190,5 @@ def unfinished(folder: Path, options: argparse.Namespace) -> list[str]:
     done = count_epochs(folder)
     if done is None or done >= options.epochs or (folder / "result.json").exists():
         return []
-    best = ", or of the best one before" if options.select == "best" else ""
+    best = ", or of the best one before" if options.select == "best" else ", or of one before if it was killed"
     return [f"the run has not finished: its weights are of epoch {done} of {options.epochs}{best}"]

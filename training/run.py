@@ -22,8 +22,9 @@ from dataset import Batch, ShuffledBatches, WindowDataset, shuffled_loader
 from training.configuration import as_json, outcome_options
 from training.engine import NonFinite, make_optimizer, make_scheduler, prefetch
 from training.processes import ALONE, Processes
+from training.saving import CHECKPOINT, Saving
 from training.selection import best_epoch, describe_epoch, is_exhausted
-from training.state import Progress, Trainee, load_checkpoint, save_checkpoint, save_weights
+from training.state import Progress, Trainee, load_checkpoint, make_checkpoint
 from utils import (
     InputError,
     Interrupted,
@@ -32,7 +33,7 @@ from utils import (
     read_json,
 )
 
-CHECKPOINT = "checkpoint.pt"  # in an experiment folder, until its run has finished
+SAVE = 1  # asks to save and to go on, where a signal's number asks to save and to stop; it is less than SIGINT's
 CHECK_EVERY = 50  # steps between looks at the loss on a GPU, each of which waits for it
 
 
@@ -71,6 +72,7 @@ class Run:
         self.n_steps = len(self.order)
         self.progress = self.load_progress()
         self.losses = torch.zeros(0)  # of the epoch's steps
+        self.saving = Saving(folder, options.save_minutes)
         compiled = torch.compile(model, dynamic=False) if options.compile else model  # with the same parameters
         self.trained = processes.average_gradients(compiled)
 
@@ -121,7 +123,7 @@ class Run:
         for batch in prefetch(loader, self.device):
             yield batch
             if self.received and self.processes.size == 1:  # several have different batches: they stop at a step
-                self.save()
+                self.save(wait=True)
                 self.stop(self.received[0], f"the validation of epoch {self.progress.epoch}")
 
     def test_batches(self, loader: DataLoader) -> Iterator[Batch]:
@@ -150,15 +152,16 @@ class Run:
         self.bar.update()
 
     def save_or_stop(self) -> None:
-        """Write a checkpoint every `--save_every` steps, and write it and stop when a signal asked for it."""
-        asked = self.processes.highest(self.received[0] if self.received else 0)
+        """Save every `--save_every` steps and `--save_minutes`, and save and stop when a signal asked for it."""
+        due = self.processes.first and self.saving.is_due()
+        asked = self.processes.highest(self.received[0] if self.received else SAVE * due)
         if asked or (self.options.save_every and self.step % self.options.save_every == 0):
-            self.save()
-        if asked:
+            self.save(wait=asked > SAVE)
+        if asked > SAVE:
             self.stop(asked, f"step {self.step} of {self.options.epochs * self.n_steps}")
 
     def end_epoch(self, validation: Mapping[str, float] | None = None) -> None:
-        """Write what an epoch gave: history, weights if they are the ones to test, and a checkpoint.
+        """Note what an epoch gave: history, weights if they are the ones to test; save if it is time or all is done.
 
         `validation` holds its loss and `metric.validation_figures`; all processes take those of process 0.
 
@@ -178,13 +181,15 @@ class Run:
             if self.options.select == "last" or best_epoch(progress.history, monitor) == epoch:
                 progress.saved = epoch
                 if self.processes.first:
-                    save_weights(self.model, self.folder / "model.pth")
+                    self.saving.keep_weights(self.model)
             if self.processes.first:
                 write_history(progress.history, self.folder)
                 for name in row.keys() - {"epoch"}:
                     self.tensorboard.add_scalar(name, row[name], epoch)
         progress.epoch, progress.step, progress.order = epoch + 1, 0, self.generator.get_state()
-        self.save()
+        last = epoch == self.options.epochs or is_exhausted(progress.history, monitor, self.options.patience)
+        if self.processes.highest(int(last or (self.processes.first and self.saving.is_due(after_epoch=True)))):
+            self.save(wait=last)
         self.show_epoch(row)
 
     def check_validation(self, validation: Mapping[str, float]) -> None:
@@ -201,12 +206,17 @@ class Run:
 
     # Saving and stopping
 
-    def save(self) -> None:
-        """Write the checkpoint, unless a loss is not finite: then the last good one stays, and the run stops soon."""
+    def save(self, wait: bool = False) -> None:
+        """Begin to write weights and checkpoint, or `wait` until they are written.
+
+        Where a loss is not finite the last good ones stay, and the run stops soon.
+        """
         self.progress.losses = self.losses[: self.progress.step].clone()
         with self.processes.all_or_none():  # others wait: one that ended would have its launcher stop process 0 as well
             if self.processes.first and self.progress.losses.isfinite().all():
-                save_checkpoint(self.folder / CHECKPOINT, self.configuration, self.trainee, self.progress)
+                self.saving.write(make_checkpoint(self.configuration, self.trainee, self.progress))
+                if wait:
+                    self.saving.wait()
 
     def stop(self, signal_number: int, doing: str) -> None:
         """Raise `Interrupted`: all is saved."""
@@ -273,7 +283,8 @@ class Run:
     def explaining_failures(self) -> Iterator[None]:
         """Turn a loss that is not finite, lack of memory and a failed compilation into one line."""
         try:
-            yield
+            with self.saving.keeping_weights():
+                yield
         except NonFinite as error:
             batch = [] if error.batch is None else self.order.batches[error.batch]
             of = f" (windows {', '.join(self.train_set.ids[index] for index in batch)})" if batch else ""

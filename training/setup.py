@@ -1,15 +1,17 @@
-"""Setup: the device, the corpus and its split, and the lines that say so before anything long."""
+"""Setup: the device, the corpus and its split, the run's folder, and the lines that say so before anything long."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from corpora.sessions import format_sessions
-from utils import InputError
+from training.configuration import as_json
+from utils import InputError, lock_folder, new_folder, removed_if_empty, timestamp, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +33,7 @@ class Setup(NamedTuple):
 
     def describe(self, options: argparse.Namespace, n_parameters: int, folder: Path) -> str:
         """The first lines of a run or of a test."""
-        from training.devices import name_device
+        from training.devices import describe_device
         from training.engine import trains_in_bfloat16
         from training.provenance import describe_corpus, describe_text_model
 
@@ -50,7 +52,7 @@ class Setup(NamedTuple):
             "sessions": "; ".join(f"{name} on {format_sessions(own)}" for name, own in sessions.items()),
             "windows": ", ".join(f"{n:,} to {name}" for name, n in counts.items()) + f", of {options.ws} utterances",
             "model": f"{options.backbone}, {options.modality}, {n_parameters:,} parameters",
-            "device": f"{name_device(self.device)}, {precision}",
+            "device": f"{describe_device(self.device)}, {precision}",
             "folder": str(folder),
         }
         return "\n".join(f"{name + ':':<12}{line}" for name, line in lines.items())
@@ -69,3 +71,35 @@ def check_batch_size(batch_size: int, n_processes: int) -> None:
         )
     if batch_size < 2:
         raise InputError("--batch_size 1: batch norm cannot train on a single window; give at least 2")
+
+
+def open_folder(options: argparse.Namespace, setup: Setup, folder: Path | None, stack: contextlib.ExitStack) -> Path:
+    """A new run's folder, locked until `stack` closes and gone again if it stays empty, or that of one that goes on.
+
+    Prints what the run is. A run that goes on must find the data that it began with.
+    """
+    from training.engine import count_parameters
+    from training.provenance import refuse_other_data
+
+    if folder is not None:
+        refuse_other_data(folder, setup.data)
+    else:
+        made = [] if options.save_path.exists() else [options.save_path]
+        fold = f"test{format_sessions(options.test_split)}_seed{options.seed}"
+        name = f"{options.backbone}_{options.SorL}_{options.optim}_{options.ws}_{fold}_{timestamp()}"
+        folder = new_folder(options.save_path, name)
+        stack.enter_context(removed_if_empty(folder, *made))
+        stack.enter_context(lock_folder(folder, "training"))
+    print(setup.describe(options, count_parameters(options), folder), flush=True)
+    return folder
+
+
+def begin(options: argparse.Namespace, setup: Setup, facts: dict, environment: dict, folder: Path) -> None:
+    """Write a new run's configuration; check that of one that goes on."""
+    from training.folders import compare_circumstances
+
+    path = folder / "configuration.json"
+    if path.exists():
+        compare_circumstances(folder, facts, environment)
+    else:
+        write_json(path, as_json(options) | {"data": setup.data} | facts | environment)

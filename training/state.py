@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -26,8 +27,13 @@ from utils import InputError, atomic_write, check_archive
 
 def save_weights(model: torch.nn.Module, path: Path) -> None:
     """Write the state dict alone, whole or not at all."""
+    save_tensors(model.state_dict(), path)
+
+
+def save_tensors(content: Mapping[str, Any], path: Path) -> None:
+    """Write tensors in plain containers, whole or not at all."""
     with atomic_write(path, "wb") as file:
-        torch.save(model.state_dict(), file)
+        torch.save(content, file)
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:
@@ -175,10 +181,10 @@ def digest(options: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 
 
-def save_checkpoint(path: Path, configuration: Mapping[str, Any], trainee: Trainee, progress: Progress) -> None:
-    """Write everything that decides how the run of this configuration goes on, whole or not at all."""
+def make_checkpoint(configuration: Mapping[str, Any], trainee: Trainee, progress: Progress) -> dict[str, Any]:
+    """Everything that decides how the run of this configuration goes on; its tensors are still those of the run."""
     _, keys, *rest = np.random.get_state()  # noqa: NPY002
-    content = {
+    return {
         "format": FORMAT,
         "run": decisive_options(configuration),
         "model": trainee.model.state_dict(),
@@ -192,14 +198,23 @@ def save_checkpoint(path: Path, configuration: Mapping[str, Any], trainee: Train
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         },
     }
-    with atomic_write(path, "wb") as file:
-        torch.save(content, file)
+
+
+def snapshot(content: Any, device: str | None = None) -> Any:
+    """A copy of nested dicts and lists, with their tensors on `device`, or where they are."""
+    if isinstance(content, Tensor):
+        return content.detach().to(device or content.device, copy=True)
+    if isinstance(content, dict):
+        copied = copy.copy(content)  # a state dict has attributes, too
+        copied.update({name: snapshot(value, device) for name, value in content.items()})
+        return copied
+    return [snapshot(value, device) for value in content] if isinstance(content, list) else content
 
 
 def load_checkpoint(
     path: Path, configuration: Mapping[str, Any], trainee: Trainee, epochs: int, n_steps: int
 ) -> Progress:
-    """Restore everything that `save_checkpoint` wrote in a run of `epochs` of `n_steps`, executing nothing else.
+    """Restore everything that `make_checkpoint` gave in a run of `epochs` of `n_steps`, executing nothing else.
 
     Raises
     ------
@@ -221,6 +236,7 @@ def load_checkpoint(
         progress.check(epochs, n_steps)
         check_values(content)
         check_optimizer(content["optimizer"], trainee.model)
+        keep_kernels(content["optimizer"], trainee.optimizer)
         trainee.model.load_state_dict(content["model"])
         trainee.optimizer.load_state_dict(content["optimizer"])
         trainee.scheduler.load_state_dict(content["scheduler"])
@@ -258,6 +274,12 @@ def check_optimizer(state_dict: Mapping[str, Any], model: torch.nn.Module) -> No
         for name, kept in state_dict["state"].get(number, {}).items():
             if kept is not None and (kept.shape not in (weight.shape, ()) or not kept.is_floating_point()):
                 raise ValueError(f"the optimizer's {name} has shape {list(kept.shape)}, not {list(weight.shape)}")
+
+
+def keep_kernels(state_dict: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Have a loaded state compute a step as the optimizer does, which depends on the device and not on the run."""
+    for loaded, own in zip(state_dict["param_groups"], optimizer.param_groups, strict=False):
+        loaded |= {name: own[name] for name in ("fused", "foreach", "capturable") if name in own}
 
 
 def restore_random_state(states: Mapping[str, Any]) -> None:

@@ -1,0 +1,142 @@
+"""When the weights and checkpoints of a run are written, and what they hold meanwhile."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from small_runs import STEPS, content, only_run, options, run, signals_at
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+import main as program
+from training import saving, state
+from training.saving import CHECKPOINT, WEIGHTS, Saving
+from utils import InputError
+
+
+def test_what_is_written_is_what_it_was_when_it_was_given(tmp_path, monkeypatch):
+    """The run goes on, and changes its weights, while they are being written."""
+    begin = threading.Event()
+    write = state.save_tensors
+    monkeypatch.setattr(saving, "save_tensors", lambda *given: begin.wait(30) and write(*given))
+    model = torch.nn.Conv2d(3, 2, 3).to(memory_format=torch.channels_last)
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    history = [{"epoch": 1}]
+    saver = Saving(tmp_path, 1.0)
+    saver.keep_weights(model)
+    saver.write({"model": model.state_dict(), "progress": {"history": history}})
+    with torch.no_grad():
+        model.weight.zero_()
+    history.append({"epoch": 2})
+    begin.set()
+    saver.wait()
+    for name in (WEIGHTS, CHECKPOINT):
+        written = torch.load(tmp_path / name, weights_only=True)
+        assert torch.equal(written.get("model", written)["weight"], kept["weight"])
+        assert written.get("model", written)["weight"].stride() == kept["weight"].stride()
+    assert written["progress"]["history"] == [{"epoch": 1}]
+
+
+def test_a_checkpoint_is_due_after_its_minutes_unless_one_is_being_written(tmp_path, monkeypatch):
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    saver, every_epoch = Saving(tmp_path, 0.5), Saving(tmp_path, 0)
+    assert not saver.is_due()
+    now += 29
+    assert not saver.is_due(after_epoch=True)
+    now += 1
+    assert saver.is_due()
+    begin = threading.Event()
+    monkeypatch.setattr(saving, "save_tensors", lambda *_: begin.wait(30))
+    saver.write({})
+    now += 31
+    assert not saver.is_due()
+    begin.set()
+    saver.pending[0].result()
+    assert saver.is_due()
+    assert not every_epoch.is_due()
+    assert every_epoch.is_due(after_epoch=True)
+
+
+def test_a_write_that_fails_is_reported_once_and_no_thread_is_left(tmp_path):
+    saver = Saving(tmp_path / "nowhere", 1.0)
+    saver.write({})
+    with pytest.raises(InputError, match="nowhere: cannot be written to"):
+        saver.wait()
+    saver.wait()
+    saver.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("saving")]
+
+
+def test_a_run_writes_by_time_and_stopped_it_has_the_weights_of_its_last_epoch(preprocessed, tmp_path):
+    for minutes in ("0", "1"):
+        with signals_at(2 * STEPS + 1, signal.SIGTERM):
+            assert run(preprocessed, tmp_path / minutes, "--save_minutes", minutes) == 128 + signal.SIGTERM
+    folders = [only_run(tmp_path / minutes) for minutes in ("0", "1")]
+    of_epoch_2 = [(folder / WEIGHTS).read_bytes() for folder in folders]
+    assert of_epoch_2[0] == of_epoch_2[1]
+    test = ("--data_path", str(preprocessed), "--save_path", str(tmp_path), "--gpu_id", "cpu")
+    assert program.main([*test, "--test_only", str(folders[1])]) == 0
+    for folder in folders:
+        assert program.main(["--resume", str(folder)]) == 0
+    assert content(folders[0]) == content(folders[1])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory. Tried to allocate 1 GiB."), KeyError("a bug")])
+def test_a_run_that_fails_leaves_the_weights_of_its_last_epoch(preprocessed, finished, tmp_path, error, capsys):
+    done = 0
+
+    def fail(*_: object) -> None:
+        nonlocal done
+        done += 1
+        if done == 3 * STEPS:
+            raise error
+
+    hook = register_optimizer_step_post_hook(fail)
+    try:
+        if isinstance(error, KeyError):
+            with pytest.raises(KeyError):
+                run(preprocessed, tmp_path)
+        else:
+            assert run(preprocessed, tmp_path) == 2
+            assert "keeps the weights of epoch 2; try" in capsys.readouterr().err
+    finally:
+        hook.remove()
+    assert (only_run(tmp_path) / WEIGHTS).exists()
+
+
+KILLED = """
+import os, signal, sys
+from torch.optim.optimizer import register_optimizer_step_post_hook
+import main
+from training.saving import Saving
+Saving.is_due = lambda self, after_epoch=False: True  # as if each step took a minute
+done = 0
+def count(*_):
+    global done
+    done += 1
+    if done == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+register_optimizer_step_post_hook(count)
+sys.exit(main.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("step", [STEPS + 2, 2 * STEPS + 3])
+def test_a_run_killed_while_its_thread_saves_goes_on_exactly(preprocessed, finished, tmp_path, step):
+    argv = ["-c", KILLED, str(step), *options(preprocessed, tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    killed = subprocess.run([sys.executable, *argv], env=environment, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    folder: Path = only_run(tmp_path)
+    progress = torch.load(folder / CHECKPOINT, weights_only=True)["progress"]
+    done = (progress["epoch"] - 1) * STEPS + progress["step"]
+    assert step - 2 <= done < step  # the thread may have had the last one still to write
+    assert program.main(["--resume", str(folder)]) == 0
+    assert content(folder) == content(finished)
