@@ -8,7 +8,6 @@ the corpus into problems.csv. The wavs stay where they are.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
@@ -30,6 +29,7 @@ from features.embeddings import EmbeddingCache, save_embeddings
 from features.text import KOBERT, embed_sentences, load_text_model
 from training.devices import pick_device
 from utils import (
+    ArgumentParser,
     InputError,
     atomic_write,
     file_path,
@@ -196,8 +196,8 @@ def describe(data_path: Path, raw: RawCorpus) -> str:
     return "\n".join(lines)
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def get_args_parser() -> ArgumentParser:
+    parser = ArgumentParser(
         description="Make annotation.csv, df_speaker.csv, df_listener.csv and the sentence embeddings of a raw corpus.",
         allow_abbrev=False,
     )
