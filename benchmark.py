@@ -66,7 +66,7 @@ from training.measure import Sides, matrix_peak, peak_memory, step_gflop, take_t
 from training.measure_speech import measure_speech
 from training.options import parse_args
 from training.plain import WS, PlainWindows, plain_evaluate, plain_loader, plain_model, plain_steps
-from utils import InputError, gpu, number, run_command
+from utils import ArgumentParser, InputError, gpu, number, run_command
 
 LOSS = make_loss("normal", 0.66, 0.99, np.ones(N_EMOTIONS, dtype=int))
 
@@ -343,9 +343,9 @@ def profile(corpus: Corpus, args: argparse.Namespace) -> str:
     return "\n".join(f"{getattr(event, column) / whole:6.1%}  {event.key[:100]}" for event in events[:5])
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Compare this program with a plain implementation of the published procedure.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -1,21 +1,27 @@
-"""Experiments: run the published tables or a grid of options, report them, and compare two rows.
+"""Experiments: run the published tables or a grid of options, report them, compare two rows, and list all runs.
 
 python experiments.py list
 python experiments.py run 3.2 3.6 --SorL speaker listener --epochs 100
 python experiments.py run --grid lam=0.5,0.66 backbone=lstm,gru --jobs 2
 python experiments.py report
 python experiments.py compare 3.3:default 3.3:bidirectional
+python experiments.py runs
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Sequence
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sweeps.command_line import parse_plan, with_remembered
+from sweeps.command_line import get_args_parsers, parse_plan, with_remembered
 from sweeps.data import other_data
+from sweeps.estimate import Machine, estimate_disk, estimate_time, format_bytes, measure, this_machine
 from sweeps.jobs import Job, find_finished, find_runs, run_locally, shares, why_unfinished
+from sweeps.overview import describe_runs
 from sweeps.plan import GRID, TABLES, TABLES_KEMDY20, Plan, PlannedRun, check_corpus, remember
 from sweeps.slurm import Slurm, run_on_slurm
 from training.options import parse_args
@@ -27,7 +33,8 @@ def show(plan: Plan) -> None:
     save_path = plan.main_args.save_path
     for name, table in plan.tables.items():
         n_runs = sum(planned.table == name for planned in plan.runs)
-        print(f"{name:<10}{table.title}: {', '.join(table.rows)}; {n_runs} runs")
+        if n_runs:
+            print(f"{name:<10}{table.title}: {', '.join(table.rows)}; {n_runs} runs")
     runs = {planned.run_id for planned in plan.runs}
     finished = find_finished(save_path)
     others = other_data(plan.runs, finished)
@@ -46,8 +53,8 @@ def run(plan: Plan, argv: Sequence[str]) -> list[PlannedRun]:
     Interrupted : see `run_locally` and `run_on_slurm`
     """
     save_path, args = plan.main_args.save_path, plan.args
-    for role in dict.fromkeys(planned.role for planned in plan.runs):
-        check_corpus(plan.main_args.data_path, role, plan.tables)
+    roles = dict.fromkeys(planned.role for planned in plan.runs)
+    sizes = {role: check_corpus(plan.main_args.data_path, role, plan.tables) for role in roles}
     if others := other_data(plan.runs, {run_id: found.folder for run_id, found in find_runs(save_path).items()}):
         raise InputError(f"{next(iter(others.values()))} (so it is with {len(others)} of the plan's runs)")
     remember(save_path, argv)
@@ -60,6 +67,12 @@ def run(plan: Plan, argv: Sequence[str]) -> list[PlannedRun]:
     if not todo:
         return []
     jobs = [make_job(planned, save_path) for planned in todo]
+    places = shares(min(args.jobs, len(todo)), plan.main_args.gpu_id)
+    if args.slurm:
+        machine = Machine(None, min(args.array, len(todo)), 1 if args.gpus else args.cpus or 1)
+    else:
+        machine = this_machine(plan.main_args.gpu_id, places)
+    print(f"{len(todo)} to make: {describe_cost(todo, save_path, sizes, machine)}", flush=True)
     if args.slurm:
         slurm = Slurm(
             partition=args.partition,
@@ -71,9 +84,24 @@ def run(plan: Plan, argv: Sequence[str]) -> list[PlannedRun]:
         )
         run_on_slurm(jobs, save_path, slurm)
     else:
-        run_locally(jobs, save_path, shares(min(args.jobs, len(todo)), plan.main_args.gpu_id))
+        run_locally(jobs, save_path, places)
     finished = find_finished(save_path)
     return [planned for planned in todo if planned.run_id not in finished]
+
+
+def describe_cost(todo: Sequence[PlannedRun], save_path: Path, sizes: Mapping[str, Counter], machine: Machine) -> str:
+    """The time and the disk that runs will take, in words; warns where the disk has less free.
+
+    Parameters
+    ----------
+    sizes : by role, the utterances of each session
+    """
+    options = [parse_args(planned.argv)[0] for planned in todo]
+    time = estimate_time(options, sizes, measure(find_runs(save_path).values()), machine)
+    disk, free = estimate_disk(options, sizes, machine.places), shutil.disk_usage(save_path).free
+    if disk > free:
+        warnings.warn(f"{save_path}: the runs take {format_bytes(disk)}, {format_bytes(free)} are free", stacklevel=2)
+    return f"{time}, {format_bytes(disk)} of disk ({format_bytes(free)} free)"
 
 
 def make_job(planned: PlannedRun, save_path: Path) -> Job:
@@ -171,7 +199,7 @@ def finished_of(name: str, plan: Plan) -> dict[tuple[str, tuple[int, ...], int],
 def execute(plan: Plan, argv: Sequence[str]) -> list[PlannedRun]:
     """Carry out a command, and return the runs that it should have made and that have not finished."""
     command, unfinished = plan.args.command, []
-    if command in ("report", "compare"):
+    if command in ("list", "report", "compare"):
         plan = with_remembered(plan)
     if command == "list":
         show(plan)
@@ -189,6 +217,9 @@ def execute(plan: Plan, argv: Sequence[str]) -> list[PlannedRun]:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit status: 1 when a run has not finished."""
     argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["runs"]:
+        args = get_args_parsers()[0].parse_args(argv)
+        return run_command(lambda: print(describe_runs(args.save_path)))
     plan = parse_plan(argv)
     unfinished: list[PlannedRun] = []
     status = run_command(lambda: unfinished.extend(execute(plan, argv)))

@@ -8,7 +8,6 @@ corpus into problems.csv, and what all of it was made from into corpus.json. The
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -32,6 +31,7 @@ from features.embeddings import EmbeddingCache, save_embeddings
 from features.text import KOBERT, describe_text_model, embed_sentences, load_text_model
 from training.devices import pick_device
 from utils import (
+    ArgumentParser,
     InputError,
     atomic_write,
     digest_file,
@@ -251,8 +251,8 @@ def describe(folder: Path, raw: RawCorpus) -> str:
     return "\n".join(lines)
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def get_args_parser() -> ArgumentParser:
+    parser = ArgumentParser(
         description="Make annotation.csv, df_speaker.csv, df_listener.csv and the sentence embeddings of a raw corpus.",
         allow_abbrev=False,
     )

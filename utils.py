@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import hashlib
 import io
 import json
@@ -18,10 +19,10 @@ import threading
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 
 class InputError(Exception):
@@ -135,6 +136,34 @@ def stop_requests(quiet: bool = False) -> Iterator[list[int]]:
         yield received
     finally:
         restore()
+
+
+# Command lines
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's parser, whose errors are one line: no page of usage, and the name that was meant."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {one_line(message)}\n")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        parsed, unknown = self.parse_known_args(args, namespace)
+        options = [part for part in unknown if part.startswith("-")]
+        if options:
+            name = options[0].partition("=")[0]
+            shown = [n for n, action in self._option_string_actions.items() if action.help != argparse.SUPPRESS]
+            self.error(f"{name}: no such option{did_you_mean(name, shown) or '; --help lists all'}")
+        if unknown:
+            self.error(f"{unknown[0]}: not expected here; --help lists what is")
+        return parsed
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`, did you mean --epochs?` of a mistyped name, or '' if it resembles none of those known."""
+    by_folded = {other.casefold(): other for other in known}
+    found = difflib.get_close_matches(name.casefold(), by_folded, n=1)
+    return f", did you mean {by_folded[found[0]]}?" if found else ""
 
 
 # Types of command-line options

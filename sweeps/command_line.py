@@ -19,11 +19,12 @@ from sweeps.plan import (
     is_flag,
     make_plan,
     merge_remembered,
+    options_set_by,
     recall,
 )
 from training.configuration import names_of
 from training.options import MODEL, TEST, TRAINING, get_args_parser, parse_args
-from utils import InputError, number, switch
+from utils import ArgumentParser, InputError, did_you_mean, file_path, number, switch
 
 # Options with which a report or a comparison still covers the remembered runs
 NARROWING = {"save_path", "tables", "rows", "SorL", "resamples"}
@@ -54,13 +55,14 @@ def parse_axis(value: str) -> tuple[str, list[str]]:
 # The command line
 
 
-def get_args_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """The command line, and that of each command, which has main.py's options too."""
-    parser = argparse.ArgumentParser(
+def get_args_parsers() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
+    """The command line, and that of each command; those but `runs` have main.py's options too."""
+    parser = ArgumentParser(
         description="Run the published tables or a grid, and set them beside the published figures.", allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add_command(commands, "list", "show the tables and how many runs each takes")
+    note = " Without options it covers the runs in SAVE_PATH."
+    add_command(commands, "list", "show the tables and how many runs each takes", note)
     note = " The options of main.py hold for all runs."
     run = add_command(commands, "run", "make the runs that have not finished, then the report", note)
     add_machine_options(run.add_argument_group("machines"))
@@ -69,16 +71,27 @@ def get_args_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argu
     text = "compare two rows, or two runs, over the folds and seeds that both have"
     compare = add_command(commands, "compare", text, note)
     compare.add_argument("--resamples", type=number(int, 100, 10**6), default=9999, help="of the bootstrap")
+    text = "show every experiment folder with its figures and how far it is"
+    runs = commands.add_parser("runs", help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
+    runs.add_argument(
+        "--save_path", type=file_path, default="exp", help="folder of the experiment folders (%(default)s)"
+    )
     return parser, commands.choices
 
 
-def add_command(commands: Any, name: str, text: str, note: str = "") -> argparse.ArgumentParser:
+def add_command(commands: Any, name: str, text: str, note: str = "") -> ArgumentParser:
     """Add a command with main.py's options and those that choose tables."""
+    of_main = get_args_parser()
+    for action in of_main._actions:
+        if action.dest in SET_BY_PLAN:
+            action.help = argparse.SUPPRESS  # refused, with the reason
+        elif action.dest in options_set_by(TABLES):
+            action.help += " (only with --grid: the tables set it)"
     command = commands.add_parser(
         name,
         help=text,
         description=f"{text[0].upper()}{text[1:]}.{note}",
-        parents=[get_args_parser()],
+        parents=[of_main],
         conflict_handler="resolve",  # SorL and test_split take several values here
         formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=40, width=130),
         allow_abbrev=False,
@@ -125,7 +138,10 @@ def add_machine_options(group: Any) -> None:
 def parse_plan(argv: Sequence[str]) -> Plan:
     """The plan of a command line; ends the program where the command line is wrong or asks for help."""
     parser, commands = get_args_parsers()
-    if not argv or argv[0] not in commands:
+    if argv and not argv[0].startswith("-") and argv[0] not in commands:
+        meant = did_you_mean(argv[0], commands) or f"; there are {', '.join(commands)}"
+        parser.error(f"{argv[0]}: no such command{meant}")
+    if not argv or argv[0].startswith("-"):
         parser.parse_args(argv)  # answers --help, and refuses the rest
     command = commands[argv[0]]
     args, given = parse_args(argv[1:], command)
@@ -134,7 +150,9 @@ def parse_plan(argv: Sequence[str]) -> Plan:
 
 
 def with_remembered(plan: Plan) -> Plan:
-    """The plan of a report or a comparison: without options of runs it covers the runs that its folder remembers.
+    """The plan of a list, a report or a comparison: without options of runs it covers those that its folder remembers.
+
+    A list of tables that were not run there is of what they take.
 
     Raises
     ------
@@ -151,4 +169,5 @@ def with_remembered(plan: Plan) -> Plan:
         raise InputError(
             f"{save_path / PLAN_FILE}: holds a command line that this program does not take; remove it"
         ) from error
-    return merge_remembered(plan, remembered)
+    merged = merge_remembered(plan, remembered)
+    return merged if merged.runs or plan.args.command != "list" else plan

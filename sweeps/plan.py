@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -168,7 +169,7 @@ def choose_tables(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     corpus = preprocessed_corpus(args.data_path)
     every = {**TABLES, **TABLES_KEMDY20}
     names = list(every) if args.command == "compare" else args.tables
-    known = [*every, GRID] if args.command == "report" else [*every]  # a report may be of an earlier grid
+    known = [*every, GRID] if args.command in ("list", "report") else [*every]  # of an earlier grid
     if unknown := [name for name in names if name not in known]:
         parser.error(f"no table {unknown[0]!r}; there are {', '.join(known)}")
     if not names and not args.grid:
@@ -235,8 +236,8 @@ def format_options(values: Mapping[str, Any]) -> list[str]:
     return argv
 
 
-def check_corpus(data_path: Path, role: str, tables: Iterable[str] = ()) -> None:
-    """Read the role's utterances, to fail now where otherwise every run would.
+def check_corpus(data_path: Path, role: str, tables: Iterable[str] = ()) -> Counter:
+    """Read the role's utterances, to fail now where otherwise every run would; the number of them in each session.
 
     Raises
     ------
@@ -252,7 +253,7 @@ def check_corpus(data_path: Path, role: str, tables: Iterable[str] = ()) -> None
             f"table {others[0]}: not of {corpus.name}, which --data_path {data_path} holds; for it there are "
             f"{', '.join(own)} and --grid"
         )
-    load_annotation(data_path, role)
+    return Counter(load_annotation(data_path, role).session.tolist())
 
 
 # Remembered command lines
@@ -288,7 +289,7 @@ def is_command_line(value: Any) -> bool:
 
 
 def merge_remembered(plan: Plan, remembered: Sequence[Plan]) -> Plan:
-    """The plan of a report or a comparison that covers the remembered runs.
+    """The plan of a list, a report or a comparison that covers the remembered runs.
 
     These are the runs of the newest command line and of the earlier ones with the same options, of the tables and
     roles that `plan` names, or of all.
@@ -302,6 +303,9 @@ def merge_remembered(plan: Plan, remembered: Sequence[Plan]) -> Plan:
     wanted = identity(as_json(newest))
     same = [other for other in remembered if identity(as_json(other.main_args)) == wanted]
     tables = {name: table for other in same for name, table in other.tables.items()}
+    if GRID in tables:  # with the rows of all grids
+        rows = {name: row for other in same if GRID in other.tables for name, row in other.tables[GRID].rows.items()}
+        tables[GRID] = tables[GRID]._replace(rows=rows)
     named = getattr(plan.args, "tables", []) or tables
     roles = plan.args.SorL if "SorL" in plan.given else ROLES
     runs: dict[PlannedRun, None] = {}  # in order, without duplicates

@@ -23,13 +23,18 @@ from sweeps.plan import Plan, PlannedRun, recall, remember
         (["run", "--grid", "lam=0.5", "--lam", "0.6"], "--lam is set by the tables"),
         (["compare", "3.3:default"], "arguments are required: TABLE:ROW"),
         ([], "required: COMMAND"),
+        (["lits"], "lits: no such command, did you mean list?"),
+        (["run", "--epohcs", "3"], "--epohcs: no such option, did you mean --epochs?"),
+        (["run", "--sedes=3"], "--sedes: no such option, did you mean --seeds?"),  # not the hidden --seed
     ],
 )
 def test_impossible_experiments_are_refused_with_status_2(argv, message, capsys):
     with pytest.raises(SystemExit) as exit_:
         parse_plan(argv)
     assert exit_.value.code == 2
-    assert message in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
 
 
 def test_a_report_without_options_is_of_all_runs_with_the_last_ones_options(tmp_path):

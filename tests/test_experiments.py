@@ -1,3 +1,4 @@
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import experiments
 from constants import EMOTIONS
 from metric import batch_figures
 from sweeps.command_line import parse_plan
-from sweeps.plan import TABLES, Table
+from sweeps.plan import TABLES, Table, remember
 from training.configuration import as_json, options
 from training.options import parse_args
 from utils import read_json, write_json
@@ -20,11 +21,11 @@ from utils import read_json, write_json
 QUICK = ("--hidden_size", "4", "--num_layers", "1", "--epochs", "1", "--batch_size", "4", "--gpu_id", "cpu")
 
 
-HEAVY = ("torch", "pandas", "sklearn", "scipy", "matplotlib", "submitit", "tqdm", "jinja2", "reports")
+HEAVY = ("torch", "pandas", "numpy", "sklearn", "scipy", "matplotlib", "submitit", "tqdm", "jinja2", "reports")
 
 
-@pytest.mark.parametrize("command", [[], ["list"], ["run"], ["report"], ["compare"]])
-def test_help_names_all_options_and_imports_nothing_heavy(command):
+@pytest.mark.parametrize("command", [[], ["list"], ["run"], ["report"], ["compare"], ["runs"]])
+def test_help_names_the_options_that_are_taken_and_imports_nothing_heavy(command):
     code = (
         "import sys, experiments\n"
         f"try: experiments.main([*{command}, '--help'])\n"
@@ -33,12 +34,17 @@ def test_help_names_all_options_and_imports_nothing_heavy(command):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     *help_lines, heavy = done.stdout.splitlines()
     assert heavy == "[]"
-    if command:
-        named = {line.split()[0].rstrip(",") for line in help_lines if line.startswith("  -")}
-        assert {option.option_strings[0] for option in options().values()} <= named
-    else:
+    named = {line.split()[0].rstrip(",") for line in help_lines if line.startswith("  -")} - {"-h"}
+    if not command:
         names = [line.split()[0] for line in help_lines if line.startswith("    ")]
-        assert {"list", "run", "report", "compare"} <= set(names)
+        assert {"list", "run", "report", "compare", "runs"} <= set(names)
+    elif command == ["runs"]:
+        assert named == {"--save_path"}
+    else:
+        of_main = {name: option.option_strings[0] for name, option in options().items()}
+        refused = {of_main[name] for name in ("seed", "resume", "test_only", "test_path")}
+        assert set(of_main.values()) - refused <= named
+        assert not refused & named
 
 
 def test_tables_that_share_a_run_ask_for_it_once(capsys):
@@ -46,6 +52,19 @@ def test_tables_that_share_a_run_ask_for_it_once(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.rpartition("; ")[2] for line in lines[:-1]] == ["5 runs", "4 runs", "2 runs"]
     assert lines[-1].startswith("9 runs in all")  # lam .66 and lstm are a fold of 3.2
+
+
+def test_list_remembers_what_was_run(tmp_path, capsys):
+    remember(tmp_path, ["run", "3.3", "--epochs", "3", "--save_path", str(tmp_path)])
+    assert experiments.main(["list", "--save_path", str(tmp_path)]) == 0
+    *tables, last = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in tables] == ["3.3"]
+    assert last.startswith("4 runs in all")
+    for named in ("3.2", "3.6"):  # not run there: what it would take
+        assert experiments.main(["list", named, "--save_path", str(tmp_path)]) == 0
+        assert capsys.readouterr().out.startswith(f"{named} ")
+    assert experiments.main(["list", "--epochs", "5", "--save_path", str(tmp_path)]) == 0
+    assert "42 runs in all" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -126,6 +145,10 @@ def test_runs_are_made_once_and_one_that_fails_stops_no_other(preprocessed, tmp_
     monkeypatch.setitem(TABLES, "shared", Table("Shares the second", {"same": {"lam": 0.66}}, ((1, 2, 3, 4),)))
     argv = ["3.2", "shared", "--SorL", "speaker", "--data_path", str(corpus), "--save_path", str(exp), *QUICK]
     assert experiments.main(["run", *argv]) == 1
+    said = capsys.readouterr().out
+    assert re.search(
+        r"^2 to make: about \d+ (s|min) here \(a rough guess .*\), \d+ MB of disk \(.* free\)$", said, re.M
+    )
     (result,) = exp.glob("*/result.json")
     changed = result.stat().st_mtime_ns
 

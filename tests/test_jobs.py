@@ -57,7 +57,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path, capfd):
         assert Job("a", ("--no_such_option",), tmp_path)() == 2  # now it is free
     finally:
         signal.signal(signal.SIGTERM, previous)
-    assert "unrecognized arguments: --no_such_option" in error_file(tmp_path, "a").read_text()
+    assert "--no_such_option: no such option" in error_file(tmp_path, "a").read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import stat
@@ -85,3 +86,22 @@ def test_configuration_written_is_the_one_read(tmp_path):
     assert read_json(tmp_path / "c.json") == content
     assert "청자" in (tmp_path / "c.json").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "c.json").read_text(encoding="utf-8")) == content
+
+
+@pytest.mark.parametrize(
+    ("program", "argv", "line"),
+    [
+        ("main", ["--epohcs", "3"], "error: --epohcs: no such option, did you mean --epochs?"),
+        ("main", ["--sorl=speaker"], "error: --sorl: no such option, did you mean --SorL?"),
+        ("main", ["--zzz"], "error: --zzz: no such option; --help lists all"),
+        ("main", ["--epochs", "3", "4"], "error: 4: not expected here; --help lists what is"),
+        ("main", ["--lam", "3\n"], "error: argument --lam: '3\\n': expected float from 0 to 1"),
+        ("preprocessing", ["--data_pth", "x"], "error: --data_pth: no such option, did you mean --data_path?"),
+        ("benchmark", ["--rouds", "3"], "error: --rouds: no such option, did you mean --rounds?"),
+    ],
+)
+def test_a_mistyped_option_is_one_line_with_the_one_that_was_meant(program, argv, line, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        importlib.import_module(program).main(argv)
+    captured = capsys.readouterr()
+    assert (exit_.value.code, captured.out, captured.err) == (2, "", line + "\n")

@@ -32,7 +32,7 @@ from constants import (
     TEXT_DIM,
 )
 from corpora.sessions import parse_sessions
-from utils import file_path, gpu, number, switch
+from utils import ArgumentParser, file_path, gpu, number, switch
 
 # The scopes: what an option decides. All but those of the call decide a run's outcome.
 CALL = "call"  # this call alone; a resumed run or a test takes nothing of it from the configuration
@@ -45,9 +45,9 @@ TEST = "test"  # what is tested and how; a test may choose another value
 # The command line
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> ArgumentParser:
     """The command line of main.py. A run's `configuration.json` holds all of it."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Train MATE on KEMDy19 or KEMDy20 (or a corpus in their layout), test it, and report F1 and CCC.",
         formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=40, width=130),
         allow_abbrev=False,
