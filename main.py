@@ -277,9 +277,12 @@ def report(
     folder: Path, options: argparse.Namespace, ids: list[str], arrays: dict[str, np.ndarray], majority: int
 ) -> None:
     """Write the files of a test into `folder` and print its report."""
+    from reports.dialogues import write_test_page
     from reports.result import describe_result, write_result
 
     result = write_result(folder, ids, arrays, majority, options.batch_size)
+    if not options.no_pages:
+        write_test_page(folder, options.data_path, options.SorL, options.audio_path)
     print(describe_result(result, folder, options.SorL, options.test_split))
 
 

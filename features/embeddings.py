@@ -31,6 +31,19 @@ def digest_of(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
+def fingerprint_of(tokenizer: Tokenizer, model: PreTrainedModel) -> str:
+    """SHA-256 of everything that a text model's embeddings depend on: its tokenizer and its weights; under a second.
+
+    The pooling layer is left out: it is not used, and drawn at random if the encoder's file has none.
+    """
+    content = hashlib.sha256(tokenizer.fingerprint())
+    for name, tensor in model.state_dict().items():
+        if not name.startswith("pooler."):
+            content.update(name.encode())
+            content.update(tensor.detach().cpu().contiguous().view(-1).numpy().data)
+    return content.hexdigest()
+
+
 class EmbeddingCache:
     """Sentence embeddings of one text model by the SHA-256 of the sentence, in an `.npz` file of plain arrays.
 
@@ -43,18 +56,14 @@ class EmbeddingCache:
 
     Attributes
     ----------
+    text_model : its fingerprint
     embeddings : dict of 32 bytes -> float32, shape = (hidden size,)
     fault : why the file is damaged, or None
     """
 
     def __init__(self, path: Path, tokenizer: Tokenizer, model: PreTrainedModel) -> None:
         self.path = path
-        content = hashlib.sha256(tokenizer.fingerprint())
-        for name, tensor in model.state_dict().items():
-            if not name.startswith("pooler."):  # not used, and drawn at random if the encoder's file has none
-                content.update(name.encode())
-                content.update(tensor.detach().cpu().contiguous().view(-1).numpy().data)
-        self.text_model = content.hexdigest()
+        self.text_model = fingerprint_of(tokenizer, model)
         self.embeddings: dict[bytes, np.ndarray] = {}
         self.fault: str | None = None
         self.saved_at, self.changed = time.monotonic(), False

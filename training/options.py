@@ -229,6 +229,7 @@ def add_run_options(group: Any) -> None:
         metavar="STEPS",
         help="steps between checkpoints, beside every epoch's",
     )
+    add(group, CALL, "--no_pages", action="store_true", help="write no dialogues.html of the tested dialogues")
     add(group, CALL, "--gpu_id", type=gpu, help="a GPU's number, or cpu; without it the best there is")
     add(
         group,
