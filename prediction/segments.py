@@ -1,7 +1,8 @@
 """Segments: who says what and when in a recording, read from the files that people have.
 
 SRT and WebVTT have a reader of our own: of the libraries, pysubs2 takes a line with a damaged time for text, and
-webvtt-py leaves out empty and damaged cues of an SRT, so that rows would be wrong or lacking; neither says which line it is.
+webvtt-py leaves out empty and damaged cues of an SRT, so that rows would be wrong or lacking; neither says
+which line it is.
 """
 
 from __future__ import annotations
@@ -231,7 +232,7 @@ def order_segments(segments: Sequence[Segment], duration: float, name: str) -> l
     InputError : no segment is left, or the times are milliseconds
     """
     last = max(segment.end for segment in segments)
-    whole = all(segment.start.is_integer() and segment.end.is_integer() for segment in segments)
+    whole = all(segment.start % 1 == segment.end % 1 == 0 for segment in segments)
     if whole and last > 10 * duration and last / 1000 < duration + OVERRUN:
         raise InputError(
             f"{name}: a segment ends at {last:g}, the sound after {duration:.1f} s; are these milliseconds, as in "

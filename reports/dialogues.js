@@ -45,6 +45,8 @@ function textOf(u) {
   return value ? decodeURIComponent(value.slice(1, -1)) : "";
 }
 
+const soundOf = (u) => state.dialogue.sound || u.sound;
+
 function report(what, url) {
   const shown = decodeURI(url);
   $("missing").textContent = `${what} not found at ${shown}, seen from this page. The page holds no copy of it: ` +
@@ -94,7 +96,7 @@ function bars(u) {
 function affect(u) {
   const part = (name) => `${name} ${u[name].toFixed(1)}` + (u.sd ? ` ± ${u.sd[name].toFixed(1)}` : "") +
     (u.truth ? ` (raters ${u.truth[name].toFixed(1)})` : "");
-  return make("p", { class: "affect" }, `${part("arousal")} · ${part("valence")}`);
+  return make("p", { class: "affect" }, make("span", {}, part("arousal")), " ", make("span", {}, part("valence")));
 }
 
 function row(u, i) {
@@ -103,6 +105,7 @@ function row(u, i) {
   const line = make("div", { class: "line" }, play);
   if (u.speaker) line.append(make("span", { class: "speaker" }, u.speaker));
   if (hasTimes()) line.append(make("span", { class: "time" }, span(u, i).map(clock).join(" – ")));
+  if (!soundOf(u)) line.append(make("span", { class: "time" }, "no sound"));
   const words = textOf(u);
   const text = make("p", { class: words ? "text" : "text none" }, words || "no text");
   const verdict = make("p", { class: "verdict" },
@@ -113,7 +116,7 @@ function row(u, i) {
       make("span", {}, `raters: ${names(u.truth.labels)}`));
   }
   const side = make("div", { class: "side" }, bars(u), affect(u));
-  return make("li", { class: "card", "data-at": i }, line, text, verdict, side);
+  return colour(make("li", { class: "card", "data-at": i }, line, text, verdict, side), label);
 }
 
 function fits(u) {
@@ -191,7 +194,7 @@ function walk(direction) {
 
 function play(i) {
   const u = state.dialogue.utterances[i];
-  const url = state.dialogue.sound || u.sound;
+  const url = soundOf(u);
   mark(i);
   if (!url) return stop();
   state.playing = i;

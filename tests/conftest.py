@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 # Fixtures of the reports' tests, and of those that resume runs
+from browser import browser  # noqa: F401
 from compared_runs import damaged, pairs  # noqa: F401
 from finished_runs import entries, finished_runs, report, run_folder  # noqa: F401
 from small_runs import finished, spoken, stopped  # noqa: F401

@@ -15,9 +15,10 @@ from conftest import ROOT
 from small_runs import only_run, run
 
 import predict
-from constants import EMOTIONS
+from constants import EMOTIONS, SAMPLE_RATE
 from corpora.registry import parse_id
-from corpora.wavs import find_wavs
+from corpora.wavs import find_wavs, read_wav
+from features.text import load_text_model
 from prediction.inputs import from_corpus
 from prediction.predictor import Predictor, Utterance
 from training.options import parse_args
@@ -109,11 +110,16 @@ def test_more_utterances_than_are_in_memory_at_once_are_the_same(spoken, talk, t
         warnings.simplefilter("ignore", UserWarning)
         prediction = Predictor(spoken, gpu_id="cpu").dialogue(utterances)
     np.testing.assert_allclose(prediction.emotion, tested[PROBABILITIES], rtol=0, atol=1e-5)
-    samples = [Utterance(soundfile.read(u.wave, dtype="float32")[0], u.text) for u in utterances]
+
+
+def test_samples_are_as_good_as_files(spoken, talk, tmp_path):
+    wave = read_wav(talk / "parts" / "1.wav")
+    soundfile.write(tmp_path / "1.wav", wave, SAMPLE_RATE, subtype="FLOAT")
+    predictor = Predictor(spoken, gpu_id="cpu", text_model=None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        again = Predictor(spoken, gpu_id="cpu").dialogue(samples)
-    np.testing.assert_allclose(again.emotion, prediction.emotion, rtol=0, atol=1e-5)
+        of_file, of_samples = (predictor.dialogue([Utterance(sound, "말")]) for sound in (tmp_path / "1.wav", wave))
+    np.testing.assert_array_equal(of_file.emotion, of_samples.emotion)
 
 
 # One modality, several runs, listeners
@@ -183,13 +189,14 @@ def test_a_run_of_listeners_says_so(spoken, talk, tmp_path, capsys):
 
 def test_another_text_encoder_is_warned_of(spoken, talk, preprocessed, tmp_path, capsys):
     import torch
-    from safetensors.torch import load_file, save_file
 
     other = tmp_path / "kobert"
     shutil.copytree(preprocessed / "kobert", other)
-    (weights,) = other.glob("*.safetensors")
-    state = {name: tensor + 0.01 * torch.ones_like(tensor) for name, tensor in load_file(weights).items()}
-    save_file(state, weights, {"format": "pt"})
+    _, model = load_text_model(str(other))
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight += 0.01
+    (other / "pytorch_model.bin").unlink()
+    model.save_pretrained(other)
     arguments = (spoken, talk / "parts", "--text_model", other, "--out", tmp_path / "out")
     assert run_quietly(*arguments) == 0
     assert "is not the one that" in capsys.readouterr().err
@@ -221,6 +228,8 @@ def test_a_text_encoder_that_has_moved_is_asked_for(spoken, talk, tmp_path, caps
 
 # What is given wrongly
 
+PLACES = {"run": "spoken", "talk": "talk", "corpus": "preprocessed"}
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -237,8 +246,8 @@ def test_a_text_encoder_that_has_moved_is_asked_for(spoken, talk, tmp_path, caps
         (("{run}", "--dialogue", "Sess01_script01", "--data_path", "{talk}/none"), "no such folder"),
     ],
 )
-def test_wrong_input_is_one_line(spoken, talk, preprocessed, tmp_path, capsys, arguments, message):
-    places = {"run": spoken, "talk": talk, "corpus": preprocessed}
+def test_wrong_input_is_one_line(request, tmp_path, capsys, arguments, message):
+    places = {place: request.getfixturevalue(fixture) for place, fixture in PLACES.items()}
     arguments = [argument.format(**places) for argument in arguments]
     assert run_quietly(*arguments, "--out", tmp_path / "out") == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
