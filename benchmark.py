@@ -52,6 +52,7 @@ from dataset import (
 )
 from features.log_mel import LogMels, open_store
 from loss import make_loss
+from training.arguments import ArgumentParser, gpu, number
 from training.engine import (
     EVALUATION_BATCH,
     build_model,
@@ -66,7 +67,7 @@ from training.measure import Sides, matrix_peak, peak_memory, step_gflop, take_t
 from training.measure_speech import measure_speech
 from training.options import parse_args
 from training.plain import WS, PlainWindows, plain_evaluate, plain_loader, plain_model, plain_steps
-from utils import ArgumentParser, InputError, gpu, number, run_command
+from utils import InputError, run_command
 
 LOSS = make_loss("normal", 0.66, 0.99, np.ones(N_EMOTIONS, dtype=int))
 
@@ -96,9 +97,8 @@ def make_corpus(folder: Path, n: int, seed: int = 0) -> None:
         soundfile.write(folder / "wav" / f"{segment}.wav", wave, SAMPLE_RATE, subtype="PCM_16")
         votes = rng.choice(EMOTIONS, N_RATERS).tolist()
         rows.append([segment, max(votes, key=votes.count), *rng.uniform(1, 5, 2), *votes])
-    raters = [f"Emotion.{rater}" for rater in range(1, N_RATERS + 1)]
-    table = pd.DataFrame(rows, columns=["Segment ID", "Emotion", "Arousal", "Valence", *raters])
-    table.to_csv(folder / "df_speaker.csv", index=False)
+    columns = ["Segment ID", "Emotion", "Arousal", "Valence", *(f"Emotion.{n}" for n in range(1, N_RATERS + 1))]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "df_speaker.csv", index=False)
 
 
 def read_corpus(folder: Path, features: Path) -> Corpus:

@@ -271,9 +271,12 @@ def report(
 ) -> None:
     """Write the files of a test into `folder` and print its report."""
     from corpora.registry import corpus_of
+    from reports.dialogues import write_test_page
     from reports.result import describe_result, write_result
 
     result = write_result(folder, test_set.ids, arrays, majority, options.batch_size, context)
+    if not options.no_pages:
+        write_test_page(folder, options.data_path, options.SorL, options.audio_path)
     print(describe_result(result, folder, options.SorL, options.test_split, corpus_of(test_set.ids[0])))
 
 

@@ -29,19 +29,9 @@ from corpora.transcripts import clean_transcript, read_transcripts
 from corpora.wavs import check_wavs
 from features.embeddings import EmbeddingCache, save_embeddings
 from features.text import KOBERT, describe_text_model, embed_sentences, load_text_model
+from training.arguments import ArgumentParser, file_path, gpu, number
 from training.devices import pick_device
-from utils import (
-    ArgumentParser,
-    InputError,
-    atomic_write,
-    digest_file,
-    file_path,
-    gpu,
-    lock_folder,
-    number,
-    removed_if_empty,
-    run_command,
-)
+from utils import InputError, atomic_write, digest_file, lock_folder, removed_if_empty, run_command
 
 if TYPE_CHECKING:
     import numpy as np

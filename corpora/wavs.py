@@ -174,7 +174,6 @@ def read_wav(path: Path, sr: int = SAMPLE_RATE) -> np.ndarray:
     InputError : it cannot be used, see `wav_fault`
     """
     import soundfile
-    import soxr
 
     reason = wav_fault(path)
     if reason is not None:
@@ -183,5 +182,12 @@ def read_wav(path: Path, sr: int = SAMPLE_RATE) -> np.ndarray:
         wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, soundfile.SoundFileError) as error:
         raise InputError(f"{path}: not readable as sound ({error}); replace it or take it away") from error
+    return to_mono(wave, rate, sr)
+
+
+def to_mono(wave: np.ndarray, rate: int, sr: int) -> np.ndarray:
+    """Sound of `rate` Hz, shape = (samples, channels), as mono at `sr` Hz, shape = (samples,)."""
+    import soxr
+
     wave = wave.mean(axis=1)
     return wave if rate == sr else soxr.resample(wave, rate, sr, quality="HQ")

@@ -22,9 +22,10 @@ from sweeps.plan import (
     options_set_by,
     recall,
 )
+from training.arguments import ArgumentParser, did_you_mean, file_path, number, switch
 from training.configuration import names_of
 from training.options import MODEL, TEST, TRAINING, get_args_parser, parse_args
-from utils import ArgumentParser, InputError, did_you_mean, file_path, number, switch
+from utils import InputError
 
 # Options with which a report or a comparison still covers the remembered runs
 NARROWING = {"save_path", "tables", "rows", "SorL", "resamples"}

@@ -17,9 +17,10 @@ from corpora.kemdy19 import FOLDS
 from corpora.kemdy20 import KEMDy20
 from corpora.registry import preprocessed_corpus
 from corpora.sessions import format_sessions
+from training.arguments import switch
 from training.configuration import as_json, identity, options, outcome_options
 from training.options import parse_args
-from utils import InputError, read_json, switch, write_json
+from utils import InputError, read_json, write_json
 
 
 class Table(NamedTuple):

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 # Fixtures of the reports' tests, and of those that resume runs
+from browser import browser  # noqa: F401
 from compared_runs import damaged, pairs  # noqa: F401
 from fake_gpu import gpu  # noqa: F401
 from finished_runs import entries, finished_runs, report, run_folder  # noqa: F401
-from small_runs import finished, stopped  # noqa: F401
+from small_runs import finished, spoken, stopped  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = Path(__file__).parent / "reference"

@@ -1,6 +1,7 @@
 """Small runs of main.py that tests stop and resume: text alone, three epochs of five steps, a second or two each."""
 
 import contextlib
+import json
 import os
 import signal
 import time
@@ -86,3 +87,24 @@ def stopped(preprocessed: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     with signals_at(STEPS + 2, signal.SIGTERM):
         assert run(preprocessed, exp) == 128 + signal.SIGTERM
     return only_run(exp)
+
+
+SPOKEN = ("--hidden_size", "8", "--num_layers", "1", "--batch_size", "8", "--test_split", "1-2", "--sr", "4000")
+
+
+@pytest.fixture(scope="session")
+def spoken(preprocessed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with sound and text whose configuration says which text encoder it had; read only."""
+    from features.embeddings import fingerprint_of
+    from features.text import load_text_model
+
+    exp = tmp_path_factory.mktemp("spoken")
+    arguments = ["--data_path", str(preprocessed), "--save_path", str(exp), *SPOKEN, "--gpu_id", "cpu", "--epochs", "1"]
+    assert program.main(arguments) == 0
+    folder = only_run(exp)
+    name = str(preprocessed / "kobert")
+    text_model = {"name": name, "revision": None, "fingerprint": fingerprint_of(*load_text_model(name)), "random": True}
+    configuration = json.loads((folder / "configuration.json").read_text("utf-8"))
+    configuration["data"] = {"corpus": "KEMDy19", "version": "1", "synthetic": True, "text_model": text_model}
+    (folder / "configuration.json").write_text(json.dumps(configuration), "utf-8")
+    return folder

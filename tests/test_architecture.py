@@ -20,11 +20,12 @@ LEVELS = [
     {"dataset", "model", "loss", "metric"},
     {"training"},
     {"reports"},
-    {"main", "preprocessing", "benchmark"},
+    {"prediction"},
+    {"main", "preprocessing", "benchmark", "predict", "export"},
     {"sweeps"},
     {"experiments"},
 ]
-FOLDERS = ["corpora", "features", "training", "reports", "sweeps"]
+FOLDERS = ["corpora", "features", "training", "reports", "prediction", "sweeps"]
 
 MATHEMATICS = {"model", "loss", "metric"}  # imports constants alone
 

@@ -1,13 +1,6 @@
 import base64
-import itertools
-import json
 import re
-import shutil
-import subprocess
-import time
-import urllib.request
 from collections import Counter
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -67,74 +60,6 @@ def test_names_from_files_are_text(report):
 
 
 # In a browser
-
-
-class Browser:
-    """A page of headless Chromium, driven over the DevTools protocol."""
-
-    def __init__(self, program: str, profile: Path) -> None:
-        import websocket
-
-        flags = ("--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0")
-        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen([program, *flags, f"--user-data-dir={profile}", "about:blank"], **silent)
-        self.events, self.numbers = [], itertools.count(1)
-        try:
-            port = self.wait(lambda: (profile / "DevToolsActivePort").read_text().split()[0])
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=10) as answer:
-                (target,) = [target for target in json.load(answer) if target["type"] == "page"]
-            self.socket = websocket.create_connection(target["webSocketDebuggerUrl"], timeout=20, suppress_origin=True)
-        except BaseException:
-            self.process.kill()
-            self.process.wait()
-            raise
-
-    @staticmethod
-    def wait(ready):
-        for _ in range(200):
-            try:
-                if found := ready():
-                    return found
-            except (OSError, IndexError):
-                pass
-            time.sleep(0.1)
-        raise TimeoutError
-
-    def call(self, method: str, **parameters) -> dict:
-        number = next(self.numbers)
-        self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
-        while True:
-            message = json.loads(self.socket.recv())
-            if message.get("id") == number:
-                assert "error" not in message, message
-                return message["result"]
-            self.events.append(message)
-
-    def evaluate(self, expression: str):
-        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
-
-    def open(self, path: Path) -> None:
-        self.call("Page.navigate", url=path.as_uri())
-        self.wait(
-            lambda: self.evaluate(f"location.href == {json.dumps(path.as_uri())} && document.readyState") == "complete"
-        )
-
-    def close(self) -> None:
-        self.socket.close()
-        self.process.terminate()
-        self.process.wait(20)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("no Chromium")
-    browser = Browser(program, tmp_path_factory.mktemp("profile"))
-    for domain in ("Page", "Runtime", "Network", "Log"):
-        browser.call(f"{domain}.enable")
-    yield browser
-    browser.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from training.arguments import switch
 from training.options import CALL, CORPUS, MODEL, TEST, TRAINING, get_args_parser
-from utils import InputError, switch
+from utils import InputError
 
 
 @cache

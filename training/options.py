@@ -32,7 +32,7 @@ from constants import (
     TEXT_DIM,
 )
 from corpora.sessions import parse_sessions
-from utils import ArgumentParser, file_path, gpu, number, switch
+from training.arguments import ArgumentParser, file_path, gpu, number, switch
 
 # The scopes: what an option decides. All but those of the call decide a run's outcome.
 CALL = "call"  # this call alone; a resumed run or a test takes nothing of it from the configuration
@@ -276,6 +276,7 @@ def add_run_options(group: Any) -> None:
         metavar="MINUTES",
         help="between checkpoints; 0 writes one after every epoch",
     )
+    add(group, CALL, "--no_pages", action="store_true", help="write no dialogues.html of the tested dialogues")
     add(group, CALL, "--gpu_id", type=gpu, help="a GPU's number, cpu or mps; without it the first CUDA GPU, or the CPU")
     add(
         group,

@@ -1,0 +1,53 @@
+"""Runs: what a prediction needs of a trained run, from an experiment folder or from a folder in the hub's layout."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from model import MATE
+from prediction.hub import CONFIG, download, read_exported, recorded_text_model
+from training.folders import load_run
+from utils import InputError, read_json
+
+
+class LoadedRun(NamedTuple):
+    """A trained run.
+
+    name : as the user gave it
+    options : of main.py
+    text_model : what is recorded of the encoder of its sentence embeddings (name, fingerprint, ...), or None
+    """
+
+    name: str
+    model: MATE
+    options: argparse.Namespace
+    text_model: Mapping[str, Any] | None
+
+    @property
+    def reads_audio(self) -> bool:
+        return self.model.uses_audio
+
+    @property
+    def reads_text(self) -> bool:
+        return self.model.uses_text
+
+
+def open_run(run: str | Path) -> LoadedRun:
+    """Load an experiment folder (of the published program too), a folder of export.py, or a model of the hub.
+
+    Raises
+    ------
+    InputError : it is none of these, or cannot be used
+    """
+    folder, name = Path(run), str(run)
+    if (folder / "configuration.json").is_file():
+        trained = load_run(folder)
+        text_model = recorded_text_model(read_json(folder / "configuration.json"))
+        return LoadedRun(name, trained.model, trained.options, text_model)
+    if folder.is_dir() and not (folder / CONFIG).is_file():
+        raise InputError(f"{folder}: has neither configuration.json nor {CONFIG}; expected an experiment folder")
+    model, options, about = read_exported(folder if folder.is_dir() else download(name))
+    return LoadedRun(name, model, options, about.get("text_model"))
