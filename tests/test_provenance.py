@@ -215,6 +215,7 @@ def test_published_files_are_taken_and_their_text_model_is_unknown(own, tmp_path
     assert (data["corpus"], data["version"], data["synthetic"], data["text_model"]) == ("KEMDy19", None, False, UNKNOWN)
     captured = capsys.readouterr()
     assert f"corpus:     KEMDy19 ({UNKNOWN}) in {own}\ntext model: {UNKNOWN}\n" in captured.out
+    assert "\nrole:       speaker, 60 utterances, the whole corpus has 10,279\n" in captured.out
     assert "warning" not in captured.err
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from corpora.problems import MISSING_LIMIT
+from corpora.registry import CORPORA
 from corpora.sessions import format_sessions
 from training.configuration import as_json
 from utils import InputError, lock_folder, new_folder, removed_if_empty, timestamp, write_json
@@ -48,7 +50,7 @@ class Setup(NamedTuple):
         lines = {
             "corpus": f"{describe_corpus(self.data)} in {options.data_path}{synthetic}",
             "text model": describe_text_model(self.data["text_model"]),
-            "role": f"{options.SorL}, {len(self.annotation.ids):,} utterances",
+            "role": f"{options.SorL}, {self.describe_size(options.SorL)}",
             "sessions": "; ".join(f"{name} on {format_sessions(own)}" for name, own in sessions.items()),
             "windows": ", ".join(f"{n:,} to {name}" for name, n in counts.items()) + f", of {options.ws} utterances",
             "model": f"{options.backbone}, {options.modality}, {n_parameters:,} parameters",
@@ -56,6 +58,13 @@ class Setup(NamedTuple):
             "folder": str(folder),
         }
         return "\n".join(f"{name + ':':<12}{line}" for name, line in lines.items())
+
+    def describe_size(self, role: str) -> str:
+        """How many utterances there are, and how many the corpus has, if that is clearly another number."""
+        n = len(self.annotation.ids)
+        expected = next((c.utterances.get(role) for c in CORPORA if c.name == self.data["corpus"]), None)
+        is_part = expected is not None and not self.data["synthetic"] and abs(n - expected) > MISSING_LIMIT * expected
+        return f"{n:,} utterances" + (f", the whole corpus has {expected:,}" if is_part else "")
 
 
 def precision_name(bfloat16: bool) -> str:
