@@ -1,10 +1,11 @@
 """Runs on KEMDy20, and of one corpus's model on the other corpus."""
 
 import shutil
+import signal
 
 import pandas as pd
 import pytest
-from small_runs import only_run
+from small_runs import STEPS, content, only_run, run, signals_at
 
 import main as program
 from utils import read_json
@@ -85,6 +86,17 @@ def test_resuming_finds_the_run_whose_test_sessions_are_the_corpus_s_own(trained
     assert f"resuming {folder}" in capsys.readouterr().out
     assert only_run(tmp_path / "exp") == folder
     assert read_json(folder / "configuration.json")["test_split"] == FIRST_FOLD
+
+
+def test_a_weighted_run_is_another_one_and_goes_on_to_the_same_result(preprocessed, finished, tmp_path):
+    weighted = ("--sampler", "weighted")
+    assert run(preprocessed, tmp_path / "whole", *weighted) == 0
+    whole = content(only_run(tmp_path / "whole"))
+    assert whole["history.csv"] != content(finished)["history.csv"]
+    with signals_at(STEPS + 2, signal.SIGTERM):
+        assert run(preprocessed, tmp_path / "stopped", *weighted) == 128 + signal.SIGTERM
+    assert run(preprocessed, tmp_path / "stopped", *weighted, "--resume", "auto") == 0
+    assert content(only_run(tmp_path / "stopped")) == whole
 
 
 @pytest.mark.parametrize(
