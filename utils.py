@@ -295,7 +295,7 @@ def timestamp() -> str:
 
 
 # Of `atomic_write`
-TEMPORARY = re.compile(r"\..+\.(csv|html|json|log|md|np[yz]|png|pth?|safetensors|txt)\.[a-z0-9_]{8}")
+TEMPORARY = re.compile(r"\..+\.(css|csv|html|json|log|md|np[yz]|png|pth?|safetensors|txt)\.[a-z0-9_]{8}")
 
 
 @contextlib.contextmanager

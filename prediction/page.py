@@ -58,7 +58,8 @@ def write_dialogue_page(  # noqa: PLR0913
         )
     transcripts = relative_url(write_transcripts(data_path, role, truths), path) if data_path else None
     by = f"Mean of {len(runs)} runs, with the standard deviation between them: " if len(runs) > 1 else "Run "
-    notes = [f"{by}{', '.join(runs)}. {len(utterances)} utterances."]
+    names = ", ".join(Path(run).name for run in runs)
+    notes = [f"{by}{names}. {len(utterances)} utterances."]
     if not data_path:
         notes.append(
             "These are predictions, not facts about a person: the model learnt from acted speech of a few voices."

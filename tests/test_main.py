@@ -20,9 +20,11 @@ from training.options import get_args_parser, parse_args
 ROOT = Path(program.__file__).parent
 RUN_FILES = {
     *("configuration.json", "model.pth", "train_loss.log", "history.csv", "loss_curve.png"),
-    *("result.json", "confusion.txt", "confusion.png", "predictions.csv"),
+    *("result.json", "confusion.txt", "confusion.png", "predictions.csv", "dialogues.html"),
 }
-TEST_FILES = {"configuration.json", "result.json", "confusion.txt", "confusion.png", "predictions.csv"}
+TEST_FILES = {
+    *("configuration.json", "result.json", "confusion.txt", "confusion.png", "predictions.csv", "dialogues.html"),
+}
 QUICK = ("--hidden_size", "8", "--num_layers", "1", "--batch_size", "8", "--gpu_id", "cpu", "--test_split", "1-2")
 TEXT = (*QUICK, "--modality", "text", "--epochs", "2")
 
