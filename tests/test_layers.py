@@ -6,7 +6,8 @@ import torch
 
 import training.layers
 from model import ConvBlock
-from training.layers import ChunkedCNN, Normalised, mean_and_variance
+from training.layers import ChunkedCNN, Normalised
+from training.norms import mean_and_variance
 
 
 def plain_cnn(blocks: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:

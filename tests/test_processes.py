@@ -36,13 +36,6 @@ ACCELERATE = (
     *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
 )
 
-# The program with layers that leave their input as it is in place of batch norm
-WITHOUT_BATCH_NORM = """
-import sys, torch, main
-torch.nn.BatchNorm1d = lambda features: torch.nn.Identity()
-sys.exit(main.main())
-"""
-
 # The program, in which process 1 alone sends itself, or the launcher, a signal behind its second step
 SIGNALLED = """
 import os, signal, sys, time, main
@@ -101,30 +94,6 @@ def assert_same_training(ours: Path, expected: Path) -> None:
         torch.testing.assert_close(tensor, states[1][name], rtol=1e-4, atol=1e-5)
 
 
-class Parts(nn.Module):
-    """A model whose batch norm sees a batch as two processes have it: windows 0, 2, 4, ... and then 1, 3, 5, ...
-
-    Its statistics for tests are those of the first part.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, audio: None, text: torch.Tensor, log: bool, speakers: None) -> tuple[torch.Tensor, ...]:
-        even = self.part(audio, text[0::2], log)
-        buffers = [buffer.clone() for buffer in self.model.buffers()]
-        odd = self.part(audio, text[1::2], log)
-        for buffer, kept in zip(self.model.buffers(), buffers, strict=True):
-            buffer.data.copy_(kept)  # unseen by autograd, which does not need it in training
-        return tuple(torch.stack(pair, 1).flatten(0, 1) for pair in zip(even, odd, strict=True))
-
-    def part(self, *inputs: object) -> tuple[torch.Tensor, ...]:
-        """A part, whose gradients, over the LSTM's steps, are summed before the other's are added, as in processes."""
-        views = {name: weight.view_as(weight) for name, weight in self.model.named_parameters()}
-        return torch.func.functional_call(self.model, views, inputs)
-
-
 @pytest.fixture(scope="module")
 def two(preprocessed, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     """The save path of a run in two processes, and what it said."""
@@ -135,26 +104,11 @@ def two(preprocessed, tmp_path_factory) -> tuple[Path, subprocess.CompletedProce
 # What is shown
 
 
-def test_two_processes_train_as_one_whose_batch_norm_sees_the_parts(preprocessed, two, tmp_path, monkeypatch):
-    """Nothing but batch norm's batch tells the two: with it in parts, one process gives the same curve and weights."""
-    from training import engine
-
-    step = engine.train_step
-    monkeypatch.setattr(engine, "train_step", lambda model, *rest: step(Parts(model), *rest))
+def test_two_processes_train_as_one(preprocessed, two, tmp_path):
+    """The gradients, and the statistics of batch norm, are those of the whole batch."""
     assert program.main([*where(preprocessed, tmp_path), *SGD]) == 0
     assert two[1].returncode == 0, two[1].stderr
     assert_same_training(only_run(two[0]), only_run(tmp_path))
-
-
-def test_two_processes_train_as_one_without_batch_norm(preprocessed, tmp_path, monkeypatch):
-    """The gradients are those of the whole batch."""
-    script = tmp_path / "script.py"
-    script.write_text(WITHOUT_BATCH_NORM)
-    ended = launch(TORCHRUN, script, *where(preprocessed, tmp_path / "two"), *SGD)
-    assert ended.returncode == 0, ended.stderr
-    monkeypatch.setattr(nn, "BatchNorm1d", lambda features: nn.Identity())
-    assert program.main([*where(preprocessed, tmp_path / "one"), *SGD]) == 0
-    assert_same_training(only_run(tmp_path / "two"), only_run(tmp_path / "one"))
 
 
 def test_two_processes_test_every_window_once_with_the_figures_of_one(preprocessed, two):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import ConvBlock
+from training.norms import mean_and_variance, n_processes, over_processes, sum_over_processes, update_statistics
 
 CHUNK_BYTES = 16 << 20  # glibc takes tensors over 32 MB from the system, page by page, and gives them back after use
 
@@ -82,11 +83,7 @@ def train_block(block: ConvBlock, chunks: list[Chunk]) -> list[Chunk]:
     norm = block.bn
     normalised: list[Normalised] = []
     mean, variance, *outputs = NormPool.apply(norm.weight, norm.bias, norm.eps, block.pool, normalised, *convolved)
-    with torch.no_grad():
-        n = sum(x.numel() for x in convolved) // len(mean)
-        norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(variance * (n / (n - 1)), norm.momentum)
-        norm.num_batches_tracked += 1
+    update_statistics(norm, mean, variance, sum(x.numel() for x in convolved) // len(mean))
     return [Chunk(*both) for both in zip(outputs, normalised, strict=True)]
 
 
@@ -107,7 +104,7 @@ def convolve(conv: nn.Conv2d, x: Tensor, normalised: Normalised | None) -> Tenso
 
 
 class NormPool(torch.autograd.Function):
-    """Batch norm over the values of all chunks of a batch, then max pooling and ReLU of each chunk, on a CPU.
+    """Batch norm over the values of all chunks of the whole batch, then max pooling and ReLU of each chunk, on a CPU.
 
     It computes what torch's layers compute, with less memory, and on a CPU memory costs time. The values are pooled
     first: the largest value is also the largest normalised one (the smallest, where the weight is negative). So only
@@ -123,8 +120,8 @@ class NormPool(torch.autograd.Function):
         share = torch.tensor([len(x) for x in chunks], dtype=torch.float64)[:, None] / sum(map(len, chunks))
         means, variances = (torch.stack(values) for values in zip(*parts, strict=True))
         mean = (share * means).sum(0)
-        variance = (share * (variances + (means - mean) ** 2)).sum(0).to(weight.dtype)
-        mean = mean.to(weight.dtype)
+        variance = (share * (variances + (means - mean) ** 2)).sum(0)
+        mean, variance = (value.to(weight.dtype) for value in over_processes(mean, variance))
         pooled = [largest(x, pool, weight)[0] for x in chunks] if pool > 1 else chunks
         normalised += [Normalised(p.detach(), mean, variance, weight.detach(), bias.detach(), eps) for p in pooled]
         ctx.save_for_backward(weight, bias, mean, variance, *chunks, *pooled)
@@ -147,14 +144,15 @@ class NormPool(torch.autograd.Function):
         for grad, p, normalised in zip(grads, pooled, ctx.normalised, strict=True):
             output = normalised.again()
             g = torch.ops.aten.threshold_backward.grad_input(grad, output, 0, grad_input=output)
-            _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            _, weight_part, bias_part = torch.ops.aten.native_batch_norm_backward(
                 g, p, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
             )
             gradients.append(g)
-            grad_weight += of_weight
-            grad_bias += of_bias
+            grad_weight += weight_part
+            grad_bias += bias_part
         ctx.normalised.clear()
-        n = sum(x.numel() for x in chunks) // len(weight)
+        of_weight, of_bias = sum_over_processes(grad_weight, grad_bias)
+        n = sum(x.numel() for x in chunks) // len(weight) * n_processes()
         scale = -weight * torch.rsqrt(variance + ctx.eps) / n
         zero = torch.zeros_like(mean)
         for x, grad in zip(chunks, gradients, strict=True):
@@ -166,7 +164,7 @@ class NormPool(torch.autograd.Function):
                     grad, x, size, size, [0, 0], [1, 1], False, places
                 )
             # Written over x, which nothing else reads: 0.6 GB less at batch 64 in bfloat16
-            normalise_(x, mean, variance, scale * grad_weight, scale * grad_bias, ctx.eps)
+            normalise_(x, mean, variance, scale * of_weight, scale * of_bias, ctx.eps)
             x.add_(grad)
         return grad_weight, grad_bias, None, None, None, *chunks
 
@@ -186,15 +184,3 @@ def largest(x: Tensor, pool: int, weight: Tensor) -> tuple[Tensor, Tensor]:
     sign = torch.where(weight < 0, -1, 1).to(x.dtype)[:, None, None]
     values, places = F.max_pool2d_with_indices(x * sign, pool)
     return values * sign, places
-
-
-def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel, float64, shape = (B, C, H, W) -> (C,), accurate to float32.
-
-    On a CPU, torch 2.11's own batch norm sums a channels-last tensor value by value in float32: over the 1.1 million
-    values per channel of 16 windows its output is off by 6e-4, with these by 6e-7.
-    """
-    # The result has the type of the running statistics, which are not changed
-    unused = torch.zeros(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
-    mean, variance = torch.ops.aten.batch_norm_update_stats(x, unused, unused, 0.0)
-    return mean.double(), variance.double()

@@ -113,12 +113,12 @@ class Processes:
         return range(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def synchronise_statistics(self, model: torch.nn.Module) -> torch.nn.Module:
-        """The model with statistics of batch norm over the whole batch, on GPUs; torch has none for CPUs."""
-        if self.size == 1 or self.device.type != "cuda":
+        """The model with statistics of batch norm over the whole batch."""
+        if self.size == 1:
             return model
-        import torch
+        from training.norms import synchronise
 
-        return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return synchronise(model)
 
     def of_whole_batch(self, loss: Loss) -> Loss:
         """The loss of the windows of all processes, for a loss that is no mean over windows, such as 1 - CCC.
@@ -146,7 +146,6 @@ class Processes:
         """The model as it is trained: its weights become those of process 0, its gradients the processes' means.
 
         Each process sees its part of a batch, all parts equally large, so these are the gradients of the whole batch.
-        On CPUs all but for batch norm, which there normalises each part by its own statistics.
         """
         if self.size == 1:
             return model
