@@ -166,6 +166,7 @@ class Run:
                 for name in row.keys() - {"epoch"}:
                     self.tensorboard.add_scalar(name, row[name], epoch)
         progress.epoch, progress.step, progress.order = epoch + 1, 0, self.generator.get_state()
+        progress.losses = self.losses[:0]
         last = epoch == self.options.epochs
         if self.processes.highest(int(last or (self.processes.first and self.saving.is_due(after_epoch=True)))):
             self.save(wait=last)
