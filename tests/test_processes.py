@@ -36,6 +36,16 @@ ACCELERATE = (
     *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
 )
 
+# The program in float64: in a few steps rounding to float32 grows to 1e-4 where batch norm divides by small deviations
+DOUBLE = """
+import sys, dataset, main
+from training import engine
+build, move = engine.build_model, dataset.Batch.to
+engine.build_model = lambda *given: build(*given).double()
+dataset.Batch.to = lambda batch, device: dataset.Batch(*(t if t is None else t.double() for t in move(batch, device)))
+sys.exit(main.main())
+"""
+
 # The program, in which process 1 alone sends itself, or the launcher, a signal behind its second step
 SIGNALLED = """
 import os, signal, sys, time, main
@@ -84,14 +94,14 @@ def read_json(path: Path) -> dict:
 
 
 def assert_same_training(ours: Path, expected: Path) -> None:
-    """The same losses, and the same weights and statistics of batch norm."""
+    """The same losses, which are kept in float32, and the same weights and statistics of batch norm in float64."""
     tables = [pd.read_csv(folder / "history.csv") for folder in (ours, expected)]
     assert tables[0].columns.tolist() == tables[1].columns.tolist() == HISTORY
-    np.testing.assert_allclose(*tables, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(*tables, rtol=1e-6)
     states = [torch.load(folder / "model.pth", weights_only=True) for folder in (ours, expected)]
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
-        torch.testing.assert_close(tensor, states[1][name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(tensor, states[1][name], rtol=1e-9, atol=1e-9)
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +114,14 @@ def two(preprocessed, tmp_path_factory) -> tuple[Path, subprocess.CompletedProce
 # What is shown
 
 
-def test_two_processes_train_as_one(preprocessed, two, tmp_path):
+def test_two_processes_train_as_one(preprocessed, tmp_path):
     """The gradients, and the statistics of batch norm, are those of the whole batch."""
-    assert program.main([*where(preprocessed, tmp_path), *SGD]) == 0
-    assert two[1].returncode == 0, two[1].stderr
-    assert_same_training(only_run(two[0]), only_run(tmp_path))
+    script = tmp_path / "script.py"
+    script.write_text(DOUBLE)
+    for name, launcher in (("two", TORCHRUN), ("one", (*TORCHRUN[:-1], "1"))):
+        ended = launch(launcher, script, *where(preprocessed, tmp_path / name), *SGD)
+        assert ended.returncode == 0, ended.stderr
+    assert_same_training(only_run(tmp_path / "two"), only_run(tmp_path / "one"))
 
 
 def test_two_processes_test_every_window_once_with_the_figures_of_one(preprocessed, two):

@@ -78,7 +78,7 @@ def synchronise(model: nn.Module) -> nn.Module:
     """The model with each of its batch norms replaced by a `WholeBatchNorm` of the same weights."""
     for name, child in model.named_children():
         if isinstance(child, _BatchNorm):
-            norm = WholeBatchNorm(child.num_features, child.eps, child.momentum, device=child.weight.device)
+            norm = WholeBatchNorm(child.num_features, child.eps, child.momentum).to(child.weight)
             norm.load_state_dict(child.state_dict())
             setattr(model, name, norm)
         else:

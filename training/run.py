@@ -187,6 +187,7 @@ class Run:
                 for name in row.keys() - {"epoch"}:
                     self.tensorboard.add_scalar(name, row[name], epoch)
         progress.epoch, progress.step, progress.order = epoch + 1, 0, self.generator.get_state()
+        progress.losses = self.losses[:0]
         last = epoch == self.options.epochs or is_exhausted(progress.history, monitor, self.options.patience)
         if self.processes.highest(int(last or (self.processes.first and self.saving.is_due(after_epoch=True)))):
             self.save(wait=last)
@@ -250,7 +251,7 @@ class Run:
             line += f"; best {self.options.monitor} so far"
         if self.bar.disable:
             steps = self.options.epochs * self.n_steps
-            left = (time.monotonic() - self.began) / (self.step - self.first_step) * (steps - self.step)
+            left = (time.monotonic() - self.began) / max(1, self.step - self.first_step) * (steps - self.step)
             line += f"; {tqdm.format_interval(left)} left"
         self.say(line)
 
