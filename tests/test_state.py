@@ -9,7 +9,7 @@ from small_runs import content
 
 import main as program
 from training.run import CHECKPOINT
-from training.state import FORMAT_1_OPTIONS, load_weights, save_weights
+from training.state import FORMAT_1_OPTIONS, load_weights, save_weights, snapshot
 from utils import InputError, read_json, write_json
 
 # Weights
@@ -100,3 +100,21 @@ def test_a_checkpoint_of_the_earlier_version_and_another_run_is_refused(stopped,
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"error: {folder / CHECKPOINT}: the checkpoint of a run with another configuration")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_snapshot_is_equal_and_shares_nothing():
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.Adam(model.parameters())
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2], 0.5)
+    content = {"model": model.state_dict(), "scheduler": scheduler.state_dict(), "history": [{"epoch": 1}]}
+    copied = snapshot(content, "cpu")
+    assert copied["scheduler"] == content["scheduler"]
+    assert copied["scheduler"]["milestones"] is not scheduler.milestones
+    assert type(copied["model"]) is type(content["model"])
+    assert copied["model"]._metadata == content["model"]._metadata
+    before = model.weight.detach().clone()
+    with torch.no_grad():
+        model.weight.zero_()
+    content["history"][0]["epoch"] = 2
+    assert torch.equal(copied["model"]["weight"], before)
+    assert copied["history"] == [{"epoch": 1}]

@@ -206,7 +206,8 @@ def snapshot(content: Any, device: str | None = None) -> Any:
         return content.detach().to(device or content.device, copy=True)
     if isinstance(content, dict):
         copied = copy.copy(content)  # a state dict has attributes, too
-        copied.update({name: snapshot(value, device) for name, value in content.items()})
+        for name, value in content.items():  # `update` of a scheduler's `Counter` would add
+            copied[name] = snapshot(value, device)
         return copied
     return [snapshot(value, device) for value in content] if isinstance(content, list) else content
 
