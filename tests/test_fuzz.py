@@ -330,7 +330,7 @@ def test_training_on_a_spoilt_table_is_true_or_one_line(corpus, preprocessed, tm
     def check(content: bytes) -> None:
         path.write_bytes(content)
         before = contents(corpus)
-        argv = ["--data_path", str(corpus), "--save_path", str(tmp_path / "exp"), *TRAIN]
+        argv = ["--data_path", str(corpus), "--save_path", str(tmp_path / "exp"), "--no_pages", *TRAIN]
         if outcome(program.main, argv, capsys)[0] == 0:
             (folder,) = (tmp_path / "exp").iterdir()
             check_result(folder)
@@ -411,7 +411,7 @@ def test_spoilt_weights_and_checkpoints_are_noticed_or_the_same(tmp_path, name):
     if name == "model.pth":
         torch.save(model.state_dict(), path)
     else:
-        checkpoint.save_checkpoint(path, {}, Trainee(model, optimizer, scheduler), progress)
+        checkpoint.save_tensors(checkpoint.make_checkpoint({}, Trainee(model, optimizer, scheduler), progress), path)
     weights = {key: value.clone() for key, value in model.state_dict().items()}
 
     @cases(0.05)
@@ -644,7 +644,7 @@ def test_a_checkpoint_of_other_values_is_refused(tmp_path, what):
     model(torch.ones(2, 3)).sum().backward()
     optimizer.step()
     progress = checkpoint.Progress(1, 0, torch.zeros(0), torch.Generator().get_state())
-    checkpoint.save_checkpoint(path, {}, Trainee(model, optimizer, scheduler), progress)
+    checkpoint.save_tensors(checkpoint.make_checkpoint({}, Trainee(model, optimizer, scheduler), progress), path)
     content = torch.load(path, weights_only=True)
     if what == "shape":
         content["optimizer"]["state"][0]["exp_avg"] = torch.zeros(7)
