@@ -80,7 +80,7 @@ def add_corpus_options(group: Any) -> None:
         type=parse_sessions,
         default="13,14,15,16",
         metavar="SESSIONS",
-        help="sessions to test on; without it the first fold of a corpus other than KEMDy19",
+        help="sessions to test on; of KEMDy20 1-8",
     )
     add(
         group,
@@ -198,7 +198,7 @@ def add_training_options(group: Any) -> None:
         "--sampler",
         choices=SAMPLERS,
         default="shuffled",
-        help="all training windows once an epoch, or as many drawn by inverse class frequency",
+        help="weighted: draw training windows by inverse class frequency",
     )
     add(group, TRAINING, "--beta", type=number(float, 0, 1, inclusive=False), default=0.99, help="of cbloss")
     add(
