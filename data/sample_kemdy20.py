@@ -23,6 +23,7 @@ from make_sample import (
     Speech,
     draw_rating,
     draw_speech,
+    mark_as_synthetic,
     mark_up,
     read_dialogues,
     speak,
@@ -180,6 +181,7 @@ def make_sample_kemdy20(
             write_table(folder / "annotation", own, seconds, seed, sessions)
         lines = [line.text for dialogue in read_dialogues().values() for line in dialogue]
         write_text_encoder(folder / "kobert", lines, seed)
+        mark_as_synthetic(folder, seed)
         bar.update(ENCODER_STEPS)
     minutes = sum(seconds.values()) / 60
     return f"{len(talks)} utterances, {minutes:.1f} minutes of synthetic speech in {out}, in KEMDy20's layout"

@@ -142,8 +142,9 @@ def fault(content: bytes, kind: str, rng: random.Random) -> bytes:
 
 
 def contents(*paths: Path) -> dict[Path, bytes]:
+    """The files in these folders, but for the texts that a run puts beside a corpus for its page."""
     files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
-    return {file: file.read_bytes() for file in files}
+    return {file: file.read_bytes() for file in files if not file.match("transcripts_*.css")}
 
 
 def outcome(main: Callable[[list[str]], int], argv: list[str], capsys: pytest.CaptureFixture) -> tuple[int, str]:

@@ -122,6 +122,18 @@ def test_samples_are_as_good_as_files(spoken, talk, tmp_path):
     np.testing.assert_array_equal(of_file.emotion, of_samples.emotion)
 
 
+def test_texts_lose_the_markup_that_preprocessing_takes_away(spoken):
+    predictor = Predictor(spoken, gpu_id="cpu")
+    wave = np.zeros(SAMPLE_RATE, dtype=np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        marked, plain, other = (
+            predictor.dialogue([Utterance(wave, text)]) for text in ("b/ 밥 먹자", "밥 먹자", "아니")
+        )
+    np.testing.assert_array_equal(marked.emotion, plain.emotion)
+    assert (plain.emotion != other.emotion).any()
+
+
 # One modality, several runs, listeners
 
 
