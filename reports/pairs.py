@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,12 +64,17 @@ def read_windows(folder: Path, role: str, fold: Sequence[int]) -> pd.DataFrame:
             "one role and test split"
         )
     check_ids(run.ids, folder / "predictions.csv")
-    true, likeliest = run.arrays["emotion"], ranked(run.arrays["emotion_pred"])[:, :1]
-    windows = pd.DataFrame(true, columns=EMOTIONS, index=run.ids)
+    return windows_table(run.ids, run.arrays).sort_index()
+
+
+def windows_table(ids: Sequence[str], arrays: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """The columns of `read_windows`, from segment ids and arrays as `engine.evaluate` returns them, in their order."""
+    true, likeliest = arrays["emotion"], ranked(arrays["emotion_pred"])[:, :1]
+    windows = pd.DataFrame(true, columns=EMOTIONS, index=[*ids])
     windows["right"] = np.take_along_axis(true, likeliest, axis=1)[:, 0].astype(bool)
     for name in AFFECT_COLUMNS:
-        windows[name] = run.arrays[name]
-    return windows.sort_index()
+        windows[name] = arrays[name]
+    return windows
 
 
 def check_ids(ids: Sequence[str], path: Path) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from constants import EMOTIONS, ROLES
-from corpora.registry import corpus_of
+from corpora.registry import corpus_of, parse_id
 from metric import FIGURES
 from utils import InputError, read_bounded, read_json
 
@@ -32,9 +33,11 @@ class Entry(NamedTuple):
     role: str
     test_split: tuple[int, ...]  # test sessions
     seed: int
+    run_id: str  # the same for rows that share a run
     folder: Path | None  # the experiment folder, if the run has finished
     error: str | None  # why it has not
     published: dict[str, float] | None  # figures that were published for this row, by the names in `metric.FIGURES`
+    options: Mapping[str, str] = MappingProxyType({})  # of a grid's row: the values of its options
 
 
 class Run(NamedTuple):
@@ -53,6 +56,11 @@ class Run(NamedTuple):
         """All sessions of its corpus: for training, validation and testing."""
         stored = self.configuration
         return {*stored["train_split"], *(stored.get("valid_split") or []), *stored["test_split"]}
+
+    @property
+    def has_dialogues(self) -> bool:
+        """Whether all its tested windows are of a known corpus, whose ids say their dialogue."""
+        return all(parse_id(segment) for segment in self.ids)
 
     @property
     def n_utterances(self) -> int:
@@ -193,7 +201,11 @@ def read_columns(path: Path, numbers: Sequence[str], texts: Sequence[str] = ()) 
 
 
 def is_of_published_corpus(run: Run) -> bool:
-    """Whether a run was made from the corpus of the published figures: by its ids, all its sessions, and its size."""
+    """Whether a run was made from the corpus of the published figures: by what its configuration says of its data, by
+    its ids, all its sessions, and its size."""
+    data = run.configuration.get("data")
+    if isinstance(data, dict) and (data.get("synthetic") or data.get("corpus", PUBLISHED_CORPUS) != PUBLISHED_CORPUS):
+        return False
     corpora = {corpus_of(segment) for segment in run.ids}
     corpus = corpora.pop() if len(corpora) == 1 else None
     if corpus is None or corpus.name != PUBLISHED_CORPUS:
@@ -201,6 +213,18 @@ def is_of_published_corpus(run: Run) -> bool:
     expected = corpus.utterances[run.configuration["SorL"]]
     is_complete = len(run.sessions) == len(corpus.sessions)
     return is_complete and abs(run.n_utterances - expected) <= SIZE_TOLERANCE * expected
+
+
+def has_published_corpus(runs: Iterable[Run], data_path: Path) -> bool:
+    """Whether published figures may stand beside these runs; without runs, beside those of the corpus there."""
+    runs = list(runs)
+    if runs:
+        return all(map(is_of_published_corpus, runs))
+    try:
+        corpus = read_json(data_path / "corpus.json")
+    except InputError:  # published files have none
+        return True
+    return not corpus.get("synthetic") and corpus.get("corpus", PUBLISHED_CORPUS) == PUBLISHED_CORPUS
 
 
 def describe_corpora(runs: Iterable[Run]) -> tuple[list[str], str]:

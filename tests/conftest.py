@@ -17,7 +17,7 @@ import pytest
 
 # Fixtures of the reports' tests, and of those that resume runs
 from compared_runs import damaged, pairs  # noqa: F401
-from finished_runs import entries, finished_runs, report, run_folder  # noqa: F401
+from finished_runs import entries, finished_runs, grid, report, run_folder  # noqa: F401
 from small_runs import finished, stopped  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
