@@ -9,6 +9,7 @@ from finished_runs import entry, make_run, recompute_figures, write_and_read
 from corpora.kemdy19 import FOLDS
 from corpora.sessions import format_sessions
 from metric import FIGURES, OVERALL_FIGURES
+from reports.formats import best_rows, escape_latex
 from reports.tables import find_published, read_published, write_report
 from utils import read_json
 
@@ -120,10 +121,11 @@ def test_roles_come_in_order_and_a_missing_run_has_a_row(report):
     assert table[["role", "row"]].values.tolist() == [
         ["speaker", "lam .66"],
         ["speaker", "lam .5"],
+        ["speaker", "lam .75"],
         ["listener", "lam .66"],
     ]
-    assert table["runs"].tolist() == [1, 0, 1]
-    assert table["F1"].isna().tolist() == [False, True, False]
+    assert table["runs"].tolist() == [1, 0, 1, 1]
+    assert table["F1"].isna().tolist() == [False, True, False, False]
     assert table["F1_published"][1] == 0.722
     text = (report / "3.6.md").read_text("utf-8")
     assert "- speaker, lam .5, sessions 13-16, seed 0: error: " in text
@@ -139,13 +141,13 @@ def test_nothing_finished(tmp_path):
         assert table["F1_published"].iloc[5] == pytest.approx(0.6972)
         assert text.count(f"seed 0: {error or 'not started'}") == 5
         assert "Not KEMDy19" not in page
-        assert "0 finished runs" in page
+        assert "<strong>0 of 5 runs</strong> have finished" in page
     write_report(tmp_path, [], {})
 
 
 def test_macro_f1_comes_first_for_kemdy20_and_what_others_reached_stands_below(tmp_path):
     split = tuple(range(1, 9))
-    folder = make_run(tmp_path / "run", "speaker", split, 0, train_split=list(range(9, 41)))
+    folder = make_run(tmp_path / "run", "speaker", split, 0, total=13_462, train_split=list(range(9, 41)))
     predictions = pd.read_csv(folder / "predictions.csv")
     predictions["segment_id"] = [f"Sess01_script01_User001F_{place:03}" for place in range(len(predictions))]
     predictions.to_csv(folder / "predictions.csv", index=False)
@@ -161,3 +163,52 @@ def test_macro_f1_comes_first_for_kemdy20_and_what_others_reached_stands_below(t
     assert peer in text
     assert peer in page
     assert page.index("macro F1") < page.index("weighted F1") < page.index(peer)
+
+
+def test_the_best_of_a_role_and_test_split_is_marked_where_there_is_another(report, entries):
+    table = pd.read_csv(report / "3.6.csv")
+    best = table["F1"][:3].idxmax()
+    assert [*best_rows(table)["F1"]] == [at == best for at in range(4)]  # the listener has a single row
+    figure = f"{table['F1'][best]:.3f}"
+    bold = {"3.6.md": f"**{figure}** (", "3.6.tex": f"\\textbf{{{figure}}} (", "index.html": f"★</span> {figure}</td>"}
+    for name, text in bold.items():
+        assert (report / name).read_text("utf-8").count(text) == 1
+    assert not best_rows(pd.read_csv(report / "3.2.csv")).any(axis=None)  # folds are not compared with each other
+
+
+def test_values_that_are_written_the_same_are_both_the_best(report):
+    table = pd.read_csv(report / "3.6.csv")
+    table["F1"] = [0.7001, 0.69, 0.6999, 0.6]
+    assert [*best_rows(table)["F1"]] == [True, False, True, False]
+
+
+def test_latex_is_a_booktabs_table_with_all_rows_and_takes_names_literally(report):
+    text = (report / "3.2.tex").read_text("utf-8")
+    head, rule, rest = text.partition("\\midrule\n")
+    assert rule
+    for command in ("\\begin{table}", "\\begin{tabular}{lllrrrrrrr}", "\\toprule", "\\label{tab:3.2}"):
+        assert command in head
+    rows, _, end = rest.partition("\\bottomrule")
+    rows = [line.removesuffix(" \\\\").split(" & ") for line in rows.splitlines()]
+    table = pd.read_csv(report / "3.2.csv")
+    sd, diff = (f"{table[name][0]:.3f}".replace("0.", ".") for name in ("F1_sd", "F1_diff"))
+    sign = "$-$" if diff[0] == "-" else "+"
+    assert len(rows) == len(table) == 3
+    assert rows[0][:4] == ["speaker", "default", "1-4", "2"]
+    assert rows[0][6] == f"{table['F1'][0]:.3f} $\\pm$ {sd} (0.674, {sign}{diff.removeprefix('-')})"
+    assert end.strip().endswith("\\end{table}")
+
+    text = (report / "grid.tex").read_text("utf-8")
+    assert "\\$x\\$ \\textless{}img src=x onerror=alert(1)\\textgreater{}" in text
+    assert escape_latex("50% of a_b & {x} ~^ \\ #1") == (
+        r"50\% of a\_b \& \{x\} \textasciitilde{}\textasciicircum{} \textbackslash{} \#1"
+    )
+
+
+def test_transcripts_stay_in_the_runs_folder(run_folder, tmp_path):
+    windows = pd.read_csv(run_folder / "predictions.csv")
+    windows.assign(text="비밀 words").to_csv(run_folder / "predictions.csv", index=False)
+    table, *_ = write_and_read(tmp_path / "report", [entry("3.6", "lam .66", ("speaker", FOLDS[3], 0), run_folder)])
+    assert table["runs"].tolist() == [1]
+    for path in (tmp_path / "report").iterdir():
+        assert "비밀" not in path.read_text("utf-8"), path.name
