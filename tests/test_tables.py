@@ -1,5 +1,6 @@
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from corpora.kemdy19 import FOLDS
 from corpora.sessions import format_sessions
 from metric import FIGURES, OVERALL_FIGURES
 from reports.formats import best_rows, escape_latex
-from reports.tables import find_published, read_published, write_report
+from reports.tables import Entry, find_published, read_published, write_report
 from utils import read_json
 
 # What was published
@@ -145,24 +146,61 @@ def test_nothing_finished(tmp_path):
     write_report(tmp_path, [], {})
 
 
-def test_macro_f1_comes_first_for_kemdy20_and_what_others_reached_stands_below(tmp_path):
-    split = tuple(range(1, 9))
-    folder = make_run(tmp_path / "run", "speaker", split, 0, total=13_462, train_split=list(range(9, 41)))
+PEER = "Lee et al. 2023: macro F1 0.408, weighted F1 0.871, accuracy 0.874; its test sessions are not known here."
+
+
+def make_run20(folder: Path, total: int = 13_462, **configured) -> Entry:
+    """An entry of the table KEMDy20 with a finished run; `total` utterances are as many as the corpus has."""
+    key = "speaker", tuple(range(1, 9)), 0
+    make_run(folder, *key, total=total, train_split=list(range(9, 41)), **configured)
     predictions = pd.read_csv(folder / "predictions.csv")
     predictions["segment_id"] = [f"Sess01_script01_User001F_{place:03}" for place in range(len(predictions))]
     predictions.to_csv(folder / "predictions.csv", index=False)
-    table, text, page = write_and_read(
-        tmp_path / "report", [entry("KEMDy20", "default", ("speaker", split, 0), folder)]
-    )
-    overall = read_json(folder / "result.json")["overall"]
+    return entry("KEMDy20", "default", key, folder)
+
+
+def test_macro_f1_comes_first_for_kemdy20_and_what_others_reached_stands_below(tmp_path):
+    of_run = make_run20(tmp_path / "run")
+    table, text, page = write_and_read(tmp_path / "report", [of_run])
+    overall = read_json(of_run.folder / "result.json")["overall"]
     assert table["macro_f1"][0] == pytest.approx(overall["macro_f1"])
     heading = next(line for line in text.splitlines() if line.startswith("| role"))
     names = [name.strip() for name in heading.strip("|").split("|")]
     assert names[4:] == ["macro F1", "weighted F1", "accuracy", "CCC arousal", "CCC valence", "majority F1"]
-    peer = "Lee et al. 2023: macro F1 0.408, weighted F1 0.871, accuracy 0.874; its test sessions are not known here."
-    assert peer in text
-    assert peer in page
-    assert page.index("macro F1") < page.index("weighted F1") < page.index(peer)
+    assert PEER in text
+    assert PEER in page
+    assert page.index("macro F1") < page.index("weighted F1") < page.index(PEER)
+    latex = (tmp_path / "report" / "KEMDy20.tex").read_text("utf-8")
+    assert latex.index(PEER) < latex.index("macro F1 & weighted F1 & accuracy & CCC arousal")
+
+
+@pytest.mark.parametrize(
+    ("total", "configured", "shown"),
+    [
+        (13_462, {"data": {"corpus": "KEMDy20", "synthetic": False}}, True),
+        (13_462, {"data": {"corpus": "KEMDy20", "synthetic": True}}, False),
+        (13_462, {"data": {"corpus": "KEMDy19", "synthetic": False}}, False),
+        (13_462, {"SorL": "listener"}, False),  # nobody is rated as listener there
+        (480, {}, False),
+    ],
+)
+def test_what_others_reached_on_kemdy20_stands_below_runs_on_the_whole_of_it_alone(tmp_path, total, configured, shown):
+    _, *texts = write_and_read(tmp_path / "report", [make_run20(tmp_path / "run", total, **configured)])
+    assert [PEER in text for text in texts] == [shown, shown]
+    assert ["Not KEMDy19" in text for text in texts] == [not shown, not shown]
+
+
+def test_published_figures_stand_beside_runs_on_their_own_corpus(finished_runs, tmp_path):
+    key = "speaker", FOLDS[3], 0
+    of_19, of_20 = entry("3.6", "lam .66", key, finished_runs[key]), make_run20(tmp_path / "run")
+    write_report(tmp_path, [of_19, of_20], {})
+    assert pd.read_csv(tmp_path / "3.6.csv")["F1_published"].notna().all()
+    assert PEER in (tmp_path / "KEMDy20.md").read_text("utf-8")
+
+    exchanged = [of_19._replace(folder=of_20.folder), of_20._replace(folder=of_19.folder)]
+    write_report(tmp_path, exchanged, {})
+    assert pd.read_csv(tmp_path / "3.6.csv")["F1_published"].isna().all()
+    assert PEER not in (tmp_path / "KEMDy20.md").read_text("utf-8")
 
 
 def test_the_best_of_a_role_and_test_split_is_marked_where_there_is_another(report, entries):
