@@ -137,9 +137,11 @@ def report(plan: Plan) -> Path:
             role=role,
             test_split=fold,
             seed=planned.seed,
+            run_id=planned.run_id,
             folder=folder,
             error=None if folder else others.get(planned.run_id) or why_unfinished(save_path, planned.run_id),
             published=figures,
+            options=plan.tables[GRID].rows[row] if table == GRID else {},
         )
         entries.append(entry)
     folder = save_path / "report"
@@ -183,6 +185,8 @@ def finished_of(name: str, plan: Plan) -> dict[tuple[str, tuple[int, ...], int],
         return {(stored["SorL"], tuple(stored["test_split"]), stored.get("seed", 0)): folder}
     runs = [planned for planned in plan.runs if planned.table == table]
     rows = list(dict.fromkeys(planned.row for planned in runs))
+    if row not in rows:  # as it was called before flags were yes and no
+        row = row.replace("=True", "=yes").replace("=False", "=no")
     if row not in rows:
         known = f"table {table} has the rows {', '.join(rows)}" if rows else f"table {table} was not run there"
         raise InputError(f"{name}: no such row in {save_path}; {known}")

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest
 from tqdm import tqdm
 
 from corpora.sessions import format_sessions
-from metric import HEADINGS, MAIN_FIGURES, f1
-from reports.pairs import AFFECT, SUMS, Fold, Pair, read_fold
+from metric import HEADINGS, MAIN_FIGURES
+from reports.formats import format_difference, format_value
+from reports.intervals import CONFIDENCE, figures, occurrences, resample
+from reports.pairs import Fold, Pair, read_fold
 from reports.runs import group
-from reports.tables import format_difference, format_value
 from utils import InputError, one_line
-
-# A variance up to this is rounding; one window in a million that is off by 1e-2 makes a hundred times as much
-CONSTANT = 1e-12
-CONFIDENCE = 0.95
 
 
 class Comparison(NamedTuple):
@@ -38,46 +34,13 @@ class Comparison(NamedTuple):
     mcnemar: pd.DataFrame
 
 
-# Figures, and the interval of their difference
-
-
-def figures(sums: np.ndarray) -> np.ndarray:
-    """`MAIN_FIGURES` of windows from their sums.
-
-    F1 is the published one, of precision@1 and recall@1, over all windows at once. CCC is Lin's (1989) with
-    population variances, 0 if prediction or target is constant, as in metric.py.
-
-    Parameters
-    ----------
-    sums : columns `SUMS`, shape = (..., 13)
-
-    Returns
-    -------
-    float64, shape = (..., 3)
-    """
-    means = dict(zip(SUMS, np.moveaxis(sums / sums[..., :1], -1, 0), strict=True))
-    found = [f1(means["precision"], means["recall"])]
-    for name in AFFECT:
-        p, t, pp, tt, pt = (means[f"{name}_{s}"] for s in ("p", "t", "pp", "tt", "pt"))
-        var_p, var_t = pp - p * p, tt - t * t
-        varies = (var_p > CONSTANT) & (var_t > CONSTANT)
-        spread = np.where(varies, var_p + var_t + (p - t) ** 2, 1)
-        found.append(np.where(varies, 2 * (pt - p * t) / spread, 0))
-    return np.stack(found, axis=-1)
+# The difference, and its interval
 
 
 def difference(sums: np.ndarray) -> np.ndarray:
     """B - A of each of `MAIN_FIGURES`, mean over seeds: from sums of shape (..., S, 2, 13), shape = (..., 3)."""
     of_a, of_b = np.moveaxis(figures(sums), -2, 0)
     return (of_b - of_a).mean(axis=-2)
-
-
-def occurrences(drawn: np.ndarray, n: int) -> np.ndarray:
-    """How often each of `n` dialogues is among those drawn, as float64: from numbers of shape (..., K), (..., n)."""
-    resamples = drawn.reshape(-1, drawn.shape[-1]).astype(np.int64)
-    bins = resamples + n * np.arange(len(resamples))[:, None]  # n bins for each resample
-    counts = np.bincount(bins.ravel(), minlength=n * len(resamples))
-    return counts.reshape(*drawn.shape[:-1], n).astype(np.float64)
 
 
 def mean_difference(*drawn: np.ndarray, folds: Sequence[np.ndarray], axis: int = -1) -> np.ndarray:
@@ -118,28 +81,8 @@ def bootstrap_intervals(folds: Sequence[np.ndarray], n_resamples: int, seed: int
     `difference`, `low`, `high` and `method`, one row for each of `MAIN_FIGURES`
     """
     statistic = partial(mean_difference, folds=folds)
-    dialogues = [np.arange(len(sums)) for sums in folds]
-    found = pd.DataFrame({"difference": statistic(*dialogues)}, index=[*MAIN_FIGURES])
-    if min(map(len, dialogues)) == 1:
-        return found.assign(low=np.nan, high=np.nan, method="not defined: a fold has a single dialogue")
-    interval = partial(
-        bootstrap,
-        dialogues,
-        statistic,
-        vectorized=True,
-        axis=-1,
-        confidence_level=CONFIDENCE,
-        rng=np.random.default_rng(seed),
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # BCa is nan if all resamples agree; this is handled below
-        bca = interval(n_resamples=n_resamples, method="BCa")
-    percentile = interval(n_resamples=0, method="percentile", bootstrap_result=bca)
-    same = np.ptp(bca.bootstrap_distribution, axis=-1) == 0
-    defined = np.isfinite(bca.confidence_interval).all(axis=0) & ~same
-    found["low"], found["high"] = np.where(defined, bca.confidence_interval, percentile.confidence_interval)
-    found["method"] = np.select([same, defined], ["the same in all resamples", "BCa"], "percentile")
-    return found
+    found = pd.DataFrame({"difference": statistic(*(np.arange(len(sums)) for sums in folds))}, index=[*MAIN_FIGURES])
+    return found.join(resample(statistic, [len(sums) for sums in folds], n_resamples, seed))
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

@@ -1,7 +1,12 @@
-"""Page: index.html, a report's tables with their plots, as one file without scripts or anything from elsewhere."""
+"""Page: index.html, a report's tables with their plots, as one file without anything from elsewhere.
+
+Its only script, sort.js, sorts the tables; its content security policy lets no other run.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import re
 import warnings
@@ -19,6 +24,9 @@ from tqdm import tqdm
 from constants import EMOTIONS
 from corpora.sessions import format_sessions
 from metric import HEADINGS, MAIN_FIGURES, confusion_matrix
+from reports.formats import LEGEND
+from reports.heat import Heat
+from reports.intervals import fold_intervals
 from reports.plots import (
     COLOURS,
     MARKERS,
@@ -33,7 +41,10 @@ from reports.plots import (
 from reports.runs import PUBLISHED_CORPUS, Entry, Run, finished, group
 from utils import atomic_write
 
-OURS = Markup('<span style="color:{}">●</span> each of our runs; ').format(COLOURS[0])
+OURS = Markup(
+    '<span style="color:{0}">●</span> each of our runs; <span style="color:{0}">━</span> 95% interval over dialogues '
+    "of their mean, of F1 over all windows at once; "
+).format(COLOURS[0])
 PUBLISHED = Markup('<span style="color:{}">◇</span> published; ').format(COLOURS[1])
 MAJORITY = Markup('<span style="color:{}">┆</span> always answering with the commonest training label (F1)').format(
     COLOURS[5]
@@ -68,6 +79,7 @@ class Section(NamedTuple):
     notes : what others published, in words
     missing : the runs that are not in it, in words
     published : whether it has published figures beside ours
+    heats : maps of a grid of two options
     """
 
     title: str
@@ -76,6 +88,7 @@ class Section(NamedTuple):
     notes: list[str]
     missing: list[str]
     published: bool
+    heats: list[Heat]
     plots: list[Plot]
     details: list[Details]
 
@@ -87,31 +100,40 @@ class Page(NamedTuple):
     corpora : of the runs, in words
     settings : options that all runs share, by name
     machines : commit, device and versions of the runs, by name
-    n_entries, n_missing, n_runs : rows' runs that were asked for and that are missing, and experiment folders
+    n_wanted, n_finished : runs that the tables ask for, and of these the finished ones that can be read
     """
 
     warning: str
     corpora: list[str]
     settings: Mapping[str, Any]
     machines: Mapping[str, str]
-    n_entries: int
-    n_missing: int
-    n_runs: int
+    n_wanted: int
+    n_finished: int
     sections: list[Section]
 
 
 def write_page(path: Path, page: Page) -> None:
     """Write the page; raises `InputError` when it cannot be written."""
+    script = (Path(__file__).parent / "sort.js").read_text("utf-8")
     templates = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=templates, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     text = environment.get_template("page.html").render(
-        **page._asdict(),
+        **page._asdict() | {"settings": describe_settings(page.settings)},
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        legend=LEGEND,
         published_corpus=PUBLISHED_CORPUS,
         emotions=EMOTIONS,
         heat=COLOURS[0],
     )
     with atomic_write(path) as file:
         file.write(text)
+
+
+def describe_settings(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that are set, in words: a flag is on, and one that is off or has no value is left out."""
+    shown = {name: value for name, value in settings.items() if value is not None and value is not False}
+    return {name: "on" if value is True else str(value) for name, value in shown.items()}
 
 
 # Under a table
@@ -150,9 +172,13 @@ def draw_figures(entries: Sequence[Entry], runs: dict[Path, Run], numbers: Itera
     for role, row, split in folds:
         parts = {"role": role, "row": row, "test_split": format_sessions(split)}
         labels.append(" ".join(parts[field] for field in varying))
+    intervals = [
+        fold_intervals(runs_of_fold) if (runs_of_fold := finished(of_fold, runs)) else None
+        for of_fold in folds.values()
+    ]
     svgs = []
     for name in MAIN_FIGURES:
-        figure = plot_figures(name, [*folds.values()], labels, runs)
+        figure = plot_figures(name, [*folds.values()], labels, runs, intervals)
         svgs.append(inline_svg(figure, next(numbers), f"{HEADINGS[name]} of every run, published figure and majority"))
     published = PUBLISHED if any(entry.published for entry in entries) else ""
     return Plot(svgs, OURS + published + MAJORITY)

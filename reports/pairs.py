@@ -68,7 +68,7 @@ def read_windows(folder: Path, role: str, fold: Sequence[int]) -> pd.DataFrame:
 
 
 def windows_table(ids: Sequence[str], arrays: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """The columns of `read_windows`, from N segment ids and arrays as `engine.evaluate` returns them."""
+    """The columns of `read_windows`, of N segment ids and arrays as `engine.evaluate` returns them, in their order."""
     true, likeliest = arrays["emotion"], ranked(arrays["emotion_pred"])[:, :1]
     windows = pd.DataFrame(true, columns=EMOTIONS, index=[*ids])
     windows["right"] = np.take_along_axis(true, likeliest, axis=1)[:, 0].astype(bool)

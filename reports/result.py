@@ -14,9 +14,9 @@ from corpora.base import Corpus
 from corpora.registry import parse_id
 from metric import BATCH_FIGURES, ccc, confusion_matrix, matched_macro, overall_figures, published_figures, ranked
 from reports.comparison import CONFIDENCE, bootstrap_intervals
+from reports.formats import format_difference
 from reports.pairs import dialogue_sums, windows_table
 from reports.plots import plot_confusion, save_figure
-from reports.tables import format_difference
 from utils import atomic_write, write_json
 
 RESAMPLES = 1_999  # of dialogues, for the verdict: a bound of the interval moves by some thousandths with more

@@ -5,21 +5,22 @@ from __future__ import annotations
 import io
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from constants import EMOTIONS, ROLES
-from corpora.registry import corpus_of
+from corpora.registry import corpus_of, named, parse_id
 from metric import FIGURES, OVERALL_FIGURES
 from utils import InputError, read_bounded, read_json
 
 AFFECT_COLUMNS = ("arousal", "arousal_pred", "valence", "valence_pred")  # of predictions.csv
 MAX_CSV_BYTES = 100 * 2**20  # the predictions of a run have some hundred thousand
-PUBLISHED_CORPUS = "KEMDy19"  # of the figures in data/published.csv
+PUBLISHED_CORPUS = "KEMDy19"  # of the figures in data/published.csv, but for tables named after another corpus
 SIZE_TOLERANCE = 0.05  # copies of the corpus may differ by this share of their utterances
 
 
@@ -32,9 +33,11 @@ class Entry(NamedTuple):
     role: str
     test_split: tuple[int, ...]  # test sessions
     seed: int
+    run_id: str  # the same for rows that share a run
     folder: Path | None  # the experiment folder, if the run has finished
     error: str | None  # why it has not
     published: dict[str, float] | None  # figures that were published for this row, by the names in `metric.FIGURES`
+    options: Mapping[str, str] = MappingProxyType({})  # of a grid's row: the values of its options
 
 
 class Run(NamedTuple):
@@ -53,6 +56,11 @@ class Run(NamedTuple):
         """All sessions of its corpus: for training, validation and testing."""
         stored = self.configuration
         return {*stored["train_split"], *(stored.get("valid_split") or []), *stored["test_split"]}
+
+    @property
+    def has_dialogues(self) -> bool:
+        """Whether all its tested windows are of a known corpus, whose ids say their dialogue."""
+        return all(parse_id(segment) for segment in self.ids)
 
     @property
     def n_utterances(self) -> int:
@@ -193,15 +201,50 @@ def read_columns(path: Path, numbers: Sequence[str], texts: Sequence[str] = ()) 
 # Corpora and machines
 
 
-def is_of_published_corpus(run: Run) -> bool:
-    """Whether a run was made from a corpus with published figures: by its ids, all its sessions, and its size."""
+def whole_corpus(run: Run) -> str | None:
+    """The known corpus that a run was made from the whole of; None for another, for a part, and for a synthetic one.
+
+    Its ids, all its sessions, its size, and what its configuration says of its data must agree.
+    """
     corpora = {corpus_of(segment) for segment in run.ids}
     corpus = corpora.pop() if len(corpora) == 1 else None
     if corpus is None:
-        return False
-    expected = corpus.utterances[run.configuration["SorL"]]
+        return None
+    data = run.configuration.get("data")
+    if isinstance(data, dict) and (data.get("synthetic") or data.get("corpus", corpus.name) != corpus.name):
+        return None
+    expected = corpus.utterances.get(run.configuration["SorL"], 0)
     is_complete = len(run.sessions) == len(corpus.sessions)
-    return is_complete and abs(run.n_utterances - expected) <= SIZE_TOLERANCE * expected
+    return corpus.name if is_complete and abs(run.n_utterances - expected) <= SIZE_TOLERANCE * expected else None
+
+
+def published_corpus_of(table: str) -> str:
+    """The corpus of a table's published figures: the one that it is named after, else `PUBLISHED_CORPUS`."""
+    corpus = named(table)
+    return corpus.name if corpus else PUBLISHED_CORPUS
+
+
+def may_show_published(
+    table: str, of_table: Iterable[str | None], of_report: Iterable[str | None], data_path: Path
+) -> bool:
+    """Whether a table's published figures may stand beside ours.
+
+    Parameters
+    ----------
+    table : its name
+    of_table, of_report : the `whole_corpus` of each run of the table, and of the report: all must be of a whole corpus,
+        and the table's (if it has none, the report's) of that of its published figures
+    data_path : without any run, the corpus there counts
+    """
+    expected = published_corpus_of(table)
+    found, every = {*of_table}, {*of_report}
+    if every:
+        return None not in every and (found or every) == {expected}
+    try:
+        corpus = read_json(data_path / "corpus.json")
+    except InputError:  # published files have none
+        return True
+    return not corpus.get("synthetic") and corpus.get("corpus", expected) == expected
 
 
 def describe_corpora(runs: Iterable[Run]) -> tuple[list[str], str]:
@@ -209,16 +252,16 @@ def describe_corpora(runs: Iterable[Run]) -> tuple[list[str], str]:
 
     It warns of corpora other than the published one, and of one path whose corpus had several sizes.
     """
-    # by path: role and number of utterances, and whether this is the published corpus in all runs
+    # by path: role and number of utterances, and whether this is a whole corpus in all runs
     sizes: dict[str, dict[tuple[str, int], bool]] = {}
     for run in runs:
         of_path = sizes.setdefault(run.configuration["data_path"], {})
         key = run.configuration["SorL"], run.n_utterances
-        of_path[key] = of_path.get(key, True) and is_of_published_corpus(run)
+        of_path[key] = of_path.get(key, True) and whole_corpus(run) is not None
 
     corpora = [format_sizes(path, of_path) for path, of_path in sizes.items()]
     others = [
-        format_sizes(path, [key for key, is_published in of_path.items() if not is_published])
+        format_sizes(path, [key for key, is_whole in of_path.items() if not is_whole])
         for path, of_path in sizes.items()
         if not all(of_path.values())
     ]

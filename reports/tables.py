@@ -1,12 +1,13 @@
-"""Tables: the runs of experiments beside the published figures, as CSV, Markdown and a page."""
+"""Tables: the runs of experiments beside the published figures, as CSV, Markdown, LaTeX and a page."""
 
 from __future__ import annotations
 
 import itertools
-import re
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,8 @@ from constants import ROLES
 from corpora.registry import corpus_of
 from corpora.sessions import format_sessions
 from metric import BATCH_FIGURES, FIGURES, HEADINGS, OVERALL_FIGURES
+from reports.formats import Summary, format_latex, format_markdown, has_published, page_rows
+from reports.heat import heat_maps
 from reports.page import Page, Section, draw_table, write_page
 from reports.runs import (
     Entry,
@@ -24,18 +27,14 @@ from reports.runs import (
     describe_machines,
     finished,
     group,
+    may_show_published,
     read_run,
     values_of,
+    whole_corpus,
 )
 from utils import InputError, atomic_write, one_line
 
 PUBLISHED_FILE = Path(__file__).parent.parent / "data/published.csv"
-LEGEND = (
-    "Ours: mean ± standard deviation over seeds; in a mean of folds, over folds and seeds. In brackets: the published "
-    "figure (a mean with its standard deviation over folds), and ours minus the published one. Precision, recall and "
-    "F1 are computed as in the published program: at 1, for each batch, then averaged over batches. Majority F1 is the "
-    "F1 of always answering with the commonest training label."
-)
 
 KNOWN = (*FIGURES, *OVERALL_FIGURES)  # what is published, and what the CSV files hold
 # Of a corpus that is mostly of one emotion, where macro F1 alone says something
@@ -143,72 +142,7 @@ def row_figures(
     return columns | {"majority_f1": mean["majority_f1"]}
 
 
-# In words
-
-
-def format_value(value: float, sd: float = np.nan) -> str:
-    """`0.674`, `0.674 ± .012`, or `-` for NaN."""
-    if np.isnan(value):
-        return "-"
-    return f"{value:.3f}" + ("" if np.isnan(sd) else f" ± {sd:.3f}".replace(" 0.", " ."))
-
-
-def format_difference(value: float) -> str:
-    """`+.012`, or `-` for NaN."""
-    return "-" if np.isnan(value) else f"{round(value, 3) + 0.0:+.3f}".replace("0.", ".", 1)
-
-
-def format_cells(row: pd.Series, name: str) -> tuple[str, str, str]:
-    """Ours, the published one and the difference of a figure, of one row of `summarise`."""
-    ours = format_value(row[name], row[f"{name}_sd"])
-    theirs = format_value(row[f"{name}_published"], row[f"{name}_published_sd"])
-    return ours, theirs, format_difference(row[f"{name}_diff"])
-
-
-def format_count(row: pd.Series) -> str:
-    """The number of runs, and of how many if some are missing, of one row of `summarise`."""
-    return f"{row['runs']}" if row["runs"] == row["wanted"] else f"{row['runs']} of {row['wanted']}"
-
-
-def format_markdown(
-    title: str, table: pd.DataFrame, figures: Sequence[str], notes: Sequence[str], missing: Sequence[str], warning: str
-) -> str:
-    """A table of `summarise` as Markdown, under the warning about its corpus and above notes and missing runs."""
-    columns = table[["role", "row", "test"]].map(escape_markdown)
-    columns["runs"] = [format_count(row) for _, row in table.iterrows()]
-    for name in figures:
-        cells = [format_cells(row, name) for _, row in table.iterrows()]
-        columns[HEADINGS[name]] = [
-            ours if theirs == "-" else f"{ours} ({theirs}{'' if diff == '-' else ', ' + diff})"
-            for ours, theirs, diff in cells
-        ]
-    columns["majority F1"] = table["majority_f1"].map(format_value)
-    lines = [f"> **{escape_markdown(warning)}**", ""] if warning else []
-    lines += [f"# {escape_markdown(title)}", "", columns.to_markdown(index=False, disable_numparse=True), "", LEGEND]
-    lines += [line for note in notes for line in ("", escape_markdown(note))]
-    if missing:
-        lines += ["", "Runs missing from this table:", "", *(f"- {escape_markdown(line)}" for line in missing)]
-    return "\n".join(lines) + "\n"
-
-
-def escape_markdown(text: str) -> str:
-    """Text that Markdown, and HTML in it, takes literally."""
-    return re.sub(r"([\\`*<>|\[\]#])", r"\\\1", one_line(text))
-
-
-def page_rows(table: pd.DataFrame, figures: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of a table of `summarise` by the names that page.html uses."""
-    return [
-        {
-            "role": row["role"],
-            "row": row["row"],
-            "test": row["test"],
-            "count": format_count(row),
-            "cells": [format_cells(row, name) for name in figures],
-            "majority_f1": format_value(row["majority_f1"]),
-        }
-        for _, row in table.iterrows()
-    ]
+# What is shown of a table
 
 
 def shown_figures(entries: Sequence[Entry], runs: dict[Path, Run]) -> tuple[str, ...]:
@@ -230,9 +164,10 @@ def describe_peers(published: pd.DataFrame, table: str, rows: Sequence[str]) -> 
 
 
 def write_report(folder: Path, entries: Sequence[Entry], settings: dict[str, Any]) -> None:
-    """Write `<table>.csv`, `<table>.md` of every table, and `index.html` with all of them, into `folder`.
+    """Write `<table>.csv`, `.md` and `.tex` of every table, and `index.html` with all of them, into `folder`.
 
-    A run whose files are damaged is listed as missing, with the reason.
+    A run whose files are damaged is listed as missing, with the reason. Published figures stand beside ours where all
+    runs are of the whole corpus that they are of.
 
     Parameters
     ----------
@@ -243,40 +178,71 @@ def write_report(folder: Path, entries: Sequence[Entry], settings: dict[str, Any
     ------
     InputError : `folder` cannot be written to
     """
-    tables = group(entries, "table")
     folders = dict.fromkeys(entry.folder for entry in entries if entry.folder is not None)
-    n_steps = len(folders) + len(tables) + len(group(entries, "table", "role", "row"))
+    n_steps = len(folders) + len(group(entries, "table")) + len(group(entries, "table", "role", "row"))
     with tqdm(total=n_steps, desc="report", unit="step", delay=2, leave=False) as bar:
         runs, errors = read_runs(folders, bar)
         corpora, warning = describe_corpora(runs.values())
-        published, sections, plot_numbers = read_published(), [], itertools.count(1)
-        for (name,), wanted in tables.items():
+        published, made_of = read_published(), {place: whole_corpus(run) for place, run in runs.items()}
+        sections, plot_numbers = [], itertools.count(1)
+        for (name,), wanted in group(entries, "table").items():
             wanted = sorted(wanted, key=lambda entry: ROLES.index(entry.role))
-            table = summarise(wanted, runs, published)
+            of_table = {made_of[entry.folder] for entry in wanted if entry.folder in runs}
+            theirs = published
+            if not may_show_published(name, of_table, made_of.values(), Path(settings.get("data_path", ""))):
+                theirs, wanted = published.iloc[:0], [entry._replace(published=None) for entry in wanted]
+            table = summarise(wanted, runs, theirs)
             table["corpus"] = warning or "; ".join(corpora)
             missing = describe_missing(wanted, runs, errors)
             title = f"Table {name}: {wanted[0].title}" if name[0].isdigit() else wanted[0].title
-            figures, notes = shown_figures(wanted, runs), describe_peers(published, name, [e.row for e in wanted])
-            with atomic_write(folder / f"{name}.csv") as file:
-                table.to_csv(file, index=False, float_format="%.6g")
-            with atomic_write(folder / f"{name}.md") as file:
-                file.write(format_markdown(title, table, figures, notes, missing, warning))
-            has_published = any(entry.published for entry in wanted)
+            figures, notes = shown_figures(wanted, runs), describe_peers(theirs, name, [e.row for e in wanted])
+            write_table(folder, Summary(name, title, table, figures, notes, missing, warning))
             plots, details = draw_table(wanted, runs, plot_numbers, bar)
-            headings = [HEADINGS[figure] for figure in figures]
-            rows = page_rows(table, figures)
-            sections.append(Section(title, headings, rows, notes, missing, has_published, plots, details))
+            section = Section(
+                title=title,
+                headings=[HEADINGS[figure] for figure in figures],
+                rows=page_rows(table, figures, link_runs(wanted, runs, folder)),
+                notes=notes,
+                missing=missing,
+                published=has_published(table, figures),
+                heats=heat_maps(wanted, runs),
+                plots=plots,
+                details=details,
+            )
+            sections.append(section)
     page = Page(
         warning=warning,
         corpora=corpora,
         settings=settings,
         machines=describe_machines(runs.values()),
-        n_entries=len(entries),
-        n_missing=sum(entry.folder not in runs for entry in entries),
-        n_runs=len(runs),
+        n_wanted=len({entry.run_id for entry in entries}),
+        n_finished=len({entry.run_id for entry in entries if entry.folder in runs}),
         sections=sections,
     )
     write_page(folder / "index.html", page)
+
+
+def write_table(folder: Path, summary: Summary) -> None:
+    """Write a table as CSV, Markdown and LaTeX."""
+    with atomic_write(folder / f"{summary.name}.csv") as file:
+        summary.table.to_csv(file, index=False, float_format="%.6g")
+    with atomic_write(folder / f"{summary.name}.md") as file:
+        file.write(format_markdown(summary))
+    with atomic_write(folder / f"{summary.name}.tex") as file:
+        file.write(format_latex(summary))
+
+
+def link_runs(entries: Sequence[Entry], runs: dict[Path, Run], folder: Path) -> dict[tuple, list[tuple[str, str]]]:
+    """Name and address, relative to `folder`, of each finished run's folder, by role, row and test split in words."""
+    links: dict[tuple, list[tuple[str, str]]] = {}
+    for entry in entries:
+        if entry.folder in runs:
+            address = (
+                quote(Path(os.path.relpath(entry.folder, folder)).as_posix().encode(errors="surrogateescape")) + "/"
+            )
+            place = entry.role, entry.row, format_sessions(entry.test_split)
+            links.setdefault(place, []).append((f"seed {entry.seed}", address))
+    return links
 
 
 def read_runs(folders: Iterable[Path], bar: tqdm) -> tuple[dict[Path, Run], dict[Path, str]]:

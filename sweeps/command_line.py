@@ -49,7 +49,7 @@ def parse_axis(value: str) -> tuple[str, list[str]]:
     if not equals or not all(parts):
         raise argparse.ArgumentTypeError(f"{value!r}: expected values such as {name}=A,B")
     if is_flag(name):
-        parts = [str(switch(part)) for part in parts]
+        parts = ["yes" if switch(part) else "no" for part in parts]
     return name, parts
 
 

@@ -52,8 +52,9 @@ class Browser:
                 return message["result"]
             self.events.append(message)
 
-    def evaluate(self, expression: str):
-        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+    def evaluate(self, expression: str, **parameters):
+        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, **parameters)
+        return found["result"].get("value")
 
     def open(self, path: Path) -> None:
         self.call("Page.navigate", url=path.as_uri())

@@ -19,7 +19,7 @@ import pytest
 from browser import browser  # noqa: F401
 from compared_runs import damaged, pairs  # noqa: F401
 from fake_gpu import gpu  # noqa: F401
-from finished_runs import entries, finished_runs, report, run_folder  # noqa: F401
+from finished_runs import entries, finished_runs, grid, report, run_folder  # noqa: F401
 from small_runs import finished, spoken, stopped  # noqa: F401
 
 ROOT = Path(__file__).parent.parent

@@ -39,8 +39,11 @@ def finished_run(
     return folder
 
 
-def make_run(folder: Path, role: str, split: tuple[int, ...], seed: int, total: int = 461, **configured) -> Path:
-    """The experiment folder of a finished run, with random predictions of 90 windows."""
+def make_run(folder: Path, role: str, split: tuple[int, ...], seed: int, total: int = 10_279, **configured) -> Path:
+    """The experiment folder of a finished run, with random predictions of 90 windows.
+
+    `total` are the utterances of its corpus: as many as KEMDy19 has, of which it is made then.
+    """
     rng = np.random.default_rng([seed, *split, len(role)])
     n = 90
     emotion = np.eye(7, dtype=np.float32)[rng.integers(0, 6, n)]  # never happy
@@ -55,8 +58,9 @@ def make_run(folder: Path, role: str, split: tuple[int, ...], seed: int, total: 
         "valence": valence,
         "valence_pred": np.clip(6 - valence + rng.normal(size=n), 1, 5),
     }
-    ids = [f"Sess{split[0]:02}_script01_F{place:03}" for place in range(n)]
+    ids = [f"Sess{split[0]:02}_script{1 + place % 6:02}_F{place:03}" for place in range(n)]
     facts = {
+        "data_path": "data/KEMDy19" if total > 10_000 else "data/sample",
         "windows": {"train": total - n, "valid": 0, "test": n},
         "versions": {"python": "3.11.7", "torch": "2.11.0"},
         "commit": "0123456789abcdef",
@@ -75,7 +79,7 @@ def entry(
     """An entry of a table, with the figures that were published for it; `key` is its role, test split and seed."""
     role, split, seed = key
     published = find_published(read_published(), table, row, role, split)
-    return Entry(table, f"Title {table}", row, role, split, seed, folder, error, published)
+    return Entry(table, f"Title {table}", row, role, split, seed, f"{row} {key}", folder, error, published)
 
 
 def write_and_read(folder: Path, entries: list[Entry]) -> tuple[pd.DataFrame, str, str]:
@@ -137,13 +141,27 @@ def entries(finished_runs) -> list[Entry]:
         entry("3.6", "lam .66", ("listener", FOLDS[3], 0), listener),
         entry("3.6", "lam .66", ("speaker", FOLDS[3], 0), speaker),
         entry("3.6", "lam .5", ("speaker", FOLDS[3], 0), None, f"error: {SCRIPT}"),
+        entry("3.6", "lam .75", ("speaker", FOLDS[3], 0), finished_runs["speaker", FOLDS[0], 0]),
         entry("grid", f"$x$ <img src=x onerror=alert(1)>{SCRIPT}", ("speaker", FOLDS[3], 0), speaker),
     ]
+
+
+@pytest.fixture(scope="session")
+def grid(tmp_path_factory) -> list[Entry]:
+    """A grid of two options that vary and one that does not, two seeds of each but for one row that lacks its runs."""
+    parent, entries = tmp_path_factory.mktemp("grid"), []
+    for number, (lam, backbone, seed) in enumerate(itertools.product(("0.5", "0.6", "0.7"), ("lstm", "gru"), (0, 1))):
+        options = {"lam": lam, "backbone": backbone, "no_concat": "no"}
+        row, key = " ".join(f"{name}={value}" for name, value in options.items()), ("speaker", FOLDS[3], seed)
+        lacks = (lam, backbone) == ("0.6", "gru")
+        folder = None if lacks else make_run(parent / f"run {number}", "speaker", FOLDS[3], number)
+        entries.append(entry("grid", row, key, folder)._replace(options=options))
+    return entries
 
 
 @pytest.fixture(scope="session")
 def report(entries, tmp_path_factory) -> Path:
     """The report of `entries`; read only."""
     folder = tmp_path_factory.mktemp("report")
-    write_report(folder, entries, {"data_path": f"data/{SCRIPT}", "epochs": 3, "gpu_id": None})
+    write_report(folder, entries, {"data_path": f"data/{SCRIPT}", "epochs": 3, "gpu_id": None, "compile": False})
     return folder

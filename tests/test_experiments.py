@@ -157,7 +157,7 @@ def test_runs_are_made_once_and_one_that_fails_stops_no_other(preprocessed, tmp_
     f1 = batch_figures(predictions[[f"p_{name}" for name in EMOTIONS]].to_numpy(), true, 1, 4)[:, 2].mean()
     row = pd.read_csv(exp / "report" / "3.2.csv").set_index("test").loc["1-4"]
     assert row["F1"] == pytest.approx(f1, abs=6e-4)
-    assert row["F1_published"] == 0.674
+    assert np.isnan(row["F1_published"])  # the corpus is no KEMDy19
     assert pd.read_csv(exp / "report" / "shared.csv")["F1"].to_list() == [row["F1"]]
     text = (exp / "report" / "3.2.md").read_text("utf-8")
     assert "Not KEMDy19" in text

@@ -1,6 +1,7 @@
 import base64
 import re
 from collections import Counter
+from urllib.parse import unquote
 
 import pandas as pd
 import pytest
@@ -35,7 +36,11 @@ def test_ccc_is_written_into_the_scatter_plot(report, finished_runs):
 
 def test_page_is_self_contained_and_the_same_again(report, entries, tmp_path):
     page = (report / "index.html").read_text("utf-8")
-    assert set(re.findall(r'(?:src|href)="([^"#]{1,5})', page)) == {"data:"}
+    addresses = set(re.findall(r'(?:src|href)="([^"#][^"]*)"', page))
+    folders = {address for address in addresses if not address.startswith("data:")}
+    assert {(report / unquote(address)).resolve() for address in folders} == {
+        entry.folder.resolve() for entry in entries if entry.folder
+    }
     ids = re.findall(r'\bid="(.+?)"', page)
     assert len(ids) == len(set(ids))
     references = re.findall(r'(?:url\(|href=")#(.+?)[")]', page)
@@ -43,14 +48,14 @@ def test_page_is_self_contained_and_the_same_again(report, entries, tmp_path):
     assert set(references) <= set(ids)
     assert TEXT_INK not in page
     assert page.count("currentColor") > 100
-    write_report(tmp_path, entries, {"data_path": f"data/{SCRIPT}", "epochs": 3, "gpu_id": None})
+    write_report(tmp_path, entries, {"data_path": f"data/{SCRIPT}", "epochs": 3, "gpu_id": None, "compile": False})
     for path in report.iterdir():
         assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
 
 
 def test_names_from_files_are_text(report):
     page = (report / "index.html").read_text("utf-8")
-    assert "<script" not in page
+    assert page.count("<script") == 1
     assert "<img" not in page
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;|") >= 4  # settings, error, row, summary
     for name in ("3.6", "grid"):
@@ -59,11 +64,30 @@ def test_names_from_files_are_text(report):
         assert not re.search(r"(?<!\\)<", text)
 
 
+def test_results_come_first_and_settings_that_are_set_last(report):
+    page = (report / "index.html").read_text("utf-8").partition("<body>")[2]
+    places = [page.index(text) for text in ("8 of 9 runs", "<table>", "What the numbers mean</h2>", "<footer>")]
+    assert places == sorted(places)
+    for text in ("Settings of all runs", "<dt>epochs</dt>", "0123456789abcdef", "<dt>torch</dt>"):
+        assert page.index(text) > places[-1]
+    assert not re.search(r">[^<]*\b(None|False|True)\b", page.partition("<script>")[0])
+    assert "gpu_id" not in page
+
+
+def test_a_run_of_two_rows_counts_once_and_its_links_lead_to_every_seed(entries, tmp_path):
+    shared = [entry._replace(run_id="one") for entry in entries[4:6]]
+    *_, page = write_and_read(tmp_path / "report", shared)
+    assert "<strong>1 of 1 run</strong> has finished" in page
+    *_, page = write_and_read(tmp_path / "folds", entries[:4])
+    cell = page[page.index('<td class="first runs" data-value="2">2: ') :].partition("</td>")[0]
+    assert re.findall(r"<a href=.*?>(.*?)</a>", cell) == ["seed 0", "seed 1"]
+
+
 # In a browser
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("width", [1920, 375])
 def test_page_in_a_browser(report, browser, scheme, width):
     browser.events.clear()
     browser.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
@@ -81,6 +105,8 @@ def test_page_in_a_browser(report, browser, scheme, width):
     assert [url for url in requests if not url.startswith("data:")] == [(report / "index.html").as_uri()]
 
     assert browser.evaluate("document.documentElement.scrollWidth") == width
+    used = "document.querySelector('.table').getBoundingClientRect().width / innerWidth"
+    assert browser.evaluate(used) > 0.9
     widest = "Math.max(...[...document.querySelectorAll('svg, p, h1, h2, figure, .scroll')]"
     assert browser.evaluate(f"{widest}.map(e => e.getBoundingClientRect().right))") <= width
     page, ink = (
@@ -88,10 +114,57 @@ def test_page_in_a_browser(report, browser, scheme, width):
     )
     assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == page
     assert browser.evaluate("getComputedStyle(document.querySelector('svg text')).fill") == ink
-    assert browser.evaluate("document.querySelectorAll('script').length") == 0
     assert browser.evaluate("document.querySelectorAll('svg[role=img][aria-label]').length") == browser.evaluate(
         "document.querySelectorAll('svg').length"
     )
+
+
+TABLE = "document.querySelectorAll('.table table')[1]"
+COLUMN = f"[...{TABLE}.tBodies[0].rows].map(row => row.cells[%d].textContent.trim())"
+
+
+@pytest.mark.parametrize("width", [1920, 375])
+def test_a_click_or_a_key_on_a_heading_sorts_the_table(report, browser, width):
+    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+    browser.events.clear()
+    browser.open(report / "index.html")
+    table = pd.read_csv(report / "3.6.csv")
+    rows, f1 = table["row"].tolist(), table["F1"]
+    name = f"{TABLE}.querySelector('[aria-label=\"F1, ours\"]')"
+    sorted_by = f"{TABLE}.querySelectorAll('[aria-sort=ascending], [aria-sort=descending]').length"
+    state = f"[{name}.closest('th').ariaSort, {sorted_by}]"
+    assert browser.evaluate(COLUMN % 1) == rows
+    assert browser.evaluate(state) == ["none", 0]
+
+    def click(element: str) -> None:
+        browser.evaluate(f"{element}.scrollIntoView({{block: 'center', inline: 'center'}})")
+        place = browser.evaluate(f"(r => [r.x + r.width / 2, r.y + r.height / 2])({element}.getBoundingClientRect())")
+        for kind in ("mousePressed", "mouseReleased"):
+            at = dict(zip("xy", place, strict=True))
+            browser.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **at)
+
+    click(name)
+    descending = f1.sort_values(ascending=False, kind="stable", na_position="last").index
+    assert browser.evaluate(COLUMN % 1) == [rows[at] for at in descending]
+    assert browser.evaluate(state) == ["descending", 1]
+    for kind in ("keyDown", "keyUp"):  # the button has the focus
+        browser.call(
+            "Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r", windowsVirtualKeyCode=13
+        )
+    ascending = f1.sort_values(kind="stable", na_position="last").index
+    assert browser.evaluate(COLUMN % 1) == [rows[at] for at in ascending]
+    assert browser.evaluate(state) == ["ascending", 1]
+    click(f"{TABLE}.querySelector('th button')")  # the role
+    assert browser.evaluate(COLUMN % 0) == ["listener", "speaker", "speaker", "speaker"]
+    assert browser.evaluate(state) == ["none", 1]
+    assert not [event for event in browser.events if event["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")]
+
+
+def test_no_other_script_runs_in_the_page(report, browser):
+    browser.open(report / "index.html")
+    add = "const s = document.createElement('script'); s.textContent = 'window.foreign = 1'; document.body.append(s);"
+    assert browser.evaluate(add + "window.foreign") is None
+    assert browser.evaluate("fetch('data:,x').then(() => 'sent', () => 'refused')", awaitPromise=True) == "refused"
 
 
 def test_what_is_folded_is_printed(report, browser):

@@ -19,7 +19,7 @@ def test_a_grid_has_a_run_for_every_combination():
     assert len({planned.run_id for planned in plan.runs}) == len(runs) == 16
     assert all((args.SorL, args.beta, args.epochs) == ("listener", 0.9, 100) for _, args in runs)
     for planned, args in runs:
-        assert planned.row == f"lam={args.lam} no_concat={args.no_concat}"
+        assert planned.row == f"lam={args.lam} no_concat={'yes' if args.no_concat else 'no'}"
         assert list(planned.fold) == args.test_split
     assert plan.settings["beta"] == 0.9
     assert not {"lam", "no_concat", "SorL", "seed"} & set(plan.settings)

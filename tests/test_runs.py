@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -7,6 +8,7 @@ from finished_runs import entry, make_run, write_and_read
 
 from corpora.kemdy19 import FOLDS
 from corpora.sessions import format_sessions
+from reports.tables import write_report
 
 
 def test_sessions_are_written_as_in_the_published_file():
@@ -74,15 +76,39 @@ def test_a_damaged_run_is_listed_and_the_others_are_reported(run_folder, finishe
 # The corpus
 
 
-def test_figures_of_another_corpus_say_so_on_every_file(report):
+def test_figures_of_another_corpus_say_so_on_every_file(tmp_path):
     warning = (
         "Not KEMDy19: made from data/sample, 461 utterances (speaker), 461 utterances (listener). Its figures say "
     )
-    for name in ("3.2", "3.6", "grid"):
-        assert (report / f"{name}.md").read_text("utf-8").startswith(f"> **{warning}")
-        assert pd.read_csv(report / f"{name}.csv")["corpus"].str.startswith(warning).all()
-    body = (report / "index.html").read_text("utf-8").partition("<body>")[2]
-    assert body.strip().startswith(f'<p class="warning" role="alert">{warning}')
+    keys = [(role, FOLDS[3], 0) for role in ("speaker", "listener")]
+    folders = [make_run(tmp_path / key[0], *key, total=461) for key in keys]
+    entries = [entry("3.6", "lam .66", key, folder) for key, folder in zip(keys, folders, strict=True)]
+    table, text, page = write_and_read(tmp_path / "report", entries)
+    assert text.startswith(f"> **{warning}")
+    assert table["corpus"].str.startswith(warning).all()
+    assert page.partition("<body>")[2].strip().startswith(f'<p class="warning" role="alert">{warning}')
+    assert f"\\caption{{{warning}" in (tmp_path / "report" / "3.6.tex").read_text("utf-8")
+
+    # and stand beside no published ones
+    assert table["F1_published"].isna().all()
+    assert "In brackets" not in text
+    assert not re.search("publ\\.|◇|published figures,", page)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "published"),
+    [
+        (None, True),
+        ({"corpus": "KEMDy19", "synthetic": False}, True),
+        ({"corpus": "KEMDy19", "synthetic": True}, False),
+        ({"corpus": "KEMDy20", "synthetic": False}, False),
+    ],
+)
+def test_before_a_run_has_finished_the_corpus_says_whether_published_figures_are_its(corpus, published, tmp_path):
+    if corpus:
+        (tmp_path / "corpus.json").write_text(json.dumps(corpus))
+    write_report(tmp_path, [entry("3.6", "lam .66", ("speaker", FOLDS[3], 0))], {"data_path": str(tmp_path)})
+    assert pd.read_csv(tmp_path / "3.6.csv")["F1_published"].notna().tolist() == [published]
 
 
 @pytest.mark.parametrize(
@@ -94,6 +120,9 @@ def test_figures_of_another_corpus_say_so_on_every_file(report):
         (9_700, {}, False),
         (10_900, {}, False),
         (10_279, {"train_split": [1, 2, 3]}, False),
+        (10_279, {"data": {"corpus": "KEMDy19", "synthetic": False}}, True),
+        (10_279, {"data": {"corpus": "KEMDy19", "synthetic": True}}, False),
+        (10_279, {"data": {"corpus": "KEMDy20", "synthetic": False}}, False),
         (10_279, {"train_split": list(range(1, 13)), "valid_split": [17, 18, 19, 20]}, True),
     ],
 )
@@ -116,4 +145,6 @@ def test_ids_of_no_known_corpus_do_not_pass_for_kemdy19(tmp_path):
     for row in (slice(0, 0), slice(None)):  # one id, all of them
         windows.loc[row, "segment_id"] = "S01_" + windows.loc[row, "segment_id"].str[-4:]
         windows.to_csv(folder / "predictions.csv", index=False)
-        assert write_and_read(tmp_path / "report", wanted)[1].startswith("> **Not KEMDy19: made from data/sample")
+        assert write_and_read(tmp_path / "report", wanted)[1].startswith(
+            "> **Not KEMDy19: made from data/KEMDy19, 10,279"
+        )

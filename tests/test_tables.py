@@ -1,5 +1,6 @@
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,8 @@ from finished_runs import entry, make_run, recompute_figures, write_and_read
 from corpora.kemdy19 import FOLDS
 from corpora.sessions import format_sessions
 from metric import FIGURES, OVERALL_FIGURES
-from reports.tables import find_published, read_published, write_report
+from reports.formats import best_rows, escape_latex
+from reports.tables import Entry, find_published, read_published, write_report
 from utils import read_json
 
 # What was published
@@ -120,10 +122,11 @@ def test_roles_come_in_order_and_a_missing_run_has_a_row(report):
     assert table[["role", "row"]].values.tolist() == [
         ["speaker", "lam .66"],
         ["speaker", "lam .5"],
+        ["speaker", "lam .75"],
         ["listener", "lam .66"],
     ]
-    assert table["runs"].tolist() == [1, 0, 1]
-    assert table["F1"].isna().tolist() == [False, True, False]
+    assert table["runs"].tolist() == [1, 0, 1, 1]
+    assert table["F1"].isna().tolist() == [False, True, False, False]
     assert table["F1_published"][1] == 0.722
     text = (report / "3.6.md").read_text("utf-8")
     assert "- speaker, lam .5, sessions 13-16, seed 0: error: " in text
@@ -139,25 +142,111 @@ def test_nothing_finished(tmp_path):
         assert table["F1_published"].iloc[5] == pytest.approx(0.6972)
         assert text.count(f"seed 0: {error or 'not started'}") == 5
         assert "Not KEMDy19" not in page
-        assert "0 finished runs" in page
+        assert "<strong>0 of 5 runs</strong> have finished" in page
     write_report(tmp_path, [], {})
 
 
-def test_macro_f1_comes_first_for_kemdy20_and_what_others_reached_stands_below(tmp_path):
-    split = tuple(range(1, 9))
-    folder = make_run(tmp_path / "run", "speaker", split, 0, train_split=list(range(9, 41)))
+PEER = "Lee et al. 2023: macro F1 0.408, weighted F1 0.871, accuracy 0.874; its test sessions are not known here."
+
+
+def make_run20(folder: Path, total: int = 13_462, **configured) -> Entry:
+    """An entry of the table KEMDy20 with a finished run; `total` utterances are as many as the corpus has."""
+    key = "speaker", tuple(range(1, 9)), 0
+    make_run(folder, *key, total=total, train_split=list(range(9, 41)), **configured)
     predictions = pd.read_csv(folder / "predictions.csv")
     predictions["segment_id"] = [f"Sess01_script01_User001F_{place:03}" for place in range(len(predictions))]
     predictions.to_csv(folder / "predictions.csv", index=False)
-    table, text, page = write_and_read(
-        tmp_path / "report", [entry("KEMDy20", "default", ("speaker", split, 0), folder)]
-    )
-    overall = read_json(folder / "result.json")["overall"]
+    return entry("KEMDy20", "default", key, folder)
+
+
+def test_macro_f1_comes_first_for_kemdy20_and_what_others_reached_stands_below(tmp_path):
+    of_run = make_run20(tmp_path / "run")
+    table, text, page = write_and_read(tmp_path / "report", [of_run])
+    overall = read_json(of_run.folder / "result.json")["overall"]
     assert table["macro_f1"][0] == pytest.approx(overall["macro_f1"])
     heading = next(line for line in text.splitlines() if line.startswith("| role"))
     names = [name.strip() for name in heading.strip("|").split("|")]
     assert names[4:] == ["macro F1", "weighted F1", "accuracy", "CCC arousal", "CCC valence", "majority F1"]
-    peer = "Lee et al. 2023: macro F1 0.408, weighted F1 0.871, accuracy 0.874; its test sessions are not known here."
-    assert peer in text
-    assert peer in page
-    assert page.index("macro F1") < page.index("weighted F1") < page.index(peer)
+    assert PEER in text
+    assert PEER in page
+    assert page.index("macro F1") < page.index("weighted F1") < page.index(PEER)
+    latex = (tmp_path / "report" / "KEMDy20.tex").read_text("utf-8")
+    assert latex.index(PEER) < latex.index("macro F1 & weighted F1 & accuracy & CCC arousal")
+
+
+@pytest.mark.parametrize(
+    ("total", "configured", "shown"),
+    [
+        (13_462, {"data": {"corpus": "KEMDy20", "synthetic": False}}, True),
+        (13_462, {"data": {"corpus": "KEMDy20", "synthetic": True}}, False),
+        (13_462, {"data": {"corpus": "KEMDy19", "synthetic": False}}, False),
+        (13_462, {"SorL": "listener"}, False),  # nobody is rated as listener there
+        (480, {}, False),
+    ],
+)
+def test_what_others_reached_on_kemdy20_stands_below_runs_on_the_whole_of_it_alone(tmp_path, total, configured, shown):
+    _, *texts = write_and_read(tmp_path / "report", [make_run20(tmp_path / "run", total, **configured)])
+    assert [PEER in text for text in texts] == [shown, shown]
+    assert ["Not KEMDy19" in text for text in texts] == [not shown, not shown]
+
+
+def test_published_figures_stand_beside_runs_on_their_own_corpus(finished_runs, tmp_path):
+    key = "speaker", FOLDS[3], 0
+    of_19, of_20 = entry("3.6", "lam .66", key, finished_runs[key]), make_run20(tmp_path / "run")
+    write_report(tmp_path, [of_19, of_20], {})
+    assert pd.read_csv(tmp_path / "3.6.csv")["F1_published"].notna().all()
+    assert PEER in (tmp_path / "KEMDy20.md").read_text("utf-8")
+
+    exchanged = [of_19._replace(folder=of_20.folder), of_20._replace(folder=of_19.folder)]
+    write_report(tmp_path, exchanged, {})
+    assert pd.read_csv(tmp_path / "3.6.csv")["F1_published"].isna().all()
+    assert PEER not in (tmp_path / "KEMDy20.md").read_text("utf-8")
+
+
+def test_the_best_of_a_role_and_test_split_is_marked_where_there_is_another(report, entries):
+    table = pd.read_csv(report / "3.6.csv")
+    best = table["F1"][:3].idxmax()
+    assert [*best_rows(table)["F1"]] == [at == best for at in range(4)]  # the listener has a single row
+    figure = f"{table['F1'][best]:.3f}"
+    bold = {"3.6.md": f"**{figure}** (", "3.6.tex": f"\\textbf{{{figure}}} (", "index.html": f"★</span> {figure}</td>"}
+    for name, text in bold.items():
+        assert (report / name).read_text("utf-8").count(text) == 1
+    assert not best_rows(pd.read_csv(report / "3.2.csv")).any(axis=None)  # folds are not compared with each other
+
+
+def test_values_that_are_written_the_same_are_both_the_best(report):
+    table = pd.read_csv(report / "3.6.csv")
+    table["F1"] = [0.7001, 0.69, 0.6999, 0.6]
+    assert [*best_rows(table)["F1"]] == [True, False, True, False]
+
+
+def test_latex_is_a_booktabs_table_with_all_rows_and_takes_names_literally(report):
+    text = (report / "3.2.tex").read_text("utf-8")
+    head, rule, rest = text.partition("\\midrule\n")
+    assert rule
+    for command in ("\\begin{table}", "\\begin{tabular}{lllrrrrrrr}", "\\toprule", "\\label{tab:3.2}"):
+        assert command in head
+    rows, _, end = rest.partition("\\bottomrule")
+    rows = [line.removesuffix(" \\\\").split(" & ") for line in rows.splitlines()]
+    table = pd.read_csv(report / "3.2.csv")
+    sd, diff = (f"{table[name][0]:.3f}".replace("0.", ".") for name in ("F1_sd", "F1_diff"))
+    sign = "$-$" if diff[0] == "-" else "+"
+    assert len(rows) == len(table) == 3
+    assert rows[0][:4] == ["speaker", "default", "1-4", "2"]
+    assert rows[0][6] == f"{table['F1'][0]:.3f} $\\pm$ {sd} (0.674, {sign}{diff.removeprefix('-')})"
+    assert end.strip().endswith("\\end{table}")
+
+    text = (report / "grid.tex").read_text("utf-8")
+    assert "\\$x\\$ \\textless{}img src=x onerror=alert(1)\\textgreater{}" in text
+    assert escape_latex("50% of a_b & {x} ~^ \\ #1") == (
+        r"50\% of a\_b \& \{x\} \textasciitilde{}\textasciicircum{} \textbackslash{} \#1"
+    )
+
+
+def test_transcripts_stay_in_the_runs_folder(run_folder, tmp_path):
+    windows = pd.read_csv(run_folder / "predictions.csv")
+    windows.assign(text="비밀 words").to_csv(run_folder / "predictions.csv", index=False)
+    table, *_ = write_and_read(tmp_path / "report", [entry("3.6", "lam .66", ("speaker", FOLDS[3], 0), run_folder)])
+    assert table["runs"].tolist() == [1]
+    for path in (tmp_path / "report").iterdir():
+        assert "비밀" not in path.read_text("utf-8"), path.name
