@@ -56,9 +56,12 @@ class MATE(
         sr: int = SAMPLE_RATE,
         concat: bool = True,
         modality: str = MODALITIES[0],
+        speakers: bool = False,
         about: dict | None = None,
     ) -> None:
-        super().__init__(backbone, hidden_size, num_layers, bidirectional, text_dim, ws, sr, concat, modality)
+        sizes = {"hidden_size": hidden_size, "num_layers": num_layers, "bidirectional": bidirectional}
+        inputs = {"text_dim": text_dim, "ws": ws, "sr": sr, "modality": modality, "speakers": speakers}
+        super().__init__(backbone, concat=concat, **sizes, **inputs)
         self.about = about or {}
 
     def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
@@ -71,8 +74,17 @@ class MATE(
 
 def architecture(chosen: argparse.Namespace) -> dict[str, Any]:
     """The keywords of `MATE` that the options mean."""
-    names = ("backbone", "hidden_size", "num_layers", "bidirectional", "text_dim", "ws", "sr", "modality")
+    names = ("backbone", "hidden_size", "num_layers", "bidirectional", "text_dim", "ws", "sr", "modality", "speakers")
     return {name: getattr(chosen, name) for name in names} | {"concat": not chosen.no_concat}
+
+
+def refuse_encoder(name: str, options: argparse.Namespace) -> None:
+    """Raise `InputError` for a run that hears through a speech encoder, whose embeddings only a corpus has."""
+    if options.audio == "encoder" and "audio" in options.modality:
+        raise InputError(
+            f"{name}: trained with --audio encoder, which is not supported outside main.py; take a run with --audio "
+            "cnn, or test it with main.py --test_only"
+        )
 
 
 def portable_options(chosen: argparse.Namespace) -> dict[str, Any]:

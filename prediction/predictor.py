@@ -149,6 +149,8 @@ class Predictor:
             raise InputError("a dialogue without an utterance; give at least one")
         if self.reads_audio:
             self.check_given([utterance.wave is None for utterance in utterances], "sound")
+        if any(run.options.speakers for run in self.runs) and not all(utterance.speaker for utterance in utterances):
+            raise InputError("an utterance without a speaker, whom a run with --speakers is told of; give each one's")
         text = self.embed(utterances) if self.reads_text else None
         total = len(self.runs) * len(utterances)
         with tqdm(total=total, desc="predicting", unit="utterance", disable=self.quiet) as bar:
@@ -181,7 +183,9 @@ class Predictor:
                 faults |= {first + number: fault for number, fault in log_mels.faults.items()}
             numbers = np.zeros(len(part), dtype=np.int64)
             annotation = Annotation([str(number) for number in range(first, end)], numbers, numbers)
-            inputs = Utterances(annotation, log_mels, text[first:end] if run.reads_text else None).to(self.device)
+            speaker = np.array([utterance.speaker for utterance in part]) if options.speakers else None
+            own_text = text[first:end] if run.reads_text else None
+            inputs = Utterances(annotation, log_mels, own_text, speaker=speaker).to(self.device)
             windows = WindowDataset(inputs, np.arange(start - first, end - first), options.ws)
             loader = ordered_loader(windows, evaluation_batch(options.batch_size))
             batches = (batch.to(self.device) for batch in loader)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from model import MATE
-from prediction.hub import CONFIG, download, read_exported, recorded_text_model
+from prediction.hub import CONFIG, download, read_exported, recorded_text_model, refuse_encoder
 from training.folders import load_run
 from utils import InputError, read_json
 
@@ -45,6 +45,7 @@ def open_run(run: str | Path) -> LoadedRun:
     folder, name = Path(run), str(run)
     if (folder / "configuration.json").is_file():
         trained = load_run(folder)
+        refuse_encoder(name, trained.options)
         text_model = recorded_text_model(read_json(folder / "configuration.json"))
         return LoadedRun(name, trained.model, trained.options, text_model)
     if folder.is_dir() and not (folder / CONFIG).is_file():

@@ -19,6 +19,7 @@ from constants import EMOTIONS, SAMPLE_RATE
 from corpora.registry import parse_id
 from corpora.wavs import find_wavs, read_wav
 from features.text import load_text_model
+from prediction.hub import refuse_encoder
 from prediction.inputs import from_corpus
 from prediction.predictor import Predictor, Utterance
 from training.options import parse_args
@@ -153,6 +154,24 @@ def test_a_run_of_sound_needs_no_text(preprocessed, tmp_path):
     prediction = predictor.dialogue([Utterance(u.wave) for u in utterances])
     expected = pd.read_csv(only_run(exp) / "predictions.csv").set_index("segment_id").loc[[u.id for u in utterances]]
     np.testing.assert_allclose(prediction.emotion, expected[PROBABILITIES], rtol=0, atol=1e-5)
+
+
+def test_a_run_that_is_told_who_speaks_gives_the_numbers_of_its_test(preprocessed, talk, tmp_path):
+    assert run(preprocessed, tmp_path / "exp", "--speakers", "--epochs", "1") == 0
+    told, out = only_run(tmp_path / "exp"), tmp_path / "out"
+    expected = pd.read_csv(told / "predictions.csv")
+    name = expected["dialogue"][0]
+    assert run_quietly(told, "--dialogue", name, "--data_path", preprocessed, "--out", out) == 0
+    found = read(out)[PROBABILITIES]
+    np.testing.assert_allclose(found, expected.query("dialogue == @name")[PROBABILITIES], rtol=0, atol=1e-5)
+    with pytest.raises(InputError, match="an utterance without a speaker"):
+        Predictor(told, gpu_id="cpu").dialogue([Utterance(text="네")])
+
+
+def test_a_run_with_a_speech_encoder_is_refused_in_one_line():
+    with pytest.raises(InputError, match=r"^exp/a: trained with --audio encoder, which is not supported outside main"):
+        refuse_encoder("exp/a", parse_args(["--audio", "encoder"])[0])
+    refuse_encoder("exp/a", parse_args(["--audio", "encoder", "--modality", "text"])[0])
 
 
 def test_several_runs_give_their_mean_and_spread(spoken, preprocessed, talk, tmp_path):
