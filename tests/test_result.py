@@ -186,10 +186,10 @@ def test_predictions_of_a_test_are_read_by_pandas_as_they_were(arrays, tmp_path)
 
 
 def test_macro_f1_comes_first_for_a_corpus_of_mostly_one_emotion(arrays, tmp_path):
-    result = compute_result(arrays, majority=5, batch_size=64)
+    result = write_result(tmp_path, IDS, arrays, 5, 64)
     lines = describe_result(result, tmp_path, "speaker", [1, 2], KEMDy20()).splitlines()
     assert lines[1].startswith("speaker, KEMDy20, sessions 1, 2: ")
-    assert lines[3].startswith("whole set")
+    assert lines[3].startswith("whole test set")
     assert lines[4].split() == ["macro", "f1", f"{result['overall']['macro_f1']:.3f}", lines[4].split()[-1]]
     assert sum("macro f1" in line for line in lines) == 1
     assert any("CCC" in line for line in lines)
