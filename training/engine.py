@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -71,6 +72,14 @@ def build_model(options: argparse.Namespace, trains: bool = True) -> MATE:
     if model.uses_audio:
         model.audio_embedding = ChunkedCNN(*model.audio_embedding).to(memory_format=torch.channels_last)
     return model
+
+
+def with_compiled_cnn(model: MATE) -> MATE:
+    """A model of the same weights whose CNN is compiled; an LSTM is not compiled anyway, and would cut the graph."""
+    compiled = copy.copy(model)
+    compiled._modules = {**model._modules}
+    compiled.audio_embedding = torch.compile(model.audio_embedding, dynamic=False)
+    return compiled
 
 
 def to_device(model: MATE, device: torch.device) -> MATE:

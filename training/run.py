@@ -16,16 +16,26 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from dataset import Batch, ShuffledBatches, WindowDataset, shuffled_loader
-from training.engine import NonFinite, make_optimizer, make_scheduler, prefetch
+from model import MATE
+from training.engine import (
+    NonFinite,
+    make_optimizer,
+    make_scheduler,
+    prefetch,
+    trains_in_bfloat16,
+    with_compiled_cnn,
+)
 from training.processes import ALONE, Processes
 from training.saving import CHECKPOINT, Saving
 from training.state import Progress, Trainee, load_checkpoint, make_checkpoint
+from training.utilisation import Utilisation, step_flop
 from utils import (
     InputError,
     Interrupted,
     atomic_write,
     lack_of_memory,
     read_json,
+    write_json,
 )
 
 SAVE = 1  # asks to save and to go on, where a signal's number asks to save and to stop; it is less than SIGINT's
@@ -67,8 +77,21 @@ class Run:
         self.progress = self.load_progress()
         self.losses = torch.zeros(0)  # of the epoch's steps
         self.saving = Saving(folder, options.save_minutes)
-        compiled = torch.compile(model, dynamic=False) if options.compile else model  # with the same parameters
-        self.trained = processes.average_gradients(compiled)
+        self.trained = processes.average_gradients(self.compiled(model))
+        self.utilisation = None
+        if self.device.type == "cuda":
+            flop = options.batch_size * step_flop(model, options.sr)
+            bfloat16 = trains_in_bfloat16(options.precision, self.device)
+            self.utilisation = Utilisation(flop, self.device, processes.size, bfloat16)
+
+    def compiled(self, model: MATE) -> MATE:
+        """The model as `--compile` has it trained, which shares its weights."""
+        if not self.options.compile:
+            return model
+        if self.processes.first:
+            first = "the first step takes up to a minute" if model.uses_audio else "this model has no CNN to compile"
+            print(f"--compile: {first}", flush=True)
+        return with_compiled_cnn(model) if model.uses_audio else model
 
     @property
     def trainee(self) -> Trainee:
@@ -97,6 +120,8 @@ class Run:
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch whose steps are not done, on the device, made one ahead."""
+        if self.utilisation is not None:
+            self.utilisation.pause()
         self.train_set.set_epoch(epoch)
         self.order.skip = self.progress.step
         self.losses = torch.zeros(self.n_steps, device=self.device)
@@ -135,6 +160,8 @@ class Run:
             if not math.isfinite(mean):
                 bad = int((~self.losses.isfinite()).nonzero()[0])
                 raise NonFinite(f"the loss is {self.losses[bad].item()} at step {first + bad}", bad)
+            if self.utilisation is not None:
+                self.utilisation.look(at)
             self.show(mean)
         self.progress.step += 1
         self.bar.update()
@@ -172,7 +199,10 @@ class Run:
             self.save(wait=last)
 
     def finish(self) -> None:
-        """Take the checkpoint away: the run has its result."""
+        """Note the utilisation beside the result, and take the checkpoint away."""
+        if self.utilisation is not None and self.utilisation.steps:
+            path = self.folder / "result.json"
+            write_json(path, read_json(path) | {"utilisation": self.utilisation.as_json()})
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
 
     # Saving and stopping
@@ -208,6 +238,8 @@ class Run:
         shown = {"epoch": f"{self.progress.epoch}/{self.options.epochs}", "lr": f"{self.lr:.1e}"}
         if history and "valid_loss" in history[-1]:
             shown["valid"] = f"{history[-1]['valid_loss']:.3f}"
+        if self.utilisation is not None and self.utilisation.steps:
+            shown["TFLOP/s"] = self.utilisation.describe()
         self.bar.set_postfix(shown | {"loss": f"{mean_loss:.3f}"}, refresh=False)
 
     @contextlib.contextmanager
