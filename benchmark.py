@@ -31,15 +31,7 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-from constants import (
-    EMOTIONS,
-    FEATURE_DTYPES,
-    N_EMOTIONS,
-    N_RATERS,
-    PRECISIONS,
-    SAMPLE_RATE,
-    TEXT_DIM,
-)
+from constants import EMOTIONS, FEATURE_DTYPES, N_EMOTIONS, N_RATERS, PRECISIONS, SAMPLE_RATE, TEXT_DIM
 from corpora.annotation import Annotation, read_annotation
 from corpora.wavs import find_wavs
 from dataset import (
@@ -63,10 +55,11 @@ from training.engine import (
     train_step,
     trains_in_bfloat16,
 )
-from training.measure import Sides, matrix_peak, peak_memory, step_gflop, take_turns, wait_for
+from training.measure import Sides, matrix_peak, peak_memory, take_turns, wait_for
 from training.measure_speech import measure_speech
 from training.options import parse_args
 from training.plain import WS, PlainWindows, plain_evaluate, plain_loader, plain_model, plain_steps
+from training.utilisation import step_flop
 from utils import InputError, run_command
 
 LOSS = make_loss("normal", 0.66, 0.99, np.ones(N_EMOTIONS, dtype=int))
@@ -197,7 +190,7 @@ def measure(corpus: Corpus, args: argparse.Namespace) -> dict[str, Sides | float
     ours = Ours(corpus, args)
     found["log-mels differ by"], found["probabilities differ by"] = differences(corpus, args)
     found |= measure_stages(corpus, ours, args.rounds)
-    found["GFLOP"] = step_gflop(ours.model)
+    found["GFLOP"] = step_flop(ours.model, SAMPLE_RATE) / 1e9
     for dtype in (torch.float32, torch.bfloat16):
         found[f"peak {str(dtype).removeprefix('torch.')}"] = matrix_peak(ours.device, dtype)
     return found

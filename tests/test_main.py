@@ -598,7 +598,7 @@ def test_compiling_that_fails_is_one_line(preprocessed, tmp_path, capsys, monkey
             return self.instead(*args, **options)
 
     monkeypatch.setattr(torch, "compile", fail)
-    assert run(preprocessed, tmp_path, *TEXT, "--compile") == 2
+    assert run(preprocessed, tmp_path, *QUICK, "--compile") == 2
     assert one_error(capsys) == "error: --compile: torch cannot compile the model (no compiler); leave it out"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -82,6 +83,14 @@ def count_parameters(options: argparse.Namespace) -> int:
     """Parameters of the MATE that the options describe; raises as `build_model` does."""
     with torch.device("meta"):
         return sum(weight.numel() for weight in build_model(options).parameters())
+
+
+def with_compiled_cnn(model: MATE) -> MATE:
+    """A model of the same weights whose CNN is compiled; an LSTM is not compiled anyway, and would cut the graph."""
+    compiled = copy.copy(model)
+    compiled._modules = {**model._modules}
+    compiled.audio_embedding = torch.compile(model.audio_embedding, dynamic=False)
+    return compiled
 
 
 def to_device(model: MATE, device: torch.device) -> MATE:

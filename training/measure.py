@@ -11,10 +11,6 @@ from typing import NamedTuple
 
 import torch
 
-from constants import HOP_LENGTH, N_MELS, TEXT_DIM
-from model import MATE
-from training.plain import N_SAMPLES, WS, plain_model
-
 
 class Sides(NamedTuple):
     """Seconds of both sides in each round."""
@@ -62,18 +58,6 @@ def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
         wait_for(device)
         best = min(best, time.perf_counter() - start)
     return 2 * n**3 / best / 1e9
-
-
-def step_gflop(model: MATE) -> float:
-    """GFLOP of a training step a window: products of convolutions, linear layers and the LSTM."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    plain = plain_model(model).cpu()
-    audio = torch.zeros(2, WS, N_MELS, N_SAMPLES // HOP_LENGTH + 1)
-    with FlopCounterMode(display=False) as counter:
-        prediction = plain(audio, torch.zeros(2, WS, TEXT_DIM), log=True)
-        sum(p.sum() for p in prediction).backward()
-    return counter.get_total_flops() / 2 / 1e9
 
 
 def peak_memory(device: torch.device) -> float:

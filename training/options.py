@@ -250,7 +250,7 @@ def add_run_options(group: Any) -> None:
         default="auto",
         help="bf16: bfloat16 in convolutions; auto: in training, where it is fast",
     )
-    add(group, TRAINING, "--compile", action="store_true", help="compile the model for training; hardly pays on a CPU")
+    add(group, TRAINING, "--compile", action="store_true", help="compile the CNN for training; hardly pays on a CPU")
     add(group, CALL, "--save_path", type=file_path, default="exp", help="folder of the experiment folders")
     add(
         group,

@@ -19,18 +19,28 @@ from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from dataset import Batch, ShuffledBatches, WindowDataset, shuffled_loader
+from model import MATE
 from training.configuration import as_json, outcome_options
-from training.engine import NonFinite, make_optimizer, make_scheduler, prefetch
+from training.engine import (
+    NonFinite,
+    make_optimizer,
+    make_scheduler,
+    prefetch,
+    trains_in_bfloat16,
+    with_compiled_cnn,
+)
 from training.processes import ALONE, Processes
 from training.saving import CHECKPOINT, Saving
 from training.selection import best_epoch, describe_epoch, is_exhausted
 from training.state import Progress, Trainee, load_checkpoint, make_checkpoint
+from training.utilisation import Utilisation, step_flop
 from utils import (
     InputError,
     Interrupted,
     atomic_write,
     lack_of_memory,
     read_json,
+    write_json,
 )
 
 SAVE = 1  # asks to save and to go on, where a signal's number asks to save and to stop; it is less than SIGINT's
@@ -73,8 +83,22 @@ class Run:
         self.progress = self.load_progress()
         self.losses = torch.zeros(0)  # of the epoch's steps
         self.saving = Saving(folder, options.save_minutes)
-        compiled = torch.compile(model, dynamic=False) if options.compile else model  # with the same parameters
-        self.trained = processes.average_gradients(compiled)
+        self.trained = processes.average_gradients(self.compiled(model))
+        self.utilisation = None
+        if self.device.type == "cuda":
+            flop = options.batch_size * step_flop(model, options.sr)
+            bfloat16 = trains_in_bfloat16(options.precision, self.device)
+            self.utilisation = Utilisation(flop, self.device, processes.size, bfloat16)
+
+    def compiled(self, model: MATE) -> MATE:
+        """The model as `--compile` has it trained, which shares its weights."""
+        if not self.options.compile:
+            return model
+        has_cnn = hasattr(model, "audio_embedding")
+        if self.processes.first:
+            first = "the first step takes up to a minute" if has_cnn else "this model has no CNN to compile"
+            print(f"--compile: {first}", flush=True)
+        return with_compiled_cnn(model) if has_cnn else model
 
     @property
     def trainee(self) -> Trainee:
@@ -109,6 +133,8 @@ class Run:
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch whose steps are not done, on the device, made one ahead."""
+        if self.utilisation is not None:
+            self.utilisation.pause()
         self.train_set.set_epoch(epoch)
         self.order.skip = self.progress.step
         self.losses = torch.zeros(self.n_steps, device=self.device)
@@ -147,6 +173,8 @@ class Run:
             if not math.isfinite(mean):
                 bad = int((~self.losses.isfinite()).nonzero()[0])
                 raise NonFinite(f"the loss is {self.losses[bad].item()} at step {first + bad}", bad)
+            if self.utilisation is not None:
+                self.utilisation.look(at)
             self.show(mean)
         self.progress.step += 1
         self.bar.update()
@@ -202,7 +230,10 @@ class Run:
             raise self.processes.reported_by_first(InputError(f"--monitor macro_f1: {lacking}"))
 
     def finish(self) -> None:
-        """Take the checkpoint away: the run has its result."""
+        """Note the utilisation beside the result, and take the checkpoint away."""
+        if self.utilisation is not None and self.utilisation.steps:
+            path = self.folder / "result.json"
+            write_json(path, read_json(path) | {"utilisation": self.utilisation.as_json()})
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
 
     # Saving and stopping
@@ -235,6 +266,8 @@ class Run:
     def show(self, mean_loss: float) -> None:
         """Epoch, learning rate and loss beside the progress bar."""
         shown = {"epoch": f"{self.progress.epoch}/{self.options.epochs}", "lr": f"{self.lr:.1e}"}
+        if self.utilisation is not None and self.utilisation.steps:
+            shown["TFLOP/s"] = self.utilisation.describe()
         self.bar.set_postfix(shown | {"loss": f"{mean_loss:.3f}"}, refresh=False)
 
     def say(self, line: str) -> None:
