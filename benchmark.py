@@ -101,7 +101,7 @@ def read_corpus(folder: Path, features: Path) -> Corpus:
     if not there.any():
         raise InputError(f"{where}: has no wav of {folder / 'df_speaker.csv'}")
     ids = [segment for segment in annotation.ids if segment in wavs]
-    arrays = {name: value[there] for name, value in vars(annotation).items() if name != "ids"}
+    arrays = {name: value[there] for name, value in vars(annotation).items() if name not in ("ids", "text")}
     text = torch.randn(len(ids), TEXT_DIM, generator=torch.Generator().manual_seed(0))
     return Corpus(Annotation(ids, **arrays), {segment: wavs[segment] for segment in ids}, text, features)
 
