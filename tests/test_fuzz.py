@@ -445,6 +445,7 @@ OPTIONS = [
     *(
         "--num_workers",
         "--save_every",
+        "--save_minutes",
         "--sr",
         "--data_path",
         "--audio_path",
