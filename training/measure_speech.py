@@ -62,7 +62,7 @@ def measure_embedding(wavs: dict[str, Path], device: torch.device, batch_size: i
             fill(open_store(Path(folder), "speech", described, wavs), encoder, batch_size)
         return len(wavs)
 
-    return take_turns(alone, ours, rounds)
+    return take_turns(alone, ours, rounds, device)
 
 
 def measure_training(device: torch.device, batch_size: int, rounds: int) -> Sides:
@@ -87,4 +87,4 @@ def measure_training(device: torch.device, batch_size: int, rounds: int) -> Side
 
         return work
 
-    return take_turns(step("cnn", (N_MELS, n_frames(SAMPLE_RATE))), step("encoder", (13, 768)), rounds)
+    return take_turns(step("cnn", (N_MELS, n_frames(SAMPLE_RATE))), step("encoder", (13, 768)), rounds, device)
