@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from constants import EMOTIONS
+from corpora.sessions import format_sessions
 from training.configuration import as_json
 from training.devices import set_up_process
 from training.options import parse_args
@@ -320,6 +321,7 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
             facts |= speech_facts(utterances.speech)
             if trained is not run:
                 facts["trained_on"] = {"corpus": run.corpus.name, "sessions": trained.train_sessions}
+                print(f"trained on {run.corpus.name}, sessions {format_sessions(trained.train_sessions)}")
             write_json(folder / "configuration.json", as_json(options) | facts | environment(device))
             context = Context(test_set.transcripts, epoch, options.epochs, found)
             report(folder, options, test_set, arrays, majority, context)

@@ -14,7 +14,7 @@ from sweeps.plan import Plan, PlannedRun, recall, remember
         (["run", "--seed", "3"], "--seed is set by the tables"),
         (["report", "--seeds", "0"], "from 1 to 1000"),
         (["run", "--test_split", "1-4"], "--test_split is for --grid"),
-        (["run", "--grid", "lambda=0.5"], "expected NAME=VALUE,... with one of backbone"),
+        (["run", "--grid", "lambda=0.5"], "expected NAME=VALUE,... with one of affect_loss"),
         (["run", "--grid", "seed=1,2"], "expected NAME=VALUE"),
         (["run", "--grid", "lam=0.5,"], "expected values such as lam=A,B"),
         (["run", "--grid", "lam=0.5,2"], "--lam: '2': expected float from 0 to 1"),

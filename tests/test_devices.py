@@ -100,8 +100,7 @@ def test_code_runs_on_its_major_version_and_intermediate_code_on_later_ones(capa
 def test_the_device_is_named_at_the_start(preprocessed, tmp_path, capsys):
     argv = ["--data_path", str(preprocessed), "--save_path", str(tmp_path), "--gpu_id", "cpu", "--batch_size", "1000"]
     assert program.main([*argv, "--modality", "text", "--test_split", "1-2"]) == 2
-    first = capsys.readouterr().out.splitlines()[0]
-    assert re.fullmatch(r"device: cpu \(.+, \d+ threads\)", first)
+    assert re.search(r"^device: +cpu \(.+, \d+ threads\), trains in", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_repeatable_algorithms_do_not_fill_new_memory(card):

@@ -129,9 +129,9 @@ def test_a_run_stopped_in_its_validation_or_its_test_goes_on(preprocessed, tmp_p
     assert run(preprocessed, tmp_path / "whole", *more) == 0
     forward = engine.build_model
 
-    def stopping(*args):
+    def stopping(*args, **settings):
         """A model that sends SIGTERM in its n-th evaluation."""
-        model = forward(*args)
+        model = forward(*args, **settings)
         model.register_forward_hook(lambda *_: None if model.training else evaluated())
         return model
 

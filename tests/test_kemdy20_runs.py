@@ -36,7 +36,7 @@ def one_test(folder):
 
 def test_the_first_fold_is_tested_and_stored(trained):
     stored = read_json(trained / "configuration.json")
-    assert (stored["corpus"], stored["test_split"], stored["train_split"]) == ("KEMDy20", FIRST_FOLD, [9, 10])
+    assert (stored["data"]["corpus"], stored["test_split"], stored["train_split"]) == ("KEMDy20", FIRST_FOLD, [9, 10])
     assert (stored["sampler"], stored["loss"]) == ("weighted", "cbloss")
     assert stored["windows"] == {"train": 12, "valid": 0, "test": 48}
     predictions = pd.read_csv(trained / "predictions.csv")
@@ -62,7 +62,7 @@ def test_a_model_of_kemdy20_is_tested_on_kemdy19(folder, preprocessed, capsys):
     assert "the corpus has no training session" in captured.err
     stored = read_json(one_test(folder) / "configuration.json")
     assert stored["trained_on"] == {"corpus": "KEMDy20", "sessions": [9, 10]}
-    assert (stored["corpus"], stored["test_split"], stored["train_split"]) == ("KEMDy19", [5, 6], [])
+    assert (stored["data"]["corpus"], stored["test_split"], stored["train_split"]) == ("KEMDy19", [5, 6], [])
 
 
 def test_a_model_of_kemdy19_is_tested_on_the_first_fold_of_kemdy20(finished, preprocessed20, tmp_path, capsys):

@@ -546,9 +546,9 @@ def test_precision_decides_where_bfloat16_is_used(preprocessed, tmp_path, monkey
     used = []
     build = engine.build_model
 
-    def build_recording(*args):
+    def build_recording(*args, **settings):
         """A model that notes in which precision autocast has it train and predict."""
-        model = build(*args)
+        model = build(*args, **settings)
         model.register_forward_pre_hook(lambda *_: used.append((model.training, torch.is_autocast_enabled("cpu"))))
         return model
 

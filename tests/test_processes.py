@@ -41,7 +41,7 @@ DOUBLE = """
 import sys, dataset, main
 from training import engine
 build, move = engine.build_model, dataset.Batch.to
-engine.build_model = lambda *given: build(*given).double()
+engine.build_model = lambda *given, **named: build(*given, **named).double()
 dataset.Batch.to = lambda batch, device: dataset.Batch(*(t if t is None else t.double() for t in move(batch, device)))
 sys.exit(main.main())
 """
@@ -153,7 +153,7 @@ def test_one_process_writes_and_speaks(two):
 
 
 def test_two_processes_stop_early_at_one_epoch(preprocessed, tmp_path):
-    more = ("--epochs", "6", "--select", "best", "--patience", "2", "--lr_gamma", "300")  # the learning rate leaps
+    more = ("--epochs", "6", "--select", "best", "--patience", "2", "--lr_gamma", "20")  # the learning rate leaps
     ended = launch(TORCHRUN, ROOT / "main.py", *where(preprocessed, tmp_path), *SGD, *more)
     assert ended.returncode == 0, ended.stderr
     folder = only_run(tmp_path)

@@ -31,7 +31,7 @@ def test_the_whole_sample_has_forty_sessions_and_is_mostly_neutral():
 
 
 def test_layout(sample20):
-    assert {path.name for path in sample20.iterdir()} == {"annotation", "wav", "kobert"}
+    assert {path.name for path in sample20.iterdir()} == {"annotation", "wav", "kobert", "synthetic.json"}
     assert {path.name for path in (sample20 / "annotation").iterdir()} == {
         f"Sess{n:02d}_eval.csv" for n in range(1, 11)
     }

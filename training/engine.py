@@ -79,8 +79,13 @@ def build_model(options: argparse.Namespace, trains: bool = True, speech_shape: 
     return model
 
 
-def count_parameters(options: argparse.Namespace) -> int:
-    """Parameters of the MATE that the options describe; raises as `build_model` does."""
+def count_parameters(options: argparse.Namespace) -> int | None:
+    """Parameters of the MATE that the options describe; raises as `build_model` does.
+
+    None with a speech encoder: they depend on its embeddings, which are not read yet.
+    """
+    if options.audio == "encoder" and "audio" in options.modality:
+        return None
     with torch.device("meta"):
         return sum(weight.numel() for weight in build_model(options).parameters())
 

@@ -18,7 +18,6 @@ from model import MATE
 from training.configuration import as_json, identity, names_of, read_options
 from training.engine import build_model
 from training.options import CALL, CORPUS, TEST, TRAINING, parse_args
-from training.provenance import stored_data
 from training.run import CHECKPOINT
 from training.state import load_weights
 from utils import InputError, find_run, lock_folder, read_json
@@ -66,8 +65,8 @@ def load_run(folder: Path, chosen: Mapping[str, Any] | None = None) -> TrainedRu
         if name not in free and name in trained and trained[name] != value:
             raise InputError(f"--{name} {value}: the model in {folder} was trained with {trained[name]}")
     options = argparse.Namespace(**vars(parse_args([])[0]) | trained | chosen)
-    data = stored_data(folder)
-    name = data["corpus"] if data else CORPORA[0].name  # an earlier run's is KEMDy19
+    data = stored.get("data")
+    name = data.get("corpus", CORPORA[0].name) if isinstance(data, dict) else CORPORA[0].name  # an earlier run's
     if (corpus := named(name)) is None:
         raise InputError(f"{path}: its corpus is {name!r}, which this program does not know")
     train_sessions = read_train_sessions(path, stored, trained, corpus)

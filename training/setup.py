@@ -33,7 +33,7 @@ class Setup(NamedTuple):
     train_sessions: list[int]
     data: dict[str, Any]
 
-    def describe(self, options: argparse.Namespace, n_parameters: int, folder: Path) -> str:
+    def describe(self, options: argparse.Namespace, n_parameters: int | None, folder: Path) -> str:
         """The first lines of a run or of a test."""
         from training.devices import describe_device
         from training.engine import trains_in_bfloat16
@@ -46,6 +46,7 @@ class Setup(NamedTuple):
             precision = f"trains in {precision_name(trains_in_bfloat16(options.precision, self.device))}, {precision}"
         sessions = {name: own for name, own in sessions.items() if own}
         counts = {name: np.isin(self.annotation.session, own).sum() for name, own in sessions.items()}
+        parameters = f", {n_parameters:,} parameters" if n_parameters else ""
         synthetic = ": its figures say nothing about emotion recognition" if self.data["synthetic"] else ""
         lines = {
             "corpus": f"{describe_corpus(self.data)} in {options.data_path}{synthetic}",
@@ -53,7 +54,7 @@ class Setup(NamedTuple):
             "role": f"{options.SorL}, {self.describe_size(options.SorL)}",
             "sessions": "; ".join(f"{name} on {format_sessions(own)}" for name, own in sessions.items()),
             "windows": ", ".join(f"{n:,} to {name}" for name, n in counts.items()) + f", of {options.ws} utterances",
-            "model": f"{options.backbone}, {options.modality}, {n_parameters:,} parameters",
+            "model": f"{options.backbone}, {options.modality}{parameters}",
             "device": f"{describe_device(self.device)}, {precision}",
             "folder": str(folder),
         }
