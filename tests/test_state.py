@@ -8,6 +8,8 @@ from safetensors.torch import save_model
 from small_runs import content
 
 import main as program
+from training.configuration import names_of
+from training.options import MODEL, TEST, TRAINING
 from training.run import CHECKPOINT
 from training.state import FORMAT_1_OPTIONS, load_weights, save_weights, snapshot
 from utils import InputError, read_json, write_json
@@ -59,7 +61,7 @@ def test_a_flipped_bit_of_the_weights_is_noticed(tmp_path):
 
 # Checkpoints
 
-NEWER = ["monitor", "patience"]  # options that came after checkpoints of format 1
+NEWER = sorted(names_of(MODEL, TRAINING, TEST) - FORMAT_1_OPTIONS)
 
 
 def digest_of_format_1(configuration: dict) -> str:
