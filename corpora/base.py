@@ -33,6 +33,7 @@ class Corpus(ABC):
     example_id : a segment id, for error messages
     example_table : the name of an annotation table, for error messages
     table : the names of its annotation tables, with groups of what they say
+    segment : what a segment id matches, with the groups session, script, speaker and sequence
     sessions : all session numbers
     folds : test sessions of each fold of the usual protocol
     test_fold : the one that is tested by default
@@ -44,6 +45,7 @@ class Corpus(ABC):
     example_id: str
     example_table: str
     table: re.Pattern[str]
+    segment: re.Pattern[str]
     sessions: range
     folds: tuple[tuple[int, ...], ...]
     test_fold: tuple[int, ...]
@@ -55,9 +57,18 @@ class Corpus(ABC):
         """Whether a row rates the one who speaks ("speaker") or the one who listens: one df_<role>.csv each."""
         return tuple(self.utterances)
 
-    @abstractmethod
     def parse_id(self, segment: str) -> SegmentId | None:
         """The parts of a segment id; None if it is not an id of this corpus."""
+        match = self.segment.fullmatch(segment)
+        if match is None:
+            return None
+        return SegmentId(
+            session=int(match["session"]),
+            dialogue=f"Sess{match['session']}_{match['script']}",
+            speaker=match["speaker"],
+            sequence=int(match["sequence"]),
+            script=match["script"],
+        )
 
     def table_in(self, data_path: Path) -> str | None:
         """The name of the first of this corpus's annotation tables in a raw folder; None if it holds none."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from corpora.base import Corpus, SegmentId
+from corpora.base import Corpus
 from corpora.problems import MISSING_LIMIT, Problem
 from corpora.tables import TableLayout, annotate, find_tables, in_time_order, read_rows
 from utils import InputError
@@ -42,22 +42,11 @@ class KEMDy19(Corpus):
     example_id = "Sess01_script01_F001"
     example_table = "Session01_F_res.csv"
     table = re.compile(r"Session(?P<session>\d{2})_(?P<actor>[FM])_res\.csv", re.IGNORECASE)
+    segment = SEGMENT_ID
     sessions = range(1, N_SESSIONS + 1)
     folds = FOLDS
     test_fold = FOLDS[3]
     utterances = MappingProxyType({"speaker": 10_279, "listener": 10_285})
-
-    def parse_id(self, segment: str) -> SegmentId | None:
-        match = SEGMENT_ID.fullmatch(segment)
-        if match is None:
-            return None
-        return SegmentId(
-            session=int(match["session"]),
-            dialogue=f"Sess{match['session']}_{match['script']}",
-            speaker=match["speaker"],
-            sequence=int(match["sequence"]),
-            script=match["script"],
-        )
 
     def read_annotation(self, data_path: Path, problems: list[Problem]) -> pd.DataFrame:
         import pandas as pd

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from corpora.base import Corpus, SegmentId
+from corpora.base import Corpus
 from corpora.files import find_files
 from corpora.problems import MISSING_LIMIT, Problem
 from corpora.tables import TableLayout, TableRow, annotate, find_tables, in_time_order, read_rows
@@ -32,23 +32,12 @@ class KEMDy20(Corpus):
     example_id = "Sess01_script01_User001F_001"
     example_table = "Sess01_eval.csv"
     table = re.compile(r"Sess(?P<session>\d{2})_eval\.csv", re.IGNORECASE)
+    segment = SEGMENT_ID
     sessions = range(1, N_SESSIONS + 1)
     folds = FOLDS
     test_fold = FOLDS[0]
     imbalanced = True  # 87% of it is neutral
     utterances = MappingProxyType({"speaker": 13_462})
-
-    def parse_id(self, segment: str) -> SegmentId | None:
-        match = SEGMENT_ID.fullmatch(segment)
-        if match is None:
-            return None
-        return SegmentId(
-            session=int(match["session"]),
-            dialogue=f"Sess{match['session']}_{match['script']}",
-            speaker=match["speaker"],
-            sequence=int(match["sequence"]),
-            script=match["script"],
-        )
 
     def read_annotation(self, data_path: Path, problems: list[Problem]) -> pd.DataFrame:
         import pandas as pd

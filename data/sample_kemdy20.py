@@ -14,17 +14,13 @@ from pathlib import Path
 
 import numpy as np
 from make_sample import (
-    EMPTY_TRANSCRIPTS,
     ENCODER_STEPS,
-    MARKUP,
-    MIN_FOR_EMPTY,
-    UTTERANCES_A_MARK,
     Rating,
     Speech,
+    add_text_oddities,
     draw_rating,
     draw_speech,
     mark_as_synthetic,
-    mark_up,
     read_dialogues,
     speak,
     whole_or_nothing,
@@ -109,20 +105,7 @@ def plan_talk(seed: int, sessions: int, utterances: int | None) -> list[Talk]:
                 )
                 planned.append(talk)
     planned[0] = replace(planned[0], rating=replace(planned[0].rating, emotions=TIE))
-    return with_markup(planned, np.random.default_rng([seed, STREAM]))
-
-
-def with_markup(planned: Sequence[Talk], rng: np.random.Generator) -> list[Talk]:
-    """Markup in a few transcripts, none twice over, and the empty ones."""
-    marked, order = list(planned), iter(rng.permutation(len(planned)).tolist())
-    for template in MARKUP[: len(planned) // UTTERANCES_A_MARK]:
-        i = next(order)
-        marked[i] = replace(marked[i], transcript=mark_up(template, marked[i].line))
-    for transcript, least in zip(EMPTY_TRANSCRIPTS, MIN_FOR_EMPTY, strict=True):
-        if len(planned) >= least:
-            i = next(order)
-            marked[i] = replace(marked[i], transcript=transcript)
-    return marked
+    return add_text_oddities(planned, np.random.default_rng([seed, STREAM]))
 
 
 def prefix_of_table(session: int, sessions: int) -> int:
