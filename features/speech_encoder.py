@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from features.text import check_name, not_loaded
+from features.text import check_name, hush_libraries, not_loaded
 from utils import InputError
 
 if TYPE_CHECKING:
@@ -169,12 +169,9 @@ def load_speech_encoder(name_or_path: str) -> SpeechEncoder:
     InputError : it cannot be had, is of none of `FAMILIES`, or its file lacks weights
     """
     check_name(name_or_path, "speech encoder", EXAMPLE)
-    import huggingface_hub
     import transformers
 
-    huggingface_hub.utils.logging.set_verbosity_error()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    hush_libraries()
     try:
         config = transformers.AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
         if config.model_type not in FAMILIES:

@@ -131,13 +131,9 @@ def load_text_model(name_or_path: str, text_dim: int | None = None) -> tuple[Tok
     InputError : it cannot be had, is no such encoder, or its sentence embeddings are not `text_dim` long
     """
     check_name(name_or_path, "text model", KOBERT)
-    import huggingface_hub
     import transformers
 
-    # Else they print five attempts to reach the hub, and that the pooling layer, which is not used, is lacking
-    huggingface_hub.utils.logging.set_verbosity_error()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    hush_libraries()
     try:
         config = transformers.AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
         tokenizer = _load_tokenizer(name_or_path, config)
@@ -158,6 +154,16 @@ def load_text_model(name_or_path: str, text_dim: int | None = None) -> tuple[Tok
     except Exception as error:  # readers raise almost anything for damaged files and other models
         raise not_loaded(name_or_path, error, "text model") from error
     return tokenizer, model.eval()
+
+
+def hush_libraries() -> None:
+    """Have no library print its attempts to reach the hub, or that a pooling layer, which is not used, is lacking."""
+    import huggingface_hub
+    import transformers
+
+    huggingface_hub.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def describe_text_model(name_or_path: str, model: PreTrainedModel, fingerprint: str) -> dict[str, Any]:

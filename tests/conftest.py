@@ -51,17 +51,21 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture(scope="session")
-def preprocessed(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of `sample` with the files of preprocessing beside it; read only."""
+def preprocessed_copy(sample: Path, corpus: Path) -> Path:
+    """A copy of a raw sample corpus, pre-processed."""
     from preprocessing import preprocess
 
-    corpus = tmp_path_factory.mktemp("preprocessed") / "corpus"
     shutil.copytree(sample, corpus)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of the faults that the sample has on purpose
         preprocess(corpus, text_model=str(corpus / "kobert"), gpu_id="cpu")
     return corpus
+
+
+@pytest.fixture(scope="session")
+def preprocessed(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `sample` with the files of preprocessing beside it; read only."""
+    return preprocessed_copy(sample, tmp_path_factory.mktemp("preprocessed") / "corpus")
 
 
 @pytest.fixture(scope="session")
@@ -77,14 +81,7 @@ def sample20(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def preprocessed20(sample20: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of `sample20` with the files of preprocessing beside it; read only."""
-    from preprocessing import preprocess
-
-    corpus = tmp_path_factory.mktemp("preprocessed20") / "corpus"
-    shutil.copytree(sample20, corpus)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of the oddities that the sample has on purpose
-        preprocess(corpus, text_model=str(corpus / "kobert"), gpu_id="cpu")
-    return corpus
+    return preprocessed_copy(sample20, tmp_path_factory.mktemp("preprocessed20") / "corpus")
 
 
 @pytest.fixture
