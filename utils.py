@@ -43,15 +43,22 @@ def run_command(command: Callable[[], object], quiet: bool = False) -> int:
     """Run a command-line program's body and return its exit status.
 
     An `InputError`, a file that the system refuses or too little memory becomes one line on stderr and status 2, an
-    interrupt one line and status 128 + the signal's number, a warning one line (none if `quiet`); any other
-    exception is a programming error and keeps its traceback.
+    interrupt one line and status 128 + the signal's number, a warning one line (none if `quiet`, and none that was
+    said before); any other exception is a programming error and keeps its traceback.
     """
+    said = set()
+
+    def say(message: object, *_: object) -> None:
+        if (line := one_line(message)) not in said:
+            print(f"warning: {line}", file=sys.stderr)
+        said.add(line)
+
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name need not be text
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore" if quiet else "always", UserWarning)
-            warnings.showwarning = lambda message, *_: print(f"warning: {one_line(message)}", file=sys.stderr)
+            warnings.showwarning = say
             command()
             sys.stdout.flush()
     except BrokenPipeError:  # what reads the output, such as head, has enough

@@ -112,6 +112,8 @@ def read_table(path: Path) -> pd.DataFrame:
             f"{path}: has no column {absent[0]!r}, its first ones are {found}; expected the columns that "
             "preprocessing.py writes, separated by commas"
         )
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes what rows have beyond the header for row labels
+        raise InputError(f"{path}: its rows have more cells than its header; expected a cell for each column")
     is_filled = (table != "").any(axis=1)
     if not is_filled.any():
         raise InputError(f"{path}: has no rows")

@@ -105,6 +105,13 @@ def test_empty_rows_at_the_end_are_left_out_and_said_and_others_are_named(prepro
         read_annotation(tmp_path / "t.csv")
 
 
+def test_rows_with_more_cells_than_the_header_are_refused(preprocessed, tmp_path):
+    header, *rows = (preprocessed / "df_speaker.csv").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "t.csv").write_text("\n".join([header.removesuffix(",dialogue"), *rows]), encoding="utf-8")
+    with pytest.raises(InputError, match=r"t\.csv: its rows have more cells than its header"):
+        read_annotation(tmp_path / "t.csv")
+
+
 def test_rows_of_the_other_role_are_named(preprocessed, tmp_path):
     listener = pd.read_csv(preprocessed / "df_listener.csv", dtype=str, keep_default_na=False)
     listener.to_csv(tmp_path / "df_speaker.csv", index=False)

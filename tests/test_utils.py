@@ -2,6 +2,7 @@ import importlib
 import json
 import os
 import stat
+import warnings
 
 import pytest
 
@@ -66,6 +67,16 @@ def test_run_command_turns_bad_input_into_a_line_and_leaves_bugs_alone(capsys):
     assert capsys.readouterr().err == "error: file.csv, row 3: found this\n"
     with pytest.raises(KeyError, match="bug"):
         run_command(bug)
+
+
+def test_run_command_says_a_warning_once(capsys):
+    def warn() -> None:
+        for text in ("a", "b\n", "a"):
+            warnings.warn(text, stacklevel=1)
+
+    for _ in range(2):  # a call does not hush the next one
+        assert run_command(warn) == 0
+        assert capsys.readouterr().err == "warning: a\nwarning: b\\n\n"
 
 
 def test_runs_are_found_by_name_and_by_path(tmp_path):
