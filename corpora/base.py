@@ -37,6 +37,7 @@ class Corpus(ABC):
     sessions : all session numbers
     folds : test sessions of each fold of the usual protocol
     test_fold : the one that is tested by default
+    tuning_fold : the one on which options are chosen: a grid is tested there
     imbalanced : whether it is mostly of one emotion, so that macro F1 alone says something
     utterances : number of labelled utterances by role, as distributed; the keys are the corpus's roles
     """
@@ -49,6 +50,7 @@ class Corpus(ABC):
     sessions: range
     folds: tuple[tuple[int, ...], ...]
     test_fold: tuple[int, ...]
+    tuning_fold: tuple[int, ...]
     imbalanced: bool = False
     utterances: Mapping[str, int]
 

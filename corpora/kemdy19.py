@@ -45,7 +45,8 @@ class KEMDy19(Corpus):
     segment = SEGMENT_ID
     sessions = range(1, N_SESSIONS + 1)
     folds = FOLDS
-    test_fold = FOLDS[3]
+    test_fold = FOLDS[0]
+    tuning_fold = FOLDS[3]  # as the paper chose its parameters
     utterances = MappingProxyType({"speaker": 10_279, "listener": 10_285})
 
     def read_annotation(self, data_path: Path, problems: list[Problem]) -> pd.DataFrame:

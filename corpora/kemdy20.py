@@ -35,7 +35,7 @@ class KEMDy20(Corpus):
     segment = SEGMENT_ID
     sessions = range(1, N_SESSIONS + 1)
     folds = FOLDS
-    test_fold = FOLDS[0]
+    test_fold = tuning_fold = FOLDS[0]
     imbalanced = True  # 87% of it is neutral
     utterances = MappingProxyType({"speaker": 13_462})
 

@@ -11,6 +11,7 @@ from typing import Any
 from constants import ROLES
 from corpora.sessions import parse_sessions
 from sweeps.plan import (
+    EPOCHS,
     PLAN_FILE,
     SET_BY_PLAN,
     TABLES,
@@ -97,6 +98,7 @@ def add_command(commands: Any, name: str, text: str, note: str = "") -> Argument
         formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=40, width=130),
         allow_abbrev=False,
     )
+    command.set_defaults(epochs=EPOCHS)
     option = command.add_argument_group("experiments").add_argument
     if name == "compare":
         option("rows", nargs=2, metavar="TABLE:ROW", help="a row such as 3.3:bidirectional, or an experiment folder")

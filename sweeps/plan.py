@@ -69,6 +69,7 @@ TABLES_KEMDY20 = {"KEMDy20": Table("Five folds of KEMDy20", {"default": {}}, fol
 GRID = "grid"  # the table of the user's own grid
 # Options of main.py that every plan sets, or that many runs at once have no use for
 SET_BY_PLAN = {"SorL", "test_split", "seed", "resume", "test_only", "test_path"}
+EPOCHS = 100  # of the published tables, and of a grid, where main.py has 50 by default
 PLAN_FILE = "experiments.json"  # in SAVE_PATH: the command lines of `run`, for a report without options
 
 
@@ -150,7 +151,7 @@ def make_plan(args: argparse.Namespace, given: set[str], parser: argparse.Argume
     of_tables = SET_BY_PLAN | options_set_by(tables)
     if refused := sorted((given - {"SorL", "test_split"}) & of_tables):
         parser.error(f"--{refused[0]} is set by the tables")
-    names = sorted((given & options().keys()) - SET_BY_PLAN)
+    names = sorted(({"epochs", *given} & options().keys()) - SET_BY_PLAN)
     shared = format_options({name: getattr(args, name) for name in names})
     runs = []
     for name, table in tables.items():
@@ -179,7 +180,7 @@ def choose_tables(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     if args.grid:
         if len(dict(args.grid)) < len(args.grid):
             parser.error("--grid: an option is given twice")
-        tables[GRID] = make_grid(dict(args.grid), args.test_split or [corpus.test_fold])
+        tables[GRID] = make_grid(dict(args.grid), args.test_split or [corpus.tuning_fold])
     elif args.test_split:
         parser.error("--test_split is for --grid; the published tables have their own")
     return tables

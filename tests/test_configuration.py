@@ -25,6 +25,13 @@ def test_an_option_that_a_configuration_lacks_has_its_default(name):
     assert identity(lacking) == identity(DEFAULTS)
 
 
+def test_sgd_without_a_momentum_had_that_of_its_time():
+    before = {name: value for name, value in DEFAULTS.items() if name != "momentum"} | {"optim": "sgd"}
+    assert identity(before) == identity(before | {"momentum": 0.9}) != identity(before | {"momentum": 0.0})
+    published = {name: before[name] for name in ("optim", "lr", "epochs")}
+    assert identity(published) == identity(published | {"momentum": 0.0})
+
+
 def test_a_run_is_the_same_however_the_path_of_its_corpus_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "corpus")

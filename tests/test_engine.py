@@ -54,12 +54,12 @@ def test_a_training_step_is_a_step_of_gradient_descent():
         ("adam", torch.optim.Adam, {"lr": 0.1, "weight_decay": 0.3}),
         ("adamw", torch.optim.AdamW, {"lr": 0.1, "weight_decay": 0.3}),
         ("adagrad", torch.optim.Adagrad, {"lr": 0.1, "lr_decay": 0.2, "weight_decay": 0.3}),
-        ("sgd", torch.optim.SGD, {"lr": 0.1, "weight_decay": 0.3, "momentum": 0.9}),
+        ("sgd", torch.optim.SGD, {"lr": 0.1, "weight_decay": 0.3, "momentum": 0.4}),
     ],
 )
 def test_optimizers_are_those_of_their_names(name, kind, expected):
     model = small_model()
-    optimizer = make_optimizer(name, model, 0.1, 0.2, 0.3)
+    optimizer = make_optimizer(name, model, 0.1, 0.2, 0.3, 0.4)
     assert type(optimizer) is kind
     (group,) = optimizer.param_groups
     assert {key: group[key] for key in expected} == expected
@@ -69,7 +69,7 @@ def test_optimizers_are_those_of_their_names(name, kind, expected):
 @pytest.mark.parametrize("name", ["adam", "adamw", "adagrad", "sgd"])
 def test_fused_optimizers_step_as_plain_ones_do(name):
     fused, plain = small_model(), small_model()
-    ours = make_optimizer(name, fused, 1e-2, 0.1, 1e-2)
+    ours = make_optimizer(name, fused, 1e-2, 0.1, 1e-2, 0.9)
     (group,) = ours.param_groups
     assert group["fused"]
     options = {key: value for key, value in group.items() if key in ("lr", "lr_decay", "weight_decay", "momentum")}

@@ -1,20 +1,24 @@
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_runs import SMALL, content, only_run, options, run, signals_at
+from small_runs import SMALL, STEPS, content, only_run, options, run, signals_at
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import main as program
 from constants import EMOTIONS
 from corpora.annotation import load_annotation
 from dataset import WindowDataset, load_utterances, ordered_loader
 from model import MATE
+from training.configuration import as_json
 from training.engine import evaluate
-from training.folders import load_run
+from training.folders import find_unfinished, load_run
 from training.options import parse_args
+from training.run import CHECKPOINT
 from utils import read_json, write_json
 
 # A trained run
@@ -75,6 +79,53 @@ def test_a_run_begun_before_an_option_existed_goes_on_to_the_same_result(
         assert f"resuming {folder}" in capsys.readouterr().out
     assert only_run(tmp_path / "exp") == folder
     assert content(folder) == content(finished)
+
+
+SGD = ("--optim", "sgd", "--lr", "0.05")
+
+
+def test_an_sgd_run_of_before_momentum_was_an_option_keeps_the_momentum_of_its_time(preprocessed, tmp_path, capsys):
+    momenta = set()
+    hook = register_optimizer_step_post_hook(lambda optimizer, *_: momenta.add(optimizer.param_groups[0]["momentum"]))
+    try:
+        assert run(preprocessed, tmp_path / "whole", *SGD, "--momentum", "0.9") == 0
+        with signals_at(STEPS + 2, signal.SIGTERM):
+            assert run(preprocessed, tmp_path / "exp", *SGD, "--momentum", "0.9") == 128 + signal.SIGTERM
+        folder = only_run(tmp_path / "exp")
+        begin_before_momentum(folder)
+        scratch = shutil.copytree(folder, tmp_path / "scratch" / folder.name)
+        (scratch / CHECKPOINT).unlink()  # killed before its first one
+        assert run(preprocessed, tmp_path / "exp", *SGD, "--resume", str(folder), "--momentum", "0") == 2
+        assert "the run in" in capsys.readouterr().err
+        for path, argv in ((folder, ["--resume", "auto", "--momentum", "0.9"]), (scratch, ["--resume", str(scratch)])):
+            exp = path.parent
+            assert (run(preprocessed, exp, *SGD, *argv) if "auto" in argv else program.main(argv)) == 0
+            assert only_run(exp) == path
+            assert content(path) == content(only_run(tmp_path / "whole"))
+    finally:
+        hook.remove()
+    assert momenta == {0.9}
+    assert vars(load_run(folder).options)["momentum"] == 0.9
+
+
+def begin_before_momentum(folder: Path) -> None:
+    """Take out of a run's folder what is newer than the option `--momentum`."""
+    configuration = read_json(folder / "configuration.json")
+    del configuration["momentum"]
+    write_json(folder / "configuration.json", configuration)
+    checkpoint = torch.load(folder / CHECKPOINT, weights_only=True)
+    del checkpoint["run"]["momentum"]
+    torch.save(checkpoint, folder / CHECKPOINT)
+
+
+def test_auto_does_not_go_on_with_an_earlier_run_of_another_momentum(preprocessed, tmp_path):
+    configuration = as_json(parse_args(options(preprocessed, tmp_path, *SGD))[0]) | {"versions": {}}
+    del configuration["momentum"]
+    (tmp_path / "earlier").mkdir()
+    write_json(tmp_path / "earlier" / "configuration.json", configuration)
+    assert find_unfinished(parse_args(options(preprocessed, tmp_path, *SGD))[0]) is None
+    found = find_unfinished(parse_args(options(preprocessed, tmp_path, *SGD, "--momentum", "0.9"))[0])
+    assert found == tmp_path / "earlier"
 
 
 def test_auto_finds_a_run_that_began_with_a_relative_path_to_its_corpus(finished, preprocessed, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import main as program
 from constants import EMOTIONS
 from corpora.annotation import read_annotation
 from metric import ccc
+from training.folders import default_test_split
 from training.options import get_args_parser, parse_args
 
 ROOT = Path(program.__file__).parent
@@ -66,14 +67,26 @@ def test_impossible_sessions_are_refused(value, capsys):
 
 def test_defaults_are_the_published_ones():
     args, given = parse_args([])
-    expected = {
-        **{"backbone": "lstm", "hidden_size": 512, "num_layers": 4, "bidirectional": False, "text_dim": 768, "ws": 8},
-        **{"SorL": "speaker", "sr": 16000, "test_split": [13, 14, 15, 16], "batch_size": 64, "optim": "adam"},
-        **{"loss": "normal", "lam": 0.66, "lr": 1e-3, "lr_decay": 0.0, "lr_gamma": 0.7, "weight_decay": 1e-5},
-        **{"epochs": 100, "test_only": False, "modality": "audio_text", "no_concat": False, "select": "last"},
+    published = {
+        **{"save_path": Path("exp"), "backbone": "lstm", "embed_d": 32, "hidden_size": 512, "text_dim": 768, "ws": 8},
+        **{"SorL": "speaker", "sr": 16000, "test_split": [1, 2, 3, 4], "batch_size": 64, "optim": "adam"},
+        **{"loss": "normal", "lam": 0.66, "beta": 0.99, "lr": 1e-3, "weight_decay": 1e-5, "epochs": 50},
     }
-    assert {name: getattr(args, name) for name in expected} == expected
+    # what its code does without an option for it; its --lr_decay of 1e-3 had no effect, ours would have one on Adagrad
+    unnamed = {
+        **{"lr_decay": 0.0, "lr_gamma": 0.7, "momentum": 0.0, "num_layers": 4, "bidirectional": False},
+        **{"modality": "audio_text", "no_concat": False, "select": "last", "test_only": False},
+    }
+    for name, value in (published | unnamed).items():
+        assert getattr(args, name) == value, name
     assert given == set()
+
+
+@pytest.mark.parametrize(("corpus_of", "fold"), [("preprocessed", [1, 2, 3, 4]), ("preprocessed20", [*range(1, 9)])])
+def test_the_sessions_tested_by_default_are_the_first_fold_of_the_corpus(corpus_of, fold, request):
+    argv = ["--data_path", str(request.getfixturevalue(corpus_of))]
+    assert default_test_split(*parse_args(argv)).test_split == fold
+    assert default_test_split(*parse_args([*argv, "--test_split", "5"])).test_split == [5]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_every_experiment_folder_has_a_line(tmp_path, capsys):
     common = ("--data_path", "data/sample")
     done = (*common, "--epochs", "3", "--seed", "2", "--lam", "0.5", "--bidirectional")
     make_folder(tmp_path, "b_20260102-030405", *done, epochs_done=3, figures=(0.7125, 0.5, 0.625))
-    make_folder(tmp_path, "a_20260302-030405", *common, "--test_split", "1-4", epochs_done=12)
+    make_folder(tmp_path, "a_20260302-030405", *common, "--test_split", "5-8", epochs_done=12)
     failed = make_folder(tmp_path, "c_20260202-030405", *common, "--SorL", "listener")
     (tmp_path / "jobs").mkdir()
     error_file(tmp_path, identity(read_json(failed / "configuration.json"))).write_text("error: no memory")
@@ -56,7 +56,7 @@ def test_every_experiment_folder_has_a_line(tmp_path, capsys):
     assert lines["b_20260102-030405"] == {
         "date": "2026-01-02 03:04",
         "role": "speaker",
-        "test": "13-16",
+        "test": "1-4",
         "seed": "2",
         "not default": "bidirectional lam=0.5",
         "epochs": "3",
@@ -68,16 +68,16 @@ def test_every_experiment_folder_has_a_line(tmp_path, capsys):
     }
     assert {name[0]: line["state"] for name, line in lines.items()} == {
         "b": "finished",
-        "c": "failed at epoch 0 of 100: error: no memory",
-        "a": "unfinished at epoch 12 of 100",
-        "d": "running, at epoch 1 of 100",
+        "c": "failed at epoch 0 of 50: error: no memory",
+        "a": "unfinished at epoch 12 of 50",
+        "d": "running, at epoch 1 of 50",
         "e": "of the published program",
     }
-    assert (lines["a_20260302-030405"]["epochs"], lines["a_20260302-030405"]["test"]) == ("12/100", "1-4")
+    assert (lines["a_20260302-030405"]["epochs"], lines["a_20260302-030405"]["test"]) == ("12/50", "5-8")
     assert lines["d_20260402-030405"]["not default"] == "lr=0.1"
     assert "not default in all of them: data_path=data/sample" in below
     assert "5 experiment folders" in below
-    assert read_table(tmp_path, capsys)[0]["d_20260402-030405"]["state"] == "unfinished at epoch 1 of 100"
+    assert read_table(tmp_path, capsys)[0]["d_20260402-030405"]["state"] == "unfinished at epoch 1 of 50"
 
 
 @pytest.mark.parametrize(
@@ -117,4 +117,4 @@ def test_the_overview_changes_nothing(tmp_path, capsys):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     read_table(tmp_path, capsys)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert json.loads(before["configuration.json"])["epochs"] == 100
+    assert json.loads(before["configuration.json"])["epochs"] == 50

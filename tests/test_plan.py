@@ -25,6 +25,18 @@ def test_a_grid_has_a_run_for_every_combination():
     assert not {"lam", "no_concat", "SorL", "seed"} & set(plan.settings)
 
 
+@pytest.mark.parametrize("asked", [["3.6"], ["--grid", "lam=0.5,0.66"]], ids=["table", "grid"])
+def test_tables_and_grids_keep_the_settings_that_the_paper_chose_by(asked):
+    runs = [parse_args(planned.argv)[0] for planned in parse_plan(["run", *asked]).runs]
+    assert {(args.epochs, *args.test_split, args.optim) for args in runs} == {(100, 13, 14, 15, 16, "adam")}
+    shorter = parse_plan(["run", *asked, "--epochs", "3"]).runs
+    assert {parse_args(planned.argv)[0].epochs for planned in shorter} == {3}
+    as_before = ["--epochs", "100", "--embed_d", "768"]  # runs that older defaults made still count
+    assert [run.run_id for run in parse_plan(["run", *asked, *as_before]).runs] == [
+        run.run_id for run in parse_plan(["run", *asked]).runs
+    ]
+
+
 def test_a_published_row_has_the_options_of_its_role():
     runs = parse_plan(["list", "3.7", "--compile"]).runs
     assert [planned.label for planned in runs[:2]] == [

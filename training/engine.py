@@ -117,9 +117,12 @@ def trains_in_bfloat16(precision: str, device: torch.device) -> bool:
 
 
 def make_optimizer(
-    name: str, model: torch.nn.Module, lr: float, lr_decay: float, weight_decay: float
+    name: str, model: torch.nn.Module, lr: float, lr_decay: float, weight_decay: float, momentum: float = 0.0
 ) -> torch.optim.Optimizer:
-    """The optimizer of `--optim`, all parameters in one kernel where torch has it; `lr_decay` is Adagrad's own."""
+    """The optimizer of `--optim`, all parameters in one kernel where torch has it.
+
+    `lr_decay` is Adagrad's own, `momentum` that of SGD.
+    """
     parameters = list(model.parameters())
     device = parameters[0].device.type
     fused = device in ("cpu", "cuda")
@@ -131,7 +134,7 @@ def make_optimizer(
         fused = device == "cpu"
         return torch.optim.Adagrad(parameters, lr=lr, lr_decay=lr_decay, weight_decay=weight_decay, fused=fused)
     if name == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=weight_decay, fused=fused)
+        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused)
     raise ValueError(f"optimizer {name!r}: expected one of {', '.join(OPTIMIZERS)}")
 
 

@@ -15,7 +15,7 @@ from corpora.registry import CORPORA, named, preprocessed_corpus
 from corpora.sessions import parse_sessions
 from features.speech import SpeechEmbeddings
 from model import MATE
-from training.configuration import as_json, identity, names_of, read_options
+from training.configuration import as_json, earlier_values, identity, names_of, read_options
 from training.engine import build_model
 from training.options import CALL, CORPUS, TEST, TRAINING, parse_args
 from training.run import CHECKPOINT
@@ -64,7 +64,7 @@ def load_run(folder: Path, chosen: Mapping[str, Any] | None = None) -> TrainedRu
     for name, value in chosen.items():
         if name not in free and name in trained and trained[name] != value:
             raise InputError(f"--{name} {value}: the model in {folder} was trained with {trained[name]}")
-    options = argparse.Namespace(**vars(parse_args([])[0]) | trained | chosen)
+    options = argparse.Namespace(**vars(parse_args([])[0]) | earlier_values(stored) | trained | chosen)
     data = stored.get("data")
     name = data.get("corpus", CORPORA[0].name) if isinstance(data, dict) else CORPORA[0].name  # an earlier run's
     if (corpus := named(name)) is None:
@@ -192,7 +192,7 @@ def options_to_resume(options: argparse.Namespace, given: Collection[str]) -> tu
     if "versions" not in stored:
         raise InputError(f"{path}: of the published program, whose runs cannot go on; train anew, or test it")
     read_encoder(path, stored)
-    began = vars(parse_args([])[0]) | read_options(path, stored)  # an option that it lacks had its default
+    began = vars(parse_args([])[0]) | earlier_values(stored) | read_options(path, stored)
     free, call = names_of(CALL, CORPUS), names_of(CALL)
     for name in given:
         if name not in free and getattr(options, name) != began[name]:

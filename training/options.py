@@ -84,7 +84,7 @@ def add_corpus_options(group: Any) -> None:
         TEST,
         "--test_split",
         type=parse_sessions,
-        default="13,14,15,16",
+        default="1-4",
         metavar="SESSIONS",
         help="sessions to test on; of KEMDy20 1-8 by default",
     )
@@ -152,14 +152,8 @@ def add_model_options(group: Any) -> None:
     add(group, MODEL, "--audio_model", metavar="NAME", help="which encoder, if DATA_PATH/features holds several")
     add(group, MODEL, "--speakers", action="store_true", help="tell the model who says each utterance of the window")
     add(group, MODEL, "--no_concat", action="store_true", help="keep the emotion probabilities from the affect heads")
-    add(
-        group,
-        TRAINING,
-        "--embed_d",
-        type=int,
-        default=TEXT_DIM,
-        help="recorded, without effect, as in the published program",
-    )
+    note = "recorded, without effect, as in the published program"
+    add(group, CALL, "--embed_d", type=int, default=32, help=note)  # it decides nothing, so two runs may differ in it
 
 
 def add_training_options(group: Any) -> None:
@@ -168,7 +162,7 @@ def add_training_options(group: Any) -> None:
         TRAINING,
         "--epochs",
         type=number(int, 1, MAX_EPOCHS),
-        default=100,
+        default=50,
         help="passes over the training windows",
     )
     add(
@@ -180,6 +174,8 @@ def add_training_options(group: Any) -> None:
         help="windows in a batch; the published figures depend on it",
     )
     add(group, TRAINING, "--optim", choices=OPTIMIZERS, default="adam", help="optimizer")
+    below_1 = number(float, 0, 1, inclusive=False)
+    add(group, TRAINING, "--momentum", type=below_1, default=0.0, help="of sgd")
     rate = number(float, 0, MAX_RATE)
     add(group, TRAINING, "--lr", type=rate, default=1e-3, help="learning rate")
     add(
@@ -210,7 +206,7 @@ def add_training_options(group: Any) -> None:
         default="shuffled",
         help="weighted: windows drawn by inverse class frequency",
     )
-    add(group, TRAINING, "--beta", type=number(float, 0, 1, inclusive=False), default=0.99, help="of cbloss")
+    add(group, TRAINING, "--beta", type=below_1, default=0.99, help="of cbloss")
     add(group, TRAINING, "--seed", type=number(int, 0, 2**32 - 1), default=0, help="of weights, shuffling and crops")
 
 

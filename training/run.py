@@ -73,7 +73,8 @@ class Run:
         self.received, self.processes = received, processes
         self.device = next(model.parameters()).device
         self.configuration = read_json(folder / "configuration.json")
-        self.optimizer = make_optimizer(options.optim, model, options.lr, options.lr_decay, options.weight_decay)
+        rates = options.lr, options.lr_decay, options.weight_decay, options.momentum
+        self.optimizer = make_optimizer(options.optim, model, *rates)
         self.scheduler = make_scheduler(self.optimizer, options.epochs, options.lr_gamma)
         self.generator = torch.Generator().manual_seed(options.seed)
         part = slice(processes.rank, None, processes.size)

@@ -168,12 +168,11 @@ def decisive_options(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_of_run(content: Mapping[str, Any], configuration: Mapping[str, Any]) -> bool:
     """Whether a checkpoint's content is of the run with this configuration."""
-    options = decisive_options(configuration)
     if content["format"] == 1:  # a digest of all options, of which the configuration may lack some
-        complete = outcome_options(configuration)
-        of_then = {name: complete[name] for name in FORMAT_1_OPTIONS}
-        return content["run"] in (digest(options), digest(of_then))
-    return identity(content["run"]) == identity(options)
+        held = {name: configuration[name] for name in FORMAT_1_OPTIONS if name in configuration}
+        complete = outcome_options(configuration) | held
+        return content["run"] in (digest(held), digest({name: complete[name] for name in FORMAT_1_OPTIONS}))
+    return identity(content["run"]) == identity(decisive_options(configuration))
 
 
 def digest(options: Mapping[str, Any]) -> str:
