@@ -10,7 +10,8 @@ from small_runs import SMALL, content, only_run, options, run, signals_at
 import main as program
 from constants import EMOTIONS
 from corpora.annotation import load_annotation
-from dataset import WindowDataset, load_utterances, ordered_loader
+from dataset import WindowDataset, ordered_loader
+from features.utterances import load_utterances
 from model import MATE
 from training.engine import evaluate
 from training.folders import load_run
