@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from corpora.provenance import CORPUS_FILE, UNKNOWN, describe_embeddings, is_synthetic, read_corpus_file
 from corpora.registry import by_corpus, corpus_of
-from corpora.sessions import listed
+from corpora.sessions import corpus_name, listed
 from corpora.wavs import find_wavs
 from features.log_mel import CODE_DIGEST, constants_of
 from features.store import identity_digest
@@ -218,6 +218,8 @@ def warn_of_test(run: TrainedRun, options: argparse.Namespace, now: Sequence[Map
     now : the records of `data` of the test
     """
     found, stored = [], stored_data(run.folder)
+    names = {corpus_name(session) for session in options.test_split}
+    now = [record for record in now if names == {""} or record["corpus"] in names]
     if seen := {*run.train_sessions} & {*options.test_split}:
         found.append(f"the model was trained on sessions {listed(seen)}, which are tested here")
     role = run.configuration.get("SorL", options.SorL)
