@@ -1,11 +1,8 @@
-"""Dataset: the utterances of one role, their windows, and batches of windows."""
+"""Dataset: windows of utterances, and batches of windows."""
 
 from __future__ import annotations
 
-import argparse
-import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,117 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from constants import OTHER_SPEAKER, PADDING, SAME_SPEAKER
-from corpora.annotation import Annotation
-from corpora.missing import report_missing
-from corpora.registry import parse_id
-from corpora.wavs import find_wavs
-from features.embeddings import load_embeddings
-from features.log_mel import LogMels, open_store
-from features.speech import SpeechEmbeddings, open_embeddings
-from features.standardised import fits, keep_standardised
-
-# Utterances and the model's inputs
-
-
-@dataclass(frozen=True)
-class Utterances:
-    """N utterances and the model's inputs for them; a modality that is left out is None.
-
-    log_mels : of N utterances
-    text : float32 sentence embeddings, shape = (N, text_dim)
-    missing : segment ids without wav, without text
-    speaker : who says each utterance, any values that tell apart the speakers of a dialogue, shape = (N,); None where
-        the model is not told
-    speech : embeddings of a speech encoder, in place of log-mels
-    """
-
-    annotation: Annotation
-    log_mels: LogMels | None
-    text: Tensor | None
-    missing: dict[str, list[str]] = field(default_factory=dict)
-    speaker: np.ndarray | None = None
-    speech: SpeechEmbeddings | None = None
-
-    def in_sessions(self, sessions: list[int]) -> np.ndarray:
-        """Numbers of the utterances in these sessions, int64."""
-        return np.flatnonzero(np.isin(self.annotation.session, sessions))
-
-    def to(self, device: torch.device) -> Utterances:
-        """The same on a GPU if it fits into a quarter of the memory that is free there, else as it is."""
-        audio = self.speech if self.log_mels is None else self.log_mels
-        inputs = [t for t in (None if audio is None else audio.frames, self.text) if t is not None]
-        if device.type != "cuda" or not fits(sum(t.nbytes for t in inputs), device):
-            return self
-        return replace(
-            self,
-            log_mels=None if self.log_mels is None else self.log_mels.to(device),
-            text=None if self.text is None else self.text.to(device),
-            speech=None if self.speech is None else self.speech.to(device),
-        )
-
-
-def load_utterances(options: argparse.Namespace, annotation: Annotation, quiet: bool = False) -> Utterances:
-    """The inputs of `--modality` for these utterances.
-
-    `quiet` hides the progress bar, except in the one process that computes log-mels for a store.
-    """
-    missing: dict[str, list[str]] = {}
-    text = load_text(options, annotation.ids, missing) if "text" in options.modality else None
-    log_mels = speech = None
-    if "audio" in options.modality and options.audio == "encoder":
-        speech = load_speech(options, annotation.ids, missing)
-    elif "audio" in options.modality:
-        log_mels = load_log_mels(options, annotation.ids, missing, quiet)
-    speaker = np.array([parse_id(segment).speaker for segment in annotation.ids]) if options.speakers else None
-    return Utterances(annotation, log_mels, text, missing, speaker, speech)
-
-
-def load_text(options: argparse.Namespace, ids: list[str], missing: dict[str, list[str]]) -> Tensor:
-    """Sentence embeddings, float32, shape = (N, text_dim), zeros without text; ids without text go into `missing`."""
-    path = options.data_path / f"embedding_{options.text_dim}.npy"
-    vectors = load_embeddings(path, options.text_dim)
-    keys = [f"{segment}.txt" for segment in ids]
-    missing["text"] = report_missing(ids, [key not in vectors for key in keys], "text", str(path))
-    zeros = np.zeros(options.text_dim, dtype=np.float32)
-    return torch.from_numpy(np.stack([vectors.get(key, zeros) for key in keys]))
-
-
-def load_log_mels(options: argparse.Namespace, ids: list[str], missing: dict[str, list[str]], quiet: bool) -> LogMels:
-    """Log-mels from the corpus's feature store, or computed for this run; ids without wav go into `missing`."""
-    wavs, folder = find_wavs(options.data_path, options.audio_path)
-    wavs = {segment: path for segment, path in wavs.items() if parse_id(segment)}
-    absent = [segment not in wavs for segment in ids]
-    report_missing(ids, absent, "wav", folder, warn=False)  # before the minute that log-mels may take
-    dtype = getattr(torch, options.feature_dtype)
-    if options.no_cache:
-        waves = [wavs.get(segment) for segment in ids]
-        log_mels = LogMels.from_waves(waves, options.sr, dtype, quiet)
-    else:
-        store = options.data_path / "features"
-        log_mels = LogMels(open_store(store, wavs, ids, options.sr, dtype, quiet=False), options.sr)
-    absent = [gone or number in log_mels.faults for number, gone in enumerate(absent)]
-    first_fault = next(iter(log_mels.faults.values()), "")
-    missing["wav"] = report_missing(ids, absent, "wav", folder, first_fault)
-    return log_mels
-
-
-def load_speech(options: argparse.Namespace, ids: list[str], missing: dict[str, list[str]]) -> SpeechEmbeddings:
-    """Embeddings of `--audio_model` from the corpus's feature store; ids without wav go into `missing`."""
-    wavs, folder = find_wavs(options.data_path, options.audio_path)
-    speech = open_embeddings(options.data_path / "features", wavs, ids, options.audio_model)
-    absent = [segment not in wavs or number in speech.faults for number, segment in enumerate(ids)]
-    missing["wav"] = report_missing(ids, absent, "wav", folder, next(iter(speech.faults.values()), ""))
-    return speech
-
-
-def commonest_label(utterances: Utterances, train_sessions: list[int], test_sessions: list[int]) -> int:
-    """The commonest majority label of the training sessions; of the tested ones where the corpus has no training."""
-    trained = utterances.in_sessions(train_sessions)
-    if not len(trained):
-        warnings.warn("the corpus has no training session: the majority is that of the tested windows", stacklevel=2)
-        trained = utterances.in_sessions(test_sessions)
-    return int(utterances.annotation.majority[trained].sum(axis=0).argmax())
-
+from features.standardised import keep_standardised
+from features.utterances import Utterances
 
 # Windows
 

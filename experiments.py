@@ -17,12 +17,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from corpora.sessions import Session
 from sweeps.command_line import get_args_parsers, parse_plan, with_remembered
 from sweeps.data import other_data
 from sweeps.estimate import Machine, estimate_disk, estimate_time, format_bytes, measure, this_machine
 from sweeps.jobs import Job, find_finished, find_runs, run_locally, shares, why_unfinished
 from sweeps.overview import describe_runs
-from sweeps.plan import GRID, TABLES, TABLES_KEMDY20, Plan, PlannedRun, check_corpus, remember
+from sweeps.plan import GRID, TABLES, TABLES_KEMDY20, Plan, PlannedRun, check_corpora, remember
 from sweeps.slurm import Slurm, run_on_slurm
 from training.options import parse_args
 from utils import InputError, find_run, run_command
@@ -54,7 +55,7 @@ def run(plan: Plan, argv: Sequence[str]) -> list[PlannedRun]:
     """
     save_path, args = plan.main_args.save_path, plan.args
     roles = dict.fromkeys(planned.role for planned in plan.runs)
-    sizes = {role: check_corpus(plan.main_args.data_path, role, plan.tables) for role in roles}
+    sizes = {role: check_corpora(plan.main_args.data_path, role, plan.tables) for role in roles}
     if others := other_data(plan.runs, {run_id: found.folder for run_id, found in find_runs(save_path).items()}):
         raise InputError(f"{next(iter(others.values()))} (so it is with {len(others)} of the plan's runs)")
     remember(save_path, argv)
@@ -173,7 +174,7 @@ def compare_rows(plan: Plan) -> str:
     return compare(pairs, tuple(plan.args.rows), plan.args.resamples)
 
 
-def finished_of(name: str, plan: Plan) -> dict[tuple[str, tuple[int, ...], int], Path]:
+def finished_of(name: str, plan: Plan) -> dict[tuple[str, tuple[Session, ...], int], Path]:
     """Folders of the finished runs of a table's row, or an experiment folder, by role, test sessions and seed."""
     from reports.tables import read_run
 
@@ -224,9 +225,8 @@ def main(argv: list[str] | None = None) -> int:
     if argv[:1] == ["runs"]:
         args = get_args_parsers()[0].parse_args(argv)
         return run_command(lambda: print(describe_runs(args.save_path)))
-    plan = parse_plan(argv)
     unfinished: list[PlannedRun] = []
-    status = run_command(lambda: unfinished.extend(execute(plan, argv)))
+    status = run_command(lambda: unfinished.extend(execute(parse_plan(argv), argv)))
     return status or int(bool(unfinished))
 
 

@@ -1,6 +1,7 @@
-"""Train and test MATE on KEMDy19 or KEMDy20.
+"""Train and test MATE on KEMDy19, KEMDy20 or both.
 
 python main.py --SorL speaker --epochs 100
+python main.py --data_path data/KEMDy19 data/KEMDy20_v1_1 --test_split KEMDy19:13-16,KEMDy20:1-8
 python main.py --resume <experiment folder>
 python main.py --test_only --test_path <experiment folder>
 """
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from constants import EMOTIONS
-from corpora.sessions import format_sessions
 from training.configuration import as_json
 from training.devices import set_up_process
 from training.options import parse_args
@@ -37,7 +37,9 @@ if TYPE_CHECKING:  # torch and pandas take seconds to import: --help does withou
     import numpy as np
     import torch
 
-    from dataset import Batch, Utterances, WindowDataset
+    from corpora.sessions import Session
+    from dataset import Batch, WindowDataset
+    from features.utterances import Utterances
     from loss import Loss
     from reports.result import Context
     from training.run import Run
@@ -46,20 +48,20 @@ if TYPE_CHECKING:  # torch and pandas take seconds to import: --help does withou
 # What training and testing share
 
 
-def prepare(options: argparse.Namespace, processes: Processes, train_sessions: list[int] | None = None) -> Setup:
-    """Pick the device, read the table, check the sessions, and see what the data are.
+def prepare(options: argparse.Namespace, processes: Processes, train_sessions: list[Session] | None = None) -> Setup:
+    """Pick the device, read the tables, check the sessions, and see what the data are.
 
     Parameters
     ----------
     train_sessions : of a trained model; without it, those that `--test_split` and `--valid_split` leave
     """
-    from corpora.annotation import load_annotation
+    from corpora.annotation import load_annotations
     from corpora.sessions import check_sessions, training_sessions
     from training.devices import pick_device
     from training.provenance import describe_data
 
     device = processes.device or pick_device(options.gpu_id)
-    annotation = load_annotation(options.data_path, options.SorL)
+    annotation = load_annotations(options.data_path, options.SorL)
     present = set(annotation.session.tolist())
     if train_sessions is None:
         train_sessions = training_sessions(present, options.test_split, options.valid_split)
@@ -69,8 +71,8 @@ def prepare(options: argparse.Namespace, processes: Processes, train_sessions: l
 
 
 def load(options: argparse.Namespace, setup: Setup, processes: Processes) -> Utterances:
-    """The utterances with their features; log-mels that the corpus's store lacks are computed."""
-    from dataset import load_utterances
+    """The utterances with their features; log-mels that a corpus's store lacks are computed."""
+    from features.utterances import load_utterances
 
     utterances = load_utterances(options, setup.annotation, quiet=not processes.first)
     return utterances if options.num_workers else utterances.to(setup.device)  # worker processes have no GPU
@@ -102,13 +104,15 @@ def train(options: argparse.Namespace, given: Collection[str] = ()) -> Path:
     given : names of the options that the user gave
     """
     from reports.result import Context
-    from training.folders import default_test_split, has_finished, options_to_resume
+    from training.folders import has_finished, options_to_resume, settle_sessions
     from training.run import Run
     from training.state import load_weights
 
     with contextlib.ExitStack() as stack:
         processes = stack.enter_context(join(options.gpu_id))
-        folder, options = None, default_test_split(options, given)
+        folder = None
+        if options.resume in (None, "auto"):
+            options = processes.from_first(lambda: settle_sessions(options, given))
         if options.resume is not None:
             options, folder = processes.from_first(lambda: options_to_resume(options, given))
         if folder is not None:
@@ -159,7 +163,7 @@ def prepare_training(options: argparse.Namespace, processes: Processes, setup: S
     utterances = load(options, setup, processes)
     bfloat16 = trains_in_bfloat16(options.precision, device)
 
-    def windows(sessions: list[int], **settings) -> WindowDataset:
+    def windows(sessions: list[Session], **settings) -> WindowDataset:
         return WindowDataset(utterances, utterances.in_sessions(sessions), options.ws, **settings)
 
     audio_dtype = torch.bfloat16 if bfloat16 else torch.float32
@@ -271,31 +275,32 @@ def report(
     context: Context,
 ) -> None:
     """Write the files of a test into `folder` and print its report."""
-    from corpora.registry import corpus_of
+    from corpora.registry import by_corpus
     from reports.dialogues import write_test_page
     from reports.result import describe_result, write_result
 
     result = write_result(folder, test_set.ids, arrays, majority, options.batch_size, context)
     if not options.no_pages:
         write_test_page(folder, options.data_path, options.SorL, options.audio_path)
-    print(describe_result(result, folder, options.SorL, options.test_split, corpus_of(test_set.ids[0])))
+    print(describe_result(result, folder, options.SorL, options.test_split, [*by_corpus(test_set.ids)]))
 
 
 def test(args: argparse.Namespace, given: Collection[str]) -> Path:
     """Test an experiment folder, of this program or of the published one; return the new folder inside it."""
-    from dataset import WindowDataset, commonest_label
+    from dataset import WindowDataset
+    from features.utterances import commonest_label
     from reports.result import Context
     from training.devices import environment
     from training.engine import prefetch, to_device
-    from training.folders import check_encoder, load_run, on_its_corpus, speech_facts
-    from training.provenance import warn_of_test
+    from training.folders import check_encoder, load_run, on_its_corpora, speech_facts, trained_on
+    from training.provenance import as_stored, warn_of_test
     from training.selection import epoch_of_weights
 
     with join(args.gpu_id) as processes:
         with processes.all_or_none():
             chosen = {name: getattr(args, name) for name in {*given, "test_only", "test_path"}}
             trained = load_run(find_run(args.save_path, args.test_path), chosen)
-            run = on_its_corpus(trained, given)
+            run = on_its_corpora(trained, given)
             options = run.options
             setup = prepare(options, processes, run.train_sessions)
             device, train_sessions = setup.device, setup.train_sessions
@@ -313,15 +318,14 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
         folder = processes.from_first(lambda: new_folder(run.folder, f"test_{timestamp()}"))
         if processes.first:
             facts = {
-                "data": setup.data,
+                "data": as_stored(setup.data),
                 "train_split": train_sessions,
                 "missing": utterances.missing,
                 "processes": processes.size,
             }
             facts |= speech_facts(utterances.speech)
-            if trained is not run:
-                facts["trained_on"] = {"corpus": run.corpus.name, "sessions": trained.train_sessions}
-                print(f"trained on {run.corpus.name}, sessions {format_sessions(trained.train_sessions)}")
+            if trained.corpora != run.corpora:
+                facts |= trained_on(trained)
             write_json(folder / "configuration.json", as_json(options) | facts | environment(device))
             context = Context(test_set.transcripts, epoch, options.epochs, found)
             report(folder, options, test_set, arrays, majority, context)

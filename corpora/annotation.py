@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pandas as pd
 
 from constants import AFFECT_RANGE, N_EMOTIONS, N_RATERS, ROLES
 from corpora.labels import emotion_index, parse_emotions
-from corpora.registry import CORPORA, corpus_of, preprocessed_corpus
+from corpora.registry import CORPORA, corpus_of, preprocessed_corpora, preprocessed_corpus
+from corpora.sessions import with_corpus
 from utils import MAX_TABLE_BYTES, InputError, decode, read_bounded
 
 VOTES = [f"Emotion.{rater}" for rater in range(1, N_RATERS + 1)]
@@ -23,7 +25,7 @@ class Annotation:
     """N utterances in time order within a dialogue, and their labels, which are None where there are none.
 
     ids : N segment ids
-    session : int64, shape = (N,)
+    session : int64, or `KEMDy19:13` in several corpora (see `corpora.sessions`), shape = (N,)
     dialogue : int64, shape = (N,), equal for the utterances of one dialogue
     majority : float32 multi-hot majority label(s), shape = (N, 7)
     soft : float32 share of the raters' votes, shape = (N, 7)
@@ -39,6 +41,32 @@ class Annotation:
     arousal: np.ndarray | None = None
     valence: np.ndarray | None = None
     text: list[str] | None = None
+
+
+def load_annotations(data_paths: Sequence[Path], role: str) -> Annotation:
+    """The utterances of a role in pre-processed corpora, one corpus after the other.
+
+    Raises
+    ------
+    InputError : two of the folders hold one corpus, or see `load_annotation`
+    """
+    parts = [load_annotation(path, role) for path in data_paths]
+    if len(parts) == 1:
+        return parts[0]
+    corpora = preprocessed_corpora(data_paths)
+    sessions = [with_corpus(corpus, part.session.tolist()) for corpus, part in zip(corpora, parts, strict=True)]
+    n_dialogues = np.cumsum([0, *(part.dialogue.max() + 1 for part in parts)])
+    texts = [part.text or [""] * len(part.ids) for part in parts]
+    return Annotation(
+        ids=[segment for part in parts for segment in part.ids],
+        session=np.concatenate(sessions),
+        dialogue=np.concatenate([part.dialogue + n for part, n in zip(parts, n_dialogues, strict=False)]),
+        majority=np.concatenate([part.majority for part in parts]),
+        soft=np.concatenate([part.soft for part in parts]),
+        arousal=np.concatenate([part.arousal for part in parts]),
+        valence=np.concatenate([part.valence for part in parts]),
+        text=[text for of_part in texts for text in of_part] if any(part.text for part in parts) else None,
+    )
 
 
 def load_annotation(data_path: Path, role: str) -> Annotation:

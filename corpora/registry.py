@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from corpora.base import Corpus, SegmentId
@@ -25,6 +26,14 @@ def parse_id(segment: str) -> SegmentId | None:
     """The parts of a segment id of any known corpus; None if it is not a segment id."""
     corpus = corpus_of(segment)
     return corpus and corpus.parse_id(segment)
+
+
+def by_corpus(segments: Iterable[str]) -> dict[Corpus | None, list[str]]:
+    """Segment ids by their corpus, corpora in the order of their first id."""
+    found: dict[Corpus | None, list[str]] = {}
+    for segment in segments:
+        found.setdefault(corpus_of(segment), []).append(segment)
+    return found
 
 
 def corpus_in(data_path: Path) -> Corpus:
@@ -68,3 +77,23 @@ def preprocessed_corpus(data_path: Path) -> Corpus:
         return CORPORA[0]
     found = dict(zip(header, first, strict=False)).get("Segment ID", "")
     return corpus_of(found) or CORPORA[0]
+
+
+def preprocessed_corpora(data_paths: Sequence[Path]) -> list[Corpus]:
+    """The corpora of pre-processed folders, see `preprocessed_corpus`.
+
+    Raises
+    ------
+    InputError : of several folders, two hold one corpus, or one is not pre-processed
+    """
+    found: dict[Corpus, Path] = {}
+    for path in data_paths:
+        if len(data_paths) > 1 and not (path / "df_speaker.csv").is_file():
+            raise InputError(f"{path}: holds no df_speaker.csv; run preprocessing.py --data_path {path} first")
+        corpus = preprocessed_corpus(path)
+        if corpus in found:
+            raise InputError(
+                f"--data_path {found[corpus]} {path}: both hold {corpus.name}, whose ids would clash; give one of them"
+            )
+        found[corpus] = path
+    return [*found]

@@ -198,7 +198,14 @@ class SpeechEmbeddings:
 def open_embeddings(
     folder: Path, wavs: Mapping[str, Path], ids: Sequence[str], name: str | None = None
 ) -> SpeechEmbeddings:
-    """The embeddings of the utterances `ids` in the store of the encoder `name`, or in the only one.
+    """The embeddings of the utterances `ids`, see `open_frames`."""
+    return SpeechEmbeddings(*open_frames(folder, wavs, ids, name))
+
+
+def open_frames(
+    folder: Path, wavs: Mapping[str, Path], ids: Sequence[str], name: str | None = None
+) -> tuple[dict[str, Any], Frames]:
+    """The encoder, and the rows of the utterances `ids`, in the store of the encoder `name`, or in the only one.
 
     Raises
     ------
@@ -223,7 +230,7 @@ def open_embeddings(
             f"{store.path}: lacks {len(lacking)} utterances such as {min(lacking)}, whose wavs are new or changed; "
             f"compute them with preprocessing.py --data_path {folder.parent} --audio_model {encoder['name']}"
         )
-    return SpeechEmbeddings(encoder, store.frames(ids))
+    return encoder, store.frames(ids)
 
 
 def stored_encoders(folder: Path) -> dict[str, dict[str, Any]]:

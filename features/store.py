@@ -61,6 +61,19 @@ def frames_in_memory(padding: Tensor, rows_of_each: Iterable[Rows | None]) -> Fr
     return Frames(torch.cat(pieces), torch.tensor(spans, dtype=torch.int64).reshape(-1, 3), faults)
 
 
+def join_frames(parts: Sequence[Frames]) -> Frames:
+    """The frames of several corpora's utterances, one corpus after the other; those of one are not copied."""
+    if len(parts) == 1:
+        return parts[0]
+    spans, faults, n_rows, n_utterances = [], {}, 0, 0
+    for part in parts:
+        spans.append(part.spans + torch.tensor([n_rows, 0, 0]))
+        faults |= {n_utterances + number: fault for number, fault in part.faults.items()}
+        n_rows += len(part.values)
+        n_utterances += len(part.spans)
+    return Frames(torch.cat([part.values for part in parts]), torch.cat(spans), faults)
+
+
 class Identity(NamedTuple):
     """By what a wav that has changed is known, wherever it lies."""
 

@@ -131,7 +131,8 @@ def download(name: str) -> Path:
 def describe_run(folder: Path, trained: TrainedRun) -> dict[str, Any]:
     """What config.json and the model card say of an experiment folder: no path of this machine is in it."""
     stored = read_json(folder / "configuration.json")
-    data = stored.get("data") if isinstance(stored.get("data"), dict) else {}
+    records = recorded_data(stored)
+    named = [" ".join(str(data[name]) for name in ("corpus", "version") if data.get(name)) for data in records]
     chosen = trained.options
     text_model = recorded_text_model(stored)
     if text_model and Path(text_model["name"]).is_absolute():
@@ -139,8 +140,8 @@ def describe_run(folder: Path, trained: TrainedRun) -> dict[str, Any]:
     return {
         "role": chosen.SorL,
         "options": portable_options(chosen),
-        "corpus": " ".join(str(data[name]) for name in ("corpus", "version") if data.get(name)) or "not recorded",
-        "synthetic": bool(data.get("synthetic")),
+        "corpus": " and ".join(filter(None, named)) or "not recorded",
+        "synthetic": any(data.get("synthetic") for data in records),
         "train_sessions": format_sessions(trained.train_sessions),
         "test_sessions": format_sessions(chosen.test_split),
         "text_model": text_model,
@@ -166,10 +167,15 @@ def read_figures(path: Path) -> dict[str, Any] | None:
     return {"windows": overall["n"], "majority_label": overall["majority_label"], "rows": rows}
 
 
+def recorded_data(configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a configuration says of its data, a record a corpus; none where it does not say."""
+    data = configuration.get("data")
+    return [record for record in (data if isinstance(data, list) else [data]) if isinstance(record, dict)]
+
+
 def recorded_text_model(configuration: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a configuration says of the text model: name and fingerprint at least; None where it does not say."""
-    data = configuration.get("data")
-    found = data.get("text_model") if isinstance(data, dict) else None
+    found = next((data.get("text_model") for data in recorded_data(configuration)), None)  # of several one, the same
     if isinstance(found, dict) and all(isinstance(found.get(key), str) for key in ("name", "fingerprint")):
         return found
     return None

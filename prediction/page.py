@@ -56,7 +56,7 @@ def write_dialogue_page(  # noqa: PLR0913
                 truth=truths.get(utterance.id),
             )
         )
-    transcripts = relative_url(write_transcripts(data_path, role, truths), path) if data_path else None
+    transcripts = [relative_url(write_transcripts(data_path, role, truths), path)] if data_path else []
     by = f"Mean of {len(runs)} runs, with the standard deviation between them: " if len(runs) > 1 else "Run "
     names = ", ".join(Path(run).name for run in runs)
     notes = [f"{by}{names}. {len(utterances)} utterances."]

@@ -55,11 +55,12 @@ function report(what, url) {
 }
 
 function loadTranscripts() {
-  if (!data.transcripts) return;
-  const link = make("link", { rel: "stylesheet", href: data.transcripts });
-  link.addEventListener("load", () => show(data.dialogues.indexOf(state.dialogue)));
-  link.addEventListener("error", () => report("The texts are", data.transcripts));
-  document.head.append(link);
+  for (const url of data.transcripts) {
+    const link = make("link", { rel: "stylesheet", href: url });
+    link.addEventListener("load", () => show(data.dialogues.indexOf(state.dialogue)));
+    link.addEventListener("error", () => report("The texts are", url));
+    document.head.append(link);
+  }
 }
 
 // The list of utterances

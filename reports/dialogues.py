@@ -25,7 +25,7 @@ from markupsafe import Markup
 
 from constants import EMOTIONS
 from corpora.annotation import read_annotation, read_table
-from corpora.registry import parse_id
+from corpora.registry import by_corpus, corpus_of, parse_id
 from corpora.wavs import find_wavs
 from reports.runs import AFFECT_COLUMNS, read_columns
 from utils import InputError, atomic_write
@@ -50,14 +50,14 @@ class Page(NamedTuple):
 
     role : whose emotion is predicted
     notes : sentences below the title
-    transcripts : URL of the stylesheet with the texts, relative to the page; None where the page has them itself
+    transcripts : URLs of the stylesheets with the texts, relative to the page; none where the page has them itself
     """
 
     title: str
     role: str
     notes: list[str]
     dialogues: list[Dialogue]
-    transcripts: str | None = None
+    transcripts: Sequence[str] = ()
 
 
 def relative_url(path: Path, page: Path) -> str:
@@ -175,8 +175,8 @@ def css_string(text: str) -> str:
     return '"' + re.sub(r'[%"\\\x00-\x1f\x7f]', lambda match: quote(match[0]), text) + '"'
 
 
-def write_test_page(folder: Path, data_path: Path, role: str, audio_path: Path | None = None) -> None:
-    """Write `dialogues.html` of a tested run into its folder, from its `predictions.csv` and the corpus's table.
+def write_test_page(folder: Path, data_paths: Sequence[Path], role: str, audio_path: Path | None = None) -> None:
+    """Write `dialogues.html` of a tested run into its folder, from its `predictions.csv` and the corpora's tables.
 
     Raises
     ------
@@ -185,8 +185,14 @@ def write_test_page(folder: Path, data_path: Path, role: str, audio_path: Path |
     page = folder / "dialogues.html"
     probabilities = [f"p_{emotion}" for emotion in EMOTIONS]
     table = read_columns(folder / "predictions.csv", [*probabilities, *AFFECT_COLUMNS], texts=["segment_id"])
-    truths = corpus_truths(data_path, role)
-    wavs = find_wavs(data_path, audio_path)[0]
+    truths: dict[str, dict[str, Any]] = {}
+    wavs, transcripts = {}, []
+    for data_path in data_paths:
+        own = corpus_truths(data_path, role)
+        truths |= own
+        wavs |= find_wavs(data_path, audio_path)[0]
+        transcripts.append(relative_url(write_transcripts(data_path, role, own), page))
+    several = len(by_corpus(table["segment_id"])) > 1
     dialogues: dict[str, list[dict[str, Any]]] = {}
     for row in table.to_dict("records"):
         segment = row["segment_id"]
@@ -202,8 +208,8 @@ def write_test_page(folder: Path, data_path: Path, role: str, audio_path: Path |
             sound=relative_url(wavs[segment], page) if segment in wavs else None,
             truth=truth,
         )
-        dialogues.setdefault(parts.dialogue, []).append(record)
+        name = f"{corpus_of(segment).name} {parts.dialogue}" if several else parts.dialogue
+        dialogues.setdefault(name, []).append(record)
     notes = [f"Run {folder.absolute().name}: {len(table)} tested utterances of {len(dialogues)} dialogues."]
-    transcripts = relative_url(write_transcripts(data_path, role, truths), page)
     found = [Dialogue(name, utterances) for name, utterances in dialogues.items()]
     write_page(page, Page("Tested dialogues", role, notes, found, transcripts))

@@ -11,7 +11,8 @@ import pandas as pd
 
 from constants import EMOTIONS, N_EMOTIONS
 from corpora.base import Corpus
-from corpora.registry import parse_id
+from corpora.registry import by_corpus, corpus_of, parse_id
+from corpora.sessions import Session, corpus_name, number_of
 from metric import BATCH_FIGURES, ccc, confusion_matrix, matched_macro, overall_figures, published_figures, ranked
 from reports.comparison import CONFIDENCE, bootstrap_intervals
 from reports.formats import format_difference
@@ -66,8 +67,8 @@ def predictions_table(
 ) -> pd.DataFrame:
     """One row per tested window: id of its last utterance, true label(s), probabilities, arousal and valence.
 
-    Behind them: session, dialogue and speaker, the likeliest label, and the transcript. Parameters as in
-    `write_result`.
+    Behind them: session, dialogue and speaker, the likeliest label, and the transcript; of several corpora also the
+    corpus. Parameters as in `write_result`.
     """
     emotion = [";".join(EMOTIONS[label] for label in np.flatnonzero(row)) for row in arrays["emotion"]]
     columns = {"segment_id": list(ids), "emotion": emotion}
@@ -76,7 +77,27 @@ def predictions_table(
     parts = [parse_id(segment) for segment in ids]
     columns |= {name: [getattr(part, name) for part in parts] for name in ("session", "dialogue", "speaker")}
     columns["predicted"] = [EMOTIONS[label] for label in ranked(arrays["emotion_pred"])[:, 0]]
-    return pd.DataFrame(columns | {"text": "" if transcripts is None else transcripts})
+    columns["text"] = "" if transcripts is None else transcripts
+    if len(by_corpus(ids)) > 1:
+        columns["corpus"] = [corpus_of(segment).name for segment in ids]
+    return pd.DataFrame(columns)
+
+
+def figures_by_corpus(
+    ids: Sequence[str], arrays: dict[str, np.ndarray], majority: int, batch_size: int
+) -> dict[str, dict]:
+    """The figures of each corpus's windows, by its name; nothing where all are of one. Parameters as in `write_result`.
+
+    Those per batch are of batches of the corpus alone.
+    """
+    corpora = np.array([corpus_of(segment).name for segment in ids])
+    rows = {name: np.flatnonzero(corpora == name) for name in dict.fromkeys(corpora.tolist())}
+    if len(rows) == 1:
+        return {}
+    return {
+        name: compute_result({key: values[own] for key, values in arrays.items()}, majority, batch_size)
+        for name, own in rows.items()
+    }
 
 
 def write_result(
@@ -104,6 +125,8 @@ def write_result(
     """
     result = compute_result(arrays, majority, batch_size)
     result["against_majority"] = compare_with_majority(ids, arrays, majority)
+    if of_each := figures_by_corpus(ids, arrays, majority, batch_size):
+        result["by_corpus"] = of_each
     result |= {"epoch": context.epoch, "epochs": context.epochs, "warnings": [*context.warnings]}
     confusion = confusion_matrix(arrays["emotion_pred"], arrays["emotion"])
     with atomic_write(folder / "predictions.csv") as file:
@@ -140,22 +163,31 @@ def describe_verdict(result: dict) -> str:
     return f"verdict: no better than {always}, as far as this test can tell: {measured} ({interval})."
 
 
-def describe_result(result: dict, folder: Path, role: str, sessions: Sequence[int], corpus: Corpus) -> str:
-    """The content of a `result.json` in words, for a terminal; `sessions` of `corpus` were tested.
+def describe_result(
+    result: dict, folder: Path, role: str, sessions: Sequence[Session], corpora: Sequence[Corpus]
+) -> str:
+    """The content of a `result.json` in words, for a terminal; `sessions` of `corpora` were tested.
 
     Macro F1 comes first for a corpus that is mostly of one emotion.
     """
     overall = result["overall"]
+    tested = []
+    for corpus in corpora:
+        numbers = [number_of(session) for session in sessions if corpus_name(session) in ("", corpus.name)]
+        tested.append(f"{corpus.name}, sessions {', '.join(map(str, numbers))}")
     heading = [
-        f"{role}, {corpus.name}, sessions {', '.join(map(str, sessions))}: {overall['n']} windows, "
+        f"{role}, {' and '.join(tested)}: {overall['n']} windows, "
         f"{overall['n_single_label']} of them with one majority label"
     ]
     if result["epoch"] is not None:
         heading.append(f"weights of epoch {result['epoch']} of {result['epochs']}")
-    blocks = [describe_by_batch(result), describe_overall(result, corpus.imbalanced)]
-    if corpus.imbalanced:
+    macro_first = any(corpus.imbalanced for corpus in corpora)
+    blocks = [describe_by_batch(result), describe_overall(result, macro_first)]
+    if macro_first:
         blocks.reverse()
     lines = ["", *heading, "", *blocks[0], "", *blocks[1]]
+    if "by_corpus" in result:
+        lines += ["", *describe_corpora(result["by_corpus"])]
     return "\n".join([*lines, "", describe_verdict(result), f"experiment folder: {folder}"])
 
 
@@ -188,3 +220,15 @@ def describe_overall(result: dict, macro_first: bool) -> list[str]:
             lines.append(f"  {name.replace('_', ' '):<32}{overall[name]:>14.3f}{beside}")
     lines += [f"  {'CCC of ' + name:<32}{result[f'ccc_{name}']:>14.3f}" for name in ("arousal", "valence")]
     return lines
+
+
+def describe_corpora(by_corpus: dict[str, dict]) -> list[str]:
+    """Lines of the figures over each corpus's windows."""
+    lines = [f"{'of each corpus':<34}" + "".join(f"{name:>14}" for name in by_corpus)]
+    rows = {"windows": [str(result["overall"]["n"]) for result in by_corpus.values()]}
+    for name in ("macro_f1", "accuracy", "balanced_accuracy", "weighted_f1"):
+        values = [result["overall"].get(name) for result in by_corpus.values()]
+        rows[name.replace("_", " ")] = ["" if value is None else f"{value:.3f}" for value in values]
+    for name in ("arousal", "valence"):
+        rows[f"CCC of {name}"] = [f"{result[f'ccc_{name}']:.3f}" for result in by_corpus.values()]
+    return lines + [f"  {name:<32}" + "".join(f"{value:>14}" for value in values) for name, values in rows.items()]

@@ -15,6 +15,7 @@ import pandas as pd
 
 from constants import EMOTIONS, ROLES
 from corpora.registry import corpus_of, named, parse_id
+from corpora.sessions import Session, is_session
 from metric import FIGURES, OVERALL_FIGURES
 from utils import InputError, read_bounded, read_json
 
@@ -31,7 +32,7 @@ class Entry(NamedTuple):
     title: str  # of the table
     row: str  # label of the configuration
     role: str
-    test_split: tuple[int, ...]  # test sessions
+    test_split: tuple[Session, ...]  # test sessions
     seed: int
     run_id: str  # the same for rows that share a run
     folder: Path | None  # the experiment folder, if the run has finished
@@ -52,8 +53,8 @@ class Run(NamedTuple):
     configuration: dict[str, Any]
 
     @property
-    def sessions(self) -> set[int]:
-        """All sessions of its corpus: for training, validation and testing."""
+    def sessions(self) -> set[Session]:
+        """All sessions of its corpora: for training, validation and testing."""
         stored = self.configuration
         return {*stored["train_split"], *(stored.get("valid_split") or []), *stored["test_split"]}
 
@@ -146,10 +147,11 @@ def read_configuration(path: Path) -> dict[str, Any]:
     content = read_json(path)
     try:
         splits = [content["train_split"], content["test_split"], content.get("valid_split") or []]
-        whole_numbers = [*content["windows"].values(), *itertools.chain(*splits)]
-        if content["SorL"] not in ROLES or not all(isinstance(number, int) for number in whole_numbers):
-            raise TypeError("expected a role, and whole numbers in the splits and in windows")
-        content["data_path"] = str(content["data_path"])
+        is_whole = all(isinstance(number, int) for number in content["windows"].values())
+        if content["SorL"] not in ROLES or not is_whole or not all(map(is_session, itertools.chain(*splits))):
+            raise TypeError("expected a role, sessions in the splits and whole numbers in windows")
+        paths = content["data_path"]
+        content["data_path"] = " and ".join(map(str, paths)) if isinstance(paths, list) else str(paths)
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not one of main.py's runs ({error!r}); run it again") from error
     return content
@@ -202,7 +204,7 @@ def read_columns(path: Path, numbers: Sequence[str], texts: Sequence[str] = ()) 
 
 
 def whole_corpus(run: Run) -> str | None:
-    """The known corpus that a run was made from the whole of; None for another, for a part, and for a synthetic one.
+    """The known corpus that a run was made from the whole of; None for another, a part, a synthetic one, and several.
 
     Its ids, all its sessions, its size, and what its configuration says of its data must agree.
     """
@@ -211,6 +213,8 @@ def whole_corpus(run: Run) -> str | None:
     if corpus is None:
         return None
     data = run.configuration.get("data")
+    if isinstance(data, list):
+        return None
     if isinstance(data, dict) and (data.get("synthetic") or data.get("corpus", corpus.name) != corpus.name):
         return None
     expected = corpus.utterances.get(run.configuration["SorL"], 0)

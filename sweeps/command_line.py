@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from constants import ROLES
-from corpora.sessions import parse_sessions
+from corpora.sessions import Session, parse_sessions
 from sweeps.plan import (
     EPOCHS,
     PLAN_FILE,
@@ -35,7 +35,7 @@ NARROWING = {"save_path", "tables", "rows", "SorL", "resamples"}
 # Types of command-line options
 
 
-def parse_fold(value: str) -> tuple[int, ...]:
+def parse_fold(value: str) -> tuple[Session, ...]:
     """Test sessions, as main.py's `--test_split` takes them."""
     return tuple(parse_sessions(value))
 
@@ -101,6 +101,7 @@ def add_command(commands: Any, name: str, text: str, note: str = "") -> Argument
     command.set_defaults(epochs=EPOCHS)
     option = command.add_argument_group("experiments").add_argument
     if name == "compare":
+        option("--data_path", type=file_path, default="data/KEMDy19", help="the rows' corpus")  # before them, one word
         option("rows", nargs=2, metavar="TABLE:ROW", help="a row such as 3.3:bidirectional, or an experiment folder")
     else:
         option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +25,41 @@ def other_data(runs: Iterable[PlannedRun], folders: Mapping[str, Path]) -> dict[
     ----------
     folders : the experiment folders that there are, by `run_id`
     """
-    described: dict[tuple, dict[str, Any] | None] = {}
+    described: dict[tuple, list[dict[str, Any]] | None] = {}
     found = {}
     for planned in runs:
         folder = folders.get(planned.run_id)
         if folder is None or planned.run_id in found or "data" not in read_json(folder / "configuration.json"):
             continue
         options, _ = parse_args(planned.argv)
-        key = tuple(getattr(options, name) for name in DECISIVE)
+        key = tuple(str(getattr(options, name)) for name in DECISIVE)
         if key not in described:
             described[key] = describe_now(options)
         if (now := described[key]) and (words := differences_in_words(folder, now)):
             found[planned.run_id] = (
-                f"{folder}: made from other data than {options.data_path} now holds: {words}; bring them back, move "
-                "the folder elsewhere, or give another --save_path"
+                f"{folder}: made from other data than {format_paths(options.data_path)} now holds: {words}; "
+                "bring them back, move the folder elsewhere, or give another --save_path"
             )
     return found
 
 
-def describe_now(options: argparse.Namespace) -> dict[str, Any] | None:
+def format_paths(data_paths: Sequence[Path]) -> str:
+    """The corpora's folders in words."""
+    return " and ".join(map(str, data_paths))
+
+
+def describe_now(options: argparse.Namespace) -> list[dict[str, Any]] | None:
     """What a run with these options would be made from; None where the corpus cannot be read."""
-    from corpora.annotation import load_annotation
+    from corpora.annotation import load_annotations
     from training.provenance import describe_data
 
     try:
-        return describe_data(options, load_annotation(options.data_path, options.SorL).ids)
+        return describe_data(options, load_annotations(options.data_path, options.SorL).ids)
     except InputError:
         return None
 
 
-def differences_in_words(folder: Path, now: Mapping[str, Any]) -> str:
+def differences_in_words(folder: Path, now: Sequence[Mapping[str, Any]]) -> str:
     """What differs, or ''."""
     from training.provenance import differences, stored_data
 

@@ -136,8 +136,9 @@ def describe_state(folder: Path, save_path: Path, stored: Mapping[str, Any], don
 
 def describe_differences(options: Mapping[str, Any]) -> dict[str, str]:
     """The options that have not their defaults, as `lr=0.01`, flags by their name alone."""
+    words = {name: f"[{','.join(map(str, v))}]" if isinstance(v, list) else v for name, v in options.items()}
     return {
-        name: name if value is True else one_line(f"{name}={value}".replace(" ", ""))
+        name: name if value is True else one_line(f"{name}={words[name]}".replace(" ", ""))
         for name, value in options.items()
         if name not in OWN_COLUMNS and value != defaults()[name]
     }

@@ -15,8 +15,8 @@ from constants import ROLES
 from corpora.base import Corpus
 from corpora.kemdy19 import FOLDS
 from corpora.kemdy20 import KEMDy20
-from corpora.registry import preprocessed_corpus
-from corpora.sessions import format_sessions
+from corpora.registry import preprocessed_corpora
+from corpora.sessions import Session, tuning_fold, format_sessions, settle
 from training.arguments import switch
 from training.configuration import as_json, identity, options, outcome_options
 from training.options import parse_args
@@ -34,7 +34,7 @@ class Table(NamedTuple):
 
     title: str
     rows: dict[str, dict[str, Any]]
-    folds: tuple[tuple[int, ...], ...] = (FOLDS[3],)
+    folds: tuple[tuple[Session, ...], ...] = (FOLDS[3],)
     by_role: Mapping[str, dict[str, Any]] = MappingProxyType({})
 
 
@@ -86,7 +86,7 @@ class PlannedRun:
     title: str
     row: str
     role: str
-    fold: tuple[int, ...]
+    fold: tuple[Session, ...]
     seed: int
     run_id: str
     argv: tuple[str, ...] = field(compare=False)
@@ -118,7 +118,8 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """The options of main.py that all runs share."""
         varied = SET_BY_PLAN | options_set_by(self.tables)
-        return {name: value for name, value in outcome_options(as_json(self.main_args)).items() if name not in varied}
+        settings = {n: v for n, v in outcome_options(as_json(self.main_args)).items() if n not in varied}
+        return settings | {"data_path": " and ".join(map(str, self.main_args.data_path))}
 
 
 def options_set_by(tables: Mapping[str, Table]) -> set[str]:
@@ -162,36 +163,44 @@ def make_plan(args: argparse.Namespace, given: set[str], parser: argparse.Argume
 
 
 def roles_of(args: argparse.Namespace, given: set[str]) -> list[str]:
-    """The roles that a command line asks for; without `--SorL` those that the corpus has."""
-    return args.SorL if "SorL" in given else list(preprocessed_corpus(args.data_path).roles)
+    """The roles that a command line asks for; without `--SorL` those that all of its corpora have."""
+    corpora = preprocessed_corpora(args.data_path)
+    return args.SorL if "SorL" in given else [role for role in ROLES if all(role in c.roles for c in corpora)]
 
 
 def choose_tables(args: argparse.Namespace, parser: argparse.ArgumentParser) -> dict[str, Table]:
     """The tables that a command line names; without names a grid alone, and without a grid all tables of the corpus."""
-    corpus = preprocessed_corpus(args.data_path)
     every = {**TABLES, **TABLES_KEMDY20}
+    if args.command != "compare":  # a table after `--data_path` is one all the same
+        after = [path for path in args.data_path[1:] if str(path) in (*every, GRID)]
+        args.data_path = [path for path in args.data_path if path not in after]
+        args.tables = [*args.tables, *map(str, after)]
+    corpora = preprocessed_corpora(args.data_path)
     names = list(every) if args.command == "compare" else args.tables
     known = [*every, GRID] if args.command in ("list", "report") else [*every]  # of an earlier grid
     if unknown := [name for name in names if name not in known]:
         parser.error(f"no table {unknown[0]!r}; there are {', '.join(known)}")
     if not names and not args.grid:
-        names = list(tables_of(corpus))
+        names = list(tables_of(corpora))
     tables = {name: every[name] for name in names if name in every}
     if args.grid:
         if len(dict(args.grid)) < len(args.grid):
             parser.error("--grid: an option is given twice")
-        tables[GRID] = make_grid(dict(args.grid), args.test_split or [corpus.tuning_fold])
+        folds = [tuple(settle(fold, corpora, "--test_split")) for fold in args.test_split or []]
+        tables[GRID] = make_grid(dict(args.grid), folds or [tuple(tuning_fold(corpora))])
     elif args.test_split:
         parser.error("--test_split is for --grid; the published tables have their own")
     return tables
 
 
-def tables_of(corpus: Corpus) -> dict[str, Table]:
-    """The tables that a corpus has: the published ones are of KEMDy19."""
-    return TABLES_KEMDY20 if corpus.name == KEMDy20.name else TABLES
+def tables_of(corpora: Sequence[Corpus]) -> dict[str, Table]:
+    """The tables that a corpus has: the published ones are of KEMDy19. Several corpora have none."""
+    if len(corpora) > 1:
+        return {}
+    return TABLES_KEMDY20 if corpora[0].name == KEMDy20.name else TABLES
 
 
-def make_grid(axes: Mapping[str, Sequence[str]], folds: Iterable[tuple[int, ...]]) -> Table:
+def make_grid(axes: Mapping[str, Sequence[str]], folds: Iterable[tuple[Session, ...]]) -> Table:
     """A table with one row for every combination of the values on these axes."""
     rows = {}
     for values in itertools.product(*axes.values()):
@@ -231,14 +240,16 @@ def format_options(values: Mapping[str, Any]) -> list[str]:
     """Options as arguments of main.py; one that takes no value is written if it is true and left out if not."""
     argv = []
     for name, value in values.items():
-        if not is_flag(name):
+        if options()[name].nargs == "+":
+            argv += [f"--{name}", *map(str, value)]
+        elif not is_flag(name):
             argv += [f"--{name}", str(value)]
         elif switch(str(value)):
             argv.append(f"--{name}")
     return argv
 
 
-def check_corpus(data_path: Path, role: str, tables: Iterable[str] = ()) -> Counter:
+def check_corpora(data_paths: Sequence[Path], role: str, tables: Iterable[str] = ()) -> Counter:
     """Read the role's utterances, to fail now where otherwise every run would; the number of them in each session.
 
     Raises
@@ -246,16 +257,15 @@ def check_corpus(data_path: Path, role: str, tables: Iterable[str] = ()) -> Coun
     InputError : there is no such folder, `df_<role>.csv` is missing or damaged, or one of the tables is of another
         corpus
     """
-    from corpora.annotation import load_annotation
+    from corpora.annotation import load_annotations
 
-    corpus = preprocessed_corpus(data_path)
-    own = tables_of(corpus)
+    corpora = preprocessed_corpora(data_paths)
+    own = tables_of(corpora)
     if others := [name for name in tables if name not in (*own, GRID)]:
-        raise InputError(
-            f"table {others[0]}: not of {corpus.name}, which --data_path {data_path} holds; for it there are "
-            f"{', '.join(own)} and --grid"
-        )
-    return Counter(load_annotation(data_path, role).session.tolist())
+        held = f"{' and '.join(c.name for c in corpora)}, which --data_path {' '.join(map(str, data_paths))} holds"
+        known = f"{', '.join(own)} and --grid" if own else "grids alone, with --grid"
+        raise InputError(f"table {others[0]}: not of {held}; for it there are {known}")
+    return Counter(load_annotations(data_paths, role).session.tolist())
 
 
 # Remembered command lines

@@ -38,6 +38,8 @@ def test_a_run_is_the_same_however_the_path_of_its_corpus_is_written(tmp_path, m
     written = ("corpus", str(tmp_path / "corpus"), "link", "other/../corpus")
     assert len({identity(DEFAULTS | {"data_path": path}) for path in written}) == 1
     assert identity(DEFAULTS | {"data_path": "other"}) != identity(DEFAULTS | {"data_path": "corpus"})
+    both = [["second", path] for path in written]
+    assert len({identity(DEFAULTS | {"data_path": paths}) for paths in both}) == 1
 
 
 def test_facts_in_a_configuration_are_no_part_of_the_run():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from corpora.annotation import Annotation, load_annotation, read_annotation
+from corpora.annotation import Annotation, load_annotations, read_annotation
 from corpora.kemdy19 import FOLDS
 from corpora.sessions import training_sessions
 from dataset import (
@@ -10,13 +10,13 @@ from dataset import (
     Utterances,
     WindowDataset,
     inverse_frequencies,
-    load_utterances,
     make_windows,
     ordered_loader,
     shuffled_loader,
     tell_speakers,
 )
 from features.log_mel import LogMels, log_mel
+from features.utterances import load_utterances
 from training.options import parse_args
 
 
@@ -128,7 +128,7 @@ def test_a_batch_tells_speakers_if_asked(preprocessed):
     argv = ["--data_path", str(preprocessed), "--modality", "text"]
     for more in ([], ["--speakers"]):
         options, _ = parse_args([*argv, *more])
-        utterances = load_utterances(options, load_annotation(options.data_path, options.SorL))
+        utterances = load_utterances(options, load_annotations(options.data_path, options.SorL))
         windows = WindowDataset(utterances, np.arange(9), 4)
         batch = windows.__getitems__([8, 2])
         if not more:
@@ -234,7 +234,7 @@ def test_sessions_are_split_without_overlap():
 @pytest.fixture
 def utterances(preprocessed) -> Utterances:
     options, _ = parse_args(["--data_path", str(preprocessed), "--modality", "text"])
-    return load_utterances(options, load_annotation(options.data_path, options.SorL))
+    return load_utterances(options, load_annotations(options.data_path, options.SorL))
 
 
 def test_windows_of_a_split_are_those_of_its_sessions_and_of_no_other(utterances):

@@ -27,7 +27,7 @@ def folder(finished, preprocessed, tmp_path_factory):
     shutil.copytree(preprocessed, top / "corpus")
     (top / "run").mkdir()
     shutil.copy(finished / "predictions.csv", top / "run")
-    write_test_page(top / "run", top / "corpus", "speaker")
+    write_test_page(top / "run", [top / "corpus"], "speaker")
     return top
 
 
@@ -49,7 +49,7 @@ def opened(browser, path, width=1280, scheme="light"):
     browser.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=True)
     browser.call("Emulation.setEmulatedMedia", media="", features=[{"name": "prefers-color-scheme", "value": scheme}])
     browser.open(path)
-    if browser.evaluate("Boolean(data.transcripts)"):
+    if browser.evaluate("data.transcripts.length > 0"):
         loaded = (
             "getComputedStyle($('transcripts')).cssText !== undefined && document.querySelector('.text:not(.none)')"
         )
@@ -320,7 +320,7 @@ def test_a_corpus_that_cannot_be_written_to_is_warned_of(folder, tmp_path):
     with pytest.warns(
         UserWarning, match=r"transcripts_speaker\.css: cannot be written, so dialogues\.html shows no texts"
     ):
-        write_test_page(tmp_path / "run", tmp_path / "corpus", "speaker")
+        write_test_page(tmp_path / "run", [tmp_path / "corpus"], "speaker")
     assert (tmp_path / "run" / "dialogues.html").stat().st_size > 10_000
 
 
@@ -362,7 +362,7 @@ def test_a_transcript_of_a_corpus_runs_nothing(browser, folder, tmp_path):
     evil = EVIL + '"; } body { display: none } /* \n'
     table["text"] = evil
     table.to_csv(tmp_path / "corpus" / "df_speaker.csv", index=False)
-    write_test_page(tmp_path / "run", tmp_path / "corpus", "speaker")
+    write_test_page(tmp_path / "run", [tmp_path / "corpus"], "speaker")
     opened(browser, tmp_path / "run" / "dialogues.html")
     assert browser.evaluate("document.querySelector('.text').textContent") == evil
     assert browser.evaluate("window.pwned") is None

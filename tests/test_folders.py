@@ -12,7 +12,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 import main as program
 from constants import EMOTIONS
 from corpora.annotation import load_annotation
-from dataset import WindowDataset, load_utterances, ordered_loader
+from dataset import WindowDataset, ordered_loader
+from features.utterances import load_utterances
 from model import MATE
 from training.configuration import as_json
 from training.engine import evaluate

@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from sweeps.command_line import parse_plan
-from sweeps.plan import check_corpus
+from sweeps.plan import check_corpora
 from training.options import parse_args
 from utils import InputError
 
@@ -53,11 +53,11 @@ def test_a_published_row_has_the_options_of_its_role():
 
 
 def test_a_missing_or_damaged_corpus_is_named(preprocessed, tmp_path):
-    check_corpus(preprocessed, "speaker")
+    check_corpora([preprocessed], "speaker")
     with pytest.raises(InputError, match=r"corpus: no such folder; pass --data_path"):
-        check_corpus(tmp_path / "corpus", "speaker")
+        check_corpora([tmp_path / "corpus"], "speaker")
     with pytest.raises(InputError, match=r"df_listener\.csv: not found; run preprocessing\.py"):
-        check_corpus(tmp_path, "listener")
+        check_corpora([tmp_path], "listener")
 
 
 def test_kemdy20_has_its_own_five_folds_and_refuses_the_published_tables(preprocessed20, preprocessed, tmp_path):
@@ -67,13 +67,13 @@ def test_kemdy20_has_its_own_five_folds_and_refuses_the_published_tables(preproc
     assert [planned.fold for planned in plan.runs] == [tuple(range(first, first + 8)) for first in range(1, 40, 8)]
     grid = parse_plan(["run", "--grid", "lam=0.5", "--data_path", str(preprocessed20)])
     assert [(planned.role, planned.fold) for planned in grid.runs] == [("speaker", tuple(range(1, 9)))]
-    check_corpus(preprocessed20, "speaker", [*plan.tables, *grid.tables])
+    check_corpora([preprocessed20], "speaker", [*plan.tables, *grid.tables])
     with pytest.raises(InputError, match=r"^table 3\.2: not of KEMDy20, which .* holds; for it there are KEMDy20 and"):
-        check_corpus(preprocessed20, "speaker", ["3.2"])
+        check_corpora([preprocessed20], "speaker", ["3.2"])
     with pytest.raises(InputError, match=r"^table KEMDy20: not of KEMDy19, which"):
-        check_corpus(preprocessed, "speaker", ["KEMDy20"])
+        check_corpora([preprocessed], "speaker", ["KEMDy20"])
     with pytest.raises(InputError, match=r"^--SorL listener: .* holds KEMDy20, in which nobody is rated as listener"):
-        check_corpus(preprocessed20, "listener")
+        check_corpora([preprocessed20], "listener")
     assert "KEMDy20" not in parse_plan(["list", "--data_path", str(tmp_path)]).tables  # as KEMDy19
 
 

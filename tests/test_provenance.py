@@ -135,7 +135,7 @@ def test_embeddings_of_a_second_encoder_leave_it_known_what_the_first_ones_are(o
     assert second["text_model"]["fingerprint"] != first["text_model"]["fingerprint"]
     for text_dim, expected in ((768, first), (24, second)):
         args, _ = parse_args(["--data_path", str(own), "--modality", "text", "--text_dim", str(text_dim)])
-        assert describe_data(args, ["Sess01_script01_F001"])["text_model"] == expected["text_model"]
+        assert describe_data(args, ["Sess01_script01_F001"])[0]["text_model"] == expected["text_model"]
 
 
 # --out
@@ -425,7 +425,7 @@ def test_the_first_lines_come_before_the_log_mels(own, tmp_path, monkeypatch, ca
     def fail(*_: object, **__: object) -> None:
         raise InputError("the log-mels would be computed now")
 
-    monkeypatch.setattr("dataset.open_store", fail)
+    monkeypatch.setattr("features.utterances.open_store", fail)
     assert run(own, tmp_path / "exp", "--modality", "audio_text") == 2
     captured = capsys.readouterr()
     folder = captured.out.splitlines()[-1].removeprefix("folder:     ")

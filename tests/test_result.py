@@ -78,7 +78,7 @@ def test_predictions_end_in_who_said_what_and_the_predicted_label(arrays):
 
 def test_description_puts_the_baseline_beside_the_figures(arrays, tmp_path):
     result = write_result(tmp_path, IDS, arrays, 5, 64, Context(epoch=7, epochs=100, warnings=["Of another encoder."]))
-    text = describe_result(result, tmp_path, "listener", [1, 2], KEMDy19())
+    text = describe_result(result, tmp_path, "listener", [1, 2], [KEMDy19()])
     overall = result["overall"]
     assert "listener, KEMDy19, sessions 1, 2: 150 windows, 90 of them" in text
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1"):
@@ -98,7 +98,7 @@ def test_description_puts_the_baseline_beside_the_figures(arrays, tmp_path):
 
 
 def test_own_figures_are_not_headed_published(arrays, tmp_path):
-    text = describe_result(write_result(tmp_path, IDS, arrays, 5, 64), tmp_path, "speaker", [1], KEMDy19())
+    text = describe_result(write_result(tmp_path, IDS, arrays, 5, 64), tmp_path, "speaker", [1], [KEMDy19()])
     assert "published" not in text
     assert [line.split("  ")[0] for line in text.splitlines() if line.startswith(("as the", "whole"))] == [
         "as the paper counts (per batch)",
@@ -187,7 +187,7 @@ def test_predictions_of_a_test_are_read_by_pandas_as_they_were(arrays, tmp_path)
 
 def test_macro_f1_comes_first_for_a_corpus_of_mostly_one_emotion(arrays, tmp_path):
     result = write_result(tmp_path, IDS, arrays, 5, 64)
-    lines = describe_result(result, tmp_path, "speaker", [1, 2], KEMDy20()).splitlines()
+    lines = describe_result(result, tmp_path, "speaker", [1, 2], [KEMDy20()]).splitlines()
     assert lines[1].startswith("speaker, KEMDy20, sessions 1, 2: ")
     assert lines[3].startswith("whole test set")
     assert lines[4].split() == ["macro", "f1", f"{result['overall']['macro_f1']:.3f}", lines[4].split()[-1]]

@@ -33,8 +33,12 @@ def names_of(*scopes: str) -> set[str]:
 
 
 def as_json(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments as `configuration.json` holds them."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    """The arguments as `configuration.json` holds them; a single `--data_path` is no list."""
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    if isinstance(values["data_path"], list):
+        paths = [str(path) for path in values["data_path"]]
+        values["data_path"] = paths[0] if len(paths) == 1 else paths
+    return values
 
 
 def outcome_options(configuration: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,8 +67,9 @@ def identity(configuration: Mapping[str, Any]) -> str:
     """
     decisive = outcome_options(configuration)
     for name in names_of(CORPUS):
-        if isinstance(decisive[name], str):
-            decisive[name] = str(Path(decisive[name]).resolve())
+        paths = decisive[name] if isinstance(decisive[name], list) else [decisive[name]]
+        resolved = [str(Path(path).resolve()) if isinstance(path, str) else path for path in paths]
+        decisive[name] = resolved[0] if len(resolved) == 1 else resolved
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
@@ -87,10 +92,20 @@ def read_options(path: Path, stored: Mapping[str, Any], unchecked: Collection[st
         value = stored[name]
         if name not in unchecked and not (value is None and option.default is None):
             try:
-                value = (switch if isinstance(option.default, bool) else option.type or str)(str(value))
+                value = parse_stored(option, value)
             except argparse.ArgumentTypeError as error:
                 raise InputError(f"{path}: {name}: {error}") from error
             if option.choices and value not in option.choices:
                 raise InputError(f"{path}: {name}: {value!r}, expected one of {', '.join(option.choices)}")
         values[name] = value
     return values
+
+
+def parse_stored(option: argparse.Action, value: Any) -> Any:
+    """A value of a configuration as the command line gives it; raises `ArgumentTypeError` as the option's type does."""
+    kind = switch if isinstance(option.default, bool) else option.type or str
+    if option.nargs != "+":
+        return kind(str(value))
+    if value == []:
+        raise argparse.ArgumentTypeError("an empty list, expected at least one value")
+    return [kind(str(one)) for one in (value if isinstance(value, list) else [value])]

@@ -5,14 +5,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from constants import MAX_LAYERS, MAX_TEXT_DIM, SAMPLE_RATE
 from corpora.base import Corpus
-from corpora.registry import CORPORA, named, preprocessed_corpus
-from corpora.sessions import parse_sessions
+from corpora.registry import CORPORA, named, preprocessed_corpora
+from corpora.sessions import (
+    Session,
+    carried,
+    default_fold,
+    describe_sessions,
+    listed,
+    of_corpora,
+    parse_sessions,
+    settle,
+)
 from features.speech import SpeechEmbeddings
 from model import MATE
 from training.configuration import as_json, earlier_values, identity, names_of, read_options
@@ -29,7 +38,7 @@ class TrainedRun(NamedTuple):
     model : with the trained weights, on the CPU
     options : every option of main.py; `test_split` are the sessions that it held out
     train_sessions : those that it was trained on
-    corpus : that it was trained on
+    corpora : that it was trained on; one that is tested elsewhere has those of the test (see `on_its_corpora`)
     configuration : the folder's own
     speech_encoder : name, layers, dimension and fingerprint of its speech encoder, if it hears through one
     """
@@ -37,8 +46,8 @@ class TrainedRun(NamedTuple):
     folder: Path
     model: MATE
     options: argparse.Namespace
-    train_sessions: list[int]
-    corpus: Corpus
+    train_sessions: list[Session]
+    corpora: list[Corpus]
     configuration: dict[str, Any]
     speech_encoder: dict[str, Any] | None = None
 
@@ -65,15 +74,23 @@ def load_run(folder: Path, chosen: Mapping[str, Any] | None = None) -> TrainedRu
         if name not in free and name in trained and trained[name] != value:
             raise InputError(f"--{name} {value}: the model in {folder} was trained with {trained[name]}")
     options = argparse.Namespace(**vars(parse_args([])[0]) | earlier_values(stored) | trained | chosen)
-    data = stored.get("data")
-    name = data.get("corpus", CORPORA[0].name) if isinstance(data, dict) else CORPORA[0].name  # an earlier run's
-    if (corpus := named(name)) is None:
-        raise InputError(f"{path}: its corpus is {name!r}, which this program does not know")
-    train_sessions = read_train_sessions(path, stored, trained, corpus)
+    corpora = read_corpora(path, stored)
+    train_sessions = read_train_sessions(path, stored, trained, corpora)
     shape = encoder and (encoder["layers"], encoder["dimension"])
     model = build_model(options, trains=False, speech_shape=shape)
     load_weights(model, folder / "model.pth")
-    return TrainedRun(folder, model, options, train_sessions, corpus, stored, encoder)
+    return TrainedRun(folder, model, options, train_sessions, corpora, stored, encoder)
+
+
+def read_corpora(path: Path, stored: Mapping[str, Any]) -> list[Corpus]:
+    """The corpora that a run was made from; one of an earlier version was made from the first that is known."""
+    data = stored.get("data")
+    records = data if isinstance(data, list) and data else [data]
+    first = CORPORA[0].name
+    names = [record.get("corpus", first) if isinstance(record, dict) else first for record in records]
+    if unknown := [name for name in names if named(name) is None]:
+        raise InputError(f"{path}: its corpus is {unknown[0]!r}, which this program does not know")
+    return [named(name) for name in names]
 
 
 def speech_facts(speech: SpeechEmbeddings | None) -> dict[str, Any]:
@@ -114,42 +131,64 @@ def check_encoder(run: TrainedRun, speech: SpeechEmbeddings | None) -> None:
         )
 
 
-def read_train_sessions(path: Path, stored: Mapping[str, Any], trained: Mapping[str, Any], corpus: Corpus) -> list[int]:
+def read_train_sessions(
+    path: Path, stored: Mapping[str, Any], trained: Mapping[str, Any], corpora: Sequence[Corpus]
+) -> list[Session]:
     """The sessions that a run was trained on: as its configuration says, or all that it did not hold out."""
     test_split, valid_split = trained.get("test_split") or [], trained.get("valid_split") or []
     if "train_split" not in stored:
         test_split = test_split or parse_args([])[0].test_split
-        return [s for s in corpus.sessions if s not in {*test_split, *valid_split}]
+        return [s for s in corpora[0].sessions if s not in {*test_split, *valid_split}]
     try:
         train_split = parse_sessions(str(stored["train_split"]))
     except argparse.ArgumentTypeError as error:
         raise InputError(f"{path}: train_split: {error}") from error
     splits = [{*train_split}, {*test_split}, {*valid_split}]
-    if shared := sorted(s for s in set.union(*splits) if sum(s in split for split in splits) > 1):
+    if shared := [s for s in set.union(*splits) if sum(s in split for split in splits) > 1]:
         raise InputError(
-            f"{path}: sessions {shared} are in two of train_split, test_split and valid_split, which main.py never "
-            "writes; take the configuration that the model was trained with"
+            f"{path}: sessions {listed(shared)} are in two of train_split, test_split and valid_split, which main.py "
+            "never writes; take the configuration that the model was trained with"
         )
     return train_split
 
 
-def default_test_split(options: argparse.Namespace, given: Collection[str]) -> argparse.Namespace:
-    """The options with the sessions that the corpus tests by default, unless the user gave `--test_split`."""
-    if "test_split" in given:
-        return options
-    fold = list(preprocessed_corpus(options.data_path).test_fold)
-    return argparse.Namespace(**vars(options) | {"test_split": fold})
+def settle_sessions(options: argparse.Namespace, given: Collection[str]) -> argparse.Namespace:
+    """The options with sessions as a run of the corpora in `--data_path` names them.
 
+    Without `--test_split` they are those that the first corpus tests by default.
 
-def on_its_corpus(run: TrainedRun, given: Collection[str]) -> TrainedRun:
-    """The run as it is tested on the corpus in `--data_path`.
-
-    On another corpus than its own it has no training session there, and the sessions to test are that corpus's.
+    Raises
+    ------
+    InputError : a folder is not pre-processed, or see `sessions.settle`
     """
-    corpus = preprocessed_corpus(run.options.data_path)
-    if corpus is run.corpus:
-        return run
-    return run._replace(options=default_test_split(run.options, given), train_sessions=[])
+    corpora = preprocessed_corpora(options.data_path)
+    splits = {"test_split": default_fold(corpora)}
+    for name in ("test_split", "valid_split"):
+        if name in given:
+            splits[name] = settle(getattr(options, name), corpora, f"--{name}")
+    return argparse.Namespace(**vars(options) | splits)
+
+
+def on_its_corpora(run: TrainedRun, given: Collection[str]) -> TrainedRun:
+    """The run as it is tested on the corpora in `--data_path`, which may be others than its own.
+
+    Its sessions are those that lie there. Without `--test_split` those that it held out are tested; where it held out
+    none there, those that are tested by default.
+    """
+    here = preprocessed_corpora(run.options.data_path)
+    train_sessions = of_corpora(carried(run.train_sessions, run.corpora), here)
+    options = settle_sessions(run.options, given)
+    held_out = of_corpora(carried(run.options.test_split, run.corpora), here)
+    if "test_split" not in given and held_out:
+        options.test_split = held_out
+    return run._replace(options=options, train_sessions=train_sessions, corpora=here)
+
+
+def trained_on(run: TrainedRun) -> dict[str, Any]:
+    """What the configuration of a test on other corpora holds of the run's own; it says so."""
+    print(f"trained on {describe_sessions(run.train_sessions, run.corpora)}")
+    names = " and ".join(corpus.name for corpus in run.corpora)
+    return {"trained_on": {"corpus": names, "sessions": run.train_sessions}}
 
 
 # A run that goes on

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from constants import (
@@ -74,8 +75,9 @@ def add_corpus_options(group: Any) -> None:
         CORPUS,
         "--data_path",
         type=file_path,
+        nargs="+",
         default="data/KEMDy19",
-        help="corpus folder, preprocessed by preprocessing.py",
+        help="corpus folder, preprocessed by preprocessing.py; two folders train on both corpora",
     )
     add(group, CORPUS, "--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
     add(group, TEST, "--SorL", choices=ROLES, default="speaker", help="whose emotion is predicted")
@@ -86,7 +88,8 @@ def add_corpus_options(group: Any) -> None:
         type=parse_sessions,
         default="1-4",
         metavar="SESSIONS",
-        help="sessions to test on; of KEMDy20 1-8 by default",
+        help="sessions to test on; of KEMDy20 1-8 by default; of two corpora such as KEMDy19:13-16,KEMDy20:1-8, by "
+        "default of the first alone",
     )
     add(
         group,
@@ -301,6 +304,8 @@ def parse_args(
         if argv[after].startswith("--") and argv[after].partition("=")[0] not in parser._option_string_actions:
             argv[after] = argv[after][2:]
     args = parser.parse_args(argv)
+    if isinstance(args.data_path, Path):  # the default
+        args.data_path = [args.data_path]
     unset = object()
     parser.set_defaults(**dict.fromkeys(vars(args), unset))
     given = {name for name, value in vars(parser.parse_args(argv)).items() if value is not unset}

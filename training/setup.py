@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from corpora.problems import MISSING_LIMIT
-from corpora.registry import CORPORA
+from corpora.registry import by_corpus
 from corpora.sessions import format_sessions
 from training.configuration import as_json
 from utils import InputError, lock_folder, new_folder, removed_if_empty, timestamp, write_json
@@ -19,19 +19,20 @@ if TYPE_CHECKING:
     import torch
 
     from corpora.annotation import Annotation
+    from corpora.sessions import Session
 
 
 class Setup(NamedTuple):
-    """The device, the corpus and its split.
+    """The device, the corpora and their split.
 
     train_sessions : sessions to train on, or that the model to test was trained on
-    data : what the utterances come from, as `configuration.json` holds it
+    data : what the utterances come from, a record of `provenance.describe_data` for each corpus
     """
 
     device: torch.device
     annotation: Annotation
-    train_sessions: list[int]
-    data: dict[str, Any]
+    train_sessions: list[Session]
+    data: list[dict[str, Any]]
 
     def describe(self, options: argparse.Namespace, n_parameters: int | None, folder: Path) -> str:
         """The first lines of a run or of a test."""
@@ -47,10 +48,14 @@ class Setup(NamedTuple):
         sessions = {name: own for name, own in sessions.items() if own}
         counts = {name: np.isin(self.annotation.session, own).sum() for name, own in sessions.items()}
         parameters = f", {n_parameters:,} parameters" if n_parameters else ""
-        synthetic = ": its figures say nothing about emotion recognition" if self.data["synthetic"] else ""
+        synthetic = ": its figures say nothing about emotion recognition"
+        corpora = [
+            f"{describe_corpus(record)} in {path}{synthetic if record['synthetic'] else ''}"
+            for path, record in zip(options.data_path, self.data, strict=True)
+        ]
         lines = {
-            "corpus": f"{describe_corpus(self.data)} in {options.data_path}{synthetic}",
-            "text model": describe_text_model(self.data["text_model"]),
+            "corpus": f"\n{'':<12}".join(corpora),
+            "text model": describe_text_model(self.data[0]["text_model"]),
             "role": f"{options.SorL}, {self.describe_size(options.SorL)}",
             "sessions": "; ".join(f"{name} on {format_sessions(own)}" for name, own in sessions.items()),
             "windows": ", ".join(f"{n:,} to {name}" for name, n in counts.items()) + f", of {options.ws} utterances",
@@ -61,11 +66,14 @@ class Setup(NamedTuple):
         return "\n".join(f"{name + ':':<12}{line}" for name, line in lines.items())
 
     def describe_size(self, role: str) -> str:
-        """How many utterances there are, and how many the corpus has, if that is clearly another number."""
-        n = len(self.annotation.ids)
-        expected = next((c.utterances.get(role) for c in CORPORA if c.name == self.data["corpus"]), None)
-        is_part = expected is not None and not self.data["synthetic"] and abs(n - expected) > MISSING_LIMIT * expected
-        return f"{n:,} utterances" + (f", the whole corpus has {expected:,}" if is_part else "")
+        """How many utterances each corpus has here, and how many it should have, if that is clearly another number."""
+        sizes = []
+        for record, (corpus, ids) in zip(self.data, by_corpus(self.annotation.ids).items(), strict=True):
+            n, expected = len(ids), corpus.utterances[role]
+            is_part = not record["synthetic"] and abs(n - expected) > MISSING_LIMIT * expected
+            name = f" of {corpus.name}" if len(self.data) > 1 else ""
+            sizes.append(f"{n:,} utterances{name}" + (f", the whole corpus has {expected:,}" if is_part else ""))
+        return "; ".join(sizes)
 
 
 def precision_name(bfloat16: bool) -> str:
@@ -95,7 +103,8 @@ def open_folder(options: argparse.Namespace, setup: Setup, folder: Path | None, 
         refuse_other_data(folder, setup.data)
     else:
         made = [] if options.save_path.exists() else [options.save_path]
-        fold = f"test{format_sessions(options.test_split)}_seed{options.seed}"
+        tested = format_sessions(options.test_split).replace(":", "-")  # no file of some systems may have a colon
+        fold = f"test{tested}_seed{options.seed}"
         name = f"{options.backbone}_{options.SorL}_{options.optim}_{options.ws}_{fold}_{timestamp()}"
         folder = new_folder(options.save_path, name)
         stack.enter_context(removed_if_empty(folder, *made))
@@ -107,9 +116,10 @@ def open_folder(options: argparse.Namespace, setup: Setup, folder: Path | None, 
 def begin(options: argparse.Namespace, setup: Setup, facts: dict, environment: dict, folder: Path) -> None:
     """Write a new run's configuration; check that of one that goes on."""
     from training.folders import compare_circumstances
+    from training.provenance import as_stored
 
     path = folder / "configuration.json"
     if path.exists():
         compare_circumstances(folder, facts, environment)
     else:
-        write_json(path, as_json(options) | {"data": setup.data} | facts | environment)
+        write_json(path, as_json(options) | {"data": as_stored(setup.data)} | facts | environment)
