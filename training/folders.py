@@ -32,6 +32,7 @@ class TrainedRun(NamedTuple):
     corpus : that it was trained on
     configuration : the folder's own
     speech_encoder : name, layers, dimension and fingerprint of its speech encoder, if it hears through one
+    epoch : that the weights are of, None where their file does not say it
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class TrainedRun(NamedTuple):
     corpus: Corpus
     configuration: dict[str, Any]
     speech_encoder: dict[str, Any] | None = None
+    epoch: int | None = None
 
 
 def load_run(folder: Path, chosen: Mapping[str, Any] | None = None) -> TrainedRun:
@@ -72,8 +74,8 @@ def load_run(folder: Path, chosen: Mapping[str, Any] | None = None) -> TrainedRu
     train_sessions = read_train_sessions(path, stored, trained, corpus)
     shape = encoder and (encoder["layers"], encoder["dimension"])
     model = build_model(options, trains=False, speech_shape=shape)
-    load_weights(model, folder / "model.pth")
-    return TrainedRun(folder, model, options, train_sessions, corpus, stored, encoder)
+    epoch = load_weights(model, folder / "model.pth")
+    return TrainedRun(folder, model, options, train_sessions, corpus, stored, encoder, epoch)
 
 
 def speech_facts(speech: SpeechEmbeddings | None) -> dict[str, Any]:
