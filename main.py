@@ -193,7 +193,8 @@ def fit(run: Run, training: Training) -> None:
     """The training loop, from the run's checkpoint on if it has one."""
     from metric import validation_figures
     from reports.plots import plot_loss_curve, save_figure
-    from training.engine import evaluate, train_step
+    from training.engine import evaluate
+    from training.graphs import make_step
     from training.selection import read_history
 
     options, bfloat16 = run.options, training.environment["training_precision"] == "bfloat16"
@@ -201,12 +202,13 @@ def fit(run: Run, training: Training) -> None:
     loss_function = training.loss_function
     if options.affect_loss != "mse":  # the CCC of a batch is not the mean of its parts'
         loss_function = run.processes.of_whole_batch(loss_function)
+    step = make_step(run, loss_function, bfloat16)
     try:
         with run.displayed(), run.explaining_failures():
             for epoch in run.epochs():
                 run.trained.train()
                 for batch in run.batches(epoch):
-                    run.log(train_step(run.trained, batch, loss_function, run.optimizer, bfloat16))
+                    run.log(step(batch))
                     run.save_or_stop()
                 validation = None
                 if valid_loader:

@@ -203,20 +203,23 @@ def weights_of_epochs(preprocessed, tmp_path_factory) -> dict[int, dict[str, tor
     return weights
 
 
-@pytest.mark.parametrize(
-    ("written", "epoch", "rows"),
-    [(5, 2, 1), (7, 2, 2), (8, 2, 2)],  # of each epoch model.pth, history.csv, train_loss.log, checkpoint.pt
+@pytest.fixture(
+    params=[(5, 2, 1), (7, 2, 2), (8, 2, 2)],  # of each epoch model.pth, history.csv, train_loss.log, checkpoint.pt
     ids=["weights alone", "not the checkpoint", "all"],
 )
-def test_a_killed_run_holds_one_epoch_and_its_test_says_which(
-    preprocessed, finished, weights_of_epochs, tmp_path, capsys, written, epoch, rows
-):
+def killed(request, preprocessed, tmp_path) -> tuple[Path, int, int]:
+    """The folder of a run killed behind so many files, the epoch of its weights and the rows of its history."""
+    written, epoch, rows = request.param
     argv = [str(written + 1), *options(preprocessed, tmp_path, "--save_minutes", "0")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", KILLED_WRITING, *argv]
-    killed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    folder: Path = only_run(tmp_path)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return only_run(tmp_path), epoch, rows
+
+
+def test_a_killed_run_holds_one_epoch_and_its_test_says_which(killed, finished, weights_of_epochs, capsys):
+    folder, epoch, rows = killed
     state = torch.load(folder / WEIGHTS, weights_only=True)
     assert all(torch.equal(state[name], expected) for name, expected in weights_of_epochs[epoch].items())
     whole = read_history(finished)

@@ -312,7 +312,7 @@ class Run:
 
     @contextlib.contextmanager
     def explaining_failures(self) -> Iterator[None]:
-        """Turn a loss that is not finite, lack of memory and a failed compilation into one line; all is written then."""
+        """Turn a loss that is not finite, lack of memory and a failed compilation into one line; write what is kept."""
         try:
             with self.saving.at_work():
                 yield

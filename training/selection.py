@@ -31,8 +31,8 @@ def is_exhausted(history: Sequence[Row], monitor: str, patience: int | None) -> 
 def read_history(folder: Path) -> list[Row]:
     """The rows of an experiment folder's `history.csv`; none where there is none that can be read."""
     with contextlib.suppress(OSError, ValueError, TypeError):
-        with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
-            return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+        lines = (folder / "history.csv").read_text("utf-8").splitlines()
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
     return []
 
 
