@@ -128,20 +128,19 @@ def train(options: argparse.Namespace, given: Collection[str] = ()) -> Path:
         received = stack.enter_context(stop_requests(quiet=not processes.first))
         model = training.model
         run = Run(folder, options, model, training.train_set, received=received, processes=processes)
-        stack.callback(run.saving.close)
 
         fit(run, training)
 
         model.zero_grad()  # the test needs the memory of the gradients
         with processes.all_or_none():
             if processes.first:
-                load_weights(model, folder / "model.pth")
+                tested = load_weights(model, folder / "model.pth") or run.progress.saved
         processes.spread(model.state_dict().values())
         loader = test_loader(options, training.test_set, processes)
         arrays = predict(options, model, run.test_batches(loader), len(loader), processes)
         if processes.first:
             majority = int(training.train_set.class_counts.argmax())
-            context = Context(training.test_set.transcripts, run.progress.saved, options.epochs)
+            context = Context(training.test_set.transcripts, tested, options.epochs)
             report(folder, options, training.test_set, arrays, majority, context)
             run.finish()
         return folder
@@ -198,19 +197,22 @@ def fit(run: Run, training: Training) -> None:
     """The training loop, from the run's checkpoint on if it has one."""
     from metric import validation_figures
     from reports.plots import plot_loss_curve, save_figure
-    from training.engine import evaluate, train_step
+    from training.engine import evaluate
+    from training.graphs import make_step
+    from training.selection import read_history
 
     options, bfloat16 = run.options, training.environment["training_precision"] == "bfloat16"
     valid_loader = test_loader(options, training.valid_set, run.processes) if training.valid_set else None
     loss_function = training.loss_function
     if options.affect_loss != "mse":  # the CCC of a batch is not the mean of its parts'
         loss_function = run.processes.of_whole_batch(loss_function)
+    step = make_step(run, loss_function, bfloat16)
     try:
         with run.displayed(), run.explaining_failures():
             for epoch in run.epochs():
                 run.trained.train()
                 for batch in run.batches(epoch):
-                    run.log(train_step(run.trained, batch, loss_function, run.optimizer, bfloat16))
+                    run.log(step(batch))
                     run.save_or_stop()
                 validation = None
                 if valid_loader:
@@ -220,8 +222,8 @@ def fit(run: Run, training: Training) -> None:
                     validation = {"loss": loss} | validation_figures(arrays, options.batch_size)
                 run.end_epoch(validation)
     finally:  # also of a run that was stopped
-        if run.progress.history and run.processes.first:
-            save_figure(plot_loss_curve(run.progress.history), run.folder / "loss_curve.png")
+        if run.processes.first and (history := read_history(run.folder)):
+            save_figure(plot_loss_curve(history), run.folder / "loss_curve.png")
 
 
 # Testing
@@ -312,7 +314,7 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
         test_set = WindowDataset(utterances, utterances.in_sessions(options.test_split), options.ws)
         check_encoder(run, utterances.speech)
         majority = commonest_label(utterances, train_sessions, options.test_split)
-        epoch = epoch_of_weights(run.folder, options.select, options.monitor)
+        epoch = run.epoch or epoch_of_weights(run.folder, options.select, options.monitor)
         loader = test_loader(options, test_set, processes)
         arrays = predict(options, to_device(run.model, device), prefetch(loader, device), len(loader), processes)
         folder = processes.from_first(lambda: new_folder(run.folder, f"test_{timestamp()}"))

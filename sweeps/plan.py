@@ -16,7 +16,7 @@ from corpora.base import Corpus
 from corpora.kemdy19 import FOLDS
 from corpora.kemdy20 import KEMDy20
 from corpora.registry import preprocessed_corpora
-from corpora.sessions import Session, tuning_fold, format_sessions, settle
+from corpora.sessions import Session, format_sessions, settle, tuning_fold
 from training.arguments import switch
 from training.configuration import as_json, identity, options, outcome_options
 from training.options import parse_args

@@ -4,6 +4,7 @@ Whole runs of main.py go through it. It fails for an operation that mixes device
 wait for. It does not see what kernels compute, streams, several processes and `--compile`.
 """
 
+import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -46,6 +47,7 @@ class FakeGpu(TorchDispatchMode):
     waits : how often each part of a run waits for the GPU, by (part, why); see `part`
     unpinned : bytes of each copy from unpinned memory, by part
     products : for each part whether float32 products are in TF32
+    graphs : how often a CUDA graph was "recorded" and "replayed"; a replay computes nothing, as everything here
     part : what the run does now: "step", "batch", or "" for everything else
     """
 
@@ -55,6 +57,7 @@ class FakeGpu(TorchDispatchMode):
         self.waits: Counter[tuple[str, str]] = Counter()
         self.unpinned: defaultdict[str, list[int]] = defaultdict(list)
         self.products: set[tuple[str, bool]] = set()
+        self.graphs: Counter[str] = Counter()
         self.part = ""
 
     def during(self, part: str, function: Callable) -> Callable:
@@ -105,6 +108,35 @@ class FakeGpu(TorchDispatchMode):
         with self.fake:
             plain = isinstance(t, Tensor) and not isinstance(t, FakeTensor)
             return torch.empty_strided(t.size(), t.stride(), dtype=t.dtype, device=t.device) if plain else t
+
+
+class FakeStream:
+    def __init__(self, *_: object) -> None: ...
+    def wait_stream(self, other: "FakeStream") -> None: ...
+
+
+def fake_graphs(mode: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams, and CUDA graphs whose recording runs the code that is recorded."""
+
+    class FakeGraph:
+        def replay(self) -> None:
+            mode.graphs["replayed"] += 1
+
+    @contextlib.contextmanager
+    def record(graph: FakeGraph, stream: FakeStream, capture_error_mode: str) -> Iterator[None]:
+        mode.graphs["recorded"] += 1
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)  # optimizers ask
+            yield
+
+    for name, value in (
+        ("Stream", FakeStream),
+        ("current_stream", FakeStream),
+        ("stream", lambda _: contextlib.nullcontext()),
+        ("CUDAGraph", FakeGraph),
+        ("graph", record),
+    ):
+        monkeypatch.setattr(torch.cuda, name, value)
 
 
 def pin(t: Tensor) -> Tensor:
@@ -197,6 +229,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
         (run.Run, "log", mode.during("log", run.Run.log)),
     ):
         monkeypatch.setattr(where, name, value)
+    fake_graphs(mode, monkeypatch)
     torch._C._ensureCUDADeviceGuardSet()
     with torch.backends.cudnn.flags(enabled=False), mode:  # cuDNN's LSTM asks the driver
         yield mode

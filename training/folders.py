@@ -41,6 +41,7 @@ class TrainedRun(NamedTuple):
     corpora : that it was trained on; one that is tested elsewhere has those of the test (see `on_its_corpora`)
     configuration : the folder's own
     speech_encoder : name, layers, dimension and fingerprint of its speech encoder, if it hears through one
+    epoch : that the weights are of, None where their file does not say it
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class TrainedRun(NamedTuple):
     corpora: list[Corpus]
     configuration: dict[str, Any]
     speech_encoder: dict[str, Any] | None = None
+    epoch: int | None = None
 
 
 def load_run(folder: Path, chosen: Mapping[str, Any] | None = None) -> TrainedRun:
@@ -78,8 +80,8 @@ def load_run(folder: Path, chosen: Mapping[str, Any] | None = None) -> TrainedRu
     train_sessions = read_train_sessions(path, stored, trained, corpora)
     shape = encoder and (encoder["layers"], encoder["dimension"])
     model = build_model(options, trains=False, speech_shape=shape)
-    load_weights(model, folder / "model.pth")
-    return TrainedRun(folder, model, options, train_sessions, corpora, stored, encoder)
+    epoch = load_weights(model, folder / "model.pth")
+    return TrainedRun(folder, model, options, train_sessions, corpora, stored, encoder, epoch)
 
 
 def read_corpora(path: Path, stored: Mapping[str, Any]) -> list[Corpus]:

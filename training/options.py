@@ -250,6 +250,13 @@ def add_run_options(group: Any) -> None:
         help="bf16: bfloat16 in convolutions; auto: in training, where it is fast",
     )
     add(group, TRAINING, "--compile", action="store_true", help="compile the CNN for training; hardly pays on a CPU")
+    add(
+        group,
+        TRAINING,
+        "--cuda_graph",
+        action="store_true",
+        help="on a CUDA GPU: record a training step once, then launch it as one",
+    )
     add(group, CALL, "--save_path", type=file_path, default="exp", help="folder of the experiment folders")
     add(
         group,

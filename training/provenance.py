@@ -234,7 +234,7 @@ def warn_of_test(run: TrainedRun, options: argparse.Namespace, now: Sequence[Map
         for before, record in [pair for pair in pairs if is_other_text_model(*pair)][:1]:
             models = map(describe_text_model, (before["text_model"], record["text_model"]))
             found.append("the model was trained with the text model {}, and is tested with {}".format(*models))
-    found += unfinished(run.folder, options)
+    found += unfinished(run, options)
     for sentence in found:
         warnings.warn(sentence, stacklevel=2)
     return found
@@ -255,10 +255,14 @@ def is_other_text_model(stored: Mapping[str, Any], now: Mapping[str, Any]) -> bo
     return models[0].get("fingerprint") != models[1].get("fingerprint")
 
 
-def unfinished(folder: Path, options: argparse.Namespace) -> list[str]:
-    """That a run of this program has not finished, and how far it has come."""
-    done = count_epochs(folder)
-    if done is None or done >= options.epochs or (folder / "result.json").exists():
+def unfinished(run: TrainedRun, options: argparse.Namespace) -> list[str]:
+    """That a run of this program has not finished, and of which epoch its weights are."""
+    done = max(run.epoch or 0, count_epochs(run.folder) or 0)
+    if not done or done >= options.epochs or (run.folder / "result.json").exists():
         return []
-    best = ", or of the best one before" if options.select == "best" else ", or of one before if it was killed"
-    return [f"the run has not finished: its weights are of epoch {done} of {options.epochs}{best}"]
+    epoch = f"epoch {run.epoch or done}"
+    if run.epoch is None:  # an earlier version's, which wrote its history by itself
+        epoch += ", or of the best one before" if options.select == "best" else ", or of one before if it was killed"
+    elif options.select == "best":
+        epoch += f", the best of {done}"
+    return [f"the run has not finished: its weights are of {epoch}, of {options.epochs}"]

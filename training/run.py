@@ -37,7 +37,6 @@ from training.utilisation import Utilisation, step_flop
 from utils import (
     InputError,
     Interrupted,
-    atomic_write,
     lack_of_memory,
     read_json,
     write_json,
@@ -209,10 +208,8 @@ class Run:
         with self.processes.all_or_none():
             if self.options.select == "last" or best_epoch(progress.history, monitor) == epoch:
                 progress.saved = epoch
-                if self.processes.first:
-                    self.saving.keep_weights(self.model)
             if self.processes.first:
-                write_history(progress.history, self.folder)
+                self.saving.keep_epoch(progress.history, self.model if progress.saved == epoch else None)
                 for name in row.keys() - {"epoch"}:
                     self.tensorboard.add_scalar(name, row[name], epoch)
         progress.epoch, progress.step, progress.order = epoch + 1, 0, self.generator.get_state()
@@ -316,9 +313,9 @@ class Run:
 
     @contextlib.contextmanager
     def explaining_failures(self) -> Iterator[None]:
-        """Turn a loss that is not finite, lack of memory and a failed compilation into one line."""
+        """Turn a loss that is not finite, lack of memory and a failed compilation into one line; write what is kept."""
         try:
-            with self.saving.keeping_weights():
+            with self.saving.at_work():
                 yield
         except NonFinite as error:
             batch = [] if error.batch is None else self.order.batches[error.batch]
@@ -351,13 +348,3 @@ def smaller_batch(batch_size: int, n_processes: int) -> str:
         return f"--batch_size {batch_size} is the smallest; try a smaller model, or --gpu_id cpu in place of a GPU"
     half = max(smallest, batch_size // 2 // n_processes * n_processes)
     return f"try --batch_size {half} in place of {batch_size}, in a new run"
-
-
-def write_history(history: list[dict[str, float]], folder: Path) -> None:
-    """`history.csv` and `train_loss.log`, one row per epoch."""
-    import pandas as pd
-
-    with atomic_write(folder / "history.csv") as file:
-        pd.DataFrame(history).to_csv(file, index=False)
-    with atomic_write(folder / "train_loss.log") as file:
-        file.writelines(f"epoch {row['epoch']} loss {row['train_loss']:.6f}\n" for row in history)

@@ -28,12 +28,18 @@ def is_exhausted(history: Sequence[Row], monitor: str, patience: int | None) -> 
     return patience is not None and bool(history) and len(history) - best_epoch(history, monitor) >= patience
 
 
+def read_history(folder: Path) -> list[Row]:
+    """The rows of an experiment folder's `history.csv`; none where there is none that can be read."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        lines = (folder / "history.csv").read_text("utf-8").splitlines()
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
+    return []
+
+
 def epoch_of_weights(folder: Path, select: str, monitor: str) -> int | None:
-    """The epoch whose weights `model.pth` in an experiment folder holds; None where its history does not tell."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
-            rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
-        if rows:
+    """The epoch whose weights an earlier version's `model.pth` holds; None where the folder's history does not tell."""
+    if rows := read_history(folder):
+        with contextlib.suppress(KeyError, ValueError):
             return best_epoch(rows, monitor) if select == "best" else int(rows[-1]["epoch"])
     return None
 

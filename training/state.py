@@ -8,6 +8,7 @@ import json
 import math
 import random
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,10 +37,34 @@ def save_tensors(content: Mapping[str, Any], path: Path) -> None:
         torch.save(content, file)
 
 
-def load_weights(model: torch.nn.Module, path: Path) -> None:
+def with_epoch(state: OrderedDict[str, Tensor], epoch: int) -> OrderedDict[str, Tensor]:
+    """A model's state dict that says of which epoch its weights are, in torch's own metadata of it.
+
+    Weights and epoch are then one file, which is written whole or not at all. Other programs, and the published one,
+    load it as any state dict.
+    """
+    noted = copy.copy(state)
+    noted._metadata = OrderedDict(getattr(state, "_metadata", {}), training={"epoch": epoch})
+    return noted
+
+
+def epoch_of(state: Mapping[str, Tensor]) -> int | None:
+    """The epoch that a state dict says its weights are of; None where it does not say it."""
+    try:
+        epoch = state._metadata["training"]["epoch"]
+    except (AttributeError, KeyError, TypeError):
+        return None
+    return epoch if type(epoch) is int and epoch > 0 else None
+
+
+def load_weights(model: torch.nn.Module, path: Path) -> int | None:
     """Load the state dict in `path`, or in the safetensors file of earlier versions beside it, into `model`.
 
     Nothing that the files may hold is executed.
+
+    Returns
+    -------
+    int or None : the epoch of the weights, None where the file does not say it, as those of earlier versions
 
     Raises
     ------
@@ -49,7 +74,7 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
     safe = path.with_suffix(".safetensors")
     files = [file for file in (safe, path) if file.exists()]
     if not files:
-        raise InputError(f"{path}: not found; training writes it after its first epoch")
+        raise InputError(f"{path}: not found; training writes it with its first checkpoint after an epoch")
     state, *others = [read_state_dict(file) for file in files]
     expected = model.state_dict()
     for name in expected.keys() | state.keys():
@@ -68,6 +93,7 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
         if other.keys() != state.keys() or not all(torch.equal(other[name], state[name]) for name in state):
             raise InputError(f"{safe}: holds other weights than {path.name} beside it; take away the one that is wrong")
     model.load_state_dict(state)
+    return epoch_of(state)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
