@@ -102,8 +102,10 @@ def train(options: argparse.Namespace, given: Collection[str] = ()) -> Path:
     given : names of the options that the user gave
     """
     from reports.result import Context
+    from reports.sentences import labels_of_sentences
     from training.folders import default_test_split, has_finished, options_to_resume
     from training.run import Run
+    from training.selection import describe_choice
     from training.state import load_weights
 
     with contextlib.ExitStack() as stack:
@@ -137,7 +139,9 @@ def train(options: argparse.Namespace, given: Collection[str] = ()) -> Path:
         arrays = predict(options, model, run.test_batches(loader), len(loader), processes)
         if processes.first:
             majority = int(training.train_set.class_counts.argmax())
-            context = Context(training.test_set.transcripts, run.progress.saved, options.epochs)
+            sentences = labels_of_sentences(setup.annotation, training.train_set.targets)
+            chosen = describe_choice(options.select, options.monitor, options.valid_split)
+            context = Context(training.test_set.transcripts, sentences, run.progress.saved, options.epochs, chosen)
             report(folder, options, training.test_set, arrays, majority, context)
             run.finish()
         return folder
@@ -285,11 +289,12 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
     """Test an experiment folder, of this program or of the published one; return the new folder inside it."""
     from dataset import WindowDataset, commonest_label
     from reports.result import Context
+    from reports.sentences import labels_of_sentences
     from training.devices import environment
     from training.engine import prefetch, to_device
     from training.folders import check_encoder, load_run, on_its_corpus, speech_facts
     from training.provenance import warn_of_test
-    from training.selection import epoch_of_weights
+    from training.selection import describe_choice, epoch_of_weights
 
     with join(args.gpu_id) as processes:
         with processes.all_or_none():
@@ -307,6 +312,7 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
         test_set = WindowDataset(utterances, utterances.in_sessions(options.test_split), options.ws)
         check_encoder(run, utterances.speech)
         majority = commonest_label(utterances, train_sessions, options.test_split)
+        sentences = labels_of_sentences(utterances.annotation, utterances.in_sessions(train_sessions))
         epoch = epoch_of_weights(run.folder, options.select, options.monitor)
         loader = test_loader(options, test_set, processes)
         arrays = predict(options, to_device(run.model, device), prefetch(loader, device), len(loader), processes)
@@ -323,7 +329,8 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
                 facts["trained_on"] = {"corpus": run.corpus.name, "sessions": trained.train_sessions}
                 print(f"trained on {run.corpus.name}, sessions {format_sessions(trained.train_sessions)}")
             write_json(folder / "configuration.json", as_json(options) | facts | environment(device))
-            context = Context(test_set.transcripts, epoch, options.epochs, found)
+            chosen = describe_choice(options.select, options.monitor, options.valid_split)
+            context = Context(test_set.transcripts, sentences, epoch, options.epochs, chosen, found)
             report(folder, options, test_set, arrays, majority, context)
         return folder
 

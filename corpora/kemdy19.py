@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from corpora.base import Corpus
+from corpora.base import Corpus, SegmentId
 from corpora.problems import MISSING_LIMIT, Problem
 from corpora.tables import TableLayout, annotate, find_tables, in_time_order, read_rows
 from utils import InputError
@@ -47,6 +47,9 @@ class KEMDy19(Corpus):
     folds = FOLDS
     test_fold = FOLDS[3]
     utterances = MappingProxyType({"speaker": 10_279, "listener": 10_285})
+
+    def is_scripted(self, segment: SegmentId) -> bool:
+        return segment.script.startswith("script")
 
     def read_annotation(self, data_path: Path, problems: list[Problem]) -> pd.DataFrame:
         import pandas as pd

@@ -30,12 +30,16 @@ class Table(NamedTuple):
     rows : options of main.py for each row, by the row's label
     folds : test sessions; every row is run on each
     by_role : options of main.py for all rows of one role
+    seeds : runs of each, unless the user says another number
+    baseline : the row that the others are compared with in the report
     """
 
     title: str
     rows: dict[str, dict[str, Any]]
     folds: tuple[tuple[int, ...], ...] = (FOLDS[3],)
     by_role: Mapping[str, dict[str, Any]] = MappingProxyType({})
+    seeds: int = 1
+    baseline: str | None = None
 
 
 TABLES = {
@@ -66,6 +70,17 @@ TABLES = {
 }
 # Of a corpus that has no published tables
 TABLES_KEMDY20 = {"KEMDy20": Table("Five folds of KEMDy20", {"default": {}}, folds=KEMDy20.folds)}
+# What each option beyond MATE is worth, on any corpus's own folds; it has to be named, and takes the longest
+BEYOND = "beyond"
+BEYOND_ROWS = {
+    "MATE": {},
+    "speakers": {"speakers": True},
+    "ccc": {"affect_loss": "ccc"},
+    "encoder": {"audio": "encoder"},
+    "all": {"speakers": True, "affect_loss": "ccc", "audio": "encoder"},
+    "text alone": {"modality": "text"},
+    "encoder alone": {"modality": "audio", "audio": "encoder"},
+}
 GRID = "grid"  # the table of the user's own grid
 # Options of main.py that every plan sets, or that many runs at once have no use for
 SET_BY_PLAN = {"SorL", "test_split", "seed", "resume", "test_only", "test_path"}
@@ -155,7 +170,7 @@ def make_plan(args: argparse.Namespace, given: set[str], parser: argparse.Argume
     runs = []
     for name, table in tables.items():
         for role in dict.fromkeys(roles_of(args, given)):
-            runs += plan_table(name, table, role, args.seeds, shared)
+            runs += plan_table(name, table, role, args.seeds or table.seeds, shared)
     main_args, _ = parse_args(shared)
     return Plan(args=args, given=given, main_args=main_args, tables=tables, runs=runs)
 
@@ -168,13 +183,16 @@ def roles_of(args: argparse.Namespace, given: set[str]) -> list[str]:
 def choose_tables(args: argparse.Namespace, parser: argparse.ArgumentParser) -> dict[str, Table]:
     """The tables that a command line names; without names a grid alone, and without a grid all tables of the corpus."""
     corpus = preprocessed_corpus(args.data_path)
-    every = {**TABLES, **TABLES_KEMDY20}
-    names = list(every) if args.command == "compare" else args.tables
+    every = {**TABLES, **TABLES_KEMDY20, BEYOND: beyond(corpus)}
+    if args.command == "compare":
+        names = [name for name in every if any(row.startswith(f"{name}:") for row in args.rows)]
+    else:
+        names = args.tables
     known = [*every, GRID] if args.command in ("list", "report") else [*every]  # of an earlier grid
     if unknown := [name for name in names if name not in known]:
         parser.error(f"no table {unknown[0]!r}; there are {', '.join(known)}")
     if not names and not args.grid:
-        names = list(tables_of(corpus))
+        names = [*tables_of(corpus), *([BEYOND] if args.command == "list" else [])]
     tables = {name: every[name] for name in names if name in every}
     if args.grid:
         if len(dict(args.grid)) < len(args.grid):
@@ -188,6 +206,11 @@ def choose_tables(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
 def tables_of(corpus: Corpus) -> dict[str, Table]:
     """The tables that a corpus has: the published ones are of KEMDy19."""
     return TABLES_KEMDY20 if corpus.name == KEMDy20.name else TABLES
+
+
+def beyond(corpus: Corpus) -> Table:
+    """The table of the options beyond MATE, on the folds of a corpus."""
+    return Table("Beyond MATE", BEYOND_ROWS, folds=corpus.folds, seeds=3, baseline="MATE")
 
 
 def make_grid(axes: Mapping[str, Sequence[str]], folds: Iterable[tuple[int, ...]]) -> Table:
@@ -249,10 +272,10 @@ def check_corpus(data_path: Path, role: str, tables: Iterable[str] = ()) -> Coun
 
     corpus = preprocessed_corpus(data_path)
     own = tables_of(corpus)
-    if others := [name for name in tables if name not in (*own, GRID)]:
+    if others := [name for name in tables if name not in (*own, BEYOND, GRID)]:
         raise InputError(
             f"table {others[0]}: not of {corpus.name}, which --data_path {data_path} holds; for it there are "
-            f"{', '.join(own)} and --grid"
+            f"{', '.join((*own, BEYOND))} and --grid"
         )
     return Counter(load_annotation(data_path, role).session.tolist())
 

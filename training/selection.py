@@ -7,6 +7,8 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from corpora.sessions import format_sessions
+
 Row = Mapping[str, float]  # of the history: an epoch's figures by their names in history.csv
 
 
@@ -36,6 +38,13 @@ def epoch_of_weights(folder: Path, select: str, monitor: str) -> int | None:
         if rows:
             return best_epoch(rows, monitor) if select == "best" else int(rows[-1]["epoch"])
     return None
+
+
+def describe_choice(select: str, monitor: str, valid_split: Sequence[int] | None) -> str:
+    """Why the tested epoch was taken, in words, from a run's `--select`, `--monitor` and `--valid_split`."""
+    if select != "best":
+        return "the last one"
+    return f"best by {monitor} on the validation sessions {format_sessions(valid_split or [])}".rstrip()
 
 
 def describe_epoch(row: Row, epochs: int) -> str:
