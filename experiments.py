@@ -2,6 +2,7 @@
 
 python experiments.py list
 python experiments.py run 3.2 3.6 --SorL speaker listener --epochs 100
+python experiments.py run beyond
 python experiments.py run --grid lam=0.5,0.66 backbone=lstm,gru --jobs 2
 python experiments.py report
 python experiments.py compare 3.3:default 3.3:bidirectional
@@ -19,11 +20,11 @@ from pathlib import Path
 
 from corpora.sessions import Session
 from sweeps.command_line import get_args_parsers, parse_plan, with_remembered
-from sweeps.data import other_data
+from sweeps.data import other_data, speech_shape_of
 from sweeps.estimate import Machine, estimate_disk, estimate_time, format_bytes, measure, this_machine
 from sweeps.jobs import Job, find_finished, find_runs, run_locally, shares, why_unfinished
 from sweeps.overview import describe_runs
-from sweeps.plan import GRID, TABLES, TABLES_KEMDY20, Plan, PlannedRun, check_corpora, remember
+from sweeps.plan import BEYOND, GRID, TABLES, TABLES_KEMDY20, Plan, PlannedRun, check_corpora, remember
 from sweeps.slurm import Slurm, run_on_slurm
 from training.options import parse_args
 from utils import InputError, find_run, run_command
@@ -35,7 +36,8 @@ def show(plan: Plan) -> None:
     for name, table in plan.tables.items():
         n_runs = sum(planned.table == name for planned in plan.runs)
         if n_runs:
-            print(f"{name:<10}{table.title}: {', '.join(table.rows)}; {n_runs} runs")
+            named = f", which 'run {name}' makes" if name == BEYOND and not plan.args.tables else ""
+            print(f"{name:<10}{table.title}: {', '.join(table.rows)}; {n_runs} runs{named}")
     runs = {planned.run_id for planned in plan.runs}
     finished = find_finished(save_path)
     others = other_data(plan.runs, finished)
@@ -50,7 +52,8 @@ def run(plan: Plan, argv: Sequence[str]) -> list[PlannedRun]:
 
     Raises
     ------
-    InputError : there is no corpus, a run was made from other data, or there is no SLURM cluster that takes the runs
+    InputError : there is no corpus, it lacks the speech embeddings that a run needs, a run was made from other data, or
+        there is no SLURM cluster that takes the runs
     Interrupted : see `run_locally` and `run_on_slurm`
     """
     save_path, args = plan.main_args.save_path, plan.args
@@ -58,6 +61,7 @@ def run(plan: Plan, argv: Sequence[str]) -> list[PlannedRun]:
     sizes = {role: check_corpora(plan.main_args.data_path, role, plan.tables) for role in roles}
     if others := other_data(plan.runs, {run_id: found.folder for run_id, found in find_runs(save_path).items()}):
         raise InputError(f"{next(iter(others.values()))} (so it is with {len(others)} of the plan's runs)")
+    speech_shape = speech_shape_of(plan.runs)
     remember(save_path, argv)
     wanted: dict[str, PlannedRun] = {}
     for planned in plan.runs:
@@ -73,7 +77,7 @@ def run(plan: Plan, argv: Sequence[str]) -> list[PlannedRun]:
         machine = Machine(None, min(args.array, len(todo)), 1 if args.gpus else args.cpus or 1)
     else:
         machine = this_machine(plan.main_args.gpu_id, places)
-    print(f"{len(todo)} to make: {describe_cost(todo, save_path, sizes, machine)}", flush=True)
+    print(f"{len(todo)} to make: {describe_cost(todo, save_path, sizes, machine, speech_shape)}", flush=True)
     if args.slurm:
         slurm = Slurm(
             partition=args.partition,
@@ -90,16 +94,23 @@ def run(plan: Plan, argv: Sequence[str]) -> list[PlannedRun]:
     return [planned for planned in todo if planned.run_id not in finished]
 
 
-def describe_cost(todo: Sequence[PlannedRun], save_path: Path, sizes: Mapping[str, Counter], machine: Machine) -> str:
+def describe_cost(
+    todo: Sequence[PlannedRun],
+    save_path: Path,
+    sizes: Mapping[str, Counter],
+    machine: Machine,
+    speech_shape: tuple[int, int] | None = None,
+) -> str:
     """The time and the disk that runs will take, in words; warns where the disk has less free.
 
     Parameters
     ----------
     sizes : by role, the utterances of each session
+    speech_shape : of `data.speech_shape_of`
     """
     options = [parse_args(planned.argv)[0] for planned in todo]
     time = estimate_time(options, sizes, measure(find_runs(save_path).values()), machine)
-    disk, free = estimate_disk(options, sizes, machine.places), shutil.disk_usage(save_path).free
+    disk, free = estimate_disk(options, sizes, machine.places, speech_shape), shutil.disk_usage(save_path).free
     if disk > free:
         warnings.warn(f"{save_path}: the runs take {format_bytes(disk)}, {format_bytes(free)} are free", stacklevel=2)
     return f"{time}, {format_bytes(disk)} of disk ({format_bytes(free)} free)"
@@ -118,7 +129,9 @@ def make_job(planned: PlannedRun, save_path: Path) -> Job:
 
 def report(plan: Plan) -> Path:
     """Write the tables of what has finished into SAVE_PATH/report and return that folder."""
-    from reports.tables import Entry, find_published, read_published, write_report
+    from reports.published import find_published, read_published
+    from reports.runs import Entry
+    from reports.tables import write_report
 
     save_path = plan.main_args.save_path
     if not plan.runs:
@@ -128,7 +141,8 @@ def report(plan: Plan) -> Path:
     for planned in plan.runs:
         table, row, role, fold = planned.table, planned.row, planned.role, planned.fold
         figures = find_published(published, table, row, role, fold)
-        if figures is None and table in TABLES and not TABLES[table].rows[row]:  # the default, published once
+        of_plan = plan.tables[table]
+        if figures is None and not (table == GRID or of_plan.rows[row] or of_plan.by_role):  # the default
             figures = find_published(published, "3.2", "default", role, fold)
         folder = None if planned.run_id in others else finished.get(planned.run_id)
         entry = Entry(
@@ -142,7 +156,8 @@ def report(plan: Plan) -> Path:
             folder=folder,
             error=None if folder else others.get(planned.run_id) or why_unfinished(save_path, planned.run_id),
             published=figures,
-            options=plan.tables[GRID].rows[row] if table == GRID else {},
+            options=of_plan.rows[row] if table == GRID else {},
+            baseline=of_plan.baseline,
         )
         entries.append(entry)
     folder = save_path / "report"
@@ -176,11 +191,11 @@ def compare_rows(plan: Plan) -> str:
 
 def finished_of(name: str, plan: Plan) -> dict[tuple[str, tuple[Session, ...], int], Path]:
     """Folders of the finished runs of a table's row, or an experiment folder, by role, test sessions and seed."""
-    from reports.tables import read_run
+    from reports.runs import read_run
 
     save_path = plan.main_args.save_path
     table, colon, row = name.partition(":")
-    if not colon or table not in (*TABLES, *TABLES_KEMDY20, GRID):
+    if not colon or table not in (*TABLES, *TABLES_KEMDY20, BEYOND, GRID):
         folder = find_run(save_path, name)
         stored = read_run(folder).configuration
         return {(stored["SorL"], tuple(stored["test_split"]), stored.get("seed", 0)): folder}

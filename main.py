@@ -104,8 +104,10 @@ def train(options: argparse.Namespace, given: Collection[str] = ()) -> Path:
     given : names of the options that the user gave
     """
     from reports.result import Context
+    from reports.sentences import labels_of_sentences
     from training.folders import has_finished, options_to_resume, settle_sessions
     from training.run import Run
+    from training.selection import describe_choice
     from training.state import load_weights
 
     with contextlib.ExitStack() as stack:
@@ -140,7 +142,9 @@ def train(options: argparse.Namespace, given: Collection[str] = ()) -> Path:
         arrays = predict(options, model, run.test_batches(loader), len(loader), processes)
         if processes.first:
             majority = int(training.train_set.class_counts.argmax())
-            context = Context(training.test_set.transcripts, tested, options.epochs)
+            sentences = labels_of_sentences(setup.annotation, training.train_set.targets)
+            transcripts, why = training.test_set.transcripts, describe_choice(options)
+            context = Context(transcripts, sentences, tested, options.epochs, why)
             report(folder, options, training.test_set, arrays, majority, context)
             run.finish()
         return folder
@@ -292,11 +296,12 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
     from dataset import WindowDataset
     from features.utterances import commonest_label
     from reports.result import Context
+    from reports.sentences import labels_of_sentences
     from training.devices import environment
     from training.engine import prefetch, to_device
     from training.folders import check_encoder, load_run, on_its_corpora, speech_facts, trained_on
     from training.provenance import as_stored, warn_of_test
-    from training.selection import epoch_of_weights
+    from training.selection import describe_choice, epoch_of_weights
 
     with join(args.gpu_id) as processes:
         with processes.all_or_none():
@@ -314,22 +319,19 @@ def test(args: argparse.Namespace, given: Collection[str]) -> Path:
         test_set = WindowDataset(utterances, utterances.in_sessions(options.test_split), options.ws)
         check_encoder(run, utterances.speech)
         majority = commonest_label(utterances, train_sessions, options.test_split)
+        sentences = labels_of_sentences(utterances.annotation, utterances.in_sessions(train_sessions))
         epoch = run.epoch or epoch_of_weights(run.folder, options.select, options.monitor)
         loader = test_loader(options, test_set, processes)
         arrays = predict(options, to_device(run.model, device), prefetch(loader, device), len(loader), processes)
         folder = processes.from_first(lambda: new_folder(run.folder, f"test_{timestamp()}"))
         if processes.first:
-            facts = {
-                "data": as_stored(setup.data),
-                "train_split": train_sessions,
-                "missing": utterances.missing,
-                "processes": processes.size,
-            }
-            facts |= speech_facts(utterances.speech)
+            facts = {"data": as_stored(setup.data), "train_split": train_sessions, "missing": utterances.missing}
+            facts |= {"processes": processes.size} | speech_facts(utterances.speech)
             if trained.corpora != run.corpora:
                 facts |= trained_on(trained)
             write_json(folder / "configuration.json", as_json(options) | facts | environment(device))
-            context = Context(test_set.transcripts, epoch, options.epochs, found)
+            why = describe_choice(options)
+            context = Context(test_set.transcripts, sentences, epoch, options.epochs, why, found)
             report(folder, options, test_set, arrays, majority, context)
         return folder
 

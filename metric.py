@@ -11,10 +11,11 @@ from constants import EMOTIONS, N_EMOTIONS, N_RATERS
 EPS = 1e-3  # in the published denominators
 BATCH_FIGURES = ("Precision", "Recall", "F1")  # published: computed by batch, then averaged over batches
 FIGURES = (*BATCH_FIGURES, "ccc_arousal", "ccc_valence")  # of a run, by their names in result.json
-MAIN_FIGURES = ("F1", "ccc_arousal", "ccc_valence")  # those that are plotted and compared
+SINGLE_LABEL_FIGURES = ("weighted_f1", "macro_f1", "accuracy")  # over all test windows with one majority label
+WHOLE_FIGURES = (*SINGLE_LABEL_FIGURES, "ccc_arousal", "ccc_valence")  # over the whole test set at once
+MAIN_FIGURES = (*WHOLE_FIGURES, "F1")  # those that are compared, F1 over the whole test set at once
 HEADINGS = dict(zip(FIGURES, (*BATCH_FIGURES, "CCC arousal", "CCC valence"), strict=True))
-OVERALL_FIGURES = ("macro_f1", "weighted_f1", "accuracy")  # of a run, over the whole test set
-HEADINGS |= dict(zip(OVERALL_FIGURES, ("macro F1", "weighted F1", "accuracy"), strict=True))
+HEADINGS |= dict(zip(SINGLE_LABEL_FIGURES, ("weighted F1", "macro F1", "accuracy"), strict=True))
 
 
 def f1(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
@@ -164,6 +165,27 @@ def single_label_figures(true: np.ndarray, predicted: np.ndarray) -> dict[str, f
         "weighted_f1": f1_score(true, predicted, average="weighted", zero_division=0),
     }
     return {name: round(float(value), 4) for name, value in figures.items()}
+
+
+def figures_of_counts(counts: np.ndarray) -> np.ndarray:
+    """`SINGLE_LABEL_FIGURES` from counts of true (rows) and predicted labels (columns), as `single_label_figures`.
+
+    Parameters
+    ----------
+    counts : at least 0, shape = (..., 7, 7)
+
+    Returns
+    -------
+    float64, shape = (..., 3), NaN where nothing is counted
+    """
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    true, predicted = counts.sum(axis=-1), counts.sum(axis=-2)
+    by_class = 2 * hits / np.maximum(true + predicted, 1e-9)
+    with np.errstate(invalid="ignore"):
+        n = true.sum(axis=-1)
+        weighted = (by_class * true).sum(axis=-1) / n
+        macro = by_class.sum(axis=-1) / (true + predicted > 0).sum(axis=-1)
+        return np.stack([weighted, macro, hits.sum(axis=-1) / n], axis=-1)
 
 
 def overall_figures(arrays: Mapping[str, np.ndarray], majority: int, batch_size: int) -> dict:

@@ -340,6 +340,12 @@ def count_epochs(folder: Path) -> int | None:
         return None
 
 
+def encoder_name(name_or_path: str) -> str:
+    """What a speech encoder is known by: its name on the hub, or that of its folder, wherever it lies."""
+    is_folder = os.path.isdir(name_or_path)  # noqa: PTH112 (it takes names that are too long for a path)
+    return Path(name_or_path).resolve().name if is_folder else name_or_path
+
+
 def find_run(save_path: Path, name: str) -> Path:
     """The experiment folder called `name`: a folder in `save_path`, or a path."""
     for folder in (save_path / name, Path(name)):

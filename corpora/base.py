@@ -72,6 +72,10 @@ class Corpus(ABC):
             script=match["script"],
         )
 
+    def is_scripted(self, segment: SegmentId) -> bool | None:
+        """Whether a dialogue is acted from a script; None in a corpus that does not distinguish such dialogues."""
+        return None
+
     def table_in(self, data_path: Path) -> str | None:
         """The name of the first of this corpus's annotation tables in a raw folder; None if it holds none."""
         folder = data_path / "annotation"

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from corpora.base import Corpus
+from corpora.base import Corpus, SegmentId
 from corpora.problems import MISSING_LIMIT, Problem
 from corpora.tables import TableLayout, annotate, find_tables, in_time_order, read_rows
 from utils import InputError
@@ -48,6 +48,9 @@ class KEMDy19(Corpus):
     test_fold = FOLDS[0]
     tuning_fold = FOLDS[3]  # as the paper chose its parameters
     utterances = MappingProxyType({"speaker": 10_279, "listener": 10_285})
+
+    def is_scripted(self, segment: SegmentId) -> bool:
+        return segment.script.startswith("script")
 
     def read_annotation(self, data_path: Path, problems: list[Problem]) -> pd.DataFrame:
         import pandas as pd

@@ -23,12 +23,13 @@ from corpora.registry import parse_id
 from corpora.wavs import find_wavs, read_wav
 from features.speech_encoder import Piece, SpeechEncoder, load_speech_encoder
 from features.store import FeatureStore, Frames, Rows
-from utils import InputError, lock_folder
+from utils import InputError, encoder_name, lock_folder
 
 VERSION = 1  # of what an embedding is; another one means that all are computed anew
 SAVE_SECONDS = 60.0  # what a process that is killed loses at most
 BATCH_SECONDS = 64  # of sound at once, padding included
 DTYPE = torch.float16
+EXAMPLE = "team-lucid/hubert-base-korean"  # on the Hugging Face hub, for error messages
 
 
 def embed_corpus(
@@ -211,18 +212,7 @@ def open_frames(
     ------
     InputError : there is no such store, there are several, or it lacks a wav that is new or has changed
     """
-    known = stored_encoders(folder)
-    if name is not None:
-        plain = Path(name).resolve().name if Path(name).is_dir() else name
-        known = {file: encoder for file, encoder in known.items() if encoder["name"] == plain}
-    command = f"preprocessing.py --data_path {folder.parent} --audio_model {name or 'NAME'}"
-    if not known:
-        what = "speech embeddings" if name is None else f"speech embeddings of {name}"
-        raise InputError(f"{folder}: holds no {what}; compute them with {command}")
-    if len(known) > 1:
-        names = ", ".join(f"{encoder['name']} ({file})" for file, encoder in known.items())
-        raise InputError(f"{folder}: holds speech embeddings of {names}; name one with --audio_model")
-    ((file, encoder),) = known.items()
+    file, encoder = find_encoder(folder, name)
     store = open_store(folder, file, encoder, wavs)
     lacking = [s for s in {*ids}.intersection(store.missing()) if os.access(wavs[s], os.R_OK)]
     if lacking:
@@ -231,6 +221,27 @@ def open_frames(
             f"compute them with preprocessing.py --data_path {folder.parent} --audio_model {encoder['name']}"
         )
     return encoder, store.frames(ids)
+
+
+def find_encoder(folder: Path, name: str | None = None) -> tuple[str, dict[str, Any]]:
+    """The store of the encoder `name`, or the only one, and its encoder: name, layers, dimension and fingerprint.
+
+    Raises
+    ------
+    InputError : there is no such store, or there are several
+    """
+    known = stored_encoders(folder)
+    if name is not None:
+        known = {file: encoder for file, encoder in known.items() if encoder["name"] == encoder_name(name)}
+    if not known:
+        what = "speech embeddings" if name is None else f"speech embeddings of {name}"
+        command = f"preprocessing.py --data_path {folder.parent} --audio_model {name or EXAMPLE}"
+        raise InputError(f"{folder}: holds no {what}; compute them with {command}")
+    if len(known) > 1:
+        names = ", ".join(f"{encoder['name']} ({file})" for file, encoder in known.items())
+        raise InputError(f"{folder}: holds speech embeddings of {names}; name one with --audio_model")
+    ((file, encoder),) = known.items()
+    return file, encoder
 
 
 def stored_encoders(folder: Path) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,6 @@ import json
 import math
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from features.text import check_name, hush_libraries, not_loaded
-from utils import InputError
+from utils import InputError, encoder_name
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -189,8 +188,7 @@ def load_speech_encoder(name_or_path: str) -> SpeechEncoder:
         raise
     except Exception as error:  # readers raise almost anything for damaged files and other models
         raise not_loaded(name_or_path, error, "speech encoder") from error
-    name = Path(name_or_path).resolve().name if Path(name_or_path).is_dir() else name_or_path
-    return SpeechEncoder(name, model, extractor)
+    return SpeechEncoder(encoder_name(name_or_path), model, extractor)
 
 
 def load_extractor(name_or_path: str, config: PretrainedConfig) -> object:

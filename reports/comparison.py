@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from corpora.sessions import format_sessions
 from metric import HEADINGS, MAIN_FIGURES
-from reports.formats import format_difference, format_value
+from reports.formats import format_difference, format_spread, format_value
 from reports.intervals import CONFIDENCE, figures, occurrences, resample
-from reports.pairs import Fold, Pair, read_fold
+from reports.pairs import COUNTS, Fold, Pair, read_fold
 from reports.runs import group
 from utils import InputError, one_line
 
@@ -23,9 +23,9 @@ from utils import InputError, one_line
 class Comparison(NamedTuple):
     """The numbers of one role.
 
-    figures : one row per test split and seed, and if there are several the mean over folds: windows, dialogues, and of
-        each of `MAIN_FIGURES` `_a`, `_b` and `_diff`, B - A
-    intervals : one row for each of `MAIN_FIGURES`: difference, low, high, method
+    figures : one row per test split and seed, and if there are several the mean over folds: windows, those with a
+        single label, dialogues, and of each of `MAIN_FIGURES` `_a`, `_b` and `_diff`, B - A
+    intervals : one row for each of `MAIN_FIGURES`: difference, low, high, method, and `spread_over_seeds`
     mcnemar : one row per test split and seed, and if there are several folds their sum for each seed: only_a, only_b, p
     """
 
@@ -38,7 +38,7 @@ class Comparison(NamedTuple):
 
 
 def difference(sums: np.ndarray) -> np.ndarray:
-    """B - A of each of `MAIN_FIGURES`, mean over seeds: from sums of shape (..., S, 2, 13), shape = (..., 3)."""
+    """B - A of each of `MAIN_FIGURES`, mean over seeds: from sums of shape (..., S, 2, 62), shape = (..., 6)."""
     of_a, of_b = np.moveaxis(figures(sums), -2, 0)
     return (of_b - of_a).mean(axis=-2)
 
@@ -49,12 +49,12 @@ def mean_difference(*drawn: np.ndarray, folds: Sequence[np.ndarray], axis: int =
     Parameters
     ----------
     drawn : for each fold the numbers of the dialogues in each resample, shape = (..., K)
-    folds : sums of each fold, shape = (D, S, 2, 13)
+    folds : sums of each fold, shape = (D, S, 2, 62)
     axis : of the dialogues in `drawn`, the last one
 
     Returns
     -------
-    float64, shape = (3, ...)
+    float64, shape = (6, ...)
     """
     by_fold = [
         difference(np.tensordot(occurrences(numbers, len(sums)), sums, axes=1))
@@ -72,7 +72,7 @@ def bootstrap_intervals(folds: Sequence[np.ndarray], n_resamples: int, seed: int
 
     Parameters
     ----------
-    folds : sums of each fold, shape = (D, S, 2, 13)
+    folds : sums of each fold, shape = (D, S, 2, 62)
     n_resamples : at least 1
     seed : of the resamples
 
@@ -83,6 +83,27 @@ def bootstrap_intervals(folds: Sequence[np.ndarray], n_resamples: int, seed: int
     statistic = partial(mean_difference, folds=folds)
     found = pd.DataFrame({"difference": statistic(*(np.arange(len(sums)) for sums in folds))}, index=[*MAIN_FIGURES])
     return found.join(resample(statistic, [len(sums) for sums in folds], n_resamples, seed))
+
+
+def spread_over_seeds(folds: Sequence[Fold]) -> pd.DataFrame:
+    """How much B - A, mean over folds, differs between seeds, of those that all folds have.
+
+    Returns
+    -------
+    `seeds`, how many, and `sd`, the sample standard deviation, NaN of one; one row for each of `MAIN_FIGURES`
+    """
+    common = [seed for seed in folds[0].seeds if all(seed in fold.seeds for fold in folds)]
+    by_seed = [
+        np.mean([difference(fold.sums[:, [fold.seeds.index(seed)]].sum(axis=0)) for fold in folds], axis=0)
+        for seed in common
+    ]
+    sd = np.std(by_seed, axis=0, ddof=1) if len(common) > 1 else np.nan
+    return pd.DataFrame({"seeds": len(common), "sd": sd}, index=[*MAIN_FIGURES])
+
+
+def within_seeds(of_figure: pd.Series) -> bool:
+    """Whether a row of `Comparison.intervals` has a difference of at most its standard deviation over seeds."""
+    return bool(abs(of_figure["difference"]) <= of_figure["sd"])
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -96,7 +117,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
 def compute_comparison(folds: Sequence[Fold], n_resamples: int, seed: int) -> Comparison:
     """The numbers of one role; `n_resamples` and `seed` are the bootstrap's."""
     intervals = bootstrap_intervals([fold.sums for fold in folds], n_resamples, seed)
-    return Comparison(figures_table(folds), intervals, mcnemar_table(folds))
+    return Comparison(figures_table(folds), intervals.join(spread_over_seeds(folds)), mcnemar_table(folds))
 
 
 def figures_table(folds: Sequence[Fold]) -> pd.DataFrame:
@@ -109,6 +130,7 @@ def figures_table(folds: Sequence[Fold]) -> pd.DataFrame:
                 "test": format_sessions(fold.sessions),
                 "seed": str(seed),
                 "windows": int(sums[:, 0, 0].sum()),
+                "single_label": int(sums[:, 0, -len(COUNTS) :].sum()),
                 "dialogues": len(sums),
             }
             rows.append(counts | figure_columns(*figures(sums.sum(axis=0))))
@@ -120,6 +142,7 @@ def figures_table(folds: Sequence[Fold]) -> pd.DataFrame:
             "test": f"mean of {' and '.join(parts)}",
             "seed": "",
             "windows": sum(int(fold.sums[:, 0, 0, 0].sum()) for fold in folds),
+            "single_label": sum(int(fold.sums[:, 0, 0, -len(COUNTS) :].sum()) for fold in folds),
             "dialogues": sum(len(fold.sums) for fold in folds),
         }
         rows.append(counts | figure_columns(*np.mean(by_fold, axis=0)))
@@ -151,7 +174,7 @@ def mcnemar_table(folds: Sequence[Fold]) -> pd.DataFrame:
 
 
 def figure_columns(of_a: np.ndarray, of_b: np.ndarray) -> dict[str, float]:
-    """`_a`, `_b` and `_diff` of each of `MAIN_FIGURES`, from those of A and of B, both shape = (3,)."""
+    """`_a`, `_b` and `_diff` of each of `MAIN_FIGURES`, from those of A and of B, both shape = (6,)."""
     columns = {}
     for name, a, b in zip(MAIN_FIGURES, of_a, of_b, strict=True):
         columns |= {f"{name}_a": a, f"{name}_b": b, f"{name}_diff": b - a}
@@ -159,9 +182,12 @@ def figure_columns(of_a: np.ndarray, of_b: np.ndarray) -> dict[str, float]:
 
 
 LEGEND = (
-    "F1 is computed from the published precision and recall at 1, over all test windows of a fold at once. The F1 of "
-    "the report is an average over batches, which is not defined for resampled dialogues. The mean is over folds, and "
+    "Weighted F1, macro F1 and accuracy are over the test windows with one majority label, CCC over all of them. F1 is "
+    "computed from the published precision and recall at 1, over all test windows of a fold at once: the F1 of the "
+    "report is an average over batches, which is not defined for resampled dialogues. The mean is over folds, and "
     "within a fold over seeds.",
+    "The spread over seeds is the standard deviation, over seeds, of the mean over folds of B - A. A difference within "
+    "it may be one of the seeds alone.",
     "The intervals resample whole dialogues within each fold, because windows of one dialogue overlap; A, B and all "
     "seeds of a fold have the same dialogues in a resample. They show how the difference would vary with other "
     "dialogues of these sessions, not with other speakers or other seeds.",
@@ -173,12 +199,16 @@ LEGEND = (
 
 def format_comparison(role: str, names: tuple[str, str], comparison: Comparison, n_resamples: int) -> str:
     """A role's numbers as Markdown."""
-    by_fold = comparison.figures[["test", "seed", "windows", "dialogues"]].astype(str)
-    for name in MAIN_FIGURES:
-        by_fold[f"{HEADINGS[name]}: A, B (B - A)"] = [
-            f"{format_value(a)}, {format_value(b)} ({format_difference(diff)})"
-            for a, b, diff in comparison.figures[[f"{name}_a", f"{name}_b", f"{name}_diff"]].to_numpy()
-        ]
+    by_fold = []
+    for names_of_block in (MAIN_FIGURES[:3], MAIN_FIGURES[3:]):  # six beside each other are too wide for a terminal
+        block = comparison.figures[["test", "seed", "windows", "single_label", "dialogues"]].astype(str)
+        block = block.rename(columns={"single_label": "1 label"})
+        for name in names_of_block:
+            block[f"{HEADINGS[name]}: A, B (B - A)"] = [
+                f"{format_value(a)}, {format_value(b)} ({format_difference(diff)})"
+                for a, b, diff in comparison.figures[[f"{name}_a", f"{name}_b", f"{name}_diff"]].to_numpy()
+            ]
+        by_fold.append(block.to_markdown(index=False, disable_numparse=True))
     intervals = pd.DataFrame(
         {
             "figure": [HEADINGS[name] for name in comparison.intervals.index],
@@ -186,6 +216,8 @@ def format_comparison(role: str, names: tuple[str, str], comparison: Comparison,
             "from": comparison.intervals["low"].map(format_difference),
             "to": comparison.intervals["high"].map(format_difference),
             "method": comparison.intervals["method"],
+            "spread over seeds": comparison.intervals["sd"].map(format_spread),
+            "within it": [format_within(row) for _, row in comparison.intervals.iterrows()],
         }
     )
     tests = comparison.mcnemar.assign(p=comparison.mcnemar["p"].map("{:.2g}".format))
@@ -194,13 +226,34 @@ def format_comparison(role: str, names: tuple[str, str], comparison: Comparison,
     return "\n\n".join(
         [
             f"# {role}: A = {a}, B = {b}",
-            by_fold.to_markdown(index=False, disable_numparse=True),
+            *by_fold,
             f"{CONFIDENCE:.0%} interval of the mean difference, {n_resamples:,} resamples of dialogues:",
             intervals.to_markdown(index=False, disable_numparse=True),
+            describe_seeds(comparison.intervals),
             "McNemar's exact test of the emotion:",
             tests.to_markdown(index=False, disable_numparse=True),
         ]
     )
+
+
+def format_within(of_figure: pd.Series) -> str:
+    """Whether a difference is within the spread over seeds: `yes`, `no`, or `-` where that is not known."""
+    return "-" if np.isnan(of_figure["sd"]) else "yes" if within_seeds(of_figure) else "no"
+
+
+def describe_seeds(intervals: pd.DataFrame) -> str:
+    """What the spread over seeds says of the differences, in a sentence; `intervals` of a `Comparison`."""
+    n = intervals["seeds"].iloc[0]
+    if n < 2:
+        return (
+            f"{'No' if n == 0 else 'One'} seed in all folds: how much other seeds would change the differences is not "
+            "known; --seeds 3 shows it."
+        )
+    within = [HEADINGS[name] for name, row in intervals.iterrows() if within_seeds(row)]
+    if not within:
+        return f"No difference is within the spread over {n} seeds."
+    verb = "is" if len(within) == 1 else "are"
+    return f"Within the spread over {n} seeds, so that another seed may turn it round, {verb}: {', '.join(within)}."
 
 
 def compare(pairs: Sequence[Pair], names: tuple[str, str], n_resamples: int = 9999, seed: int = 0) -> str:

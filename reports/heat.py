@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from metric import HEADINGS, MAIN_FIGURES
+from metric import HEADINGS
 from reports.formats import format_value
 from reports.runs import Entry, Run, finished, group, values_of
 
@@ -37,8 +37,8 @@ class Heat(NamedTuple):
     rows: list[tuple[str, list[Cell]]]
 
 
-def heat_maps(entries: Sequence[Entry], runs: Mapping[Path, Run]) -> list[Heat]:
-    """A map of each role and each of `MAIN_FIGURES`; none unless exactly two options vary between a grid's rows.
+def heat_maps(entries: Sequence[Entry], runs: Mapping[Path, Run], figures: Sequence[str]) -> list[Heat]:
+    """A map of each role and each of `figures`; none unless exactly two options vary between a grid's rows.
 
     The figures are means over seeds, and over folds of the folds' means.
 
@@ -66,9 +66,9 @@ def heat_maps(entries: Sequence[Entry], runs: Mapping[Path, Run]) -> list[Heat]:
                 ]
                 options = of_row[0].options
                 means[options[down], options[across]] = pd.concat(by_fold, axis=1).mean(axis=1)
-        for name in MAIN_FIGURES if means else ():
-            figures = {place: mean[name] for place, mean in means.items()}
-            rows = [(value, make_row(figures, [(value, other) for other in values[across]])) for value in values[down]]
+        for name in figures if means else ():
+            found = {place: mean[name] for place, mean in means.items()}
+            rows = [(value, make_row(found, [(value, other) for other in values[across]])) for value in values[down]]
             maps.append(Heat(f"{HEADINGS[name]}, {role}", down, across, values[across], rows))
     return maps
 

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
-from metric import MAIN_FIGURES, f1
-from reports.pairs import AFFECT, SUMS, dialogue_sums, windows_table
+from constants import N_EMOTIONS
+from metric import MAIN_FIGURES, f1, figures_of_counts
+from reports.pairs import AFFECT, COUNTS, SUMS, dialogue_sums, windows_table
 from reports.runs import Run
 
 # A variance up to this is rounding; one window in a million that is off by 1e-2 makes a hundred times as much
@@ -21,26 +22,28 @@ CONFIDENCE = 0.95
 def figures(sums: np.ndarray) -> np.ndarray:
     """`MAIN_FIGURES` of windows from their sums.
 
-    F1 is the published one, of precision@1 and recall@1, over all windows at once. CCC is Lin's (1989) with
-    population variances, 0 if prediction or target is constant, as in metric.py.
+    Weighted and macro F1 and accuracy are over the windows with one label, NaN without any. CCC is Lin's (1989) with
+    population variances, 0 if prediction or target is constant, as in metric.py. F1 is the published one, of
+    precision@1 and recall@1, over all windows at once.
 
     Parameters
     ----------
-    sums : columns `SUMS`, shape = (..., 13)
+    sums : columns `SUMS`, shape = (..., 62)
 
     Returns
     -------
-    float64, shape = (..., 3)
+    float64, shape = (..., 6)
     """
     means = dict(zip(SUMS, np.moveaxis(sums / sums[..., :1], -1, 0), strict=True))
-    found = [f1(means["precision"], means["recall"])]
+    counts = sums[..., -len(COUNTS) :].reshape(*sums.shape[:-1], N_EMOTIONS, N_EMOTIONS)
+    found = [*np.moveaxis(figures_of_counts(counts), -1, 0)]
     for name in AFFECT:
         p, t, pp, tt, pt = (means[f"{name}_{s}"] for s in ("p", "t", "pp", "tt", "pt"))
         var_p, var_t = pp - p * p, tt - t * t
         varies = (var_p > CONSTANT) & (var_t > CONSTANT)
         spread = np.where(varies, var_p + var_t + (p - t) ** 2, 1)
         found.append(np.where(varies, 2 * (pt - p * t) / spread, 0))
-    return np.stack(found, axis=-1)
+    return np.stack([*found, f1(means["precision"], means["recall"])], axis=-1)
 
 
 def occurrences(drawn: np.ndarray, n: int) -> np.ndarray:
@@ -62,7 +65,7 @@ def resample(
     Parameters
     ----------
     statistic : as scipy's bootstrap calls it, with the numbers of the dialogues that were drawn, an array for each
-        fold, shape = (..., K); it returns shape = (3, ...)
+        fold, shape = (..., K); it returns shape = (6, ...)
     n_dialogues : of each fold
     n_resamples : at least 1
     seed : of the resamples
@@ -79,7 +82,8 @@ def resample(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # BCa is nan if all resamples agree; this is handled below
         bca = bootstrap(dialogues, statistic, n_resamples=n_resamples, method="BCa", **settings)
-    percentile = bootstrap(dialogues, statistic, n_resamples=0, method="percentile", bootstrap_result=bca, **settings)
+        settings |= {"n_resamples": 0, "bootstrap_result": bca}
+        percentile = bootstrap(dialogues, statistic, method="percentile", **settings)
     same = np.ptp(bca.bootstrap_distribution, axis=-1) == 0
     defined = np.isfinite(bca.confidence_interval).all(axis=0) & ~same
     found["low"], found["high"] = np.where(defined, bca.confidence_interval, percentile.confidence_interval)
@@ -87,23 +91,27 @@ def resample(
     return found
 
 
-# Of the runs on one test split
+# Of runs
 
 
-def fold_intervals(runs: Sequence[Run], n_resamples: int = 1999, seed: int = 0) -> pd.DataFrame | None:
-    """Intervals of the mean over these runs, which tested the same windows, of each of `MAIN_FIGURES`; see `resample`.
+def sums_of_runs(runs: Sequence[Run]) -> np.ndarray | None:
+    """`SUMS` of each dialogue and run, shape = (D, S, 62); None unless all runs tested the same windows of a corpus."""
+    if not runs or not all(run.has_dialogues for run in runs) or len({frozenset(run.ids) for run in runs}) != 1:
+        return None
+    return np.stack([dialogue_sums(windows_table(run.ids, run.arrays)) for run in runs], axis=1)
 
-    They are of the figures over all windows at once, also F1. None if the runs have not the same windows, or a single
-    dialogue.
+
+def mean_intervals(folds: Sequence[np.ndarray], n_resamples: int = 1999, seed: int = 0) -> pd.DataFrame:
+    """`resample` of the mean over folds of the mean over runs of each of `MAIN_FIGURES`, from `sums_of_runs` of each.
+
+    They are of the figures over all windows of a fold at once, also F1.
     """
-    if not all(run.has_dialogues for run in runs) or len({frozenset(run.ids) for run in runs}) != 1:
-        return None
-    by_dialogue = np.stack([dialogue_sums(windows_table(run.ids, run.arrays)) for run in runs], axis=1)  # (D, S, 13)
-    if len(by_dialogue) == 1:
-        return None
 
-    def statistic(drawn: np.ndarray, axis: int = -1) -> np.ndarray:
-        resampled = np.tensordot(occurrences(drawn, len(by_dialogue)), by_dialogue, axes=1)
-        return np.moveaxis(figures(resampled).mean(axis=-2), -1, 0).round(12)
+    def statistic(*drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+        by_fold = [
+            figures(np.tensordot(occurrences(numbers, len(sums)), sums, axes=1)).mean(axis=-2)
+            for numbers, sums in zip(drawn, folds, strict=True)
+        ]
+        return np.moveaxis(np.mean(by_fold, axis=0), -1, 0).round(12)
 
-    return resample(statistic, [len(by_dialogue)], n_resamples, seed)
+    return resample(statistic, [len(sums) for sums in folds], n_resamples, seed)

@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 import matplotlib
@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 from constants import EMOTIONS
 from corpora.sessions import format_sessions
-from metric import HEADINGS, MAIN_FIGURES, confusion_matrix
-from reports.formats import LEGEND
+from metric import BATCH_FIGURES, HEADINGS, confusion_matrix
+from reports.formats import LEGEND, has_published
+from reports.formats import OURS as OURS_IN_WORDS
 from reports.heat import Heat
-from reports.intervals import fold_intervals
 from reports.plots import (
     COLOURS,
     MARKERS,
@@ -40,6 +40,11 @@ from reports.plots import (
 )
 from reports.runs import PUBLISHED_CORPUS, Entry, Run, finished, group
 from utils import atomic_write
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from reports.against import Against
 
 OURS = Markup(
     '<span style="color:{0}">●</span> each of our runs; <span style="color:{0}">━</span> 95% interval over dialogues '
@@ -74,20 +79,20 @@ class Details(NamedTuple):
 class Section(NamedTuple):
     """A table on the page, with what is below it.
 
-    headings : of the figures
+    groups : of `heading_groups`
     rows : of the table, by the names that page.html uses
+    against : the rows' differences from one of them, None of a table without such a row
     notes : what others published, in words
     missing : the runs that are not in it, in words
-    published : whether it has published figures beside ours
     heats : maps of a grid of two options
     """
 
     title: str
-    headings: list[str]
+    groups: list[tuple[str, list[tuple[str, bool]]]]
     rows: list[dict[str, Any]]
+    against: Against | None
     notes: list[str]
     missing: list[str]
-    published: bool
     heats: list[Heat]
     plots: list[Plot]
     details: list[Details]
@@ -121,6 +126,7 @@ def write_page(path: Path, page: Page) -> None:
         **page._asdict() | {"settings": describe_settings(page.settings)},
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        ours=OURS_IN_WORDS,
         legend=LEGEND,
         published_corpus=PUBLISHED_CORPUS,
         emotions=EMOTIONS,
@@ -128,6 +134,26 @@ def write_page(path: Path, page: Page) -> None:
     )
     with atomic_write(path) as file:
         file.write(text)
+
+
+def heading_groups(table: pd.DataFrame, figures: Sequence[str]) -> list[tuple[str, list[tuple[str, bool]]]]:
+    """What the figures are over, and the heading of each and whether published ones of it stand beside ours.
+
+    Parameters
+    ----------
+    table : of `summary.summarise`
+    figures : those to show, those by batch last
+    """
+    groups: dict[str, list[tuple[str, bool]]] = {}
+    for name in figures:
+        over = "as the paper counts (per batch)" if name in BATCH_FIGURES else "whole test set"
+        groups.setdefault(over, []).append((HEADINGS[name], has_published(table, [name])))
+    return [*groups.items()]
+
+
+def plotted(figures: Sequence[str]) -> tuple[str, ...]:
+    """Of the figures of a table those that are drawn: the first, both CCCs, and the published F1."""
+    return (figures[0], "ccc_arousal", "ccc_valence", "F1")
 
 
 def describe_settings(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -139,8 +165,19 @@ def describe_settings(settings: Mapping[str, Any]) -> dict[str, str]:
 # Under a table
 
 
+class DrawnTable(NamedTuple):
+    """What is drawn of a table: its numbers, as `summary.summarise` gives them, and some of its figures.
+
+    numbers : of the page's plots
+    """
+
+    table: pd.DataFrame
+    figures: Sequence[str]
+    numbers: Iterator[int]
+
+
 def draw_table(
-    entries: Sequence[Entry], runs: dict[Path, Run], numbers: Iterator[int], bar: tqdm
+    entries: Sequence[Entry], runs: dict[Path, Run], drawn: DrawnTable, bar: tqdm
 ) -> tuple[list[Plot], list[Details]]:
     """The plots of a table, and the details of each of its rows that has a run.
 
@@ -148,38 +185,38 @@ def draw_table(
     ----------
     entries : of the table
     runs : those that have finished, by folder
-    numbers : of the page's figures
     bar : counts the table, and each of its rows
     """
     details = []
     with matplotlib.rc_context(PLOT_STYLE):
-        plots = [draw_figures(entries, runs, numbers)]
+        plots = [draw_figures(entries, runs, drawn)]
         if finished(entries, runs):
-            plots += draw_curves(entries, runs, numbers)
+            plots += draw_curves(entries, runs, drawn.numbers)
         bar.update()
         for (role, row), of_row in group(entries, "role", "row").items():
             if runs_of_row := finished(of_row, runs):
-                details.append(draw_details(role, row, runs_of_row, numbers))
+                details.append(draw_details(role, row, runs_of_row, drawn.numbers))
             bar.update()
     return plots, details
 
 
-def draw_figures(entries: Sequence[Entry], runs: dict[Path, Run], numbers: Iterator[int]) -> Plot:
-    """`MAIN_FIGURES` of every run, one line per role, row and test split."""
+def draw_figures(entries: Sequence[Entry], runs: dict[Path, Run], drawn: DrawnTable) -> Plot:
+    """The figures of every run, one line per role, row and test split."""
     folds = group(entries, "role", "row", "test_split")
     varying = [field for field in ("role", "row", "test_split") if len(group(entries, field)) > 1] or ["role"]
-    labels = []
+    labels, numbers = [], drawn.table.set_index(["role", "row", "test"])
     for role, row, split in folds:
         parts = {"role": role, "row": row, "test_split": format_sessions(split)}
         labels.append(" ".join(parts[field] for field in varying))
-    intervals = [
-        fold_intervals(runs_of_fold) if (runs_of_fold := finished(of_fold, runs)) else None
-        for of_fold in folds.values()
-    ]
     svgs = []
-    for name in MAIN_FIGURES:
-        figure = plot_figures(name, [*folds.values()], labels, runs, intervals)
-        svgs.append(inline_svg(figure, next(numbers), f"{HEADINGS[name]} of every run, published figure and majority"))
+    for name in drawn.figures:
+        bounds = [
+            tuple(numbers.loc[(role, row, format_sessions(split)), [f"{name}_low", f"{name}_high"]])
+            for role, row, split in folds
+        ]
+        figure = plot_figures(name, [*folds.values()], labels, runs, bounds)
+        words = f"{HEADINGS[name]} of every run" + (", published figure and majority" if name == "F1" else "")
+        svgs.append(inline_svg(figure, next(drawn.numbers), words))
     published = PUBLISHED if any(entry.published for entry in entries) else ""
     return Plot(svgs, OURS + published + MAJORITY)
 

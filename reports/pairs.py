@@ -18,7 +18,8 @@ from reports.runs import AFFECT_COLUMNS, read_run
 from utils import InputError
 
 AFFECT = ("arousal", "valence")
-SUMS = ("n", "precision", "recall", *(f"{name}_{s}" for name in AFFECT for s in ("p", "t", "pp", "tt", "pt")))
+COUNTS = tuple(f"{true} as {predicted}" for true in EMOTIONS for predicted in EMOTIONS)
+SUMS = ("n", "precision", "recall", *(f"{name}_{s}" for name in AFFECT for s in ("p", "t", "pp", "tt", "pt")), *COUNTS)
 CENTRE = sum(AFFECT_RANGE) / 2  # subtracted from arousal and valence: sums of smaller squares lose fewer digits
 
 
@@ -35,7 +36,7 @@ class Pair(NamedTuple):
 class Fold(NamedTuple):
     """What the comparison takes from the pairs of one test split, which have the same windows: D dialogues, S seeds.
 
-    sums : `SUMS` of every dialogue, seed and configuration, float64, shape = (D, S, 2, 13)
+    sums : `SUMS` of every dialogue, seed and configuration, float64, shape = (D, S, 2, 62)
     only : windows whose emotion only A has right, and only B, by seed, int64, shape = (S, 2)
     """
 
@@ -48,8 +49,8 @@ class Fold(NamedTuple):
 def read_windows(folder: Path, role: str, fold: Sequence[int]) -> pd.DataFrame:
     """The tested windows of an experiment folder, one row per window, sorted by their segment ids, which index them.
 
-    Columns: true emotions (multi-hot, `EMOTIONS`), arousal and valence, their `_pred`, and `right`, whether the
-    likeliest emotion is among the true ones.
+    Columns: true emotions (multi-hot, `EMOTIONS`), arousal and valence, their `_pred`, the label index of the likeliest
+    emotion, `predicted`, and whether it is among the true ones, `right`.
 
     Raises
     ------
@@ -71,6 +72,7 @@ def windows_table(ids: Sequence[str], arrays: Mapping[str, np.ndarray]) -> pd.Da
     """The columns of `read_windows`, of N segment ids and arrays as `engine.evaluate` returns them, in their order."""
     true, likeliest = arrays["emotion"], ranked(arrays["emotion_pred"])[:, :1]
     windows = pd.DataFrame(true, columns=EMOTIONS, index=[*ids])
+    windows["predicted"] = likeliest[:, 0]
     windows["right"] = np.take_along_axis(true, likeliest, axis=1)[:, 0].astype(bool)
     for name in AFFECT_COLUMNS:
         windows[name] = arrays[name]
@@ -110,7 +112,7 @@ def dialogue_sums(windows: pd.DataFrame) -> np.ndarray:
     """Sums over the windows of each dialogue, from which `comparison.figures` computes, sorted by corpus and dialogue.
 
     They are over 1 (`n`), precision and recall at 1, and of arousal and valence, less `CENTRE`, over prediction p and
-    target t, their squares and their product.
+    target t, their squares and their product; `COUNTS` are of the windows with one true label, by it and the likeliest.
 
     Parameters
     ----------
@@ -118,16 +120,39 @@ def dialogue_sums(windows: pd.DataFrame) -> np.ndarray:
 
     Returns
     -------
-    float64, shape = (D, 13), columns `SUMS`
+    float64, shape = (D, 62), columns `SUMS`
     """
-    right = windows["right"].astype(float)
-    columns = {"n": 1.0, "precision": right, "recall": right / windows[[*EMOTIONS]].sum(axis=1)}
+    right, true = windows["right"].astype(float), windows[[*EMOTIONS]].to_numpy()
+    columns = {"n": 1.0, "precision": right, "recall": right / true.sum(axis=1)}
     for name in AFFECT:
         p, t = windows[f"{name}_pred"] - CENTRE, windows[name] - CENTRE
         columns |= {f"{name}_p": p, f"{name}_t": t, f"{name}_pp": p * p, f"{name}_tt": t * t, f"{name}_pt": p * t}
+    single = np.flatnonzero(true.sum(axis=1) == 1)
+    counts = np.zeros((len(windows), len(COUNTS)))
+    counts[single, true[single].argmax(axis=1) * len(EMOTIONS) + windows["predicted"].to_numpy()[single]] = 1
+    sums = pd.DataFrame(columns, index=windows.index).join(pd.DataFrame(counts, index=windows.index, columns=COUNTS))
     # Several corpora have dialogues of one name
     dialogue = [f"{corpus_of(segment).name} {parse_id(segment).dialogue}" for segment in windows.index]
-    return pd.DataFrame(columns, index=windows.index)[[*SUMS]].groupby(dialogue).sum().to_numpy()
+    return sums[[*SUMS]].groupby(dialogue).sum().to_numpy()
+
+
+def make_fold(pairs: Sequence[Pair], windows: Mapping[Path, pd.DataFrame]) -> Fold:
+    """The fold of the pairs of one role and test split, from `read_windows` of their folders.
+
+    Raises
+    ------
+    InputError : they differ in windows, labels or targets
+    """
+    first = windows[pairs[0].a]
+    sums, only = [], []
+    for pair in pairs:
+        both = [windows[pair.a], windows[pair.b]]
+        for folder in (pair.a, pair.b):
+            check_same(first, windows[folder], (pairs[0].a / "predictions.csv", folder / "predictions.csv"))
+        sums.append(np.stack([dialogue_sums(table) for table in both], axis=1))
+        a, b = (table["right"].to_numpy() for table in both)
+        only.append([(a & ~b).sum(), (b & ~a).sum()])
+    return Fold(pairs[0].fold, [pair.seed for pair in pairs], np.stack(sums, axis=1), np.array(only))
 
 
 def read_fold(pairs: Sequence[Pair], bar: tqdm) -> Fold:
@@ -137,17 +162,9 @@ def read_fold(pairs: Sequence[Pair], bar: tqdm) -> Fold:
     ------
     InputError : a folder is damaged, of another role or test split, or they differ in windows, labels or targets
     """
-    first, first_path = None, pairs[0].a / "predictions.csv"
-    sums, only = [], []
+    windows = {}
     for pair in pairs:
-        both = []
         for folder in (pair.a, pair.b):
-            windows = read_windows(folder, pair.role, pair.fold)
-            first = windows if first is None else first
-            check_same(first, windows, (first_path, folder / "predictions.csv"))
-            both.append(windows)
+            windows[folder] = read_windows(folder, pair.role, pair.fold)
             bar.update()
-        sums.append(np.stack([dialogue_sums(windows) for windows in both], axis=1))
-        a, b = (windows["right"].to_numpy() for windows in both)
-        only.append([(a & ~b).sum(), (b & ~a).sum()])
-    return Fold(pairs[0].fold, [pair.seed for pair in pairs], np.stack(sums, axis=1), np.array(only))
+    return make_fold(pairs, windows)

@@ -108,12 +108,12 @@ def plot_figures(
     folds: Sequence[Sequence[Entry]],
     labels: Sequence[str],
     runs: dict[Path, Run],
-    intervals: Sequence[pd.DataFrame | None],
+    intervals: Sequence[tuple[float, float]],
 ) -> Figure:
-    """One of `metric.FIGURES` of every run, one line per fold, with the published row's (hollow) and the majority's F1.
+    """One of `values_of` of every run, one line per fold, with the published row's (hollow) and the majority's F1.
 
-    `folds` has the entries of each line, `labels` the names of the lines, `intervals` what
-    `intervals.fold_intervals` gives for each, drawn as a bar.
+    `folds` has the entries of each line, `labels` the names of the lines, `intervals` the interval of each mean, drawn
+    as a bar, or NaN.
     """
     labels = [textwrap.fill(one_line(label), 26) for label in labels]
     n_lines = max(label.count("\n") + 1 for label in labels)
@@ -121,8 +121,8 @@ def plot_figures(
     axes = figure.subplots()
     for height, entries in enumerate(folds):
         ours = values_of(finished(entries, runs))
-        if intervals[height] is not None:
-            low, high = intervals[height].loc[name, ["low", "high"]]
+        low, high = intervals[height]
+        if not np.isnan(low):
             axes.hlines(height, low, high, COLOURS[0], linewidth=2.5, alpha=0.45)
         axes.plot(ours[name], [height] * len(ours), "o", color=COLOURS[0], markersize=5, alpha=0.85)
         if entries[0].published:

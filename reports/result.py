@@ -13,11 +13,23 @@ from constants import EMOTIONS, N_EMOTIONS
 from corpora.base import Corpus
 from corpora.registry import by_corpus, corpus_of, parse_id
 from corpora.sessions import Session, corpus_name, number_of
-from metric import BATCH_FIGURES, ccc, confusion_matrix, matched_macro, overall_figures, published_figures, ranked
+from metric import (
+    BATCH_FIGURES,
+    HEADINGS,
+    WHOLE_FIGURES,
+    ccc,
+    confusion_matrix,
+    matched_macro,
+    overall_figures,
+    published_figures,
+    ranked,
+)
 from reports.comparison import CONFIDENCE, bootstrap_intervals
-from reports.formats import format_difference
+from reports.formats import format_difference, format_interval
+from reports.intervals import mean_intervals
 from reports.pairs import dialogue_sums, windows_table
 from reports.plots import plot_confusion, save_figure
+from reports.sentences import Labels, describe_parts, figures_by_part
 from utils import atomic_write, write_json
 
 RESAMPLES = 1_999  # of dialogues, for the verdict: a bound of the interval moves by some thousandths with more
@@ -27,14 +39,18 @@ class Context(NamedTuple):
     """What a test's files say beside its figures.
 
     transcripts : of the tested windows' last utterances, None where the table has none
+    sentences : labels of the training sessions' sentences, None where these are not transcribed
     epoch : whose weights were tested, None where that is not known
     epochs : `--epochs` of its training
+    chosen : why that epoch, in words
     warnings : sentences that a reader of the figures must know
     """
 
     transcripts: Sequence[str] | None = None
+    sentences: Labels | None = None
     epoch: int | None = None
     epochs: int | None = None
+    chosen: str = ""
     warnings: Sequence[str] = ()
 
 
@@ -60,6 +76,16 @@ def compare_with_majority(ids: Sequence[str], arrays: dict[str, np.ndarray], maj
     found = bootstrap_intervals([sums], RESAMPLES, seed=0).loc["F1"]
     low, high = (None if np.isnan(found[name]) else round(float(found[name]), 4) for name in ("low", "high"))
     return {"f1_difference": round(float(found["difference"]), 4), "low": low, "high": high, "dialogues": len(sums)}
+
+
+def whole_set_intervals(ids: Sequence[str], arrays: dict[str, np.ndarray]) -> dict[str, list[float] | None]:
+    """The 95% bootstrap interval over dialogues of each of `WHOLE_FIGURES`, None where there is none; see `resample`.
+
+    Parameters as in `write_result`.
+    """
+    found = mean_intervals([dialogue_sums(windows_table(ids, arrays))[:, None]], RESAMPLES)
+    bounds = {name: found.loc[name, ["low", "high"]].astype(float).round(4).tolist() for name in WHOLE_FIGURES}
+    return {name: None if np.isnan(pair).any() else pair for name, pair in bounds.items()}
 
 
 def predictions_table(
@@ -127,7 +153,10 @@ def write_result(
     result["against_majority"] = compare_with_majority(ids, arrays, majority)
     if of_each := figures_by_corpus(ids, arrays, majority, batch_size):
         result["by_corpus"] = of_each
-    result |= {"epoch": context.epoch, "epochs": context.epochs, "warnings": [*context.warnings]}
+    result["intervals"] = whole_set_intervals(ids, arrays)
+    result["parts"] = figures_by_part(ids, arrays, majority, context.transcripts, context.sentences)
+    result |= {"epoch": context.epoch, "epochs": context.epochs, "chosen": context.chosen}
+    result["warnings"] = [*context.warnings]
     confusion = confusion_matrix(arrays["emotion_pred"], arrays["emotion"])
     with atomic_write(folder / "predictions.csv") as file:
         predictions_table(ids, arrays, context.transcripts).to_csv(file, index=False, float_format="%.6g")
@@ -170,56 +199,66 @@ def describe_result(
 
     Macro F1 comes first for a corpus that is mostly of one emotion.
     """
-    overall = result["overall"]
+    whole = result["parts"]["whole"]
+    heading = [
+        f"{role}, {describe_tested(sessions, corpora)}: {whole['n']} windows of "
+        f"{whole['dialogues']} dialogue{'s' * (whole['dialogues'] != 1)}, {whole['n_single_label']} of them with one "
+        "majority label"
+    ]
+    if result["epoch"] is not None:
+        chosen = f", {result['chosen']}" if result["chosen"] else ""
+        heading.append(f"weights of epoch {result['epoch']} of {result['epochs']}{chosen}")
+    blocks = [
+        heading,
+        describe_overall(result, any(corpus.imbalanced for corpus in corpora)),
+        describe_parts(result["parts"]),
+        describe_by_batch(result),
+        describe_corpora(result["by_corpus"]) if "by_corpus" in result else [],
+        [describe_verdict(result), f"experiment folder: {folder}"],
+    ]
+    return "\n" + "\n\n".join("\n".join(lines) for lines in blocks if lines)
+
+
+def describe_tested(sessions: list[Session], corpora: Sequence[Corpus]) -> str:
+    """The tested sessions of each corpus in words."""
     tested = []
     for corpus in corpora:
         numbers = [number_of(session) for session in sessions if corpus_name(session) in ("", corpus.name)]
         tested.append(f"{corpus.name}, sessions {', '.join(map(str, numbers))}")
-    heading = [
-        f"{role}, {' and '.join(tested)}: {overall['n']} windows, "
-        f"{overall['n_single_label']} of them with one majority label"
-    ]
-    if result["epoch"] is not None:
-        heading.append(f"weights of epoch {result['epoch']} of {result['epochs']}")
-    macro_first = any(corpus.imbalanced for corpus in corpora)
-    blocks = [describe_by_batch(result), describe_overall(result, macro_first)]
+    return " and ".join(tested)
+
+
+def describe_overall(result: dict, macro_first: bool) -> list[str]:
+    """Lines of the figures over the whole set, those with an interval first."""
+    overall, whole = result["overall"], result["parts"]["whole"]
+    has_lookup = "lookup" in whole
+    heading = f"{'whole test set':<26}{'MATE':>8}{f'{CONFIDENCE:.0%} interval':>16}"
+    heading += f"{'always ' + overall['majority_label']:>18}" + (f"{'sentence looked up':>20}" if has_lookup else "")
+    lines = [heading]
+    names = [*WHOLE_FIGURES, "balanced_accuracy", "arousal_mae", "valence_mae"]
     if macro_first:
-        blocks.reverse()
-    lines = ["", *heading, "", *blocks[0], "", *blocks[1]]
-    if "by_corpus" in result:
-        lines += ["", *describe_corpora(result["by_corpus"])]
-    return "\n".join([*lines, "", describe_verdict(result), f"experiment folder: {folder}"])
+        names.sort(key=lambda name: name != "macro_f1")
+    for name in names:
+        value = overall.get(name, result.get(name))
+        if value is None:  # no window has a single label
+            continue
+        text = HEADINGS.get(name, name.replace("_mae", " MAE").replace("_", " "))
+        bounds = result["intervals"].get(name)
+        line = f"  {text:<24}{value:>8.3f}{format_interval(*bounds) if bounds else '':>16}"
+        if name in overall.get("majority", {}):
+            line += f"{overall['majority'][name]:>18.3f}" + (f"{whole['lookup'][name]:>20.3f}" if has_lookup else "")
+        lines.append(line.rstrip())
+    return lines
 
 
 def describe_by_batch(result: dict) -> list[str]:
     """Lines of the figures per batch."""
     overall = result["overall"]
-    lines = [
-        f"{'as the paper counts (per batch)':<34}{'precision':>14}{'recall':>14}{'F1':>14}",
-    ]
+    lines = [f"{'as the paper counts (per batch)':<34}{'precision':>14}{'recall':>14}{'F1':>14}"]
     for k in ("", "@2"):
         figures = "".join(f"{result[name + k]:>14}" for name in BATCH_FIGURES)
         lines.append(f"  {'MATE, @' + (k[1:] or '1'):<32}{figures}")
-    lines += [
-        f"  {'always ' + overall['majority_label'] + ', @1':<32}{'':>28}{overall['majority_f1']:>9.3f}",
-    ]
-    return lines
-
-
-def describe_overall(result: dict, macro_first: bool) -> list[str]:
-    """Lines of the figures over the whole set."""
-    overall = result["overall"]
-    lines = [f"{'whole test set':<34}{'MATE':>14}{'always ' + overall['majority_label']:>18}"]
-    names = ["accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "arousal_mae", "valence_mae"]
-    if macro_first:
-        names.sort(key=lambda name: name != "macro_f1")
-    for name in names:
-        if name in overall:
-            baseline = overall.get("majority", {}).get(name)
-            beside = "" if baseline is None else f"{baseline:>18.3f}"
-            lines.append(f"  {name.replace('_', ' '):<32}{overall[name]:>14.3f}{beside}")
-    lines += [f"  {'CCC of ' + name:<32}{result[f'ccc_{name}']:>14.3f}" for name in ("arousal", "valence")]
-    return lines
+    return [*lines, f"  {'always ' + overall['majority_label'] + ', @1':<32}{'':>28}{overall['majority_f1']:>9.3f}"]
 
 
 def describe_corpora(by_corpus: dict[str, dict]) -> list[str]:

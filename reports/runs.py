@@ -16,7 +16,7 @@ import pandas as pd
 from constants import EMOTIONS, ROLES
 from corpora.registry import corpus_of, named, parse_id
 from corpora.sessions import Session, is_session
-from metric import FIGURES, OVERALL_FIGURES
+from metric import FIGURES, SINGLE_LABEL_FIGURES
 from utils import InputError, read_bounded, read_json
 
 AFFECT_COLUMNS = ("arousal", "arousal_pred", "valence", "valence_pred")  # of predictions.csv
@@ -39,12 +39,13 @@ class Entry(NamedTuple):
     error: str | None  # why it has not
     published: dict[str, float] | None  # figures that were published for this row, by the names in `metric.FIGURES`
     options: Mapping[str, str] = MappingProxyType({})  # of a grid's row: the values of its options
+    baseline: str | None = None  # the table's row that the others are compared with
 
 
 class Run(NamedTuple):
     """What a report takes from an experiment folder; N windows were tested."""
 
-    figures: dict[str, float]  # `metric.FIGURES`, the first three means over batches, and `OVERALL_FIGURES`
+    figures: dict[str, float]  # `metric.FIGURES`, the first three means over batches, and `SINGLE_LABEL_FIGURES`
     majority_f1: float
     classes: dict[str, float]  # F1 of each emotion that occurs
     ids: list[str]  # segment ids of the tested windows' last utterances
@@ -92,9 +93,9 @@ def finished(entries: Iterable[Entry], runs: dict[Path, Run]) -> list[Run]:
 
 
 def values_of(runs: Sequence[Run]) -> pd.DataFrame:
-    """`metric.FIGURES`, `OVERALL_FIGURES` (NaN without a window of a single label) and `majority_f1`, a row per run."""
+    """`metric.FIGURES`, `SINGLE_LABEL_FIGURES` (NaN where no window has one label) and `majority_f1`, a row per run."""
     rows = [run.figures | {"majority_f1": run.majority_f1} for run in runs]
-    return pd.DataFrame(rows, columns=[*FIGURES, *OVERALL_FIGURES, "majority_f1"], dtype=float)
+    return pd.DataFrame(rows, columns=[*FIGURES, *SINGLE_LABEL_FIGURES, "majority_f1"], dtype=float)
 
 
 # Reading an experiment folder
@@ -131,7 +132,7 @@ def read_result(path: Path) -> Result:
     try:
         figures = {name: float(str(content[name]).partition("+-")[0]) for name in FIGURES}
         overall = content["overall"]
-        figures |= {name: float(overall[name]) for name in OVERALL_FIGURES if name in overall}
+        figures |= {name: float(overall[name]) for name in SINGLE_LABEL_FIGURES if name in overall}
         by_class = overall.get("classes", {})
         classes = {emotion: float(by_class[emotion]["f1-score"]) for emotion in EMOTIONS if emotion in by_class}
         majority_f1, n_windows = float(overall["majority_f1"]), int(overall["n"])

@@ -11,6 +11,7 @@ from typing import Any
 from constants import ROLES
 from corpora.sessions import Session, parse_sessions
 from sweeps.plan import (
+    BEYOND,
     EPOCHS,
     PLAN_FILE,
     SET_BY_PLAN,
@@ -105,7 +106,10 @@ def add_command(commands: Any, name: str, text: str, note: str = "") -> Argument
         option("rows", nargs=2, metavar="TABLE:ROW", help="a row such as 3.3:bidirectional, or an experiment folder")
     else:
         option(
-            "tables", nargs="*", metavar="TABLE", help=f"{', '.join([*TABLES, *TABLES_KEMDY20])}; none: the corpus's"
+            "tables",
+            nargs="*",
+            metavar="TABLE",
+            help=f"{', '.join([*TABLES, *TABLES_KEMDY20, BEYOND])}; none: the corpus's, without {BEYOND}",
         )
     option(
         "--SorL",
@@ -114,7 +118,8 @@ def add_command(commands: Any, name: str, text: str, note: str = "") -> Argument
         default=list(ROLES),
         help="whose emotion is predicted; without it all that the corpus has",
     )
-    option("--seeds", type=number(int, 1, 1000), default=1, help="runs of each, with seeds from 0 on")
+    text = f"runs of each, with seeds from 0 on; without it one, of {BEYOND} three"
+    option("--seeds", type=number(int, 1, 1000), help=text)
     option("--grid", nargs="+", type=parse_axis, metavar="NAME=A,B", help="all combinations of these options' values")
     option(
         "--test_split",

@@ -48,6 +48,27 @@ def format_paths(data_paths: Sequence[Path]) -> str:
     return " and ".join(map(str, data_paths))
 
 
+def speech_shape_of(runs: Iterable[PlannedRun]) -> tuple[int, int] | None:
+    """Layers and dimension of the speech embeddings that runs need; None if no run hears through an encoder.
+
+    Raises
+    ------
+    InputError : the corpus holds none, or not those of `--audio_model`, or of several encoders
+    """
+    shape = None
+    for planned in runs:
+        options, _ = parse_args(planned.argv)
+        if shape is None and options.audio == "encoder" and "audio" in options.modality:
+            from features.speech import find_encoder
+
+            try:
+                _, encoder = find_encoder(options.data_path[0] / "features", options.audio_model)
+            except InputError as error:
+                raise InputError(f"{planned.table} {planned.row}: {error}") from error
+            shape = encoder["layers"], encoder["dimension"]
+    return shape
+
+
 def describe_now(options: argparse.Namespace) -> list[dict[str, Any]] | None:
     """What a run with these options would be made from; None where the corpus cannot be read."""
     from corpora.annotation import load_annotations

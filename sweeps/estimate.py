@@ -16,9 +16,9 @@ from utils import InputError, read_json
 # Thread-seconds, on a GPU seconds, that a window of 8 utterances takes in an epoch of the default model: of README.md's
 # benchmark on two threads, and twice what an H100 takes by its bandwidth
 STATED = {"cpu": 0.074, "gpu": 0.0005}
-TEXT_SHARE = 0.05  # of that time where no audio is read
+TEXT_SHARE = 0.05  # of that time where no log-mels go through the CNN
 START = 8.0  # seconds in which a run starts, tests and draws
-DECISIVE = ("modality", "ws", "sr")  # a run that differs in one of them says nothing about the time of another
+DECISIVE = ("modality", "audio", "ws", "sr")  # a run that differs in one of them says nothing about the time of another
 SIMILAR = ("backbone", "hidden_size", "num_layers", "bidirectional", "batch_size", "precision", "compile", "loss")
 OPTIMIZER_COPIES = {"adam": 2, "adamw": 2, "adagrad": 1, "sgd": 1}  # of the weights, which a checkpoint holds too
 SMALL_FILES = 1_000_000  # bytes of a run's plots and logs
@@ -99,7 +99,7 @@ def seconds_of_window(options: Mapping[str, Any], measured: Sequence[Measured], 
 
 def stated_seconds(options: Mapping[str, Any], device: str) -> float:
     """Thread-seconds of a window by the stated rule."""
-    audio = 1 if options["modality"] != "text" else TEXT_SHARE
+    audio = 1 if options["modality"] != "text" and options["audio"] == "cnn" else TEXT_SHARE
     return (
         STATED["cpu" if device.startswith("cpu") else "gpu"] * audio * options["ws"] / 8 * options["sr"] / SAMPLE_RATE
     )
@@ -146,13 +146,19 @@ def this_machine(gpu_id: str | None, places: Sequence[Mapping[str, str]]) -> Mac
 # Disk
 
 
-def estimate_disk(runs: Sequence[argparse.Namespace], sizes: Mapping[str, Counter], at_once: int) -> int:
+def estimate_disk(
+    runs: Sequence[argparse.Namespace],
+    sizes: Mapping[str, Counter],
+    at_once: int,
+    speech_shape: tuple[int, int] | None = None,
+) -> int:
     """Bytes that these runs take at most: their weights, and while a run lasts two checkpoints of it.
 
     Parameters
     ----------
     runs, sizes : as in `estimate_time`
     at_once : runs that last at the same time
+    speech_shape : layers and dimension of the speech embeddings, if one of the runs hears through an encoder
 
     Raises
     ------
@@ -170,7 +176,9 @@ def estimate_disk(runs: Sequence[argparse.Namespace], sizes: Mapping[str, Counte
         )
         if key not in sizes_of_models:
             with torch.device("meta"):  # takes no memory
-                sizes_of_models[key] = sum(weight.nbytes for weight in build_model(run).state_dict().values())
+                sizes_of_models[key] = sum(
+                    weight.nbytes for weight in build_model(run, speech_shape=speech_shape).state_dict().values()
+                )
         windows = sum(sizes[run.SorL][session] for session in run.test_split)
         kept += sizes_of_models[key] + SMALL_FILES + BYTES_OF_WINDOW * windows
         working.append(

@@ -17,6 +17,16 @@ from utils import InputError, one_line, read_json
 # Any of these makes a folder an experiment folder, perhaps a damaged one
 FILES = ("configuration.json", "model.pth", "checkpoint.pt", "history.csv", "result.json")
 OWN_COLUMNS = {"SorL", "test_split", "seed", "epochs"}  # options that have a column of their own
+# Of `metric.MAIN_FIGURES`; a result of the published program has no weighted F1, macro F1 and accuracy
+HEADERS = {
+    "weighted_f1": "wF1",
+    "macro_f1": "mF1",
+    "accuracy": "acc",
+    "ccc_arousal": "CCC A",
+    "ccc_valence": "CCC V",
+    "F1": "F1",
+}
+NEEDED = ("F1", "ccc_arousal", "ccc_valence")  # of any result
 TIME = re.compile(r"\d{8}-\d{6}")  # in the name of a folder
 
 
@@ -32,7 +42,7 @@ class Line(NamedTuple):
     seed: str
     differs: dict[str, str]
     epochs: str
-    figures: list[str]
+    figures: list[str]  # of `HEADERS`
     folder: str
     state: str
 
@@ -69,12 +79,16 @@ def describe_runs(save_path: Path) -> str:
         ]
         for line in lines
     ]
-    headers = ["date", "role", "test", "seed", "not default", "epochs", "F1", "CCC A", "CCC V", "folder", "state"]
-    right = {"seed", "epochs", "F1", "CCC A", "CCC V"}
+    headers = ["date", "role", "test", "seed", "not default", "epochs", *HEADERS.values(), "folder", "state"]
+    right = {"seed", "epochs", *HEADERS.values()}
     align = ["right" if header in right else "left" for header in headers]
     parts = [tabulate(rows, headers, tablefmt="simple", disable_numparse=True, colalign=align)]
     if common:
         parts.append("not default in all of them: " + " ".join(common.values()))
+    parts.append(
+        "wF1, mF1, acc: weighted F1, macro F1 and accuracy over the test windows with one label; F1: per batch, as the "
+        "paper counts"
+    )
     n_finished = sum(line.state.startswith("finished") for line in lines)
     parts.append(f"{len(lines)} experiment folders in {one_line(save_path)}, {n_finished} finished")
     return "\n\n".join(parts)
@@ -95,12 +109,14 @@ def read_line(folder: Path, save_path: Path) -> Line:
         options = outcome_options(stored)
         test, epochs = format_sessions(options["test_split"] or []), int(options["epochs"])
     except (InputError, TypeError, ValueError) as error:
-        return Line(date_of(folder), "", "", "", {}, "", [""] * 3, one_line(folder.name), damaged(error, folder))
+        return Line(
+            date_of(folder), "", "", "", {}, "", [""] * len(HEADERS), one_line(folder.name), damaged(error, folder)
+        )
     done = epochs_done(folder)
     try:
         figures, state = read_figures(folder / "result.json"), ""
     except InputError as error:
-        figures, state = [""] * 3, damaged(error, folder)
+        figures, state = [""] * len(HEADERS), damaged(error, folder)
     return Line(
         date=date_of(folder),
         role=one_line(options["SorL"]),
@@ -145,24 +161,27 @@ def describe_differences(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def read_figures(path: Path) -> list[str]:
-    """F1 and both CCCs of a result.json, '' without one.
+    """The figures of `HEADERS` in a result.json, '' without one.
 
     Raises
     ------
     InputError : it is damaged
     """
-    from metric import MAIN_FIGURES
-
     if not path.exists():
-        return ["", "", ""]
+        return [""] * len(HEADERS)
     content = read_json(path)
     try:
-        figures = [float(str(content[name]).partition("+-")[0]) for name in MAIN_FIGURES]
-    except (KeyError, ValueError) as error:
+        whole = content.get("overall", {})
+        figures = {
+            name: float(str(whole.get(name, content.get(name))).partition("+-")[0])
+            for name in HEADERS
+            if name in whole or name in content or name in NEEDED
+        }
+    except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a result of main.py ({error!r})") from error
-    if not all(math.isfinite(figure) for figure in figures):
+    if not all(math.isfinite(figure) for figure in figures.values()):
         raise InputError(f"{path}: holds a figure that is no number")
-    return [f"{figure:.3f}" for figure in figures]
+    return [f"{figures[name]:.3f}" if name in figures else "" for name in HEADERS]
 
 
 def epochs_done(folder: Path) -> int | None:

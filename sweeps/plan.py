@@ -30,12 +30,16 @@ class Table(NamedTuple):
     rows : options of main.py for each row, by the row's label
     folds : test sessions; every row is run on each
     by_role : options of main.py for all rows of one role
+    seeds : runs of each, unless the user says another number
+    baseline : the row that the others are compared with in the report
     """
 
     title: str
     rows: dict[str, dict[str, Any]]
     folds: tuple[tuple[Session, ...], ...] = (FOLDS[3],)
     by_role: Mapping[str, dict[str, Any]] = MappingProxyType({})
+    seeds: int = 1
+    baseline: str | None = None
 
 
 TABLES = {
@@ -66,6 +70,17 @@ TABLES = {
 }
 # Of a corpus that has no published tables
 TABLES_KEMDY20 = {"KEMDy20": Table("Five folds of KEMDy20", {"default": {}}, folds=KEMDy20.folds)}
+# What each option beyond MATE is worth, on any corpus's own folds; it has to be named, and takes the longest
+BEYOND = "beyond"
+BEYOND_ROWS = {
+    "MATE": {},
+    "speakers": {"speakers": True},
+    "ccc": {"affect_loss": "ccc"},
+    "encoder": {"audio": "encoder"},
+    "all": {"speakers": True, "affect_loss": "ccc", "audio": "encoder"},
+    "text alone": {"modality": "text"},
+    "encoder alone": {"modality": "audio", "audio": "encoder"},
+}
 GRID = "grid"  # the table of the user's own grid
 # Options of main.py that every plan sets, or that many runs at once have no use for
 SET_BY_PLAN = {"SorL", "test_split", "seed", "resume", "test_only", "test_path"}
@@ -157,7 +172,7 @@ def make_plan(args: argparse.Namespace, given: set[str], parser: argparse.Argume
     runs = []
     for name, table in tables.items():
         for role in dict.fromkeys(roles_of(args, given)):
-            runs += plan_table(name, table, role, args.seeds, shared)
+            runs += plan_table(name, table, role, args.seeds or table.seeds, shared)
     main_args, _ = parse_args(shared)
     return Plan(args=args, given=given, main_args=main_args, tables=tables, runs=runs)
 
@@ -172,16 +187,20 @@ def choose_tables(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     """The tables that a command line names; without names a grid alone, and without a grid all tables of the corpus."""
     every = {**TABLES, **TABLES_KEMDY20}
     if args.command != "compare":  # a table after `--data_path` is one all the same
-        after = [path for path in args.data_path[1:] if str(path) in (*every, GRID)]
+        after = [path for path in args.data_path[1:] if str(path) in (*every, BEYOND, GRID)]
         args.data_path = [path for path in args.data_path if path not in after]
         args.tables = [*args.tables, *map(str, after)]
     corpora = preprocessed_corpora(args.data_path)
-    names = list(every) if args.command == "compare" else args.tables
+    every[BEYOND] = beyond(corpora)
+    if args.command == "compare":
+        names = [name for name in every if any(row.startswith(f"{name}:") for row in args.rows)]
+    else:
+        names = args.tables
     known = [*every, GRID] if args.command in ("list", "report") else [*every]  # of an earlier grid
     if unknown := [name for name in names if name not in known]:
         parser.error(f"no table {unknown[0]!r}; there are {', '.join(known)}")
     if not names and not args.grid:
-        names = list(tables_of(corpora))
+        names = [*tables_of(corpora), *([BEYOND] if args.command == "list" and len(corpora) == 1 else [])]
     tables = {name: every[name] for name in names if name in every}
     if args.grid:
         if len(dict(args.grid)) < len(args.grid):
@@ -198,6 +217,11 @@ def tables_of(corpora: Sequence[Corpus]) -> dict[str, Table]:
     if len(corpora) > 1:
         return {}
     return TABLES_KEMDY20 if corpora[0].name == KEMDy20.name else TABLES
+
+
+def beyond(corpora: Sequence[Corpus]) -> Table:
+    """The table of the options beyond MATE, on the folds of the first of these corpora."""
+    return Table("Beyond MATE", BEYOND_ROWS, folds=corpora[0].folds, seeds=3, baseline="MATE")
 
 
 def make_grid(axes: Mapping[str, Sequence[str]], folds: Iterable[tuple[Session, ...]]) -> Table:
@@ -260,7 +284,7 @@ def check_corpora(data_paths: Sequence[Path], role: str, tables: Iterable[str] =
     from corpora.annotation import load_annotations
 
     corpora = preprocessed_corpora(data_paths)
-    own = tables_of(corpora)
+    own = [*tables_of(corpora), *([BEYOND] if len(corpora) == 1 else [])]
     if others := [name for name in tables if name not in (*own, GRID)]:
         held = f"{' and '.join(c.name for c in corpora)}, which --data_path {' '.join(map(str, data_paths))} holds"
         known = f"{', '.join(own)} and --grid" if own else "grids alone, with --grid"

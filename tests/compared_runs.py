@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from finished_runs import finished_run
+from sklearn.metrics import f1_score
 from tqdm import tqdm
 
 from constants import EMOTIONS
@@ -60,13 +61,20 @@ def read_folds(pairs: list[Pair]) -> list[Fold]:
 
 
 def recompute_main_figures(windows: pd.DataFrame) -> np.ndarray:
-    """F1 and both CCC of rows of a predictions.csv, window by window; shape = (3,)."""
+    """`MAIN_FIGURES` of rows of a predictions.csv, window by window; shape = (6,)."""
     best = windows[[f"p_{name}" for name in EMOTIONS]].idxmax(axis=1).str[2:]
     labels = [row.split(";") for row in windows["emotion"]]
     precision = np.mean([answer in true for answer, true in zip(best, labels, strict=True)])
     recall = np.mean([(answer in true) / len(true) for answer, true in zip(best, labels, strict=True)])
     f1 = 2 * precision * recall / (precision + recall + 1e-3)
-    return np.array([f1, *(ccc(windows[f"{name}_pred"], windows[name]) for name in AFFECT)])
+    single = np.array([len(true) == 1 for true in labels])
+    true, answers = np.array([true[0] for true in labels])[single], best.to_numpy()[single]
+    by_label = [
+        f1_score(true, answers, average="weighted", zero_division=0),
+        f1_score(true, answers, average="macro", zero_division=0),
+        (true == answers).mean(),
+    ]
+    return np.array([*by_label, *(ccc(windows[f"{name}_pred"], windows[name]) for name in AFFECT), f1])
 
 
 def predictions(folder: Path) -> pd.DataFrame:

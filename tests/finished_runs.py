@@ -13,8 +13,10 @@ import pytest
 from constants import EMOTIONS
 from corpora.kemdy19 import FOLDS
 from metric import FIGURES
+from reports.published import find_published, read_published
 from reports.result import write_result
-from reports.tables import Entry, find_published, read_published, write_report
+from reports.runs import Entry
+from reports.tables import write_report
 
 BATCH = 16
 SCRIPT = "<script>alert(1)</script>|"

@@ -9,7 +9,7 @@ from finished_runs import finished_run
 
 from constants import EMOTIONS
 from corpora.kemdy19 import FOLDS
-from metric import MAIN_FIGURES
+from metric import HEADINGS, MAIN_FIGURES
 from reports.comparison import Comparison, bootstrap_intervals, compare, compute_comparison, mcnemar
 from reports.pairs import SUMS, Pair, dialogue_sums
 from utils import InputError
@@ -83,7 +83,7 @@ def test_interval_is_that_of_a_plain_loop_over_dialogues(pairs):
         replicates.append(np.mean(by_fold, axis=0))
     expected = np.quantile(replicates, [0.025, 0.975], axis=0)
     found = numbers(pairs[:4], 1999).intervals
-    assert found["method"].tolist() == ["BCa"] * 3
+    assert found["method"].tolist() == ["BCa"] * 6
     assert (np.abs(found[["low", "high"]].to_numpy().T - expected) < 0.15 * np.ptp(expected, axis=0)).all()
 
 
@@ -93,7 +93,7 @@ def made_sums(ids: list[str], seed: int) -> np.ndarray:
     emotion = np.eye(7, dtype=int)[np.zeros(n, dtype=int)]
     both = []
     for right in (np.arange(n) % 2 == 0, np.repeat(rng.random(n // 20) < 0.5, 20)):
-        windows = pd.DataFrame(emotion, columns=EMOTIONS, index=ids).assign(right=right)
+        windows = pd.DataFrame(emotion, columns=EMOTIONS, index=ids).assign(right=right, predicted=1 - right)
         arousal = rng.normal(3, 1, n)
         both.append(windows.assign(arousal=arousal, arousal_pred=arousal, valence=arousal, valence_pred=arousal))
     return np.stack([dialogue_sums(windows) for windows in both], axis=1)[:, None]
@@ -143,10 +143,10 @@ def test_the_seed_makes_the_resamples(pairs):
 def test_a_configuration_against_itself(pairs):
     found = numbers([pair._replace(b=pair.a) for pair in pairs[:4]])
     np.testing.assert_array_equal(found.intervals[["difference", "low", "high"]], 0)
-    assert found.intervals["method"].tolist() == ["the same in all resamples"] * 3
+    assert found.intervals["method"].tolist() == ["the same in all resamples"] * 6
     np.testing.assert_array_equal(found.mcnemar[["only_a", "only_b"]], 0)
     assert found.mcnemar["p"].tolist() == [1] * 6
-    assert " ".join(compare([pairs[0]._replace(b=pairs[0].a)], NAMES, 99).split()).count("| +.000 | +.000 |") == 3
+    assert " ".join(compare([pairs[0]._replace(b=pairs[0].a)], NAMES, 99).split()).count("| +.000 | +.000 |") == 6
 
 
 def test_a_difference_beyond_all_resamples_has_the_percentile_interval():
@@ -167,7 +167,7 @@ def test_a_fold_with_one_dialogue_has_no_interval(tmp_path):
     assert np.isfinite(found.figures["F1_diff"]).all()
     assert found.intervals[["low", "high"]].isna().all(axis=None)
     text = compare([Pair("speaker", (1,), 0, *folders)], NAMES)
-    assert text.count("not defined: a fold has a single dialogue") == 3
+    assert text.count("not defined: a fold has a single dialogue") == 6
 
 
 # McNemar's test
@@ -221,17 +221,18 @@ def test_text_has_the_numbers_of_each_role(pairs):
         found = compute_comparison(read_folds(of_role), 199, 7)
         rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if line[:1] == "|"]
         for _, row in found.figures.iterrows():
-            (shown,) = [cells for cells in rows if cells[:2] == [row["test"], row["seed"]] and len(cells) == 7]
-            assert shown[2:4] == [str(row["windows"]), str(row["dialogues"])]
-            for name, cell in zip(MAIN_FIGURES, shown[4:], strict=True):
+            first, second = (cells for cells in rows if cells[:2] == [row["test"], row["seed"]] and len(cells) == 8)
+            counts = [str(row[name]) for name in ("windows", "single_label", "dialogues")]
+            assert first[2:5] == second[2:5] == counts
+            for name, cell in zip(MAIN_FIGURES, first[5:] + second[5:], strict=True):
                 values = [row[f"{name}_{what}"] for what in ("a", "b", "diff")]
                 assert [float(value) for value in re.findall(r"[-+.\d]+", cell)] == pytest.approx(values, abs=5.01e-4)
         for name, row in found.intervals.iterrows():
-            heading = name.replace("ccc_", "CCC ")
-            (shown,) = [cells for cells in rows if cells[0] == heading]
+            (shown,) = [cells for cells in rows if cells[0] == HEADINGS[name]]
             values = row[["difference", "low", "high"]].tolist()
             assert [float(cell) for cell in shown[1:4]] == pytest.approx(values, abs=5.01e-4)
             assert shown[4] == row["method"]
+            assert shown[5] == ("-" if np.isnan(row["sd"]) else f"± {row['sd']:.3f}".replace("0.", "."))
         for _, row in found.mcnemar.iterrows():
             counts = [row["test"], row["seed"], str(row["windows"]), str(row["only_a"]), str(row["only_b"])]
             assert [*counts, f"{row['p']:.2g}"] in rows

@@ -18,7 +18,7 @@ def test_sums_are_by_dialogue(pairs):
     assert read_run(pairs[0].a).ids == make_ids(FOLDS[0], 4, 6)
     sums = dialogue_sums(read_windows(pairs[0].a, "speaker", FOLDS[0]))
     windows = predictions(pairs[0].a)
-    assert sums.shape == (16, 13)
+    assert sums.shape == (16, 62)
     for of_dialogue, (_, rows) in zip(sums, windows.groupby(windows["segment_id"].str[:-5]), strict=True):
         assert of_dialogue[0] == len(rows) == 6
         np.testing.assert_allclose(figures(of_dialogue), recompute_main_figures(rows), atol=1e-9)

@@ -1,7 +1,6 @@
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 from finished_runs import entry, recompute_figures
 
@@ -66,8 +65,7 @@ def test_dots_are_where_the_figures_are(finished_runs):
     of_two_folds = [entry("3.2", "default", key, folder) for key, folder in finished_runs.items()][:4]
     folds = list(group(of_two_folds, "test_split").values())
     read = {folder: read_run(folder) for folder in finished_runs.values()}
-    interval = pd.DataFrame({"low": 0.1, "high": [0.2]}, index=["F1"])
-    axes = plot_figures("F1", folds, ["a", "b"], read, [None, interval]).axes[0]
+    axes = plot_figures("F1", folds, ["a", "b"], read, [(np.nan, np.nan), (0.1, 0.2)]).axes[0]
     bars = [bar.get_segments() for bar in axes.collections if bar.get_linewidth()[0] == 2.5]
     np.testing.assert_allclose(bars, [[[[0.1, 1], [0.2, 1]]]])
     ours = [sorted(line.get_xdata()) for line in axes.lines if line.get_marker() == "o"]

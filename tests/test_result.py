@@ -77,13 +77,25 @@ def test_predictions_end_in_who_said_what_and_the_predicted_label(arrays):
 
 
 def test_description_puts_the_baseline_beside_the_figures(arrays, tmp_path):
-    result = write_result(tmp_path, IDS, arrays, 5, 64, Context(epoch=7, epochs=100, warnings=["Of another encoder."]))
+    result = write_result(
+        tmp_path,
+        IDS,
+        arrays,
+        5,
+        64,
+        Context(epoch=7, epochs=100, chosen="best by ccc", warnings=["Of another encoder."]),
+    )
     text = describe_result(result, tmp_path, "listener", [1, 2], [KEMDy19()])
     overall = result["overall"]
-    assert "listener, KEMDy19, sessions 1, 2: 150 windows, 90 of them" in text
+    assert "listener, KEMDy19, sessions 1, 2: 150 windows of 30 dialogues, 90 of them" in text
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1"):
-        (line,) = [line for line in text.splitlines() if line.startswith(f"  {name.replace('_', ' ')} ")]
-        assert line.split()[-2:] == [f"{overall[name]:.3f}", f"{overall['majority'][name]:.3f}"]
+        words = name.replace("_", " ").replace("f1", "F1")
+        (line,) = [line for line in text.splitlines() if line.startswith(f"  {words} ")]
+        numbers = line.removeprefix(f"  {words} ").split()
+        assert [numbers[0], numbers[-1]] == [f"{overall[name]:.3f}", f"{overall['majority'][name]:.3f}"]
+        if name != "balanced_accuracy":
+            bounds = [f"{bound:.3f}".removeprefix("0") for bound in result["intervals"][name]]
+            assert numbers[1:-1] == [bounds[0], "to", bounds[1]]
     assert f"{overall['majority_f1']:.3f}" in text
     assert text.splitlines()[-2:] == [describe_verdict(result), f"experiment folder: {tmp_path}"]
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -94,15 +106,15 @@ def test_description_puts_the_baseline_beside_the_figures(arrays, tmp_path):
     }
     stored = json.loads((tmp_path / "result.json").read_text())
     assert (stored["epoch"], stored["epochs"], stored["warnings"]) == (7, 100, ["Of another encoder."])
-    assert "weights of epoch 7 of 100" in text
+    assert "weights of epoch 7 of 100, best by ccc\n" in text
 
 
 def test_own_figures_are_not_headed_published(arrays, tmp_path):
     text = describe_result(write_result(tmp_path, IDS, arrays, 5, 64), tmp_path, "speaker", [1], [KEMDy19()])
     assert "published" not in text
     assert [line.split("  ")[0] for line in text.splitlines() if line.startswith(("as the", "whole"))] == [
-        "as the paper counts (per batch)",
         "whole test set",
+        "as the paper counts (per batch)",
     ]
 
 
@@ -190,6 +202,6 @@ def test_macro_f1_comes_first_for_a_corpus_of_mostly_one_emotion(arrays, tmp_pat
     lines = describe_result(result, tmp_path, "speaker", [1, 2], [KEMDy20()]).splitlines()
     assert lines[1].startswith("speaker, KEMDy20, sessions 1, 2: ")
     assert lines[3].startswith("whole test set")
-    assert lines[4].split() == ["macro", "f1", f"{result['overall']['macro_f1']:.3f}", lines[4].split()[-1]]
-    assert sum("macro f1" in line for line in lines) == 1
+    assert lines[4].split()[:3] == ["macro", "F1", f"{result['overall']['macro_f1']:.3f}"]
+    assert sum(line.startswith("  macro F1") for line in lines) == 1
     assert any("CCC" in line for line in lines)

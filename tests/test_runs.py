@@ -36,7 +36,7 @@ def spoil(path: Path) -> None:
 def edit(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
-    path.write_text(text.replace(old, new))
+    path.write_text(text.replace(old, new, 1))
 
 
 @pytest.mark.parametrize(

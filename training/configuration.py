@@ -12,7 +12,7 @@ from typing import Any
 
 from training.arguments import switch
 from training.options import CALL, CORPUS, MODEL, TEST, TRAINING, get_args_parser
-from utils import InputError
+from utils import InputError, encoder_name
 
 
 @cache
@@ -59,7 +59,8 @@ def earlier_values(configuration: Mapping[str, Any]) -> dict[str, Any]:
 def identity(configuration: Mapping[str, Any]) -> str:
     """A digest of what decides a run's outcome: two configurations of one identity are the same run.
 
-    A corpus is the same however its path is spelt.
+    A corpus is the same however its path is spelt, and so is a speech encoder, which has no meaning to a run that hears
+    through none.
 
     Parameters
     ----------
@@ -70,6 +71,11 @@ def identity(configuration: Mapping[str, Any]) -> str:
         paths = decisive[name] if isinstance(decisive[name], list) else [decisive[name]]
         resolved = [str(Path(path).resolve()) if isinstance(path, str) else path for path in paths]
         decisive[name] = resolved[0] if len(resolved) == 1 else resolved
+    if decisive["audio"] != "encoder" or "audio" not in decisive["modality"]:
+        decisive["audio_model"] = None
+    elif decisive["audio_model"] is not None:  # earlier runs hold the path of its folder
+        known = configuration.get("speech_encoder")
+        decisive["audio_model"] = known["name"] if isinstance(known, dict) else encoder_name(decisive["audio_model"])
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 

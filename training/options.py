@@ -34,6 +34,7 @@ from constants import (
 )
 from corpora.sessions import parse_sessions
 from training.arguments import ArgumentParser, file_path, gpu, number, switch
+from utils import encoder_name
 
 # The scopes: what an option decides. All but those of the call decide a run's outcome.
 CALL = "call"  # this call alone; a resumed run or a test takes nothing of it from the configuration
@@ -152,7 +153,14 @@ def add_model_options(group: Any) -> None:
     add(group, MODEL, "--bidirectional", help="run it in both directions", **flag)
     add(group, MODEL, "--modality", choices=MODALITIES, default="audio_text", help="the inputs of the model")
     add(group, MODEL, "--audio", choices=AUDIO_BRANCHES, default="cnn", help="CNN over log-mels, or a speech encoder")
-    add(group, MODEL, "--audio_model", metavar="NAME", help="which encoder, if DATA_PATH/features holds several")
+    add(
+        group,
+        MODEL,
+        "--audio_model",
+        type=encoder_name,
+        metavar="NAME",
+        help="which encoder, where there are several",
+    )
     add(group, MODEL, "--speakers", action="store_true", help="tell the model who says each utterance of the window")
     add(group, MODEL, "--no_concat", action="store_true", help="keep the emotion probabilities from the affect heads")
     note = "recorded, without effect, as in the published program"

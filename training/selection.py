@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from corpora.sessions import format_sessions
 
 Row = Mapping[str, float]  # of the history: an epoch's figures by their names in history.csv
 
@@ -42,6 +45,13 @@ def epoch_of_weights(folder: Path, select: str, monitor: str) -> int | None:
         with contextlib.suppress(KeyError, ValueError):
             return best_epoch(rows, monitor) if select == "best" else int(rows[-1]["epoch"])
     return None
+
+
+def describe_choice(options: argparse.Namespace) -> str:
+    """Why the tested epoch was taken, in words, from a run's `--select`, `--monitor` and `--valid_split`."""
+    if options.select != "best":
+        return "the last one"
+    return f"best by {options.monitor} on the validation sessions {format_sessions(options.valid_split or [])}".rstrip()
 
 
 def describe_epoch(row: Row, epochs: int) -> str:
