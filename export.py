@@ -9,13 +9,12 @@ from export import MATE
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from training.arguments import file_path
+from training.arguments import ArgumentParser, file_path
 from training.devices import set_up_process
 from utils import InputError, find_run, run_command
 
@@ -56,8 +55,8 @@ def export(run: str, out: Path, save_path: Path = Path("exp")) -> Path:
     return out
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def get_args_parser() -> ArgumentParser:
+    parser = ArgumentParser(
         description="Export a trained run for the Hugging Face hub, with a model card.", allow_abbrev=False
     )
     parser.add_argument("run", metavar="RUN", help="experiment folder: in SAVE_PATH, or a path")

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.arguments import file_path, gpu
+from training.arguments import ArgumentParser, file_path, gpu
 from training.devices import set_up_process
 from utils import InputError, run_command
 
@@ -96,8 +96,8 @@ def read_utterances(args: argparse.Namespace, predictor: Predictor) -> list[Utte
     return from_recording(args.input, args.segments)
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def get_args_parser() -> ArgumentParser:
+    parser = ArgumentParser(
         description="Predict the emotion, arousal and valence of every utterance of a dialogue.", allow_abbrev=False
     )
     add = parser.add_argument

@@ -330,6 +330,21 @@ def test_the_readme_example_runs(spoken, talk, monkeypatch, capsys):
     assert capsys.readouterr().out.strip()
 
 
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        ("predict.py", ["a", "b", "--segmets", "x"], "--segmets: no such option, did you mean --segments?"),
+        ("predict.py", ["a"], "give a run and an input, such as: predict.py exp/<run> talk.wav --segments talk.json"),
+        ("predict.py", ["a", "--dialogue", "x", "--segments", "y"], "--dialogue and --segments name two inputs"),
+        ("export.py", ["a", "b", "--savepath", "x"], "--savepath: no such option, did you mean --save_path?"),
+        ("data/make_sample.py", ["--sesions", "3"], "--sesions: no such option, did you mean --sessions?"),
+    ],
+)
+def test_a_mistyped_command_is_one_line(program, arguments, message):
+    done = subprocess.run([sys.executable, ROOT / program, *arguments], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {message}\n")
+
+
 def test_help_needs_no_torch():
     code = "import sys, predict, export; [m.get_args_parser().format_help() for m in (predict, export)]; "
     code += "sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
