@@ -35,15 +35,14 @@ def export(run: str, out: Path, save_path: Path = Path("exp")) -> Path:
     ------
     InputError : the run cannot be loaded, or `out` exists
     """
-    from prediction.hub import MATE, architecture, describe_run, refuse_encoder
+    from prediction.hub import MATE, architecture, describe_run
     from training.folders import load_run
 
     if out.exists():
         raise InputError(f"{out}: exists already and is not overwritten; give a new folder")
     folder = find_run(save_path, run)
     trained = load_run(folder)
-    refuse_encoder(run, trained.options)
-    model = MATE(**architecture(trained.options), about=describe_run(folder, trained))
+    model = MATE(**architecture(trained), about=describe_run(folder, trained))
     model.load_state_dict(trained.model.state_dict())
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,9 @@ def predict(args: argparse.Namespace) -> Path:
     folder = output_folder(args)
     if folder.exists():
         raise InputError(f"{folder}: exists already and is not overwritten; give another folder as --out")
-    predictor = Predictor(*args.runs, text_model=args.text_model, gpu_id=args.gpu_id, quiet=False)
+    predictor = Predictor(
+        *args.runs, text_model=args.text_model, audio_model=args.audio_model, gpu_id=args.gpu_id, quiet=False
+    )
     utterances = read_utterances(args, predictor)
     prediction = predictor.dialogue(utterances)
     table = prediction_table(utterances, prediction, predictor.role, len(args.runs))
@@ -81,6 +83,8 @@ def read_utterances(args: argparse.Namespace, predictor: Predictor) -> list[Utte
         text_dim = None if args.text_model else predictor.text_dim
         settings = {"text_dim": text_dim, "audio": predictor.reads_audio, "audio_path": args.audio_path}
         return from_corpus(args.dialogue, args.data_path, predictor.role, **settings)
+    if not args.input.exists():
+        raise InputError(f"{args.input}: no such file; expected a recording, or a folder of wavs")
     if args.input.is_dir():
         if args.segments is not None:
             raise InputError(f"{args.input}: a folder of utterances needs no --segments; leave it out")
@@ -113,7 +117,12 @@ def get_args_parser() -> ArgumentParser:
     add("--data_path", type=file_path, default=Path("data/KEMDy19"), help="that corpus (%(default)s)")
     add("--audio_path", type=file_path, help="folder of its wavs, if neither DATA_PATH/wav nor ./audio")
     add("--out", type=file_path, help="new folder for the results (INPUT.predictions)")
-    add("--text_model", help="hub name or folder of the sentence encoder (the one that the runs were trained with)")
+    add(
+        "--text_model",
+        metavar="NAME",
+        help="hub name or folder of the sentence encoder (the one that the runs were trained with)",
+    )
+    add("--audio_model", metavar="NAME", help="the same of the speech encoder, of runs with --audio encoder")
     add("--gpu_id", type=gpu, help="a GPU's number, or cpu (the best there is)")
     return parser
 

@@ -15,9 +15,9 @@ from corpora.registry import parse_id
 from corpora.transcripts import MAX_TRANSCRIPT_BYTES
 from corpora.wavs import find_wavs
 from features.embeddings import load_embeddings
-from prediction.predictor import Utterance
 from prediction.recording import Clip, Recording
 from prediction.segments import order_segments, plain, read_segments
+from prediction.utterance import Utterance
 from utils import InputError, decode, read_bounded
 
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".w64", ".au", ".opus")

@@ -19,7 +19,6 @@ from constants import EMOTIONS, SAMPLE_RATE
 from corpora.registry import parse_id
 from corpora.wavs import find_wavs, read_wav
 from features.text import load_text_model
-from prediction.hub import refuse_encoder
 from prediction.inputs import from_corpus
 from prediction.predictor import Predictor, Utterance
 from training.options import parse_args
@@ -164,14 +163,8 @@ def test_a_run_that_is_told_who_speaks_gives_the_numbers_of_its_test(preprocesse
     assert run_quietly(told, "--dialogue", name, "--data_path", preprocessed, "--out", out) == 0
     found = read(out)[PROBABILITIES]
     np.testing.assert_allclose(found, expected.query("dialogue == @name")[PROBABILITIES], rtol=0, atol=1e-5)
-    with pytest.raises(InputError, match="an utterance without a speaker"):
-        Predictor(told, gpu_id="cpu").dialogue([Utterance(text="네")])
-
-
-def test_a_run_with_a_speech_encoder_is_refused_in_one_line():
-    with pytest.raises(InputError, match=r"^exp/a: trained with --audio encoder, which is not supported outside main"):
-        refuse_encoder("exp/a", parse_args(["--audio", "encoder"])[0])
-    refuse_encoder("exp/a", parse_args(["--audio", "encoder", "--modality", "text"])[0])
+    with pytest.raises(InputError, match="1 of 2 utterances have no speaker, the first is number 2"):
+        Predictor(told, gpu_id="cpu").dialogue([Utterance(text="네", speaker="A"), Utterance(text="네")])
 
 
 def test_several_runs_give_their_mean_and_spread(spoken, preprocessed, talk, tmp_path):
@@ -237,7 +230,7 @@ def test_a_run_without_the_record_needs_text_model(spoken, talk, preprocessed, t
     write_json(old / "configuration.json", configuration | {"data": data})
     assert run_quietly(old, talk / "parts", "--out", tmp_path / "out") == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"error: {old}: does not say which text encoder")
+    assert error.startswith(f"error: {old}: does not say which text model")
     assert "--text_model" in error
     assert not (tmp_path / "out").exists()
     assert run_quietly(old, talk / "parts", "--text_model", preprocessed / "kobert", "--out", tmp_path / "out") == 0

@@ -70,8 +70,7 @@ def load_run(folder: Path, chosen: Mapping[str, Any] | None = None) -> TrainedRu
     if (corpus := named(name)) is None:
         raise InputError(f"{path}: its corpus is {name!r}, which this program does not know")
     train_sessions = read_train_sessions(path, stored, trained, corpus)
-    shape = encoder and (encoder["layers"], encoder["dimension"])
-    model = build_model(options, trains=False, speech_shape=shape)
+    model = build_model(options, trains=False, speech_shape=encoder and shape_of(encoder))
     load_weights(model, folder / "model.pth")
     return TrainedRun(folder, model, options, train_sessions, corpus, stored, encoder)
 
@@ -103,6 +102,11 @@ def read_encoder(path: Path, stored: dict[str, Any]) -> dict[str, Any] | None:
         ) from error
     stored["audio_model"] = encoder["name"]
     return encoder
+
+
+def shape_of(encoder: Mapping[str, Any]) -> tuple[int, int]:
+    """Layers and dimension of a speech encoder's embeddings."""
+    return encoder["layers"], encoder["dimension"]
 
 
 def check_encoder(run: TrainedRun, speech: SpeechEmbeddings | None) -> None:
