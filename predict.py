@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from training.arguments import ArgumentParser, file_path, gpu
 from training.devices import set_up_process
-from utils import InputError, run_command
+from utils import InputError, removed_if_empty, run_command
 
 if TYPE_CHECKING:
     from prediction.predictor import Predictor, Utterance
@@ -47,20 +47,21 @@ def predict(args: argparse.Namespace) -> Path:
         *args.runs, text_model=args.text_model, audio_model=args.audio_model, gpu_id=args.gpu_id, quiet=False
     )
     utterances = read_utterances(args, predictor)
-    prediction = predictor.dialogue(utterances)
-    table = prediction_table(utterances, prediction, predictor.role, len(args.runs))
-    make_output(folder)
-    write_table(folder / "predictions.csv", table)
-    of_corpus = args.dialogue is not None
-    write_dialogue_page(
-        folder / "dialogue.html",
-        args.dialogue if of_corpus else args.input.resolve().name,
-        utterances,
-        prediction,
-        role=predictor.role,
-        runs=args.runs,
-        data_path=args.data_path if of_corpus else None,
-    )
+    with removed_if_empty(folder):
+        make_output(folder)  # a folder that cannot be made is known before the hour that a long recording may take
+        prediction = predictor.dialogue(utterances)
+        table = prediction_table(utterances, prediction, predictor.role, len(args.runs))
+        write_table(folder / "predictions.csv", table)
+        of_corpus = args.dialogue is not None
+        write_dialogue_page(
+            folder / "dialogue.html",
+            args.dialogue if of_corpus else args.input.resolve().name,
+            utterances,
+            prediction,
+            role=predictor.role,
+            runs=args.runs,
+            data_path=args.data_path if of_corpus else None,
+        )
     print(describe(table, predictor.role, len(args.runs), folder))
     return folder
 
@@ -81,6 +82,8 @@ def read_utterances(args: argparse.Namespace, predictor: Predictor) -> list[Utte
 
     if args.dialogue is not None:
         text_dim = None if args.text_model else predictor.text_dim
+        if text_dim is not None:
+            predictor.check_embeddings(args.data_path)
         settings = {"text_dim": text_dim, "audio": predictor.reads_audio, "audio_path": args.audio_path}
         return from_corpus(args.dialogue, args.data_path, predictor.role, **settings)
     if not args.input.exists():

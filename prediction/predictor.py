@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from constants import EMOTIONS
+from corpora.provenance import describe_embeddings
 from corpora.transcripts import clean_transcript
 from dataset import ordered_loader
 from features.embeddings import fingerprint_of
@@ -194,7 +195,7 @@ class Predictor:
             raise InputError(
                 f"{len(lacking)} of {len(utterances)} utterances have no speaker, the first is number {lacking[0]}: a "
                 "run with --speakers must be told who speaks; name the speaker of each segment (WhisperX's "
-                "--diarize, a column speaker, '[Kim]: ' before a text), or take a run without --speakers"
+                "--diarize, a column speaker, '[Kim]: ' before its text), or take a run without --speakers"
             )
 
     @staticmethod
@@ -208,6 +209,13 @@ class Predictor:
         warnings.warn(f"{len(faults)} wavs cannot be used and count as silent; first {first_fault}", stacklevel=3)
 
     # Encoders
+
+    def check_embeddings(self, data_path: Path) -> None:
+        """Warn where a corpus's sentence embeddings are of another text model than a run was trained with."""
+        entry = describe_embeddings(data_path).get(f"embedding_{self.text_dim}.npy")
+        if entry is not None:
+            model = entry["text_model"]
+            self.wanted_text.warn_of_another(f"of {data_path} ({model.get('name')})", model.get("fingerprint"))
 
     def hear(self, utterances: Sequence[Utterance]) -> AbstractContextManager[Hearing | None]:
         """The dialogue through the speech encoder; None where no run hears through one."""
