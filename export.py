@@ -9,13 +9,12 @@ from export import MATE
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from training.arguments import file_path
+from training.arguments import ArgumentParser, file_path
 from training.devices import set_up_process
 from utils import InputError, find_run, run_command
 
@@ -36,15 +35,14 @@ def export(run: str, out: Path, save_path: Path = Path("exp")) -> Path:
     ------
     InputError : the run cannot be loaded, or `out` exists
     """
-    from prediction.hub import MATE, architecture, describe_run, refuse_encoder
+    from prediction.hub import MATE, architecture, describe_run
     from training.folders import load_run
 
     if out.exists():
         raise InputError(f"{out}: exists already and is not overwritten; give a new folder")
     folder = find_run(save_path, run)
     trained = load_run(folder)
-    refuse_encoder(run, trained.options)
-    model = MATE(**architecture(trained.options), about=describe_run(folder, trained))
+    model = MATE(**architecture(trained), about=describe_run(folder, trained))
     model.load_state_dict(trained.model.state_dict())
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -56,8 +54,8 @@ def export(run: str, out: Path, save_path: Path = Path("exp")) -> Path:
     return out
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def get_args_parser() -> ArgumentParser:
+    parser = ArgumentParser(
         description="Export a trained run for the Hugging Face hub, with a model card.", allow_abbrev=False
     )
     parser.add_argument("run", metavar="RUN", help="experiment folder: in SAVE_PATH, or a path")

@@ -17,9 +17,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.arguments import file_path, gpu
+from training.arguments import ArgumentParser, file_path, gpu
 from training.devices import set_up_process
-from utils import InputError, run_command
+from utils import InputError, removed_if_empty, run_command
 
 if TYPE_CHECKING:
     from prediction.predictor import Predictor, Utterance
@@ -43,22 +43,25 @@ def predict(args: argparse.Namespace) -> Path:
     folder = output_folder(args)
     if folder.exists():
         raise InputError(f"{folder}: exists already and is not overwritten; give another folder as --out")
-    predictor = Predictor(*args.runs, text_model=args.text_model, gpu_id=args.gpu_id, quiet=False)
-    utterances = read_utterances(args, predictor)
-    prediction = predictor.dialogue(utterances)
-    table = prediction_table(utterances, prediction, predictor.role, len(args.runs))
-    make_output(folder)
-    write_table(folder / "predictions.csv", table)
-    of_corpus = args.dialogue is not None
-    write_dialogue_page(
-        folder / "dialogue.html",
-        args.dialogue if of_corpus else args.input.resolve().name,
-        utterances,
-        prediction,
-        role=predictor.role,
-        runs=args.runs,
-        data_path=args.data_path if of_corpus else None,
+    predictor = Predictor(
+        *args.runs, text_model=args.text_model, audio_model=args.audio_model, gpu_id=args.gpu_id, quiet=False
     )
+    utterances = read_utterances(args, predictor)
+    with removed_if_empty(folder):
+        make_output(folder)  # a folder that cannot be made is known before the hour that a long recording may take
+        prediction = predictor.dialogue(utterances)
+        table = prediction_table(utterances, prediction, predictor.role, len(args.runs))
+        write_table(folder / "predictions.csv", table)
+        of_corpus = args.dialogue is not None
+        write_dialogue_page(
+            folder / "dialogue.html",
+            args.dialogue if of_corpus else args.input.resolve().name,
+            utterances,
+            prediction,
+            role=predictor.role,
+            runs=args.runs,
+            data_path=args.data_path if of_corpus else None,
+        )
     print(describe(table, predictor.role, len(args.runs), folder))
     return folder
 
@@ -79,8 +82,12 @@ def read_utterances(args: argparse.Namespace, predictor: Predictor) -> list[Utte
 
     if args.dialogue is not None:
         text_dim = None if args.text_model else predictor.text_dim
+        if text_dim is not None:
+            predictor.check_embeddings(args.data_path)
         settings = {"text_dim": text_dim, "audio": predictor.reads_audio, "audio_path": args.audio_path}
         return from_corpus(args.dialogue, args.data_path, predictor.role, **settings)
+    if not args.input.exists():
+        raise InputError(f"{args.input}: no such file; expected a recording, or a folder of wavs")
     if args.input.is_dir():
         if args.segments is not None:
             raise InputError(f"{args.input}: a folder of utterances needs no --segments; leave it out")
@@ -96,8 +103,8 @@ def read_utterances(args: argparse.Namespace, predictor: Predictor) -> list[Utte
     return from_recording(args.input, args.segments)
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def get_args_parser() -> ArgumentParser:
+    parser = ArgumentParser(
         description="Predict the emotion, arousal and valence of every utterance of a dialogue.", allow_abbrev=False
     )
     add = parser.add_argument
@@ -113,7 +120,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--data_path", type=file_path, default=Path("data/KEMDy19"), help="that corpus (%(default)s)")
     add("--audio_path", type=file_path, help="folder of its wavs, if neither DATA_PATH/wav nor ./audio")
     add("--out", type=file_path, help="new folder for the results (INPUT.predictions)")
-    add("--text_model", help="hub name or folder of the sentence encoder (the one that the runs were trained with)")
+    add(
+        "--text_model",
+        metavar="NAME",
+        help="hub name or folder of the sentence encoder (the one that the runs were trained with)",
+    )
+    add("--audio_model", metavar="NAME", help="the same of the speech encoder, of runs with --audio encoder")
     add("--gpu_id", type=gpu, help="a GPU's number, or cpu (the best there is)")
     return parser
 

@@ -36,6 +36,7 @@ if str(ROOT) not in sys.path:  # so that the command works from any folder
 from constants import EMOTION_ALIASES, EMOTIONS, N_RATERS, TEXT_DIM  # noqa: E402
 from corpora.kemdy19 import N_SESSIONS  # noqa: E402
 from corpora.provenance import MARKER  # noqa: E402
+from training.arguments import ArgumentParser, file_path  # noqa: E402
 from utils import InputError, run_command, write_json  # noqa: E402
 
 DIALOGUES_FILE = Path(__file__).resolve().parent / "sample_dialogues.csv"
@@ -682,10 +683,14 @@ def summary(plan: Plan, out: Path) -> str:
     )
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Make the synthetic sample corpus in the raw layout of KEMDy19.")
+def get_args_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        description="Make the synthetic sample corpus in the raw layout of KEMDy19.", allow_abbrev=False
+    )
     parser.add_argument("--layout", choices=("kemdy19", "kemdy20"), default="kemdy19", help="whose (%(default)s)")
-    parser.add_argument("--out", type=Path, help="new folder to make (default: sample, or sample_kemdy20, beside this)")
+    parser.add_argument(
+        "--out", type=file_path, help="new folder to make (default: sample, or sample_kemdy20, beside this)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default: %(default)s)")
     parser.add_argument("--sessions", type=int, help=f"sessions, 1 to {N_SESSIONS}, or to 40 of KEMDy20 (default: all)")
     parser.add_argument("--utterances", type=int, help="cut every dialogue after this many (default: whole dialogues)")

@@ -52,8 +52,7 @@ def embed_corpus(
         raise InputError(f"{where}: no wav of an utterance; --audio_path is the folder of the wavs")
     encoder = load_speech_encoder(name)
     encoder.model.to(device)
-    described = {"name": encoder.name, "layers": encoder.layers, "dimension": encoder.dimension}
-    described["fingerprint"] = encoder.fingerprint
+    described = describe_encoder(encoder)
     file = f"speech-{re.sub(r'[^A-Za-z0-9.-]+', '-', encoder.name)}-{encoder.fingerprint[:8]}"
     folder = data_path / "features"
     with lock_folder(data_path, "pre-processing"):
@@ -67,6 +66,11 @@ def embed_corpus(
         f"speech embeddings of {encoder.name}: {n} utterances, {encoder.layers} layers of {encoder.dimension}; "
         f"wavs that cannot be used: {len(wavs) - n}"
     )
+
+
+def describe_encoder(encoder: SpeechEncoder) -> dict[str, Any]:
+    """An encoder as a store and a run's configuration hold it: its name, layers, dimension and fingerprint."""
+    return {name: getattr(encoder, name) for name in ("name", "layers", "dimension", "fingerprint")}
 
 
 def open_store(folder: Path, file: str, encoder: Mapping[str, Any], wavs: Mapping[str, Path]) -> FeatureStore:
@@ -117,17 +121,20 @@ def embed_wavs(encoder: SpeechEncoder, wavs: Mapping[str, Path], batch_size: int
                 while batches and len(pending) <= n_threads:
                     pending.append((batches[0], pool.submit(read, batches.popleft())))
                 batch, reading = pending.popleft()
-                read_ones = dict(zip(batch, reading.result(), strict=True))
-                usable = {s: pieces for s, pieces in read_ones.items() if not isinstance(pieces, InputError)}
-                vectors = encoder.embed(list(usable.values())) if usable else []
-                limit = torch.finfo(DTYPE).max
-                rows = {s: v.clamp(-limit, limit).to(DTYPE) for s, v in zip(usable, vectors, strict=True)}
-                for segment, found in read_ones.items():
-                    yield segment, (rows[segment], rows[segment][:0]) if segment in rows else found
+                yield from embed_batch(encoder, dict(zip(batch, reading.result(), strict=True))).items()
                 bar.update(sum(round(seconds[segment]) for segment in batch))
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(torch_threads)  # the pool's threads have set it for all threads started later
+
+
+def embed_batch(encoder: SpeechEncoder, batch: Mapping[Any, list[Piece] | InputError]) -> dict[Any, Rows]:
+    """Embeddings of a batch as a store has them, by the keys of the batch; why a wav cannot be used stays."""
+    usable = {key: pieces for key, pieces in batch.items() if not isinstance(pieces, InputError)}
+    vectors = encoder.embed(list(usable.values())) if usable else []
+    limit = torch.finfo(DTYPE).max
+    rows = {key: v.clamp(-limit, limit).to(DTYPE) for key, v in zip(usable, vectors, strict=True)}
+    return {key: (rows[key], rows[key][:0]) if key in rows else fault for key, fault in batch.items()}
 
 
 def duration(path: Path) -> float:
@@ -138,9 +145,9 @@ def duration(path: Path) -> float:
         return 0.0
 
 
-def make_batches(seconds: Mapping[str, float], batch_size: int) -> Iterator[list[str]]:
-    """Segment ids in batches of like length, the longest first: what lacks memory fails at once."""
-    batch: list[str] = []
+def make_batches(seconds: Mapping[Any, float], batch_size: int) -> Iterator[list[Any]]:
+    """Segment ids, or numbers, in batches of like length, the longest first: what lacks memory fails at once."""
+    batch: list[Any] = []
     for segment in sorted(seconds, key=lambda segment: (-seconds[segment], segment)):
         if batch and (len(batch) == batch_size or (len(batch) + 1) * seconds[batch[0]] > BATCH_SECONDS):
             yield batch

@@ -121,10 +121,13 @@ class OwnTokenizer(Tokenizer):
         return self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"]
 
 
-def load_text_model(name_or_path: str, text_dim: int | None = None) -> tuple[Tokenizer, PreTrainedModel]:
+def load_text_model(
+    name_or_path: str, text_dim: int | None = None, revision: str | None = None
+) -> tuple[Tokenizer, PreTrainedModel]:
     """Tokenizer and encoder (evaluation mode, float32) of a folder or of a name on the hub.
 
-    A BERT with a `spiece.model` is KoBERT and gets `KoBERTTokenizer`; any other brings its own.
+    A BERT with a `spiece.model` is KoBERT and gets `KoBERTTokenizer`; any other brings its own. `revision` is the hub's
+    commit, by default the newest.
 
     Raises
     ------
@@ -135,8 +138,9 @@ def load_text_model(name_or_path: str, text_dim: int | None = None) -> tuple[Tok
 
     hush_libraries()
     try:
-        config = transformers.AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
-        tokenizer = _load_tokenizer(name_or_path, config)
+        found = {"trust_remote_code": False, "revision": revision or "main"}
+        config = transformers.AutoConfig.from_pretrained(name_or_path, **found)
+        tokenizer = _load_tokenizer(name_or_path, config, found["revision"])
         if text_dim not in (None, config.hidden_size):
             raise InputError(
                 f"text model {name_or_path} gives embeddings of {config.hidden_size} values, --text_dim is {text_dim}"
@@ -148,7 +152,7 @@ def load_text_model(name_or_path: str, text_dim: int | None = None) -> tuple[Tok
                 f"{config.vocab_size}; is the file of its vocabulary there?"
             )
         tokenizer.fingerprint()  # fails here, if it can, and not after the corpus was read
-        model = transformers.AutoModel.from_pretrained(name_or_path, trust_remote_code=False, dtype="float32")
+        model = transformers.AutoModel.from_pretrained(name_or_path, dtype="float32", **found)
     except InputError:
         raise
     except Exception as error:  # readers raise almost anything for damaged files and other models
@@ -211,20 +215,20 @@ def not_loaded(name_or_path: str, error: Exception, what: str) -> InputError:
     )
 
 
-def _load_tokenizer(name_or_path: str, config: PretrainedConfig) -> Tokenizer:
-    if config.model_type == "bert" and (vocabulary := _find_vocabulary(name_or_path)):
+def _load_tokenizer(name_or_path: str, config: PretrainedConfig, revision: str) -> Tokenizer:
+    if config.model_type == "bert" and (vocabulary := _find_vocabulary(name_or_path, revision)):
         return KoBERTTokenizer(vocabulary)
     from transformers import AutoTokenizer
 
     # RoBERTa's positions start after the id of padding
     offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False, revision=revision)
     if tokenizer.pad_token_id is None:
         raise ValueError(f"a {config.model_type} without a padding token, expected an encoder such as BERT")
     return OwnTokenizer(tokenizer, min(MAX_TOKENS, config.max_position_embeddings - offset))
 
 
-def _find_vocabulary(name_or_path: str) -> Path | None:
+def _find_vocabulary(name_or_path: str, revision: str) -> Path | None:
     """KoBERT's SentencePiece model in a folder or on the hub, or None where there is none."""
     if Path(name_or_path).is_dir():
         path = Path(name_or_path, VOCABULARY)
@@ -233,7 +237,7 @@ def _find_vocabulary(name_or_path: str) -> Path | None:
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        return Path(hf_hub_download(name_or_path, VOCABULARY))
+        return Path(hf_hub_download(name_or_path, VOCABULARY, revision=revision))
     except EntryNotFoundError:
         return None
 

@@ -13,12 +13,11 @@ import jinja2
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 
 import model
-from constants import MODALITIES, SAMPLE_RATE, TEXT_DIM
 from corpora.sessions import format_sessions
 from reports.runs import read_result
 from training.configuration import names_of, options, read_options
 from training.engine import build_model
-from training.folders import TrainedRun
+from training.folders import TrainedRun, read_encoder, shape_of
 from training.options import MODEL, TEST, parse_args
 from training.state import load_weights
 from utils import InputError, read_json
@@ -42,26 +41,11 @@ class MATE(
     Parameters
     ----------
     about : what config.json says of the training, see `describe_run`; the model card is written from it
-    others : as of `model.MATE`
+    architecture : keywords of `model.MATE`; config.json holds those that are given
     """
 
-    def __init__(  # noqa: PLR0913 (one keyword per option)
-        self,
-        backbone: str = "lstm",
-        hidden_size: int = 512,
-        num_layers: int = 4,
-        bidirectional: bool = False,
-        text_dim: int = TEXT_DIM,
-        ws: int = 8,
-        sr: int = SAMPLE_RATE,
-        concat: bool = True,
-        modality: str = MODALITIES[0],
-        speakers: bool = False,
-        about: dict | None = None,
-    ) -> None:
-        sizes = {"hidden_size": hidden_size, "num_layers": num_layers, "bidirectional": bidirectional}
-        inputs = {"text_dim": text_dim, "ws": ws, "sr": sr, "modality": modality, "speakers": speakers}
-        super().__init__(backbone, concat=concat, **sizes, **inputs)
+    def __init__(self, about: dict | None = None, **architecture: Any) -> None:
+        super().__init__(**architecture)
         self.about = about or {}
 
     def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
@@ -72,24 +56,17 @@ class MATE(
         return ModelCard(f"---\n{self._hub_mixin_info.model_card_data.to_yaml()}\n---\n\n{text}")
 
 
-def architecture(chosen: argparse.Namespace) -> dict[str, Any]:
-    """The keywords of `MATE` that the options mean."""
+def architecture(trained: TrainedRun) -> dict[str, Any]:
+    """The keywords of `MATE` that a run's options mean, and the shape of its speech embeddings."""
     names = ("backbone", "hidden_size", "num_layers", "bidirectional", "text_dim", "ws", "sr", "modality", "speakers")
-    return {name: getattr(chosen, name) for name in names} | {"concat": not chosen.no_concat}
-
-
-def refuse_encoder(name: str, options: argparse.Namespace) -> None:
-    """Raise `InputError` for a run that hears through a speech encoder, whose embeddings only a corpus has."""
-    if options.audio == "encoder" and "audio" in options.modality:
-        raise InputError(
-            f"{name}: trained with --audio encoder, which is not supported outside main.py; take a run with --audio "
-            "cnn, or test it with main.py --test_only"
-        )
+    chosen, encoder = trained.options, trained.speech_encoder
+    others = {"concat": not chosen.no_concat, "audio": chosen.audio}
+    return {name: getattr(chosen, name) for name in names} | others | {"speech_shape": encoder and shape_of(encoder)}
 
 
 def portable_options(chosen: argparse.Namespace) -> dict[str, Any]:
     """The options of a model and of its test, without paths, as config.json holds them."""
-    return {name: value for name, value in vars(chosen).items() if name in names_of(MODEL, TEST)}
+    return {name: value for name, value in vars(chosen).items() if name in names_of(MODEL, TEST) - {"audio_model"}}
 
 
 def read_exported(folder: Path) -> tuple[model.MATE, argparse.Namespace, Mapping[str, Any]]:
@@ -104,8 +81,9 @@ def read_exported(folder: Path) -> tuple[model.MATE, argparse.Namespace, Mapping
     stored = about.get("options") if isinstance(about, dict) else None
     if not isinstance(stored, dict) or not options().keys() & stored.keys():
         raise InputError(f"{path}: not of a model that export.py wrote; expected its options under about")
+    encoder = read_encoder(path, stored | {"speech_encoder": about.get("speech_encoder")})
     chosen = argparse.Namespace(**vars(parse_args([])[0]) | read_options(path, stored))
-    built = build_model(chosen, trains=False)
+    built = build_model(chosen, trains=False, speech_shape=encoder and shape_of(encoder))
     load_weights(built, folder / "model.pth")  # which takes the safetensors file beside it
     return built, chosen, about
 
@@ -145,6 +123,7 @@ def describe_run(folder: Path, trained: TrainedRun) -> dict[str, Any]:
         "train_sessions": format_sessions(trained.train_sessions),
         "test_sessions": format_sessions(chosen.test_split),
         "text_model": text_model,
+        "speech_encoder": trained.speech_encoder,
         "commit": str(stored.get("commit", "not recorded")),
         "figures": read_figures(folder / "result.json"),
     }

@@ -15,9 +15,9 @@ from corpora.registry import parse_id
 from corpora.transcripts import MAX_TRANSCRIPT_BYTES
 from corpora.wavs import find_wavs
 from features.embeddings import load_embeddings
-from prediction.predictor import Utterance
 from prediction.recording import Clip, Recording
-from prediction.segments import order_segments, plain, read_segments
+from prediction.segments import order_segments, plain, read_segments, split_name
+from prediction.utterance import Utterance
 from utils import InputError, decode, read_bounded
 
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".w64", ".au", ".opus")
@@ -47,6 +47,8 @@ def natural_order(name: str) -> list[tuple[int, str]]:
 def from_folder(folder: Path) -> list[Utterance]:
     """The sound files of a folder in the order of their names (2 before 10); a `.txt` beside each is its text.
 
+    A text such as `[Kim]: word` names the speaker.
+
     Raises
     ------
     InputError : the folder holds no sound, two of one name, or a transcript that is no text
@@ -65,8 +67,10 @@ def from_folder(folder: Path) -> list[Utterance]:
     utterances, start = [], 0.0
     for path in files:
         seconds = duration_of(path)
-        speaker = parse_id(path.stem).speaker if parse_id(path.stem) else ""
         text = read_text(path.with_suffix(".txt"))
+        speaker, text = split_name(text) if text else ("", text)
+        if found := parse_id(path.stem):
+            speaker = found.speaker
         utterances.append(Utterance(path, text, speaker=speaker, start=start, end=start + seconds, id=path.stem))
         start += seconds
     return utterances

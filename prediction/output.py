@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from constants import EMOTIONS
-from prediction.predictor import Prediction, Utterance
+from prediction.predictor import Prediction
+from prediction.utterance import Utterance
 from utils import InputError, atomic_write
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from prediction.predictor import Prediction, Utterance
+from prediction.predictor import Prediction
 from prediction.recording import Clip
+from prediction.utterance import Utterance
 from reports.dialogues import (
     Dialogue,
     Page,

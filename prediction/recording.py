@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,28 +46,31 @@ class Recording:
                 f"{low} to {high} Hz and at most {MAX_CHANNELS} channels"
             )
 
-    def read(self, start: float, end: float, sr: int) -> np.ndarray:
-        """The sound from `start` to `end` (s) as mono float32 at `sr` Hz; of more than 10 s the central ones.
+    def read(self, start: float, end: float, sr: int, longest: int = MAX_SECONDS) -> np.ndarray:
+        """The sound from `start` to `end` (s) as mono float32 at `sr` Hz; the central `longest` s if it is longer.
 
-        No more than these 10 s are read, whatever the segment's length.
+        They are those that the segment's own wav would give. Hardly more than them is read, whatever the segment's
+        length: whole seconds, so that a new sample lies where it lies in the whole, and a margin for the resampler.
 
         Raises
         ------
         InputError : the file is damaged there
         """
         first, last = round(start * self.rate), round(end * self.rate)
-        excess = max(0, last - first - MAX_SECONDS * self.rate)
-        first += excess // 2
+        samples = math.floor((last - first) * sr / self.rate + 0.5)  # once resampled
+        begin = max(0, (samples - longest * sr) // 2)
+        second = max(0, begin // sr - 1)
+        n = min(last - first - second * self.rate, (longest + 3) * self.rate)
         try:
             with soundfile.SoundFile(self.path) as file:
-                file.seek(first)
-                wave = file.read(last - first - (excess - excess // 2), dtype="float32", always_2d=True)
+                file.seek(first + second * self.rate)
+                wave = file.read(n, dtype="float32", always_2d=True)
         except soundfile.SoundFileError as error:
             raise InputError(f"{self.path}: not readable from {start:.2f} to {end:.2f} s ({error})") from error
         if len(wave) == 0 or not np.isfinite(wave).all() or np.abs(wave).max() > MAX_AMPLITUDE:
             what = "samples that are not numbers" if len(wave) else "no sound"
             raise InputError(f"{self.path}: holds {what} from {start:.2f} to {end:.2f} s; is the file whole?")
-        return to_mono(wave, self.rate, sr)
+        return to_mono(wave, self.rate, sr)[begin - second * sr :][: longest * sr]
 
 
 class Clip(NamedTuple):
@@ -76,6 +80,6 @@ class Clip(NamedTuple):
     start: float
     end: float
 
-    def read(self, sr: int) -> np.ndarray:
+    def read(self, sr: int, longest: int = MAX_SECONDS) -> np.ndarray:
         """See `Recording.read`."""
-        return self.recording.read(self.start, self.end, sr)
+        return self.recording.read(self.start, self.end, sr, longest)

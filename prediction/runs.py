@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from model import MATE
-from prediction.hub import CONFIG, download, read_exported, recorded_text_model, refuse_encoder
+from prediction.hub import CONFIG, download, read_exported, recorded_text_model
 from training.folders import load_run
 from utils import InputError, read_json
 
@@ -19,16 +19,23 @@ class LoadedRun(NamedTuple):
     name : as the user gave it
     options : of main.py
     text_model : what is recorded of the encoder of its sentence embeddings (name, fingerprint, ...), or None
+    speech_encoder : what is recorded of its speech encoder (name, fingerprint, layers, dimension), if it has one
     """
 
     name: str
     model: MATE
     options: argparse.Namespace
     text_model: Mapping[str, Any] | None
+    speech_encoder: Mapping[str, Any] | None
 
     @property
     def reads_audio(self) -> bool:
         return self.model.uses_audio
+
+    @property
+    def reads_speech(self) -> bool:
+        """Whether it reads sound as embeddings of a speech encoder, not as log-mels."""
+        return self.speech_encoder is not None
 
     @property
     def reads_text(self) -> bool:
@@ -45,10 +52,9 @@ def open_run(run: str | Path) -> LoadedRun:
     folder, name = Path(run), str(run)
     if (folder / "configuration.json").is_file():
         trained = load_run(folder)
-        refuse_encoder(name, trained.options)
         text_model = recorded_text_model(read_json(folder / "configuration.json"))
-        return LoadedRun(name, trained.model, trained.options, text_model)
+        return LoadedRun(name, trained.model, trained.options, text_model, trained.speech_encoder)
     if folder.is_dir() and not (folder / CONFIG).is_file():
         raise InputError(f"{folder}: has neither configuration.json nor {CONFIG}; expected an experiment folder")
     model, options, about = read_exported(folder if folder.is_dir() else download(name))
-    return LoadedRun(name, model, options, about.get("text_model"))
+    return LoadedRun(name, model, options, recorded_text_model({"data": about}), about.get("speech_encoder"))

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from utils import MAX_TABLE_BYTES, InputError, decode, read_bounded
 
 MAX_SEGMENTS = 100_000  # speech of a week
+SHORTEST = 0.01  # s: in less there is nothing to hear
 OVERRUN = 0.5  # s by which a last segment may exceed the sound without a word: transcribers round up
 
 
@@ -201,6 +202,11 @@ def split_speaker(text: str) -> tuple[str, str]:
     text = _TAG.sub("", text).strip()
     if voice:
         return voice[1], text
+    return split_name(text)
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """Speaker and words of `[SPEAKER_00]: word`; "" and the text of any other."""
     named = _SPEAKER.match(text)
     return (named[1], text[named.end() :]) if named else ("", text)
 
@@ -220,7 +226,8 @@ READERS: dict[str, Callable[[Path, str], Rows]] = {
 def order_segments(segments: Sequence[Segment], duration: float, name: str) -> list[Segment]:
     """The segments that hold sound, by their start; one warning for each kind of odd ones.
 
-    Segments without length, or beyond the end of the sound, are left out; those that reach beyond it end there.
+    Segments without length (under `SHORTEST`), or beyond the end of the sound, are left out; those that reach beyond it
+    end there.
 
     Parameters
     ----------
@@ -238,9 +245,9 @@ def order_segments(segments: Sequence[Segment], duration: float, name: str) -> l
             f"{name}: a segment ends at {last:g}, the sound after {duration:.1f} s; are these milliseconds, as in "
             "Whisper's TSV? Give its JSON, SRT or VTT"
         )
-    kept = [segment for segment in segments if segment.end > segment.start]
-    warn_of(name, len(segments) - len(kept), "last 0 s and are left out")
-    inside = [segment for segment in kept if segment.start < duration]
+    kept = [segment for segment in segments if segment.end - segment.start >= SHORTEST]
+    warn_of(name, len(segments) - len(kept), f"last less than {SHORTEST:g} s and are left out")
+    inside = [segment for segment in kept if segment.start <= duration - SHORTEST]
     warn_of(name, len(kept) - len(inside), f"begin after the end of the sound at {duration:.2f} s and are left out")
     if not inside:
         raise InputError(f"{name}: no segment lies in the {duration:.2f} s of sound; is it of another recording?")
@@ -257,4 +264,4 @@ def order_segments(segments: Sequence[Segment], duration: float, name: str) -> l
 def warn_of(name: str, count: int, what: str) -> None:
     """Warn of `count` segments, if there are any."""
     if count:
-        warnings.warn(f"{name}: {count} segments {what}", stacklevel=3)
+        warnings.warn(f"{name}: {count} of its segments {what}", stacklevel=3)

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from huggingface_hub import ModelCard
 
@@ -62,6 +63,18 @@ def test_the_card_says_what_it_is_and_what_it_must_not_be_used_for(exported, spo
     assert "| tested on sessions | 1-2 |" in text
     assert "| trained on sessions | 3-6 |" in text
     assert "KEMDy19 1" in text
+
+
+def test_the_cards_example_runs(exported, preprocessed, tmp_path, monkeypatch):
+    code = (exported / "README.md").read_text("utf-8").partition("```python\n")[2].partition("```")[0]
+    shutil.copytree(preprocessed / "kobert", tmp_path / "kobert")  # the name that config.json has of it
+    soundfile.write(tmp_path / "utterance.wav", np.zeros(8000), 8000)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        exec(compile(code.replace("this folder or its name on the hub", str(exported)), "card", "exec"), names)
+    assert names["prediction"].emotion.shape == (1, 7)
 
 
 def test_a_run_that_was_not_tested_says_so(spoken, tmp_path):

@@ -1,6 +1,8 @@
 """Predicting own recordings: the numbers of a test, whichever way the dialogue is given."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,9 +21,10 @@ from constants import EMOTIONS, SAMPLE_RATE
 from corpora.registry import parse_id
 from corpora.wavs import find_wavs, read_wav
 from features.text import load_text_model
-from prediction.hub import refuse_encoder
-from prediction.inputs import from_corpus
+from prediction.encoders import Wanted
+from prediction.inputs import from_corpus, from_folder, from_recording, from_segments_alone
 from prediction.predictor import Predictor, Utterance
+from prediction.runs import open_run
 from training.options import parse_args
 from utils import InputError, write_json
 
@@ -164,14 +167,29 @@ def test_a_run_that_is_told_who_speaks_gives_the_numbers_of_its_test(preprocesse
     assert run_quietly(told, "--dialogue", name, "--data_path", preprocessed, "--out", out) == 0
     found = read(out)[PROBABILITIES]
     np.testing.assert_allclose(found, expected.query("dialogue == @name")[PROBABILITIES], rtol=0, atol=1e-5)
-    with pytest.raises(InputError, match="an utterance without a speaker"):
-        Predictor(told, gpu_id="cpu").dialogue([Utterance(text="네")])
+    with pytest.raises(InputError, match="1 of 2 utterances have no speaker, the first is number 2"):
+        Predictor(told, gpu_id="cpu").dialogue([Utterance(text="네", speaker="A"), Utterance(text="네")])
 
 
-def test_a_run_with_a_speech_encoder_is_refused_in_one_line():
-    with pytest.raises(InputError, match=r"^exp/a: trained with --audio encoder, which is not supported outside main"):
-        refuse_encoder("exp/a", parse_args(["--audio", "encoder"])[0])
-    refuse_encoder("exp/a", parse_args(["--audio", "encoder", "--modality", "text"])[0])
+SPOKEN_BY = {
+    "a.json": '[{"start": 0, "end": 1, "text": "네", "speaker": "A"}, '
+    '{"start": 1, "end": 2, "text": "네", "speaker": "B"}]',
+    "a.srt": "1\n00:00:00,000 --> 00:00:01,000\n[A]: 네\n\n2\n00:00:01,000 --> 00:00:02,000\n[B]: 네\n",
+    "a.vtt": "WEBVTT\n\n00:00.000 --> 00:01.000\n<v A>네\n\n00:01.000 --> 00:02.000\n[B]: 네\n",
+    "a.csv": "start,end,speaker,text\n0,1,A,네\n1,2,B,네\n",
+    "a.tsv": "start\tend\tspeaker\ttext\n00:00:00\t00:00:01\tA\t네\n1\t2\tB\t네\n",
+}
+
+
+def test_every_input_tells_who_speaks(talk, tmp_path):
+    for name, content in SPOKEN_BY.items():
+        (tmp_path / name).write_text(content, "utf-8")
+        found = [from_segments_alone(tmp_path / name), from_recording(talk / "talk.wav", tmp_path / name)]
+        assert [[(u.speaker, u.text) for u in utterances] for utterances in found] == [[("A", "네"), ("B", "네")]] * 2
+    for number, text in ((1, "[A]: 네"), (2, "[B]: 네\n"), (3, "네 [C]: 네")):
+        shutil.copy(talk / "parts" / "1.wav", tmp_path / f"{number}.wav")
+        (tmp_path / f"{number}.txt").write_text(text, "utf-8")
+    assert [(u.speaker, u.text) for u in from_folder(tmp_path)] == [("A", "네"), ("B", "네"), ("", "네 [C]: 네")]
 
 
 def test_several_runs_give_their_mean_and_spread(spoken, preprocessed, talk, tmp_path):
@@ -237,10 +255,81 @@ def test_a_run_without_the_record_needs_text_model(spoken, talk, preprocessed, t
     write_json(old / "configuration.json", configuration | {"data": data})
     assert run_quietly(old, talk / "parts", "--out", tmp_path / "out") == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"error: {old}: does not say which text encoder")
+    assert error.startswith(f"error: {old}: does not say which text model")
     assert "--text_model" in error
     assert not (tmp_path / "out").exists()
     assert run_quietly(old, talk / "parts", "--text_model", preprocessed / "kobert", "--out", tmp_path / "out") == 0
+
+
+def test_a_corpus_embedded_by_another_text_encoder_is_warned_of(spoken, preprocessed, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(spoken, other)
+    configuration = json.loads((other / "configuration.json").read_text("utf-8"))
+    configuration["data"]["text_model"] |= {"fingerprint": "00", "name": "klue/bert-base"}
+    write_json(other / "configuration.json", configuration)
+    for folder, is_warned_of in ((spoken, False), (other, True)):
+        arguments = (
+            "--dialogue",
+            "Sess01_script01",
+            "--data_path",
+            preprocessed,
+            "--out",
+            tmp_path / f"out {folder.name}",
+        )
+        assert run_quietly(folder, *arguments) == 0
+        warned = (
+            f"text model of {preprocessed} ({preprocessed / 'kobert'}) is not the one that {folder} was trained with"
+        )
+        assert (f"{warned} (klue/bert-base)" in capsys.readouterr().err) is is_warned_of
+
+
+def test_runs_agree_on_an_encoder_by_its_fingerprint():
+    def wanted(*records):
+        return Wanted(
+            "text model", "--text_model", "x", "text", {f"run {n}": record for n, record in enumerate(records)}
+        )
+
+    one, moved, other = ({"name": f"at/{name}", "fingerprint": name[0], "revision": name} for name in ("a1", "a2", "b"))
+    assert wanted(one, moved).find(None) == ("at/a1", "a1")
+    assert wanted(one, other, None).find("given") == ("given", None)
+    with pytest.raises(InputError, match=r"the text model differs between the runs \(run 0 at/a1, run 1 at/b\)"):
+        wanted(one, other).find(None)
+    with pytest.raises(InputError, match="run 0: was trained with the text model of a folder called kobert; give"):
+        wanted({"name": "kobert", "fingerprint": "a", "revision": None}).find(None)
+
+
+def test_runs_of_unlike_embeddings_are_named(spoken, finished):
+    runs = [open_run(spoken), open_run(finished), open_run(finished)]
+    runs[2].options.text_dim = 1024
+    with pytest.raises(InputError, match=rf"{re.escape(runs[1].name)} 768, {re.escape(runs[2].name)} 1024\)"):
+        Predictor.common("text_dim", runs[1:])
+
+
+HUB = """
+import sys
+from features.text import load_text_model
+from prediction.predictor import Predictor
+print(load_text_model("user/kobert")[1].config.marked, Predictor(sys.argv[1]).load_text_encoder()[1].config.marked)
+"""
+
+
+def test_the_recorded_revision_of_a_text_encoder_is_loaded(spoken, preprocessed, tmp_path):
+    repository = tmp_path / "hub" / "models--user--kobert"
+    revisions = {"old": "0" * 40, "new": "1" * 40}
+    for mark, commit in revisions.items():
+        shutil.copytree(preprocessed / "kobert", repository / "snapshots" / commit)
+        path = repository / "snapshots" / commit / "config.json"
+        write_json(path, json.loads(path.read_text("utf-8")) | {"marked": mark})
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revisions["new"])
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    folder = Path(shutil.copytree(spoken, tmp_path / "run"))
+    configuration = json.loads((folder / "configuration.json").read_text("utf-8"))
+    configuration["data"]["text_model"] |= {"name": "user/kobert", "revision": revisions["old"]}
+    write_json(folder / "configuration.json", configuration)
+    command = [sys.executable, "-W", "ignore", "-c", HUB, folder]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["new", "old"], done.stderr
 
 
 def test_a_text_encoder_that_has_moved_is_asked_for(spoken, talk, tmp_path, capsys):
@@ -263,6 +352,7 @@ PLACES = {"run": "spoken", "talk": "talk", "corpus": "preprocessed"}
     [
         (("{run}", "{talk}/talk.wav"), "--segments"),
         (("{run}", "{talk}/talk.json"), "the model reads sound"),
+        (("{run}", "{talk}/none"), "none: no such file; expected a recording, or a folder of wavs"),
         (("{run}", "{talk}/none.wav", "--segments", "{talk}/talk.json"), "none.wav: no such file"),
         (("{run}", "{talk}/talk.json", "--segments", "{talk}/talk.json"), "not readable as sound"),
         (("{run}", "{talk}/talk.wav", "--segments", "{talk}/none.json"), "none.json: no such file"),
@@ -289,6 +379,13 @@ def test_results_are_not_overwritten(spoken, talk, tmp_path, capsys):
     assert run_quietly(spoken, talk / "parts", "--out", tmp_path / "out") == 2
     assert "is not overwritten" in capsys.readouterr().err
     assert (tmp_path / "out" / "predictions.csv").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made_is_known_at_once(spoken, talk, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(Predictor, "dialogue", lambda *_: pytest.fail("predicted in vain"))
+    assert run_quietly(spoken, talk / "parts", "--out", tmp_path / "file" / "out") == 2
+    assert f"error: {tmp_path / 'file' / 'out'}: cannot be made" in capsys.readouterr().err
 
 
 def test_missing_texts_and_unusable_wavs_are_warned_of_once(spoken, talk, tmp_path):
@@ -328,6 +425,21 @@ def test_the_readme_example_runs(spoken, talk, monkeypatch, capsys):
         warnings.simplefilter("ignore", UserWarning)
         exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        ("predict.py", ["a", "b", "--segmets", "x"], "--segmets: no such option, did you mean --segments?"),
+        ("predict.py", ["a"], "give a run and an input, such as: predict.py exp/<run> talk.wav --segments talk.json"),
+        ("predict.py", ["a", "--dialogue", "x", "--segments", "y"], "--dialogue and --segments name two inputs"),
+        ("export.py", ["a", "b", "--savepath", "x"], "--savepath: no such option, did you mean --save_path?"),
+        ("data/make_sample.py", ["--sesions", "3"], "--sesions: no such option, did you mean --sessions?"),
+    ],
+)
+def test_a_mistyped_command_is_one_line(program, arguments, message):
+    done = subprocess.run([sys.executable, ROOT / program, *arguments], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {message}\n")
 
 
 def test_help_needs_no_torch():

@@ -9,6 +9,7 @@ import soundfile
 from conftest import ROOT
 
 from corpora.wavs import read_wav
+from features.log_mel import central_crop
 from prediction.recording import Recording
 from utils import InputError
 
@@ -37,11 +38,21 @@ def test_a_segment_is_what_its_own_wav_would_be(tmp_path, rate):
     np.testing.assert_array_equal(found, read_wav(tmp_path / "part.wav"))
 
 
-def test_of_a_long_segment_the_central_ten_seconds_are_read(tmp_path):
-    wave = noise(31, 16000, 1)
-    soundfile.write(tmp_path / "talk.wav", wave, 16000, subtype="FLOAT")
-    found = Recording(tmp_path / "talk.wav").read(1.0, 31.0, 16000)
-    np.testing.assert_array_equal(found, wave[11 * 16000 : 21 * 16000, 0])
+@pytest.mark.parametrize("rate", [16000, 22050, 48000])
+@pytest.mark.parametrize("seconds", [10.3, 31])
+def test_of_a_long_segment_the_central_ten_seconds_of_its_own_wav_are_read(tmp_path, rate, seconds, monkeypatch):
+    wave, first, n = noise(33, rate, 1), rate + 7, round(seconds * rate) + 1
+    soundfile.write(tmp_path / "talk.wav", wave, rate, subtype="FLOAT")
+    soundfile.write(tmp_path / "part.wav", wave[first : first + n], rate, subtype="FLOAT")
+    reads, read = [], soundfile.SoundFile.read
+    monkeypatch.setattr(
+        soundfile.SoundFile,
+        "read",
+        lambda file, n, *more, **settings: reads.append(n) or read(file, n, *more, **settings),
+    )
+    found = Recording(tmp_path / "talk.wav").read(first / rate, (first + n) / rate, 16000)
+    assert reads[0] <= 13 * rate
+    np.testing.assert_allclose(found, central_crop(read_wav(tmp_path / "part.wav")), rtol=0, atol=1e-6)
 
 
 def test_what_is_no_recording_is_one_line(tmp_path):

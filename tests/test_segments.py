@@ -140,9 +140,9 @@ def test_odd_segments_are_warned_of_once_for_each_kind():
         Segment(0, 2, "", "first"),
         Segment(1, 3, "", "overlapping"),
         Segment(4, 4, "", "zero"),
-        Segment(4.5, 4.5, "", "zero"),
+        Segment(4.5, 4.504, "", "next to nothing"),
         Segment(9, 12, "", "half beyond"),
-        Segment(10, 11, "", "beyond"),
+        Segment(9.996, 11, "", "begins with the end"),
         Segment(99, 100, "", "beyond"),
     ]
     with pytest.warns(UserWarning, match=".") as caught:
@@ -154,13 +154,13 @@ def test_odd_segments_are_warned_of_once_for_each_kind():
         (9, 10, "half beyond"),
     ]
     kinds = (
-        "2 segments last 0 s",
-        "2 segments begin after the end",
-        "1 segments reach beyond",
+        "2 of its segments last less than 0.01 s",
+        "2 of its segments begin after the end",
+        "1 of its segments reach beyond",
         "not in the order of time",
     )
     messages = [str(warning.message) for warning in caught]
-    for kind in (*kinds, "1 segments begin before the one before ends"):
+    for kind in (*kinds, "1 of its segments begin before the one before ends"):
         assert sum(kind in message for message in messages) == 1, kind
     assert len(messages) == 5
 

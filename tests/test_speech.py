@@ -6,19 +6,27 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
 import transformers
 from small_runs import content, only_run, signals_at
-from speech_encoders import CONFIGURATIONS, make_encoder
+from speech_encoders import CONFIGURATIONS, SIZE, make_encoder
 from test_processes import TORCHRUN, launch
 
+import export
 import main as program
+import predict
+from constants import EMOTIONS
 from corpora.wavs import find_wavs, read_wav
 from features import speech
 from features.speech import embed_corpus, make_batches, open_embeddings
 from features.speech_encoder import load_speech_encoder
+from prediction.hearing import Hearing
+from prediction.predictor import Predictor
+from prediction.recording import Clip, Recording
+from prediction.utterance import Utterance
 from preprocessing import main as preprocess
 from training.folders import load_run
 from utils import InputError, read_json, write_json
@@ -285,3 +293,102 @@ def test_configuration_holds_the_encoder_and_only_where_there_is_one(trained, fi
     stored = json.loads((trained / "configuration.json").read_text())
     assert stored["speech_encoder"].keys() == {"name", "layers", "dimension", "fingerprint"}
     assert "speech_encoder" not in json.loads((finished / "configuration.json").read_text())
+
+
+# Predicting
+
+
+@pytest.fixture(scope="module")
+def talk(heard, trained, tmp_path_factory) -> Path:
+    """A tested dialogue as one recording, with its segments and the expected rows."""
+    folder = tmp_path_factory.mktemp("talk")
+    table = pd.read_csv(trained / "predictions.csv").query("dialogue == 'Sess01_script01'")
+    wavs, pieces, rows, position = find_wavs(heard)[0], [], [], 0
+    for segment, speaker in zip(table["segment_id"], table["speaker"], strict=True):
+        wave, rate = soundfile.read(wavs[segment], dtype="int16")
+        text = wavs[segment].with_suffix(".txt").read_text("utf-8").strip()
+        rows.append([position / rate, (position + len(wave)) / rate, speaker, text])
+        pieces.append(wave)
+        position += len(wave)
+    soundfile.write(folder / "talk.wav", np.concatenate(pieces), rate)
+    pd.DataFrame(rows, columns=["start", "end", "speaker", "text"]).to_csv(folder / "talk.csv", index=False)
+    table.to_csv(folder / "expected.csv", index=False)
+    return folder
+
+
+def assert_predicted(out: Path, talk: Path) -> None:
+    found, expected = pd.read_csv(out / "predictions.csv"), pd.read_csv(talk / "expected.csv")
+    columns = [f"p_{name}" for name in EMOTIONS]
+    assert len(found) == len(expected) == 5
+    np.testing.assert_allclose(found[columns], expected[columns], rtol=0, atol=1e-4)
+    affect = ["arousal", "valence"]
+    np.testing.assert_allclose(found[affect], expected[[f"{name}_pred" for name in affect]], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("at_once", [2, 64])
+def test_a_recording_gives_the_numbers_of_the_test(trained, talk, encoders, tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr("prediction.predictor.AT_ONCE", at_once)
+    arguments = [str(trained), str(talk / "talk.wav"), "--segments", str(talk / "talk.csv"), "--gpu_id", "cpu"]
+    arguments += ["--audio_model", str(encoders / "hubert-group"), "--out", str(tmp_path / "out")]
+    embedded, embed = [], speech.SpeechEncoder.embed
+    monkeypatch.setattr(speech.SpeechEncoder, "embed", lambda e, batch: embedded.append(len(batch)) or embed(e, batch))
+    assert predict.main(arguments) == 0
+    assert sum(embedded) == 5  # each once, though windows reach into the part before
+    assert_predicted(tmp_path / "out", talk)
+
+
+def test_a_dialogue_of_a_corpus_is_heard_from_its_wavs(trained, talk, encoders, tmp_path, capsys):
+    corpus = read_json(trained / "configuration.json")["data_path"]
+    arguments = [str(trained), "--dialogue", "Sess01_script01", "--data_path", corpus, "--gpu_id", "cpu"]
+    arguments += ["--audio_model", str(encoders / "hubert-group"), "--out", str(tmp_path / "out")]
+    assert predict.main(arguments) == 0
+    assert "is not the one" not in capsys.readouterr().err
+    assert_predicted(tmp_path / "out", talk)
+    del arguments[-4:-2]
+    assert predict.main([*arguments[:-1], str(tmp_path / "none")]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith("of a folder called hubert-group; give the place where it is now as --audio_model")
+
+
+def test_an_utterance_is_heard_whole_from_a_file_a_recording_and_samples(encoders, tmp_path):
+    encoder = load_speech_encoder(str(encoders / "hubert-group"))
+    wave = noise(16_000 * 14, 0)
+    soundfile.write(tmp_path / "talk.wav", wave, 16_000, subtype="FLOAT")
+    clip = Clip(Recording(tmp_path / "talk.wav"), 0, 14)
+    utterances = [Utterance(wave), Utterance(tmp_path / "talk.wav"), Utterance(clip), Utterance(text="네")]
+    assert [utterance.seconds for utterance in utterances] == [14, 14, 14, 0]
+    with Hearing(encoder, utterances, quiet=True) as hearing:
+        found = hearing.part(0, 4).of(torch.arange(4)[None])[0]
+    for vector in found[:3]:
+        torch.testing.assert_close(vector, alone(encoders / "hubert-group", wave), rtol=1e-3, atol=1e-3)
+    assert not found[3].any()
+
+
+def test_another_speech_encoder_is_warned_of_and_one_of_another_shape_refused(trained, encoders, tmp_path):
+    utterances = [Utterance(noise(9000, 0), embedding=np.zeros(768, np.float32), speaker="A")]
+    with pytest.warns(UserWarning, match="speech encoder .*whisper is not the one that .*predictions from sound"):
+        Predictor(trained, audio_model=str(encoders / "whisper"), gpu_id="cpu").dialogue(utterances)
+    model = transformers.AutoModel.from_config(transformers.HubertConfig(**SIZE | {"num_hidden_layers": 1}))
+    model.save_pretrained(tmp_path / "small")
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(tmp_path / "small")
+    with pytest.raises(InputError, match=r"2 layers of 16 values, .* was trained with hubert-group, 3 layers of 16"):
+        Predictor(trained, audio_model=str(tmp_path / "small"), gpu_id="cpu").dialogue(utterances)
+
+
+def test_a_run_with_a_speech_encoder_is_exported_loaded_and_predicts(trained, talk, encoders, tmp_path):
+    assert export.main([str(trained), str(tmp_path / "model")]) == 0
+    about = read_json(tmp_path / "model" / "config.json")["about"]
+    assert about["speech_encoder"] == read_json(trained / "configuration.json")["speech_encoder"]
+    assert "| speech encoder | hubert-group, fingerprint " in (tmp_path / "model" / "README.md").read_text("utf-8")
+    loaded, own = export.MATE.from_pretrained(tmp_path / "model"), load_run(trained).model.eval()
+    inputs = torch.randn(3, 8, 3, 16), torch.randn(3, 8, 768), False, torch.ones(3, 8, dtype=torch.int64)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(*inputs), own(*inputs))
+    arguments = [str(tmp_path / "model"), str(talk / "talk.wav"), "--segments", str(talk / "talk.csv")]
+    arguments += ["--audio_model", str(encoders / "hubert-group"), "--text_model", str(heard_text_model(trained))]
+    assert predict.main([*arguments, "--gpu_id", "cpu", "--out", str(tmp_path / "out")]) == 0
+    assert_predicted(tmp_path / "out", talk)
+
+
+def heard_text_model(folder: Path) -> str:
+    return read_json(folder / "configuration.json")["data"]["text_model"]["name"]

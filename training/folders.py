@@ -78,8 +78,7 @@ def load_run(folder: Path, chosen: Mapping[str, Any] | None = None) -> TrainedRu
     options = argparse.Namespace(**vars(parse_args([])[0]) | earlier_values(stored) | trained | chosen)
     corpora = read_corpora(path, stored)
     train_sessions = read_train_sessions(path, stored, trained, corpora)
-    shape = encoder and (encoder["layers"], encoder["dimension"])
-    model = build_model(options, trains=False, speech_shape=shape)
+    model = build_model(options, trains=False, speech_shape=encoder and shape_of(encoder))
     epoch = load_weights(model, folder / "model.pth")
     return TrainedRun(folder, model, options, train_sessions, corpora, stored, encoder, epoch)
 
@@ -122,6 +121,11 @@ def read_encoder(path: Path, stored: dict[str, Any]) -> dict[str, Any] | None:
         ) from error
     stored["audio_model"] = encoder["name"]
     return encoder
+
+
+def shape_of(encoder: Mapping[str, Any]) -> tuple[int, int]:
+    """Layers and dimension of a speech encoder's embeddings."""
+    return encoder["layers"], encoder["dimension"]
 
 
 def check_encoder(run: TrainedRun, speech: SpeechEmbeddings | None) -> None:
