@@ -36,6 +36,7 @@ FOREIGN = {
     "--rdzv_endpoint",
     "--multi_gpu",
     "--num_processes",
+    "--cpu",
     "--index-url",
     "--force-reinstall",
     "--local-dir",
