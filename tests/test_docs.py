@@ -157,3 +157,13 @@ def test_reproducing_has_the_published_figures(name):
     for row in published():
         if row["table"] not in {"3.1", "KEMDy20"} and row["ccc_arousal"]:
             assert [row["table"], row["row"], row["role"], row["test_split"], *(row[key] for key in names)] in rows
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.ko.md"])
+def test_the_readme_quotes_the_paper_rightly(name):
+    """F1, CCC of arousal and of valence of both roles with sessions 13-16 held out, in the order of the sentence."""
+    by_role = {row["role"]: row for row in published() if row["table"] == "3.2" and row["test_split"] == "13-16"}
+    expected = [by_role[role][key] for key in ("f1", "ccc_arousal", "ccc_valence") for role in ("speaker", "listener")]
+    text = (ROOT / name).read_text("utf-8")
+    (sentence,) = [part for part in text.split("\n\n") if f"{expected[0]} " in part or f"{expected[0]}," in part]
+    assert re.findall(r"(?<![\d-])\.\d{3}", sentence) == expected
