@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from corpora.tables import in_time_order
+from utils import InputError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -83,6 +86,16 @@ class Corpus(ABC):
         return next((name for name in names if self.table.fullmatch(name)), None)
 
     @abstractmethod
+    def read_tables(self, data_path: Path, problems: list[Problem]) -> list[list[dict[str, str | int]]]:
+        """The rows of each annotation table as `tables.annotate` gives them, in the table's order.
+
+        Faults of the tables are added to `problems`.
+
+        Raises
+        ------
+        InputError : one of the tables cannot be read
+        """
+
     def read_annotation(self, data_path: Path, problems: list[Problem]) -> pd.DataFrame:
         """All rows of all annotation tables, in time order within a dialogue, dialogues in the corpus's order.
 
@@ -95,3 +108,7 @@ class Corpus(ABC):
         ------
         InputError : the tables hold no row, or one of them cannot be read
         """
+        tables = self.read_tables(data_path, problems)
+        if not any(tables):
+            raise InputError(f"{data_path / 'annotation'}: its {len(tables)} tables hold no row")
+        return in_time_order(tables)

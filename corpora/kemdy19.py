@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from corpora.base import Corpus, SegmentId
 from corpora.problems import MISSING_LIMIT, Problem
-from corpora.tables import TableLayout, annotate, find_tables, in_time_order, read_rows
+from corpora.tables import TableLayout, annotate, find_tables, read_rows
 from utils import InputError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SEGMENT_ID = re.compile(
     r"Sess(?P<session>\d{2})_(?P<script>(?:script|impro)\d{2})_(?P<speaker>[FM])(?P<sequence>\d{3})"
@@ -52,19 +49,13 @@ class KEMDy19(Corpus):
     def is_scripted(self, segment: SegmentId) -> bool:
         return segment.script.startswith("script")
 
-    def read_annotation(self, data_path: Path, problems: list[Problem]) -> pd.DataFrame:
-        import pandas as pd
-
+    def read_tables(self, data_path: Path, problems: list[Problem]) -> list[list[dict[str, str | int]]]:
         found = find_tables(data_path, self, problems)
         files = [TableFile(path, int(match["session"]), match["actor"].upper()) for path, match in found]
         tables = {file: self.read_table(file, problems) for file in files}
-        filled = [rows for rows in tables.values() if rows]
-        if not filled:
-            raise InputError(f"{data_path / 'annotation'}: its {len(files)} tables hold no row")
         for session in sorted({file.session for file in files}):
             problems += half_rated({file: rows for file, rows in tables.items() if file.session == session})
-        numbered = [pd.DataFrame(rows).assign(table=i, position=range(len(rows))) for i, rows in enumerate(filled)]
-        return in_time_order(pd.concat(numbered, ignore_index=True))
+        return [*tables.values()]
 
     def read_table(self, file: TableFile, problems: list[Problem]) -> list[dict[str, str | int]]:
         """Rows of one table as `tables.annotate` gives them, in the table's order; faults are added to `problems`.

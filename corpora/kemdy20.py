@@ -6,16 +6,12 @@ import re
 from collections.abc import Container
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from corpora.base import Corpus
 from corpora.files import find_files
 from corpora.problems import MISSING_LIMIT, Problem
-from corpora.tables import TableLayout, TableRow, annotate, find_tables, in_time_order, read_rows
+from corpora.tables import TableLayout, TableRow, annotate, find_tables, read_rows
 from utils import InputError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SEGMENT_ID = re.compile(
     r"Sess(?P<session>\d{2})_(?P<script>script\d{2})_(?P<speaker>User\d{3})[FM]_(?P<sequence>\d{3})"
@@ -39,17 +35,10 @@ class KEMDy20(Corpus):
     imbalanced = True  # 87% of it is neutral
     utterances = MappingProxyType({"speaker": 13_462})
 
-    def read_annotation(self, data_path: Path, problems: list[Problem]) -> pd.DataFrame:
-        import pandas as pd
-
+    def read_tables(self, data_path: Path, problems: list[Problem]) -> list[list[dict[str, str | int]]]:
         files = find_tables(data_path, self, problems)
         present = find_files(data_path / "wav", ".wav").keys() | find_files(data_path / "wav", ".txt").keys()
-        tables = [self.read_table(path, int(match["session"]), present, problems) for path, match in files]
-        filled = [rows for rows in tables if rows]
-        if not filled:
-            raise InputError(f"{data_path / 'annotation'}: its {len(files)} tables hold no row")
-        numbered = [pd.DataFrame(rows).assign(table=i, position=range(len(rows))) for i, rows in enumerate(filled)]
-        return in_time_order(pd.concat(numbered, ignore_index=True))
+        return [self.read_table(path, int(match["session"]), present, problems) for path, match in files]
 
     def read_table(
         self, path: Path, session: int, present: Container[str], problems: list[Problem]

@@ -6,12 +6,12 @@ import csv
 import io
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from constants import N_RATERS
-from corpora.base import Corpus, SegmentId
 from corpora.files import path_within
 from corpora.labels import normalise_emotions, normalise_rating, normalise_vote
 from corpora.problems import MISSING_LIMIT, OTHER_SPELLING, Problem
@@ -19,6 +19,8 @@ from utils import MAX_TABLE_BYTES, InputError, decode, read_bounded
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from corpora.base import Corpus, SegmentId
 
 HEADER_ROWS = 2  # of every table that ETRI publishes
 RATINGS = ("Emotion", "Valence", "Arousal")
@@ -269,15 +271,20 @@ def _unusable_vote(name: str, cell: str) -> tuple[str, str]:
     return what, done
 
 
-def in_time_order(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of all tables with `start` and `end` as seconds, sorted by time within a dialogue.
+def in_time_order(tables: Sequence[Sequence[dict[str, str | int]]]) -> pd.DataFrame:
+    """The rows of all tables with `start` and `end` as seconds, sorted by time within a dialogue.
 
-    The columns `table` and `position` (a row's table, and its place there) are taken away. Each table holds its
-    utterances in time order. So a blank start is taken from another row of the utterance (KEMDy19 has two tables a
-    session), or from the utterance before, after which the row's position puts it.
+    Each table holds its utterances in time order. So a blank start is taken from another row of the utterance (KEMDy19
+    has two tables a session), or from the utterance before, after which the row's position puts it.
+
+    Parameters
+    ----------
+    tables : rows as `annotate` gives them, at least one
     """
     import pandas as pd
 
+    numbered = [pd.DataFrame(rows).assign(table=i, position=range(len(rows))) for i, rows in enumerate(tables) if rows]
+    rows = pd.concat(numbered, ignore_index=True)
     rows["start"] = pd.to_numeric(rows["start"], errors="coerce")
     rows["end"] = pd.to_numeric(rows["end"], errors="coerce")
     rows["dialogue_number"] = pd.factorize(rows["dialogue"])[0]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from corpora.annotation import Annotation
 from corpora.missing import report_missing
-from corpora.registry import by_corpus, parse_id
+from corpora.registry import by_corpus, corpus_of, parse_id
 from corpora.sessions import Session
 from corpora.wavs import find_wavs
 from features.embeddings import load_embeddings
@@ -99,7 +99,8 @@ def load_log_mels(
 ) -> Frames:
     """Log-mels from a corpus's feature store, or computed for this run; ids without wav go into `missing`."""
     wavs, folder = find_wavs(data_path, options.audio_path)
-    wavs = {segment: path for segment, path in wavs.items() if parse_id(segment)}
+    corpus = corpus_of(ids[0])  # `--audio_path` may hold several corpora's, and a store keeps those of its own
+    wavs = {segment: path for segment, path in wavs.items() if corpus.parse_id(segment)}
     absent = [segment not in wavs for segment in ids]
     report_missing(ids, absent, "wav", folder, warn=False)  # before the minute that log-mels may take
     dtype = getattr(torch, options.feature_dtype)

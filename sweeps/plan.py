@@ -201,6 +201,8 @@ def choose_tables(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         parser.error(f"no table {unknown[0]!r}; there are {', '.join(known)}")
     if not names and not args.grid:
         names = [*tables_of(corpora), *([BEYOND] if args.command == "list" and len(corpora) == 1 else [])]
+        if not names and args.command == "run":
+            parser.error("--data_path names several corpora, and a table is of one: give --grid NAME=A,B")
     tables = {name: every[name] for name in names if name in every}
     if args.grid:
         if len(dict(args.grid)) < len(args.grid):

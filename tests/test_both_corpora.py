@@ -3,12 +3,14 @@
 import json
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from small_runs import content, only_run, signals_at
+from speech_encoders import make_encoder
 
 import experiments
 import export
@@ -17,7 +19,8 @@ import predict
 from corpora.annotation import load_annotations
 from corpora.registry import corpus_of, parse_id
 from dataset import make_windows
-from features.utterances import load_utterances, refuse_other_encoders
+from features.speech import embed_corpus
+from features.utterances import load_utterances
 from reports.pairs import dialogue_sums, windows_table
 from training.configuration import as_json, identity
 from training.options import parse_args
@@ -106,7 +109,32 @@ def test_each_utterance_has_the_features_of_its_own_corpus(corpora):
     assert both.annotation.text == [text for part in parts for text in part.annotation.text]
 
 
-def test_embeddings_of_two_encoders_are_refused(corpora, tmp_path):
+@pytest.mark.filterwarnings("ignore:.* have no wav in")
+def test_speech_embeddings_are_those_of_each_corpus_and_of_one_encoder(corpora, tmp_path):
+    paths = [Path(shutil.copytree(path, tmp_path / str(i))) for i, path in enumerate(corpora)]
+
+    def load(*paths):
+        options, _ = parse_args(["--data_path", *map(str, paths), "--modality", "audio", "--audio", "encoder"])
+        return load_utterances(options, load_annotations(options.data_path, "speaker"))
+
+    encoder = make_encoder(tmp_path, "hubert-group")
+    for path in paths:
+        embed_corpus(path, str(encoder), torch.device("cpu"))
+    parts, both = [load(path) for path in paths], load(*paths)
+    windows = [torch.arange(len(u.annotation.ids))[:, None] for u in (*parts, both)]
+    vectors = [u.speech.of(w) for u, w in zip((*parts, both), windows, strict=True)]
+    assert torch.equal(vectors[2], torch.cat(vectors[:2]))
+    assert vectors[2].any(dim=(1, 2, 3)).sum() == 119  # one has no wav
+    shutil.rmtree(paths[1] / "features")
+    other = make_encoder(tmp_path / "other", "hubert-group", seed=1)
+    embed_corpus(paths[1], str(other), torch.device("cpu"))
+    with pytest.raises(
+        InputError, match=r"1: its speech embeddings are of .*hubert-group.* those of .*0 of .*; one mod"
+    ):
+        load(*paths)
+
+
+def test_sentence_embeddings_of_two_encoders_are_refused(corpora, tmp_path):
     shutil.copytree(corpora[1], tmp_path / "other", ignore=shutil.ignore_patterns("wav", "kobert"))
     written = read_json(tmp_path / "other" / "corpus.json")
     written["text_model"] |= {"fingerprint": "0" * 64, "name": "another"}
@@ -119,9 +147,6 @@ def test_embeddings_of_two_encoders_are_refused(corpora, tmp_path):
     with pytest.warns(UserWarning, match="whether their sentence embeddings are of one text model is not known"):
         records = describe_data(options, ids)
     assert [record["corpus"] for record in records] == ["KEMDy19", "KEMDy20"]
-    encoders = [{"name": name, "layers": 2, "dimension": 4, "fingerprint": name} for name in ("a", "b")]
-    with pytest.raises(InputError, match=r"other: its speech embeddings are of .*'b'.* those of .*'a'"):
-        refuse_other_encoders(options.data_path, encoders)
 
 
 # A run
@@ -137,7 +162,7 @@ def test_a_run_on_both_says_what_it_is_made_from(trained, corpora):
     assert stored["test_split"] == HELD_OUT
     assert stored["train_split"] == ["KEMDy19:3", "KEMDy19:4", "KEMDy19:5", "KEMDy19:6", "KEMDy20:9", "KEMDy20:10"]
     assert stored["windows"] == {"train": 52, "valid": 6, "test": 62}
-    annotation = load_annotations([*map(type(trained), corpora)], "speaker")
+    annotation = load_annotations([*map(Path, corpora)], "speaker")
     rows = np.isin(annotation.session, stored["train_split"])
     assert [*stored["class_counts"].values()] == annotation.majority[rows].sum(axis=0).astype(int).tolist()
     assert trained.name.startswith("lstm_speaker_adam_8_testKEMDy19-1-2,KEMDy20-1-7_seed0_")
@@ -197,7 +222,7 @@ def test_the_page_of_dialogues_has_both_corpora_s(trained, corpora):
         assert f'"name":"{name}"' in page
     assert page.count("transcripts_speaker.css") == 2
     for corpus in corpora:
-        assert (type(trained)(corpus) / "transcripts_speaker.css").is_file()
+        assert (Path(corpus) / "transcripts_speaker.css").is_file()
 
 
 def test_a_test_says_which_of_its_sessions_were_trained_on(folder, corpora, capsys):

@@ -50,7 +50,9 @@ TEST = "test"  # what is tested and how; a test may choose another value
 def get_args_parser() -> ArgumentParser:
     """The command line of main.py. A run's `configuration.json` holds all of it."""
     parser = ArgumentParser(
-        description="Train MATE on KEMDy19 or KEMDy20 (or a corpus in their layout), test it, and report F1 and CCC.",
+        description="Train MATE on KEMDy19 or KEMDy20 (or a corpus in their layout), test it, and report F1 and CCC. "
+        "With both in --data_path, sessions carry their corpus, as in --test_split KEMDy19:13-16,KEMDy20:1-8; without "
+        "--test_split those of the first corpus are tested that it has by default.",
         formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=40, width=130),
         allow_abbrev=False,
     )
@@ -77,8 +79,9 @@ def add_corpus_options(group: Any) -> None:
         "--data_path",
         type=file_path,
         nargs="+",
+        metavar="FOLDER",
         default="data/KEMDy19",
-        help="corpus folder, preprocessed by preprocessing.py; two folders train on both corpora",
+        help="corpus, preprocessed by preprocessing.py, or several at once",
     )
     add(group, CORPUS, "--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
     add(group, TEST, "--SorL", choices=ROLES, default="speaker", help="whose emotion is predicted")
@@ -89,8 +92,7 @@ def add_corpus_options(group: Any) -> None:
         type=parse_sessions,
         default="1-4",
         metavar="SESSIONS",
-        help="sessions to test on; of KEMDy20 1-8 by default; of two corpora such as KEMDy19:13-16,KEMDy20:1-8, by "
-        "default of the first alone",
+        help="sessions to test on; of KEMDy20 1-8 by default",
     )
     add(
         group,
