@@ -2,7 +2,8 @@
 
     python benchmark.py                           # a few minutes on two cores, on a synthetic corpus
     python benchmark.py --growth                  # also epochs and memory at 1, 2 and 4 times the corpus
-    python benchmark.py --utterances 8222 --profile  # on a GPU
+    python benchmark.py --gpu                     # on a GPU: epochs of KEMDy19's size, eager, compiled and graphed
+    python benchmark.py --protocol                # five folds of 100 epochs, through main.py
 
 The plain side is training/plain.py. Both sides take turns; times are medians.
 """
@@ -19,21 +20,16 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 from training.devices import describe_device, pick_device, seed_everything, set_up_process
 
 set_up_process()  # as main.py does, before torch is imported
 
 import numpy as np
-import pandas as pd
-import soundfile
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from constants import EMOTIONS, FEATURE_DTYPES, N_EMOTIONS, N_RATERS, PRECISIONS, SAMPLE_RATE, TEXT_DIM
-from corpora.annotation import Annotation, read_annotation
-from corpora.wavs import find_wavs
+from constants import FEATURE_DTYPES, N_EMOTIONS, PRECISIONS, SAMPLE_RATE
 from dataset import (
     Batch,
     ShuffledBatches,
@@ -44,7 +40,10 @@ from dataset import (
 )
 from features.log_mel import LogMels, open_store
 from loss import make_loss
-from training.arguments import ArgumentParser, gpu, number
+from training import measure_gpu as gpu
+from training import measure_protocol as protocol
+from training.arguments import ArgumentParser, number
+from training.arguments import gpu as gpu_id
 from training.engine import (
     EVALUATION_BATCH,
     build_model,
@@ -56,6 +55,7 @@ from training.engine import (
     trains_in_bfloat16,
 )
 from training.measure import Sides, matrix_peak, peak_memory, take_turns, wait_for
+from training.measure_corpus import Corpus, make_corpus, read_corpus
 from training.measure_speech import measure_speech
 from training.options import parse_args
 from training.plain import WS, PlainWindows, plain_evaluate, plain_loader, plain_model, plain_steps
@@ -63,47 +63,6 @@ from training.utilisation import step_flop
 from utils import InputError, run_command
 
 LOSS = make_loss("normal", 0.66, 0.99, np.ones(N_EMOTIONS, dtype=int))
-
-
-# Corpora
-
-
-class Corpus(NamedTuple):
-    """Utterances with their wavs, random sentence embeddings, and where their log-mels may be kept."""
-
-    annotation: Annotation
-    wavs: dict[str, Path]
-    text: Tensor
-    features: Path
-
-
-def make_corpus(folder: Path, n: int, seed: int = 0) -> None:
-    """`n` utterances of 2 to 6.4 s of shaped noise, in dialogues of 50, with their wavs and a `df_speaker.csv`."""
-    rng = np.random.default_rng(seed)
-    (folder / "wav").mkdir(parents=True)
-    rows = []
-    for i in range(n):
-        segment = f"Sess{i // 500 + 1:02d}_script{i // 50 % 10:02d}_{'FM'[i % 2]}{i % 50:03d}"
-        seconds = np.arange(int(rng.uniform(2, 6.4) * SAMPLE_RATE)) / SAMPLE_RATE
-        syllables = np.sin(2 * np.pi * rng.uniform(1, 3) * seconds) ** 2
-        wave = syllables * np.sin(np.cumsum(rng.normal(0.1, 0.3, len(seconds)))) / 2
-        soundfile.write(folder / "wav" / f"{segment}.wav", wave, SAMPLE_RATE, subtype="PCM_16")
-        votes = rng.choice(EMOTIONS, N_RATERS).tolist()
-        rows.append([segment, max(votes, key=votes.count), *rng.uniform(1, 5, 2), *votes])
-    columns = ["Segment ID", "Emotion", "Arousal", "Valence", *(f"Emotion.{n}" for n in range(1, N_RATERS + 1))]
-    pd.DataFrame(rows, columns=columns).to_csv(folder / "df_speaker.csv", index=False)
-
-
-def read_corpus(folder: Path, features: Path) -> Corpus:
-    """The speakers' utterances of a pre-processed corpus that have a wav."""
-    annotation, (wavs, where) = read_annotation(folder / "df_speaker.csv"), find_wavs(folder)
-    there = np.array([segment in wavs for segment in annotation.ids])
-    if not there.any():
-        raise InputError(f"{where}: has no wav of {folder / 'df_speaker.csv'}")
-    ids = [segment for segment in annotation.ids if segment in wavs]
-    arrays = {name: value[there] for name, value in vars(annotation).items() if name not in ("ids", "text")}
-    text = torch.randn(len(ids), TEXT_DIM, generator=torch.Generator().manual_seed(0))
-    return Corpus(Annotation(ids, **arrays), {segment: wavs[segment] for segment in ids}, text, features)
 
 
 def plain_windows(corpus: Corpus) -> PlainWindows:
@@ -336,6 +295,22 @@ def profile(corpus: Corpus, args: argparse.Namespace) -> str:
     return "\n".join(f"{getattr(event, column) / whole:6.1%}  {event.key[:100]}" for event in events[:5])
 
 
+def measure_training(args: argparse.Namespace) -> str:
+    """The tables of `--gpu` or `--protocol`, of KEMDy19's size unless a size is given."""
+    device = pick_device(args.gpu_id)
+    if device.type != "cuda" and args.utterances is None:
+        mode = "--gpu" if args.gpu else "--protocol"
+        trial = "--utterances 100 --batch_size 4 --epochs 1"
+        raise InputError(f"{mode}: no CUDA GPU was chosen or found; for a trial on {device} add a size, as {trial}")
+    epochs, utterances = (gpu.EPOCHS, gpu.N_WINDOWS) if args.gpu else (protocol.EPOCHS, protocol.N_UTTERANCES)
+    sizes = {"epochs": args.epochs or epochs, "utterances": args.utterances or utterances}
+    args = argparse.Namespace(**vars(args) | sizes)
+    if args.gpu:
+        return gpu.measure_gpu(args, device)
+    with tempfile.TemporaryDirectory() as scratch:
+        return protocol.measure_protocol(args, device, Path(scratch))
+
+
 def get_args_parser() -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(
@@ -344,15 +319,25 @@ def get_args_parser() -> ArgumentParser:
     )
     option = parser.add_argument
     option("--data_path", type=Path, help="a pre-processed corpus instead of a synthetic one; its store is left alone")
-    option("--utterances", type=number(int, 2), default=192, help="of the synthetic corpus, and windows of an epoch")
+    option(
+        "--utterances",
+        type=number(int, 2),
+        help="of the synthetic corpus, and windows of an epoch; 192, or KEMDy19's with --gpu and --protocol",
+    )
     option("--batch_size", type=number(int, 2), default=64, help="windows in a batch")
     option("--rounds", type=number(int, 1), default=3, help="in which the sides take turns")
     option("--precision", choices=PRECISIONS, default="auto", help="as of main.py")
     option("--feature_dtype", choices=FEATURE_DTYPES, default="float16", help="as of main.py")
-    option("--gpu_id", type=gpu, help="as of main.py")
+    option("--gpu_id", type=gpu_id, help="as of main.py")
     option("--growth", action="store_true", help="also an epoch and its memory at 1, 2 and 4 times the corpus")
     option("--profile", action="store_true", help="also the operators or kernels that an epoch's time goes to")
     option("--speech", action="store_true", help="instead: --audio encoder, against its encoder alone and the CNN")
+    option("--gpu", action="store_true", help="instead: tables of a GPU's epochs, eager, compiled and graphed")
+    option("--protocol", action="store_true", help="instead: five folds of 100 epochs with tests, by main.py")
+    option("--main_options", default="", metavar="'...'", help="of main.py, for --protocol: '--compile --cuda_graph'")
+    option("--epochs", type=number(int, 1), help=argparse.SUPPRESS)  # this and the next two: for a trial
+    option("--folds", type=number(int, 1, protocol.FOLDS), default=protocol.FOLDS, help=argparse.SUPPRESS)
+    option("--ways", nargs="+", choices=gpu.WAYS, default=gpu.WAYS, help=argparse.SUPPRESS)
     option("--side", choices=("plain", "ours"), help=argparse.SUPPRESS)  # this and the next: see `alone`
     option("--features", type=Path, help=argparse.SUPPRESS)
     return parser
@@ -363,6 +348,10 @@ def run(args: argparse.Namespace) -> None:
     if args.side:
         print(json.dumps(one_side(read_corpus(args.data_path, args.features), args)))
         return
+    if args.gpu or args.protocol:
+        print(measure_training(args))
+        return
+    args.utterances = args.utterances or 192
     with tempfile.TemporaryDirectory() as scratch:
         folder, store = args.data_path or Path(scratch, "corpus"), Path(scratch, "features")
         if args.data_path is None:

@@ -3,6 +3,7 @@
 Layer sizes and parameter names are the published program's, so that its weights load here and ours load there.
 """
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
@@ -42,9 +43,22 @@ class ConvBlock(nn.Module):
         x = self.bn(self.conv(x))
         return F.relu_(F.max_pool2d(x, self.pool) if self.pool > 1 else x)
 
+    def convolved_size(self, size: int) -> int:
+        """Length of an axis of `size` after this block's convolution."""
+        return size - self.conv.kernel_size[0] + 1
+
     def output_size(self, size: int) -> int:
         """Length of an axis of `size` after this block."""
-        return (size - self.conv.kernel_size[0] + 1) // self.pool
+        return self.convolved_size(size) // self.pool
+
+
+def cnn_sizes(blocks: Iterable[ConvBlock], sr: int) -> list[tuple[int, int]]:
+    """Mels and frames of an utterance's log-mel before each block and after the last; `sr` is that of the audio, Hz."""
+    sizes = [(N_MELS, n_frames(sr))]
+    for block in blocks:
+        mels, frames = sizes[-1]
+        sizes.append((block.output_size(mels), block.output_size(frames)))
+    return sizes
 
 
 class LinearBlock(nn.Module):
@@ -130,7 +144,7 @@ class MATE(nn.Module):
             raise ValueError(f"modality {modality!r}: expected one of {', '.join(MODALITIES)}")
         if audio not in AUDIO_BRANCHES:
             raise ValueError(f"audio {audio!r}: expected one of {', '.join(AUDIO_BRANCHES)}")
-        self.backbone, self.concat, self.audio = backbone, concat, audio
+        self.backbone, self.concat, self.audio, self.ws = backbone, concat, audio, ws
         self.uses_audio, self.uses_text = "audio" in modality, "text" in modality
         utterance_dim = text_dim if self.uses_text else 0
         if self.uses_audio and audio == "encoder":
@@ -144,9 +158,7 @@ class MATE(nn.Module):
                 ConvBlock(48, 32, kernel=5, pool=2),
                 ConvBlock(32, ws, kernel=7, pool=2),
             )
-            mels, frames = N_MELS, n_frames(sr)
-            for block in self.audio_embedding:
-                mels, frames = block.output_size(mels), block.output_size(frames)
+            mels, frames = cnn_sizes(self.audio_embedding, sr)[-1]
             if frames < 1:
                 raise ValueError(f"sr {sr}: 10 s give {n_frames(sr)} frames, too few for the convolutions")
             utterance_dim += mels * frames

@@ -214,6 +214,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
         "is_current_stream_capturing": False,
         "get_rng_state_all": [torch.zeros(16, dtype=torch.uint8)] * 2,
         "set_rng_state_all": None,
+        "synchronize": None,
+        "empty_cache": None,
+        "reset_peak_memory_stats": None,
+        "max_memory_allocated": 3_000_000_000,
     }
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)

@@ -36,7 +36,7 @@ def make_step(run: Run, loss_function: Loss, bfloat16: bool) -> Step:
     return GraphedStep(step, run.optimizer, run.device)
 
 
-def why_not(device: torch.device, n_processes: int, optimizer: torch.optim.Optimizer) -> str | None:
+def why_not(device: torch.device, n_processes: int = 1, optimizer: torch.optim.Optimizer | None = None) -> str | None:
     """Why a training step cannot be recorded, as far as that is known before; None where it can."""
     if device.type != "cuda":
         return f"the device is {device}, and only CUDA GPUs have graphs"

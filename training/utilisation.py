@@ -7,8 +7,7 @@ import time
 import torch
 from torch import nn
 
-from constants import N_MELS, n_frames
-from model import MATE
+from model import MATE, cnn_sizes
 
 # TFLOP/s of dense products in bfloat16, summed in float32, by NVIDIA's data sheets; the first name that fits holds
 DENSE_PEAK = {
@@ -48,19 +47,14 @@ def step_flop(model: MATE, sr: int) -> float:
     """
     flop, has_cnn = 0.0, hasattr(model, "audio_embedding")  # not a text model, nor one with a speech encoder
     if has_cnn:
-        mels, frames = N_MELS, n_frames(sr)
-        for number, block in enumerate(model.audio_embedding):
-            places = (mels - block.conv.kernel_size[0] + 1) * (frames - block.conv.kernel_size[1] + 1)
+        sizes = cnn_sizes(model.audio_embedding, sr)
+        for number, (block, (mels, frames)) in enumerate(zip(model.audio_embedding, sizes, strict=False)):
+            places = block.convolved_size(mels) * block.convolved_size(frames)
             flop += (2 if number == 0 else 3) * 2 * block.conv.weight.numel() * places
-            mels, frames = block.output_size(mels), block.output_size(frames)
-        ws = model.audio_embedding[0].conv.in_channels
-    else:
-        rnn = getattr(model, model.backbone)
-        ws = model.mlp_emotion[0].fc[0].in_features // (rnn.hidden_size * (2 if rnn.bidirectional else 1))
     for name, weight in getattr(model, model.backbone).named_parameters():
         if weight.dim() == 2:
             given = name.startswith("weight_ih_l0") and not has_cnn
-            flop += (2 if given else 3) * 2 * weight.numel() * ws
+            flop += (2 if given else 3) * 2 * weight.numel() * model.ws
     return flop + sum(3 * 2 * layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear))
 
 
