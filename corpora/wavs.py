@@ -190,7 +190,7 @@ def read_wav(path: Path, sr: int = SAMPLE_RATE) -> np.ndarray:
 def to_mono(wave: np.ndarray, rate: int, sr: int) -> np.ndarray:
     """Sound of `rate` Hz, shape = (samples, channels), as mono at `sr` Hz, shape = (samples,).
 
-    The samples are those of `librosa.load`, up to a last one that it adds; without librosa, which takes 1.5 s to import.
+    The samples are those of `librosa.load`, which may add a last one; librosa itself takes 1.5 s to import.
     """
     import soxr
 
