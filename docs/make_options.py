@@ -14,9 +14,10 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "data")]
 
+import make_sample  # noqa: E402
+
 import benchmark  # noqa: E402
 import export  # noqa: E402
-import make_sample  # noqa: E402
 import predict  # noqa: E402
 import preprocessing  # noqa: E402
 from sweeps.command_line import get_args_parsers  # noqa: E402
@@ -50,8 +51,8 @@ LANGUAGES = (
     Language(
         "options.ko.md",
         "옵션",
-        "모든 명령의 모든 옵션입니다. `python docs/make_options.py`가 명령줄 파서에서 이 문서를 만들므로 설명은 `--help`와 같은 "
-        "영어입니다.\n\n[English](options.md)",
+        "모든 명령의 모든 옵션입니다. `python docs/make_options.py`가 명령줄 파서에서 이 문서를 만들므로 "
+        "설명은 `--help`와 같은 영어입니다.\n\n[English](options.md)",
         f"`runs`를 뺀 명령은 main.py의 옵션도 받으며, `--epochs`의 기본값은 {EPOCHS}입니다.",
         ("옵션", "기본값", "뜻"),
         "필수",
