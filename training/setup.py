@@ -47,7 +47,11 @@ class Setup(NamedTuple):
         sessions = {name: own for name, own in sessions.items() if own}
         counts = {name: np.isin(self.annotation.session, own).sum() for name, own in sessions.items()}
         parameters = f", {n_parameters:,} parameters" if n_parameters else ""
-        synthetic = ": its figures say nothing about emotion recognition" if self.data["synthetic"] else ""
+        synthetic = (
+            ": it has planted faults, and its figures say nothing about emotion recognition"
+            if self.data["synthetic"]
+            else ""
+        )
         lines = {
             "corpus": f"{describe_corpus(self.data)} in {options.data_path}{synthetic}",
             "text model": describe_text_model(self.data["text_model"]),
