@@ -115,7 +115,7 @@ def preprocess(  # noqa: PLR0913
 
 
 def report_faults(data_path: Path, problems: Sequence[Problem], strict: bool) -> None:
-    """Warn of a corpus's faults; with `strict` raise `InputError` where it has one that is no label's other spelling."""
+    """Warn of a corpus's faults; with `strict` raise `InputError` at any but a label in another spelling."""
     if strict and (faults := [problem for problem in problems if not problem.harmless]):
         raise InputError(
             f"--strict: {data_path}: {faults[0].what}: {faults[0]}; faults in all: {len(faults)}, which "
