@@ -1,6 +1,7 @@
 # make train        sample corpus -> pre-processing -> training -> report
 # make experiments  all published tables on the sample corpus, with two epochs at a quarter of the sampling rate
 # make test         lint, format check, all tests
+# make check        the commands of README and docs, in a fresh clone
 # make faults       50 killed runs and 2,000 cases of bad input
 PYTHON ?= python3
 SAMPLE := data/sample
@@ -10,7 +11,7 @@ BIN := .venv/bin
 QUICK := --epochs 7 --batch_size 16 --num_layers 1 --lr 2e-4
 ARGS ?=
 
-.PHONY: train experiments test faults clean
+.PHONY: train experiments test check faults clean
 .DELETE_ON_ERROR:
 
 train: $(SAMPLE)/embedding_768.npy
@@ -23,6 +24,9 @@ test: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+check: .venv/run
+	$(BIN)/python tests/check_docs.py
 
 faults: .venv/dev
 	KILLS=50 FUZZ=2000 $(BIN)/python -m pytest tests/test_faults.py tests/test_fuzz.py

@@ -104,9 +104,7 @@ def preprocess(  # noqa: PLR0913
         if cache.fault:
             what, done = "cache that is damaged", "all sentences are embedded anew"
             raw.problems.append(Problem(cache.path.name, "", "", what, cache.fault, done))
-        if strict:
-            refuse_faults(data_path, raw.problems)
-        warn_of_problems(raw.problems)
+        report_faults(data_path, raw.problems, strict)
         model = model.to(pick_device(gpu_id))
         vectors = embed_sentences(list(raw.transcripts.values()), tokenizer, model, batch_size, cache=cache)
         facts = {"corpus": corpus.name, **describe_source(data_path, folder, audio_path)}
@@ -116,13 +114,16 @@ def preprocess(  # noqa: PLR0913
     return describe(folder, raw)
 
 
-def refuse_faults(data_path: Path, problems: Sequence[Problem]) -> None:
-    """Raise `InputError` where a corpus has a fault; a label in another spelling is none."""
-    if faults := [problem for problem in problems if not problem.harmless]:
+def report_faults(data_path: Path, problems: Sequence[Problem], strict: bool) -> None:
+    """Warn of a corpus's faults; with `strict` raise `InputError` at any but a label in another spelling."""
+    if strict and (faults := [problem for problem in problems if not problem.harmless]):
         raise InputError(
             f"--strict: {data_path}: {faults[0].what}: {faults[0]}; faults in all: {len(faults)}, which "
             "problems.csv lists without --strict"
         )
+    if problems and is_synthetic(data_path):
+        print("the sample's faults are planted: the warnings below show how faults are reported", flush=True)
+    warn_of_problems(problems)
 
 
 def describe_source(data_path: Path, folder: Path, audio_path: Path | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom on the sample corpus, and is committed as source alone."""
+"""The notebook runs from top to bottom on the sample corpus, and is committed with what its code shows there."""
 
 import os
 import re
@@ -19,6 +19,7 @@ IMAGE, TABLE, AUDIO = "image", "table", "audio"
 SHOWS = {
     "preprocess": [TABLE],
     "counts": [IMAGE, TABLE],
+    "dialogue": [IMAGE, TABLE],
     "agreement": [IMAGE],
     "affect": [IMAGE],
     "durations": [IMAGE, TABLE],
@@ -122,18 +123,50 @@ def test_another_corpus_is_one_changed_path(execute):
     assert stopped.value.evalue.startswith("data/absent: no such folder; put KEMDy19 or KEMDy20 there")
 
 
-def test_the_committed_notebook_is_source_alone():
+@pytest.fixture
+def make_notebook(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import make_notebook
+
+    return make_notebook
+
+
+def test_the_committed_outputs_are_those_of_the_code(make_notebook):
     notebook = read_notebook()
-    for cell in notebook.cells:
-        assert not cell.get("outputs"), f"cell {cell.id} has outputs"
-        assert cell.get("execution_count") is None, f"cell {cell.id} was executed"
-        assert cell.metadata == {}, f"cell {cell.id} has metadata"
-        found = re.search(r"""(?:^|["'(= ]|file:)(?:~|/\w+)/\w|\b[A-Z]:\\""", cell.source, re.MULTILINE)
-        assert not found, f"cell {cell.id} has a path of a machine"
     assert notebook.metadata == {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
-    }
+        "outputs_of": make_notebook.code_digest(notebook),
+    }, "call: python docs/make_notebook.py"
+    cells = {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
+    assert {name: shown(cells[name]) for name in SHOWS} == SHOWS
+    assert [cell.execution_count for cell in cells.values()] == [*range(1, len(cells) + 1)]
+    assert "KEMDy19: 461 utterances, 20 sessions\n" in [output.get("text") for output in cells["read"].outputs]
+
+
+def test_the_outputs_follow_the_code_of_cells_and_figures(make_notebook, tmp_path, monkeypatch):
+    notebook = read_notebook()
+    before = make_notebook.code_digest(notebook)
+    notebook.cells[0].source += "\ntext"
+    assert make_notebook.code_digest(notebook) == before
+    next(cell for cell in notebook.cells if cell.cell_type == "code").source += "\n1 + 1"
+    assert make_notebook.code_digest(notebook) != before
+    monkeypatch.setattr(make_notebook, "FIGURES", tmp_path / "figures.py")
+    make_notebook.FIGURES.write_text("# other figures")
+    assert make_notebook.code_digest(read_notebook()) != before
+
+
+def test_the_committed_notebook_is_small_and_of_no_machine():
+    notebook = read_notebook()
+    assert NOTEBOOK.stat().st_size < 1_500_000
+    for cell in notebook.cells:
+        assert cell.metadata == {}, f"cell {cell.id} has metadata"
+        outputs = cell.get("outputs", [])
+        assert all(output.get("name") != "stderr" for output in outputs), f"cell {cell.id} has progress bars"
+        shown_text = [str(value) for o in outputs for kind, value in o.get("data", {}).items() if "image" not in kind]
+        for text in [cell.source, *shown_text, *(output.get("text", "") for output in outputs)]:
+            found = re.search(r"""(?:^|["'(= ]|file:)(?:~|/\w+)/\w|\b[A-Z]:\\""", text, re.MULTILINE)
+            assert not found, f"cell {cell.id} has a path of a machine: {found[0]}"
 
 
 def test_headings_are_in_korean_and_english():

@@ -1,3 +1,5 @@
+import contextlib
+import io
 import resource
 import shutil
 import subprocess
@@ -67,6 +69,19 @@ def test_the_encoder_runs_on_the_device_that_is_picked(corpus, monkeypatch):
     monkeypatch.setattr("preprocessing.pick_device", lambda gpu_id: torch.device("meta"))
     with pytest.raises(RuntimeError, match="meta"):  # there is no other device to be had here
         run(corpus)
+
+
+def test_the_faults_of_the_sample_alone_are_introduced_as_planted(corpus):
+    def said() -> list[str]:
+        both = io.StringIO()  # in the order in which a person reads them
+        with contextlib.redirect_stdout(both), contextlib.redirect_stderr(both):
+            assert run(corpus, "--overwrite") == 0
+        return [line for line in both.getvalue().splitlines() if "planted" in line or line.startswith("warning")]
+
+    introduced, *warned = said()
+    assert introduced == "the sample's faults are planted: the warnings below show how faults are reported"
+    (corpus / "synthetic.json").unlink()
+    assert said() == warned != []
 
 
 def test_a_damaged_cache_is_a_fault(corpus, preprocessed, capsys):

@@ -400,8 +400,8 @@ def test_a_run_begins_with_what_it_is(preprocessed, tmp_path, capsys):
     state = torch.load(folder / "model.pth", weights_only=True)
     n_parameters = sum(t.numel() for name, t in state.items() if not re.search("running_|num_batches", name))
     expected = [
-        f"corpus:     KEMDy19 (sample, seed 0, SYNTHETIC) in {preprocessed}: its figures say nothing about emotion "
-        "recognition",
+        f"corpus:     KEMDy19 (sample, seed 0, SYNTHETIC) in {preprocessed}: it has planted faults, and its "
+        "figures say nothing about emotion recognition",
         f"text model: {preprocessed / 'kobert'}, RANDOM weights, fingerprint "
         f"{configuration['data']['text_model']['fingerprint'][:12]}",
         f"role:       speaker, {len(pd.read_csv(preprocessed / 'df_speaker.csv'))} utterances",

@@ -48,7 +48,7 @@ class Setup(NamedTuple):
         sessions = {name: own for name, own in sessions.items() if own}
         counts = {name: np.isin(self.annotation.session, own).sum() for name, own in sessions.items()}
         parameters = f", {n_parameters:,} parameters" if n_parameters else ""
-        synthetic = ": its figures say nothing about emotion recognition"
+        synthetic = ": it has planted faults, and its figures say nothing about emotion recognition"
         corpora = [
             f"{describe_corpus(record)} in {path}{synthetic if record['synthetic'] else ''}"
             for path, record in zip(options.data_path, self.data, strict=True)

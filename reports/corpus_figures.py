@@ -1,0 +1,298 @@
+"""Figures of a corpus: what preprocessing.ipynb draws and lists of the pre-processed tables, sounds and transcripts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from scipy.stats import entropy
+
+from constants import EMOTIONS, MAX_SECONDS, N_EMOTIONS, N_MELS, SAMPLE_RATE
+from corpora.annotation import Annotation
+from corpora.base import Corpus
+from corpora.transcripts import clean_transcript
+from corpora.wavs import read_wav, wav_fault
+from dataset import make_windows
+from features.log_mel import central_crop, log_mel
+from metric import fleiss_kappa
+
+TIE = "tie"  # several emotions share the most votes
+LABELS = [*EMOTIONS, TIE]
+PALETTE = ["#009E73", "#D55E00", "#0072B2", "#CC79A7", "#56B4E9", "#666666", "#E69F00", "#D9D9D9"]  # Okabe, Ito
+COLOURS = dict(zip(LABELS, PALETTE, strict=True))
+MARK = {"color": "#222222", "linestyle": "--", "linewidth": 1}  # a line that marks a limit
+ROLE_LOOKS = {"speaker": ("#0072B2", -2), "listener": ("#E69F00", 2)}  # colour, and shift of the bars in percent
+
+
+def use_style() -> None:
+    """Set how all figures look."""
+    plt.rcParams.update({"figure.constrained_layout.use": True, "figure.facecolor": "white", "figure.dpi": 80})
+    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
+
+
+# Labels
+
+
+def utterance_table(annotation: Annotation, role: str) -> pd.DataFrame:
+    """One row per utterance; agreement is the share of votes for the commonest emotion, entropy is in bits."""
+    labels = np.array(EMOTIONS)[annotation.majority.argmax(axis=1)]
+    labels = np.where(annotation.majority.sum(axis=1) == 1, labels, TIE)
+    table = pd.DataFrame({"id": annotation.ids, "session": annotation.session, "dialogue": annotation.dialogue})
+    return table.assign(
+        role=role,
+        emotion=pd.Categorical(labels, LABELS),
+        arousal=annotation.arousal,
+        valence=annotation.valence,
+        agreement=annotation.soft.max(axis=1),
+        entropy=entropy(annotation.soft, base=2, axis=1),
+    )
+
+
+def plot_counts(tables: Mapping[str, pd.DataFrame]) -> pd.io.formats.style.Styler:
+    """Draw the labels of each session, by role; returns the counts."""
+    utterances = pd.concat(tables.values(), ignore_index=True)
+    utterances["role"] = pd.Categorical(utterances["role"], list(tables))
+    by_session = ["session", "role", "emotion"]
+    counts = utterances.groupby(by_session, observed=False).size().unstack(["role", "emotion"], fill_value=0)
+    size = (11, 1.5 + 0.22 * len(counts))
+    figure, panels = plt.subplots(1, len(tables), figsize=size, sharex=True, sharey=True, squeeze=False)
+    for axes, role in zip(panels[0], tables, strict=True):
+        counts[role].plot.barh(ax=axes, stacked=True, width=0.85, color=COLOURS, legend=False)
+        axes.set(title=f"{role}: {counts[role].to_numpy().sum():,} utterances", xlabel="utterances", ylabel="session")
+    panels[0, 0].invert_yaxis()
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(LABELS))
+    plt.show()
+    shaded = pd.IndexSlice[counts.index, :]
+    counts.loc["all"] = counts.sum()
+    centred = [{"selector": ".col_heading.level0", "props": "text-align: center"}]
+    style = counts.style.background_gradient("Blues", axis=None, subset=shaded).set_table_styles(centred)
+    return style.set_uuid("counts")  # a random one would differ at every execution
+
+
+def plot_agreement(tables: Mapping[str, pd.DataFrame], annotations: Mapping[str, Annotation]) -> None:
+    """Draw how many raters agree, the entropy of the soft labels, and the agreement by emotion."""
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4))
+    for role, table in tables.items():
+        colour, shift = ROLE_LOOKS[role]
+        votes = table["agreement"].mul(10).round().value_counts(normalize=True)
+        label = f"{role}, κ = {fleiss_kappa(annotations[role].soft):.2f}"
+        left.bar(votes.index * 10 + shift, votes * 100, width=4, color=colour, label=label)
+        weights = np.full(len(table), 100 / len(table))
+        middle.hist(table["entropy"], np.arange(0, 3.1, 0.25), weights=weights, histtype="step", lw=2, color=colour)
+        means = table.groupby("emotion", observed=False)["agreement"].mean() * 100
+        right.plot(means, means.index, "o", color=colour)
+    middle.axvline(np.log2(N_EMOTIONS), **MARK)
+    middle.annotate("log₂ 7 ", (np.log2(N_EMOTIONS), 0.9), xycoords=("data", "axes fraction"), ha="right")
+    left.set(title="How many raters agree", xlabel="votes for the commonest emotion (%)", ylabel="utterances (%)")
+    middle.set(title="Entropy of the soft labels", xlabel="entropy (bits)", ylabel="utterances (%)")
+    right.set(title="Agreement by emotion", xlabel="mean share of votes (%)", xlim=(0, 100))
+    right.invert_yaxis()
+    right.grid(axis="y", color="#e5e5e5")
+    figure.legend(loc="outside lower center", ncols=2)
+    plt.show()
+
+
+def plot_by_emotion(table: pd.DataFrame, x: str, y: str, title: str, **options) -> None:
+    """Draw a panel for each emotion, over all utterances in grey; the last shows the means of all emotions."""
+    figure, panels = plt.subplots(2, 4, figsize=(13, 6.4), sharex=True, sharey=True)
+    *panels, together = panels.flat
+    alpha = np.clip(60 / len(table) ** 0.6, 0.2, 0.8)
+    for axes, emotion in zip(panels, EMOTIONS, strict=True):
+        own, colour = table[table["emotion"] == emotion], COLOURS[emotion]
+        mean = own[x].mean(), own[y].mean()
+        axes.scatter(table[x], table[y], s=4, color="#e3e3e3", linewidths=0, rasterized=True)
+        axes.scatter(own[x], own[y], s=9, color=colour, alpha=alpha, linewidths=0)
+        axes.plot(*mean, "X", color=colour, markersize=11, markeredgecolor="black", markeredgewidth=1.2)
+        together.plot(*mean, "X", color=colour, markersize=11, markeredgecolor="black", label=emotion)
+        axes.set_title(f"{emotion} ({len(own):,})")
+    together.set_title("means")
+    together.set(**options)
+    figure.legend(loc="outside right center")
+    figure.suptitle(title)
+    figure.supxlabel(x)
+    figure.supylabel(y)
+    plt.show()
+
+
+def plot_affect(table: pd.DataFrame) -> None:
+    """Draw the raters' mean arousal over their mean valence."""
+    jitter = np.random.default_rng(0).uniform(-0.05, 0.05, size=(2, len(table)))
+    affect = table.assign(**{"valence (1 to 5)": table["valence"] + jitter[0]})
+    affect["arousal (1 to 5)"] = table["arousal"] + jitter[1]
+    plane = {"xlim": (0.8, 5.2), "ylim": (0.8, 5.2), "xticks": range(1, 6), "yticks": range(1, 6)}
+    plot_by_emotion(affect, "valence (1 to 5)", "arousal (1 to 5)", "Raters' means, speakers", **plane)
+
+
+# Sounds
+
+
+def durations(paths: Mapping[str, Path]) -> pd.Series:
+    """Seconds of each wav by segment id; those that cannot be used are left out, problems.csv names them."""
+    import soundfile
+    from tqdm import tqdm
+
+    bar = tqdm(paths.items(), desc="durations", unit="wav", delay=2)
+    return pd.Series({name: soundfile.info(path).duration for name, path in bar if not wav_fault(path)}, dtype=float)
+
+
+def plot_durations(seconds: pd.Series) -> pd.DataFrame:
+    """Draw how long the utterances are; returns their quartiles."""
+    beyond = seconds > MAX_SECONDS
+    _, axes = plt.subplots(figsize=(9, 3.6))
+    edges = np.arange(0, max([*seconds, MAX_SECONDS]) + 1, 0.5)
+    axes.hist([seconds[~beyond], seconds[beyond]], edges, stacked=True, color=["#56B4E9", "#D55E00"])
+    axes.axvline(MAX_SECONDS, **MARK)
+    axes.annotate(f" {MAX_SECONDS} s", (MAX_SECONDS, 0.95), xycoords=("data", "axes fraction"))
+    share = f"{beyond.sum():,} of {len(seconds):,} utterances ({beyond.mean():.1%})"
+    axes.set_title(f"{share} are longer than {MAX_SECONDS} s")
+    axes.set(xlabel="duration (s)", ylabel="utterances", xlim=(0, edges[-1]))
+    plt.show()
+    return seconds.describe().round(2).rename("duration (s)").to_frame().T.astype({"count": int})
+
+
+def choose_examples(table: pd.DataFrame, seconds: pd.Series) -> pd.Series:
+    """For each emotion the utterance on which the raters agree most, of equals that nearest to 4 s: emotions by id."""
+    off = table["id"].map((seconds - 4).abs())
+    found = table.assign(off=off)[off.notna() & (table["emotion"] != TIE)]
+    found = found.sort_values(["agreement", "off"], ascending=[False, True]).drop_duplicates("emotion")
+    return found.sort_values("emotion").set_index("id")["emotion"]
+
+
+def plot_examples(examples: pd.Series, paths: Mapping[str, Path]) -> None:
+    """Draw the sound of each example, and the standardised log-mel spectrogram that the model sees."""
+    scale, rows = plt.cm.ScalarMappable(plt.Normalize(-1, 2), "magma"), max(1, len(examples))
+    figure, panels = plt.subplots(rows, 2, figsize=(12, 1.6 * rows + 0.5), squeeze=False, sharex=True, sharey="col")
+    for (left, right), (segment, emotion) in zip(panels, examples.items(), strict=False):
+        wave = central_crop(read_wav(paths[segment]))
+        left.plot(np.arange(len(wave)) / SAMPLE_RATE, wave, color=COLOURS[emotion], linewidth=0.5)
+        left.set_title(f"{emotion}: {segment}", loc="left")
+        left.set(ylabel="amplitude", xlim=(0, MAX_SECONDS), ylim=(-1, 1))
+        extent = (0, MAX_SECONDS, 0, N_MELS)
+        right.imshow(log_mel(wave), cmap=scale.cmap, norm=scale.norm, origin="lower", aspect="auto", extent=extent)
+        right.set(ylabel="mel band")
+    figure.colorbar(scale, ax=panels[:, 1], label="standardised log-mel", fraction=0.03)
+    for axes in panels[-1]:
+        axes.set_xlabel("time (s)")
+    plt.show()
+
+
+# Transcripts
+
+
+def clean_all(transcripts: Mapping[str, str]) -> pd.DataFrame:
+    """The transcripts by segment id, `raw` and `cleaned`."""
+    raw = pd.Series(transcripts, dtype=object).str.strip()
+    return pd.DataFrame({"raw": raw, "cleaned": raw.map(clean_transcript)})
+
+
+def marks(raw: str, cleaned: str) -> str:
+    """What cleaning removes from `raw`: its words that are not in `cleaned`, without Korean and punctuation."""
+    words = "".join(word for word in raw.split() if word not in cleaned.split())
+    return re.sub(r"[가-힣\d.,?!]", "", words) or "spaces"
+
+
+def examples_of_marks(transcripts: pd.DataFrame) -> pd.io.formats.style.Styler:
+    """How often each of the twenty commonest marks is in a transcript, and the first one with it, raw and cleaned."""
+    changed = transcripts[transcripts["raw"] != transcripts["cleaned"]]
+    empty = (transcripts["cleaned"] == "").sum()
+    print(f"{len(changed)} of {len(transcripts)} transcripts are changed, {empty} are empty then")
+    found = pd.Series([marks(*row) for row in changed.to_numpy()], changed.index, dtype=object, name="markup")
+    by_markup = changed.groupby(found).first()
+    by_markup.insert(0, "transcripts", found.value_counts())
+    by_markup = by_markup.nlargest(20, "transcripts").reset_index()
+    left_aligned = [{"selector": "th, td", "props": "text-align: left; white-space: pre-wrap"}]
+    return by_markup.style.hide().format(escape="html").set_table_styles(left_aligned).set_uuid("marks")
+
+
+# Dialogues
+
+
+def plot_dialogue(
+    table: pd.DataFrame, transcripts: pd.DataFrame, corpus: Corpus, number: int
+) -> pd.io.formats.style.Styler:
+    """Draw arousal and valence over a dialogue, its labels as colours; returns what was said.
+
+    Parameters
+    ----------
+    number : of the dialogue, counted from 0
+    """
+    names = list(dict.fromkeys(table["dialogue"]))
+    own = table[table["dialogue"] == names[number % len(names)]].reset_index(drop=True)
+    who = own["id"].map(lambda segment: corpus.parse_id(segment).speaker)
+    title = own["id"][0].rpartition("_")[0]
+    figure, panels = plt.subplots(2, 1, figsize=(11, 4), sharex=True)
+    for axes, figure_of in zip(panels, ("arousal", "valence"), strict=True):
+        axes.plot(own.index, own[figure_of], color="#b5b5b5", linewidth=1, zorder=1)
+        axes.scatter(own.index, own[figure_of], c=own["emotion"].map(COLOURS).astype(str), s=70, edgecolors="black")
+        axes.set(ylabel=figure_of, ylim=(0.8, 5.2), yticks=range(1, 6))
+    panels[1].set_xticks(own.index, [f"{speaker}\n{place}" for place, speaker in enumerate(who, start=1)])
+    panels[1].set_xlabel("who speaks, and the place of the utterance")
+    handles = [plt.Line2D([], [], marker="o", linestyle="", color=COLOURS[label]) for label in LABELS]
+    figure.legend(handles, LABELS, loc="outside lower center", ncols=len(LABELS))
+    figure.suptitle(f"Dialogue {number % len(names) + 1} of {len(names)}: {title}, {len(own)} utterances")
+    plt.show()
+    said = own["id"].map(transcripts["cleaned"]).fillna("")
+    listed = pd.DataFrame({"who": who, "said": said, "label": own["emotion"].astype(str)})
+    listed["agree"] = own["agreement"].map("{:.0%}".format)
+    left_aligned = [{"selector": "th, td", "props": "text-align: left; white-space: pre-wrap"}]
+    listed.index += 1
+    return listed.style.format(escape="html").set_table_styles(left_aligned).set_uuid("dialogue")
+
+
+def plot_windows(table: pd.DataFrame, ws: int) -> None:
+    """Draw how long the dialogues are, and how many utterances the windows of `ws` places have."""
+    lengths = table.groupby("dialogue").size()
+    windows = make_windows(table["dialogue"].to_numpy(), ws)
+    filled = pd.Series((windows >= 0).sum(axis=1)).value_counts(normalize=True).reindex(range(1, ws + 1), fill_value=0)
+    _, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6))
+    width = max(1, lengths.max() // 40)
+    left.hist(lengths, np.arange(0, lengths.max() + 2 * width, width) - 0.5, color="#0072B2", rwidth=0.9)
+    left.yaxis.get_major_locator().set_params(integer=True)
+    left.axvline(ws, **MARK)
+    left.annotate(f" window: {ws}", (ws, 0.95), xycoords=("data", "axes fraction"))
+    title = f"{len(lengths)} dialogues of {lengths.min()} to {lengths.max()} utterances (median {lengths.median():.0f})"
+    left.set(title=title, xlabel="utterances in a dialogue", ylabel="dialogues")
+    bars = right.bar(filled.index, filled * 100, color="#0072B2")
+    right.bar_label(bars, fmt="%.1f")
+    title = f"{len(windows):,} windows, {(windows < 0).mean():.1%} of their places are padding"
+    right.set(title=title, xlabel=f"utterances in a window of {ws}", ylabel="windows (%)", xticks=filled.index)
+    plt.show()
+
+
+# Embeddings and folds
+
+
+def plot_embeddings(table: pd.DataFrame, embeddings: Mapping[str, np.ndarray], empty: Iterable[str]) -> None:
+    """Draw the sentence embeddings on two principal components, without those of `empty` transcripts."""
+    from sklearn.decomposition import PCA
+
+    embedded = table[(table["id"] + ".txt").isin(embeddings.keys()) & ~table["id"].isin([*empty])]
+    vectors = np.stack([embeddings[f"{segment}.txt"] for segment in embedded["id"]])
+    pca = PCA(n_components=2, svd_solver="covariance_eigh")
+    points = pca.fit_transform(vectors)
+    x, y = (f"component {i} ({share:.0%})" for i, share in enumerate(pca.explained_variance_ratio_, start=1))
+    title = f"{len(embedded):,} sentence embeddings, {vectors.shape[1]} dimensions on two principal components"
+    plot_by_emotion(embedded.assign(**{x: points[:, 0], y: points[:, 1]}), x, y, title)
+
+
+def plot_folds(table: pd.DataFrame, folds: Sequence[Sequence[int]]) -> pd.DataFrame:
+    """Draw the shares of the labels in the test sessions of each fold; returns their counts."""
+    names = [f"fold {n}: sessions {sessions[0]}-{sessions[-1]}" for n, sessions in enumerate(folds, start=1)]
+    name_of = {session: name for name, sessions in zip(names, folds, strict=True) for session in sessions}
+    fold = pd.Categorical(table["session"].map(name_of), names)
+    balance = table.groupby([fold, "emotion"], observed=False).size().unstack()
+    share = balance.div(balance.sum(axis=1).clip(lower=1), axis=0) * 100
+    axes = share.plot.barh(stacked=True, width=0.8, color=COLOURS, figsize=(11, 3.6))
+    for label, bars in zip(LABELS, axes.containers, strict=True):
+        percent = [f"{width:.0f}" if width >= 2.5 else "" for width in bars.datavalues]
+        axes.bar_label(bars, percent, label_type="center", color="white" if label in ("sad", "neutral") else "black")
+    title = "Labels in the test sessions of each fold, speakers"
+    axes.set(title=title, xlabel="utterances (%)", ylabel="", xlim=(0, 100))
+    axes.invert_yaxis()
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    plt.show()
+    return balance.assign(all=balance.sum(axis=1))

@@ -1,0 +1,154 @@
+"""The commands of README, data/README and docs, in both languages, run from the files themselves in a fresh clone.
+
+    make check                                   # all pages
+    python tests/check_docs.py docs/training.md  # these pages
+
+A fenced block marked `bash` is run line by line; other blocks are not. A line in front of a block may say otherwise:
+`<!-- check: error -->` where every command ends in its one-line error, since it needs KEMDy19, a hub or a cluster, and
+`<!-- check: skip REASON -->`. `exp/<run>` is the run of `make train`, which comes first.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+FIRST = "make train"  # makes the sample corpus and a run, which the others use
+LONG = ("make test", "make experiments", "make faults", "make check")  # known to make, and not run here
+MARK = re.compile(r"<!-- check: (error|skip .+?) -->")
+NO_CORPUS = re.compile(r"error: .*data/KEMDy\w*\b.*: no such folder")  # of a command for a corpus that few have
+TIME_LIMIT = 900  # seconds of a command
+
+
+class Command(NamedTuple):
+    """A command of a page; `mark` is `error`, `skip ...` or ''."""
+
+    page: str
+    line: int
+    text: str
+    mark: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}: {self.text}"
+
+
+def read_commands(page: str, markdown: str) -> Iterator[Command]:
+    """The commands in the `bash` blocks of a page; a line that ends in a backslash goes on in the next."""
+    fence, mark, begun, parts = None, "", 0, []
+    for number, line in enumerate(markdown.splitlines(), start=1):
+        opening = re.match(r"\s*```\s*(\w*)", line)
+        if opening:
+            if fence is not None:  # it closes a block
+                fence, mark = None, ""
+            else:
+                fence = opening[1]
+        elif fence is None:
+            if found := MARK.search(line):
+                mark = found[1]
+            elif line.strip():  # the mark is of the block right behind it
+                mark = ""
+        elif fence == "bash":
+            text = re.sub(r"(^|\s)#.*$", "", line).strip()
+            begun = begun if parts else number
+            parts.append(text.removesuffix("\\").strip())
+            if text.endswith("\\"):
+                continue
+            if whole := " ".join(parts).strip():
+                yield Command(page, begun, whole, mark)
+            parts = []
+
+
+def fault(command: Command, status: int, output: str) -> str | None:
+    """What is wrong with how a command ended, None if nothing; a command for a corpus that is not there may say so.
+
+    Parameters
+    ----------
+    output : stdout and stderr together
+    """
+    errors = [line for line in output.replace("\r", "\n").splitlines() if line.startswith("error: ")]
+    if "Traceback (most recent call last)" in output:
+        return "it shows a traceback"
+    if command.mark == "error" or (status == 2 and len(errors) == 1 and NO_CORPUS.match(errors[0])):
+        return (
+            None
+            if status == 2 and len(errors) == 1
+            else f"status {status}, {len(errors)} lines of error; expected 2, 1"
+        )
+    return None if status == 0 else f"status {status}, expected 0"
+
+
+def clone(folder: Path) -> dict[str, str]:
+    """Clone the repository into a folder, with this one's .venv if it has one; returns the environment of commands."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    if (ROOT / ".venv" / "run").exists():
+        (folder / ".venv").symlink_to((ROOT / ".venv").resolve())
+        for path in folder.glob("requirements*.txt"):  # what is installed is not older than they are
+            os.utime(path, (0, 0))
+    bin_folder = folder / ".venv" / "bin"
+    return os.environ | {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+
+
+def run(text: str, folder: Path, environment: dict[str, str]) -> tuple[int, str]:
+    """Run a command in a folder; its status, 124 if it took too long, and what it printed."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+    try:
+        done = subprocess.run(["bash", "-c", text], cwd=folder, env=environment, timeout=TIME_LIMIT, **options)
+    except subprocess.TimeoutExpired as error:
+        return 124, (error.stdout or b"").decode(errors="replace")
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
+def newest_run(folder: Path) -> str:
+    """`exp/NAME` of the newest finished run."""
+    finished = sorted((folder / "exp").glob("*/result.json"), key=lambda path: path.stat().st_mtime)
+    return f"exp/{finished[-1].parent.name}"
+
+
+def check(commands: Sequence[Command], folder: Path, environment: dict[str, str]) -> int:
+    """Run the commands in order, equal ones once, and say how each ended; the number of those at fault."""
+    status, output = run(FIRST, folder, environment)
+    print(f"{FIRST}: status {status}", flush=True)
+    if status:
+        print(output)
+        return 1
+    own_run, faults, done = newest_run(folder), 0, {FIRST}
+    for command in commands:
+        if command.mark.startswith("skip"):
+            print(f"{command.mark}: {command}", flush=True)
+            continue
+        if command.text in done:
+            continue
+        done.add(command.text)
+        text = command.text.replace("exp/<run>", own_run)
+        began = time.monotonic()
+        status, output = run(f"make --dry-run {text[5:]}" if text in LONG else text, folder, environment)
+        wrong = fault(command, status, output)
+        known = " (known to make)" if text in LONG else ""
+        print(f"{'FAULT' if wrong else 'ok'} {time.monotonic() - began:4.0f} s {command}{known}", flush=True)
+        if wrong:
+            faults += 1
+            print(f"{wrong}:\n{output[-2000:]}", flush=True)
+    return faults
+
+
+def main(names: Sequence[str]) -> int:
+    pages = [*sorted(ROOT.glob("README*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("data/README*.md"))]
+    names = list(names) or [str(path.relative_to(ROOT)) for path in pages]
+    commands = [command for name in names for command in read_commands(name, (ROOT / name).read_text("utf-8"))]
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "clone"
+        faults = check(commands, folder, clone(folder))
+    print(f"{len(commands)} commands of {len(names)} pages, {faults} at fault")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
