@@ -108,7 +108,7 @@ def compare_with_baseline(entries: Sequence[Entry], runs: Mapping[Path, Run]) ->
 
 def count(n: int, noun: str) -> str:
     """`1 fold`, `5 folds`."""
-    return f"{n} {noun}{'s' * (n != 1)}"
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def make_cell(of_figure: pd.Series) -> Cell:

@@ -281,7 +281,7 @@ def page_rows(
             "row": row["row"],
             "test": row["test"],
             "windows": (format_windows(row), row["windows"]),
-            "dialogues": (format_dialogues(row), row["dialogues"]),
+            "dialogues": format_dialogues(row),
             "count": format_count(row),
             "links": links.get((row["role"], row["row"], row["test"]), ()),
             "cells": [

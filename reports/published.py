@@ -17,6 +17,7 @@ PUBLISHED_FILE = Path(__file__).parent.parent / "data/published.csv"
 
 KNOWN = (*FIGURES, *SINGLE_LABEL_FIGURES)  # what is published, and what the CSV files hold
 ANY = "any "  # begins the protocol of what holds whatever is trained on
+HELD_OUT = ("test sessions held out", "each fold of four sessions held out in turn")  # as the paper's, and all ours
 FOLDS_WITH_VALIDATION = "five folds of sessions, each with validation sessions of its own; speakers; single labels"
 
 
@@ -36,10 +37,10 @@ def find_published(
     return None if found.empty else {name: float(value) for name, value in found.iloc[0][[*KNOWN]].dropna().items()}
 
 
-def protocol_of(entries: Sequence[Entry], runs: Mapping[Path, Run]) -> str:
-    """The protocol of a table's runs, as published.csv writes a peer's, or '' for one that no peer has.
+def protocols_of(entries: Sequence[Entry], runs: Mapping[Path, Run]) -> tuple[str, ...]:
+    """The protocols of published.csv that a table's runs have.
 
-    Their figures are over the whole test set, of single labels, as ours are.
+    That of peers who validate apart is ours where a row has run on all folds of its corpus, with `--valid_split`.
     """
     for of_row in group([entry for entry in entries if entry.role == "speaker"], "row").values():
         found, splits = finished(of_row, runs), group(of_row, "test_split")
@@ -47,18 +48,18 @@ def protocol_of(entries: Sequence[Entry], runs: Mapping[Path, Run]) -> str:
         if len(found) == len(of_row) and len(corpora) == 1 and None not in corpora:
             whole = {split for (split,) in splits} == {*corpora.pop().folds}
             if whole and all(run.configuration.get("valid_split") for run in found):
-                return FOLDS_WITH_VALIDATION
-    return ""
+                return (*HELD_OUT, FOLDS_WITH_VALIDATION)
+    return HELD_OUT
 
 
-def describe_peers(published: pd.DataFrame, table: str, rows: Sequence[str], protocol: str) -> list[str]:
+def describe_peers(published: pd.DataFrame, table: str, rows: Sequence[str], protocols: Sequence[str]) -> list[str]:
     """One line for every published row of a table that is none of its configurations.
 
-    Its figures stand there where `protocol`, ours, is the peer's.
+    Its figures stand there where its protocol is one of `protocols`, which ours have.
     """
     lines = []
     for _, row in published[(published["table"] == table) & ~published["row"].isin(rows)].iterrows():
-        if row["protocol"] == protocol or row["protocol"].startswith(ANY):
+        if row["protocol"] in protocols or row["protocol"].startswith(ANY):
             figures = ", ".join(f"{HEADINGS[name]} {row[name]:.3f}" for name in KNOWN if not np.isnan(row[name]))
             lines.append(f"{row['row']}: {figures}; {row['protocol']}.")
         else:

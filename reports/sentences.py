@@ -14,7 +14,7 @@ import numpy as np
 from constants import N_EMOTIONS
 from corpora.registry import corpus_of, parse_id
 from corpora.transcripts import clean_transcript
-from metric import HEADINGS, WHOLE_FIGURES, ccc, ranked, single_label_figures
+from metric import WHOLE_FIGURES, ccc, ranked, single_label_figures
 
 if TYPE_CHECKING:
     from corpora.annotation import Annotation
@@ -128,12 +128,14 @@ def describe_parts(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if not rows:
         return []
     has_lookup = any("lookup" in part for part in rows.values())
-    heading = f"{'by dialogue and sentence':<26}{'windows':>8}{'1 label':>8}{'dialogues':>10}"
-    heading += "".join(f"{HEADINGS[name]:>12}" for name in WHOLE_FIGURES)
+    columns = dict(zip(WHOLE_FIGURES, ("weighted F1", "macro F1", "accuracy", "CCC A", "CCC V"), strict=True))
+    heading = f"{'by dialogue and sentence':<26}{'windows':>8}{'1 label':>9}{'dialogues':>11}"
+    heading += "".join(f"{text:>{len(text) + 2}}" for text in columns.values())
     lines = [heading + (f"{'looked up':>11}" if has_lookup else "")]
     for text, part in rows.items():
-        line = f"  {text:<24}{part['n']:>8}{part['n_single_label']:>8}{part['dialogues']:>10}"
-        line += "".join(f"{part[name]:>12.3f}" if name in part else f"{'-':>12}" for name in WHOLE_FIGURES)
+        line = f"  {text:<24}{part['n']:>8}{part['n_single_label']:>9}{part['dialogues']:>11}"
+        figures = {name: f"{part[name]:.3f}" if name in part else "-" for name in columns}
+        line += "".join(f"{figures[name]:>{len(text) + 2}}" for name, text in columns.items())
         if has_lookup:
             line += f"{part['lookup']['weighted_f1']:>11.3f}" if "lookup" in part else f"{'-':>11}"
         lines.append(line)

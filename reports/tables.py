@@ -19,7 +19,7 @@ from reports.against import compare_with_baseline
 from reports.formats import Summary, format_latex, format_markdown, page_rows
 from reports.heat import heat_maps
 from reports.page import DrawnTable, Page, Section, draw_table, heading_groups, plotted, write_page
-from reports.published import describe_peers, protocol_of, read_published
+from reports.published import describe_peers, protocols_of, read_published
 from reports.runs import (
     Entry,
     Run,
@@ -84,7 +84,7 @@ def write_report(folder: Path, entries: Sequence[Entry], settings: dict[str, Any
             missing = describe_missing(wanted, runs, errors)
             title = f"Table {name}: {wanted[0].title}" if name[0].isdigit() else wanted[0].title
             figures = shown_figures(wanted, runs)
-            notes = describe_peers(theirs, name, [e.row for e in wanted], protocol_of(wanted, runs))
+            notes = describe_peers(theirs, name, [e.row for e in wanted], protocols_of(wanted, runs))
             against = compare_with_baseline(wanted, runs)
             write_table(folder, Summary(name, title, table, figures, notes, missing, warning, against))
             plots, details = draw_table(wanted, runs, DrawnTable(table, plotted(figures), plot_numbers), bar)

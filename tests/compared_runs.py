@@ -1,12 +1,14 @@
 """Finished runs for tests of the comparison: pairs of folders that were tested on the same windows."""
 
+import itertools
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from finished_runs import finished_run
+from finished_runs import entry, finished_run
 from sklearn.metrics import f1_score
 from tqdm import tqdm
 
@@ -14,6 +16,7 @@ from constants import EMOTIONS
 from corpora.kemdy19 import FOLDS
 from metric import ccc
 from reports.pairs import AFFECT, Fold, Pair, read_fold
+from reports.runs import Entry
 
 NAMES = ("default", "bidirectional")
 
@@ -80,6 +83,17 @@ def recompute_main_figures(windows: pd.DataFrame) -> np.ndarray:
 def predictions(folder: Path) -> pd.DataFrame:
     """The rows of a run's predictions.csv."""
     return pd.read_csv(folder / "predictions.csv")
+
+
+def make_beyond(parent: Path, folds: Sequence[tuple[int, ...]], seeds: int, rows: Mapping[str, float]) -> list[Entry]:
+    """The entries of a table whose rows are compared with its first one, from the skill of each row's runs."""
+    entries = []
+    for (number, (row, skill)), fold, seed in itertools.product(enumerate(rows.items()), folds, range(seeds)):
+        ids = make_ids(fold, 4, 6)
+        arrays = make_arrays(ids, fold[0], skill, 10 * seed + number)
+        folder = finished_run(parent / f"{number}-{fold[0]}-{seed}", "speaker", fold, ids, arrays)
+        entries.append(entry("beyond", row, ("speaker", fold, seed), folder)._replace(baseline="MATE"))
+    return entries
 
 
 # Fixtures

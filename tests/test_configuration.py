@@ -43,8 +43,8 @@ def test_a_run_is_the_same_however_the_path_of_its_corpus_is_written(tmp_path, m
 
 
 def test_an_encoder_that_a_run_does_not_hear_through_is_no_part_of_it():
-    for more in ({}, {"modality": "text", "audio": "encoder"}):
-        run = DEFAULTS | more
+    for others in ({}, {"modality": "text", "audio": "encoder"}):
+        run = DEFAULTS | others
         assert identity(run | {"audio_model": "hubert"}) == identity(run)
     heard = DEFAULTS | {"audio": "encoder"}
     assert identity(heard | {"audio_model": "hubert"}) != identity(heard)

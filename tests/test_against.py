@@ -1,0 +1,96 @@
+import numpy as np
+import pandas as pd
+import pytest
+from compared_runs import make_beyond, predictions, recompute_main_figures
+
+from corpora.kemdy19 import FOLDS
+from metric import WHOLE_FIGURES
+from reports.against import compare_with_baseline, make_cell
+from reports.runs import read_run
+from reports.tables import write_report
+
+ROWS = {"MATE": 1.5, "speakers": 1.5, "encoder": 2.5}
+
+
+@pytest.fixture(scope="module")
+def beyond(tmp_path_factory):
+    """Entries of a table that compares its rows with MATE: two folds, three seeds, one role; read only."""
+    entries = make_beyond(tmp_path_factory.mktemp("beyond"), FOLDS[:2], 3, ROWS)
+    return entries, {entry.folder: read_run(entry.folder) for entry in entries}
+
+
+def differences_by_seed(entries, row: str) -> np.ndarray:
+    """Of each seed, the mean over folds of the row's figures less MATE's; shape = (seeds, 6)."""
+    figures = {
+        (entry.row, entry.test_split, entry.seed): recompute_main_figures(predictions(entry.folder))
+        for entry in entries
+        if entry.role == "speaker" and entry.row in ("MATE", row)
+    }
+    return np.array(
+        [np.mean([figures[row, f, seed] - figures["MATE", f, seed] for f in FOLDS[:2]], axis=0) for seed in range(3)]
+    )
+
+
+def test_rows_are_compared_with_the_baseline_over_folds_and_seeds(beyond):
+    entries, runs = beyond
+    found = compare_with_baseline(entries, runs)
+    assert [(row.role, row.row) for row in found.rows] == [("speaker", "speakers"), ("speaker", "encoder")]
+    assert {row.counts for row in found.rows} == {"2 folds, 3 seeds, 32 dialogues"}
+    for row in ("speakers", "encoder"):
+        numbers = found.numbers[found.numbers["row"] == row].set_index("figure")
+        by_seed = differences_by_seed(entries, row)
+        for place, name in enumerate(WHOLE_FIGURES):
+            of_figure = numbers.loc[name]
+            assert of_figure["difference"] == pytest.approx(by_seed[:, place].mean(), abs=1e-9)
+            assert of_figure["sd"] == pytest.approx(by_seed[:, place].std(ddof=1), abs=1e-9)
+            assert of_figure["low"] < of_figure["difference"] < of_figure["high"]
+    better = dict(zip(WHOLE_FIGURES, found.rows[1].cells, strict=True))["weighted_f1"]
+    assert better.differs
+    assert "within" not in better.seeds
+
+
+def test_a_difference_within_the_seeds_spread_says_so():
+    cell = {"difference": 0.01, "low": 0.005, "high": 0.02, "sd": 0.012, "seeds": 3}
+    assert make_cell(pd.Series(cell)) == ("+.010", "+.005 to +.020", "± .012 seeds, within", False)
+    assert make_cell(pd.Series(cell | {"sd": 0.009})) == ("+.010", "+.005 to +.020", "± .009 seeds", True)
+    assert make_cell(pd.Series(cell | {"low": -0.001})).differs is False
+    assert make_cell(pd.Series(cell | {"sd": np.nan, "seeds": 1})).seeds == "one seed"
+
+
+def test_only_folds_and_seeds_that_both_have_are_compared(beyond):
+    entries, runs = beyond
+    some = [entry for entry in entries if entry.row != "encoder" or entry.seed == 1]
+    found = compare_with_baseline(some, runs)
+    assert found.rows[1].counts == "2 folds, 1 seed, 32 dialogues"
+    assert {cell.seeds for cell in found.rows[1].cells} == {"one seed"}
+    none = [entry._replace(folder=None) if entry.row == "encoder" else entry for entry in entries]
+    found = compare_with_baseline(none, runs)
+    assert found.notes == ["speaker, encoder: no fold and seed of it and of MATE has finished."]
+    assert compare_with_baseline([entry._replace(baseline=None) for entry in entries], runs) is None
+
+
+def test_rows_of_other_windows_are_named_and_not_compared(beyond):
+    entries, runs = beyond
+    folder = next(entry.folder for entry in entries if entry.row == "encoder")
+    run = runs[folder]
+    fewer = run._replace(ids=run.ids[1:], arrays={name: array[1:] for name, array in run.arrays.items()})
+    found = compare_with_baseline(entries, runs | {folder: fewer})
+    assert [row.row for row in found.rows] == ["speakers"]
+    (note,) = found.notes
+    assert note.startswith("speaker, encoder: ")
+    assert "has no window" in note
+
+
+def test_the_differences_stand_in_every_file_of_the_report(beyond, tmp_path):
+    entries, runs = beyond
+    write_report(tmp_path, entries, {})
+    found = compare_with_baseline(entries, runs)
+    cell = found.rows[1].cells[0]
+    table = pd.read_csv(tmp_path / "beyond_differences.csv")
+    assert len(table) == 2 * len(WHOLE_FIGURES)
+    text, page, latex = ((tmp_path / name).read_text("utf-8") for name in ("beyond.md", "index.html", "beyond.tex"))
+    assert "## Against MATE" in text
+    assert f"**{cell.difference}** \\[{cell.interval}\\] {cell.seeds}" in text
+    assert f"{cell.difference}<small>{cell.interval}</small><small>{cell.seeds}</small>" in page
+    assert "\\label{tab:beyond-against}" in latex
+    assert f"\\textbf{{{cell.difference}}}" in latex
