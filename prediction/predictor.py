@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -140,12 +140,13 @@ class Predictor:
             self.check_given([utterance.wave is None for utterance in utterances], "sound")
         if any(run.options.speakers for run in self.runs):
             self.check_speakers(utterances)
+        encoder = self.load_speech_encoder() if self.wanted_speech.records else None
         text = self.embed(utterances) if self.text_dim is not None else None
         outputs: list[list[list[np.ndarray]]] = [[] for _ in self.runs]
         faults: dict[int, str] = {}
         total = len(self.runs) * len(utterances)
         bar = tqdm(total=total, desc="predicting", unit="utterance", disable=self.quiet)
-        with bar, self.hear(utterances) as hearing:
+        with bar, Hearing(encoder, utterances, self.quiet) if encoder else nullcontext() as hearing:
             for start in range(0, len(utterances), AT_ONCE):
                 first, end = max(0, start - self.context), min(start + AT_ONCE, len(utterances))
                 speech = hearing.part(first, end) if hearing else None
@@ -216,12 +217,6 @@ class Predictor:
         if entry is not None:
             model = entry["text_model"]
             self.wanted_text.warn_of_another(f"of {data_path} ({model.get('name')})", model.get("fingerprint"))
-
-    def hear(self, utterances: Sequence[Utterance]) -> AbstractContextManager[Hearing | None]:
-        """The dialogue through the speech encoder; None where no run hears through one."""
-        if not self.wanted_speech.records:
-            return nullcontext()
-        return Hearing(self.load_speech_encoder(), utterances, self.quiet)
 
     def load_speech_encoder(self) -> SpeechEncoder:
         """The speech encoder, on the device; warns where it is another than a run was trained with."""

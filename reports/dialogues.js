@@ -4,8 +4,9 @@
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 const sound = $("sound");
-// dialogue: the one shown; at: number of the marked utterance; playing: number of the one that sounds, or -1
-const state = { dialogue: null, at: 0, playing: -1, frame: 0 };
+// dialogue: the one shown; at: number of the marked utterance; playing: number of the one that sounds, or -1;
+// timed: whether all of its utterances have times; spans: begin and end of each on the page's time axis; last: its end
+const state = { dialogue: null, at: 0, playing: -1, frame: 0, timed: false, spans: [], last: 0 };
 
 // Small helpers
 
@@ -22,7 +23,6 @@ const likeliest = (u) => u.p.indexOf(Math.max(...u.p));
 const isRight = (u) => u.truth.labels.includes(likeliest(u));
 const names = (labels) => labels.map((label) => data.emotions[label]).join(", ");
 const colour = (element, label) => { element.style.setProperty("--c", `var(--e${label})`); return element; };
-const hasTimes = () => state.dialogue.utterances.every((u) => u.start !== null && u.end !== null);
 
 function clock(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
@@ -31,10 +31,13 @@ function clock(seconds) {
 }
 
 // A corpus counts time from the start of a session: its dialogues are shown from their own start
-function span(u, i) {
-  if (!hasTimes()) return [i, i + 0.9];
-  const origin = state.dialogue.sound ? 0 : Math.min(...state.dialogue.utterances.map((v) => v.start));
-  return [u.start - origin, Math.max(u.end, u.start) - origin];
+function measure() {
+  const utterances = state.dialogue.utterances;
+  state.timed = utterances.every((u) => u.start !== null && u.end !== null);
+  const first = (earliest, u) => Math.min(earliest, u.start);
+  const origin = state.dialogue.sound || !state.timed ? 0 : utterances.reduce(first, Infinity);
+  state.spans = utterances.map((u, i) => (state.timed ? [u.start - origin, Math.max(u.end, u.start) - origin] : [i, i + 0.9]));
+  state.last = state.spans.reduce((latest, [, end]) => Math.max(latest, end), 0.001);
 }
 
 // Texts and sound that lie beside the corpus
@@ -105,7 +108,7 @@ function row(u, i) {
   const play = make("button", { "aria-label": `Play: ${describe(u, i)}` }, `▶ ${i + 1}`);
   const line = make("div", { class: "line" }, play);
   if (u.speaker) line.append(make("span", { class: "speaker" }, u.speaker));
-  if (hasTimes()) line.append(make("span", { class: "time" }, span(u, i).map(clock).join(" – ")));
+  if (state.timed) line.append(make("span", { class: "time" }, state.spans[i].map(clock).join(" – ")));
   if (!soundOf(u)) line.append(make("span", { class: "time" }, "no sound"));
   const words = textOf(u);
   const text = make("p", { class: words ? "text" : "text none" }, words || "no text");
@@ -137,6 +140,7 @@ function filter() {
 
 function show(number) {
   state.dialogue = data.dialogues[number];
+  measure();
   state.at = Math.min(state.at, state.dialogue.utterances.length - 1);
   $("picker").value = number;
   $("previous-dialogue").disabled = number === 0;
@@ -156,13 +160,11 @@ function change(number) {
 
 function mark(i) {
   state.at = i;
-  [...$("rows").children].forEach((element, k) => {
-    if (k === i) element.setAttribute("aria-current", "true");
-    else element.removeAttribute("aria-current");
-  });
+  $("rows").querySelectorAll("[aria-current]").forEach((element) => element.removeAttribute("aria-current"));
+  $("rows").children[i].setAttribute("aria-current", "true");
   const u = state.dialogue.utterances[i];
   $("now").textContent = [`${i + 1} / ${state.dialogue.utterances.length}`, u.speaker, textOf(u)].filter(Boolean).join("   ");
-  const [start, end] = span(u, i);
+  const [start, end] = state.spans[i];
   document.querySelectorAll(".band").forEach((band) => {
     const { x } = scale(band.ownerSVGElement);
     band.setAttribute("x", x(start));
@@ -232,9 +234,9 @@ function finished() {
 function follow() {
   if (state.playing < 0) return;
   const u = state.dialogue.utterances[state.playing];
-  const [start] = span(u, state.playing);
+  const [start] = state.spans[state.playing];
   const played = sound.currentTime - (state.dialogue.sound ? u.start : 0);
-  head(hasTimes() ? start + played : start);
+  head(state.timed ? start + played : start);
   if (state.dialogue.sound && sound.currentTime >= u.end) return finished();
   state.frame = requestAnimationFrame(follow);
 }
@@ -256,9 +258,7 @@ const GUTTER = 62, RIGHT = 10, LANE = 18, CURVE = 92;
 
 function scale(svg) {
   const width = svg.viewBox.baseVal.width;
-  const ends = state.dialogue.utterances.map((u, i) => span(u, i)[1]);
-  const last = Math.max(...ends, 0.001);
-  return { width, last, x: (time) => GUTTER + (time / last) * (width - GUTTER - RIGHT) };
+  return { width, x: (time) => GUTTER + (time / state.last) * (width - GUTTER - RIGHT) };
 }
 
 function canvas(box, height, label) {
@@ -269,13 +269,13 @@ function canvas(box, height, label) {
 }
 
 function timeAxis(svg, y) {
-  const { width, last, x } = scale(svg);
+  const { width, x } = scale(svg), last = state.last;
   const wanted = last / Math.max(2, (width - GUTTER) / 90);
   const stepSize = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600].find((size) => size >= wanted) || 7200;
   for (let time = 0; time <= last; time += stepSize) {
     svg.append(make("line", { class: "grid", x1: x(time), x2: x(time), y1: 0, y2: y }));
     const anchor = x(time) > width - 25 ? "end" : "middle";
-    svg.append(make("text", { x: x(time), y: y + 13, "text-anchor": anchor }, hasTimes() ? clock(time) : String(time + 1)));
+    svg.append(make("text", { x: x(time), y: y + 13, "text-anchor": anchor }, state.timed ? clock(time) : String(time + 1)));
   }
 }
 
@@ -284,7 +284,7 @@ function overlay(svg, height) {
   svg.append(make("rect", { class: "band", y: 0, height }));
   svg.append(make("line", { class: "head", y1: 0, y2: height, x1: -9, x2: -9 }));
   utterances.forEach((u, i) => {
-    const [start, end] = span(u, i);
+    const [start, end] = state.spans[i];
     const hit = make("rect", { class: "hit", "data-at": i, x: x(start), y: 0, width: Math.max(3, x(end) - x(start)), height });
     svg.append(hit);
   });
@@ -302,7 +302,7 @@ function drawTimeline() {
     svg.append(make("text", { class: "lane", x: GUTTER - 8, y: label * LANE + 13, "text-anchor": "end" }, name));
   });
   utterances.forEach((u, i) => {
-    const [start, end] = span(u, i), wide = Math.max(2, x(end) - x(start) - 1);
+    const [start, end] = state.spans[i], wide = Math.max(2, x(end) - x(start) - 1);
     const block = (label, extra) => make("rect", { x: x(start), y: label * LANE + 3, width: wide, height: LANE - 6, rx: 2, class: extra + (fits(u) ? "" : " off") });
     svg.append(colour(block(likeliest(u), "predicted"), likeliest(u)));
     if (u.truth) u.truth.labels.forEach((label) => svg.append(block(label, "true")));
@@ -320,7 +320,7 @@ function drawCurve(name) {
     svg.append(make("line", { class: "grid", x1: GUTTER, x2: width, y1: y(value), y2: y(value) }));
     if (value % 2) svg.append(make("text", { x: GUTTER - 8, y: y(value) + 4, "text-anchor": "end" }, String(value)));
   }
-  const middle = (u, i) => { const [start, end] = span(u, i); return x((start + end) / 2); };
+  const middle = (u, i) => { const [start, end] = state.spans[i]; return x((start + end) / 2); };
   const path = (value) => utterances.map((u, i) => `${i ? "L" : "M"}${middle(u, i).toFixed(1)} ${y(value(u)).toFixed(1)}`).join("");
   const small = utterances.length > 60 ? 1.6 : 3;
   if (utterances[0].truth) {

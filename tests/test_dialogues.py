@@ -398,6 +398,18 @@ def test_forty_dialogues_of_a_hundred_and_ten_utterances_do_not_lag(browser, tmp
     assert marked(browser) == 20
 
 
+def test_a_recording_of_hours_is_drawn_in_a_time_that_grows_with_its_length(browser, tmp_path):
+    write_page(tmp_path / "dialogue.html", Page("long", "speaker", [], [Dialogue("talk", records(1000), "talk.wav")]))
+    opened(browser, tmp_path / "dialogue.html")
+    reads = browser.evaluate(
+        "(() => { let n = 0; const u = state.dialogue.utterances[0];"
+        " Object.defineProperty(u, 'start', { get() { n++; return 0; } });"
+        " show(0); state.playing = 0; for (let k = 0; k < 50; k++) follow(); stop(); return n; })()"
+    )
+    assert reads < 100  # and not for each utterance and frame anew
+    assert browser.evaluate("getComputedStyle($('rows').children[500]).contentVisibility") == "auto"
+
+
 def test_utterances_without_times_stand_in_their_order(browser, tmp_path):
     utterances = [utterance_record([0, 0, 0, 0, 0, 0, 1.0], 3, 3, text="말") for _ in range(3)]
     write_page(tmp_path / "dialogue.html", Page("order", "speaker", [], [Dialogue("a", utterances)]))

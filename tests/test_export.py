@@ -65,6 +65,15 @@ def test_the_card_says_what_it_is_and_what_it_must_not_be_used_for(exported, spo
     assert "KEMDy19 1" in text
 
 
+def test_the_card_names_a_text_encoder_only_where_text_is_read(exported):
+    for modality, is_named in (("audio_text", True), ("audio", False)):
+        about = read_json(exported / "config.json")["about"]
+        about["options"]["modality"] = modality
+        card = export.MATE(about, hidden_size=4, num_layers=1, sr=4000).generate_model_card().text
+        assert ("| text encoder | kobert |" in card) is is_named
+        assert "who speaks" not in card
+
+
 def test_the_cards_example_runs(exported, preprocessed, tmp_path, monkeypatch):
     code = (exported / "README.md").read_text("utf-8").partition("```python\n")[2].partition("```")[0]
     shutil.copytree(preprocessed / "kobert", tmp_path / "kobert")  # the name that config.json has of it

@@ -380,6 +380,7 @@ def test_a_run_with_a_speech_encoder_is_exported_loaded_and_predicts(trained, ta
     about = read_json(tmp_path / "model" / "config.json")["about"]
     assert about["speech_encoder"] == read_json(trained / "configuration.json")["speech_encoder"]
     assert "| speech encoder | hubert-group, fingerprint " in (tmp_path / "model" / "README.md").read_text("utf-8")
+    assert "Its input is sound and text, and who speaks." in (tmp_path / "model" / "README.md").read_text("utf-8")
     loaded, own = export.MATE.from_pretrained(tmp_path / "model"), load_run(trained).model.eval()
     inputs = torch.randn(3, 8, 3, 16), torch.randn(3, 8, 768), False, torch.ones(3, 8, dtype=torch.int64)
     with torch.inference_mode():
