@@ -15,7 +15,7 @@ import main as program
 from constants import EMOTIONS
 from corpora.annotation import read_annotation
 from metric import ccc
-from training.folders import default_test_split
+from training.folders import settle_sessions
 from training.options import get_args_parser, parse_args
 
 ROOT = Path(program.__file__).parent
@@ -85,8 +85,8 @@ def test_defaults_are_the_published_ones():
 @pytest.mark.parametrize(("corpus_of", "fold"), [("preprocessed", [1, 2, 3, 4]), ("preprocessed20", [*range(1, 9)])])
 def test_the_sessions_tested_by_default_are_the_first_fold_of_the_corpus(corpus_of, fold, request):
     argv = ["--data_path", str(request.getfixturevalue(corpus_of))]
-    assert default_test_split(*parse_args(argv)).test_split == fold
-    assert default_test_split(*parse_args([*argv, "--test_split", "5"])).test_split == [5]
+    assert settle_sessions(*parse_args(argv)).test_split == fold
+    assert settle_sessions(*parse_args([*argv, "--test_split", "5"])).test_split == [5]
 
 
 @pytest.mark.parametrize(
