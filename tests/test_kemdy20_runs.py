@@ -3,11 +3,14 @@
 import shutil
 import signal
 
+import numpy as np
 import pandas as pd
 import pytest
 from small_runs import STEPS, content, only_run, run, signals_at
 
 import main as program
+import predict
+from constants import EMOTIONS
 from utils import read_json, write_json
 
 TINY = ("--hidden_size", "4", "--num_layers", "1", "--batch_size", "8", "--epochs", "1", "--gpu_id", "cpu")
@@ -50,6 +53,17 @@ def test_a_run_is_tested_again_and_gives_the_same(folder, trained, capsys):
     assert "trained on" not in out
     assert (one_test(folder) / "predictions.csv").read_bytes() == (trained / "predictions.csv").read_bytes()
     assert read_json(one_test(folder) / "configuration.json")["train_split"] == [9, 10]
+
+
+def test_a_dialogue_is_predicted_as_it_was_tested(trained, preprocessed20, tmp_path):
+    expected = pd.read_csv(trained / "predictions.csv").query("dialogue == 'Sess02_script02'")
+    arguments = [str(trained), "--dialogue", "Sess02_script02", "--data_path", str(preprocessed20), "--gpu_id", "cpu"]
+    assert predict.main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    found = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert found["id"].tolist() == expected["segment_id"].tolist()
+    assert found["speaker"].tolist() == expected["speaker"].tolist()
+    columns = [f"p_{name}" for name in EMOTIONS]
+    np.testing.assert_allclose(found[columns], expected[columns], rtol=0, atol=1e-5)
 
 
 def test_a_model_of_kemdy20_is_tested_on_kemdy19(folder, preprocessed, capsys):
