@@ -63,7 +63,7 @@ def test_the_first_line_names_the_corpus_and_there_are_no_listener_rows(corpus, 
     assert run(corpus) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0] == f"{corpus}: KEMDy20"
-    assert "60 utterances, 10 sessions, 20 dialogues" in out[1]
+    assert "60 utterances, 10 sessions, 20 dialogues" in out[2]
     assert not (corpus / "df_listener.csv").exists()
     assert "listener" not in "".join(out)
 

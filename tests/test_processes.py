@@ -25,7 +25,21 @@ from utils import InputError
 ROOT = Path(program.__file__).parent
 RUN = ("--modality", "text", "--hidden_size", "8", "--num_layers", "1", "--batch_size", "8", "--test_split", "1-2")
 # sgd: what Adam makes of a gradient near zero depends on its last bit
-SGD = (*RUN, "--valid_split", "3", "--epochs", "2", "--optim", "sgd", "--lr", "0.05", "--gpu_id", "cpu")
+SGD = (
+    *RUN,
+    "--valid_split",
+    "3",
+    "--epochs",
+    "2",
+    "--optim",
+    "sgd",
+    "--momentum",
+    "0.9",
+    "--lr",
+    "0.05",
+    "--gpu_id",
+    "cpu",
+)
 HISTORY = [
     *("epoch", "lr", "train_loss", "valid_loss", "valid_f1", "valid_accuracy", "valid_macro_f1"),
     *("valid_ccc_arousal", "valid_ccc_valence"),

@@ -278,7 +278,7 @@ sys.exit(main.main())
 def test_two_processes_train_on_the_ccc_of_the_whole_batch(heard, tmp_path, monkeypatch):
     script = tmp_path / "program.py"
     script.write_text(WITHOUT_BATCH_NORM)
-    options = (*ALL, "--epochs", "1", "--optim", "sgd", "--lr", "0.05")
+    options = (*ALL, "--epochs", "1", "--optim", "sgd", "--momentum", "0.9", "--lr", "0.05")
     where = ("--data_path", heard, "--save_path", tmp_path / "two")
     done = launch(TORCHRUN, script, *where, *QUICK, *options)
     assert done.returncode == 0, done.stderr
