@@ -43,14 +43,8 @@ def test_a_run_mixes_no_devices_and_its_steps_wait_for_nothing(gpu, preprocessed
     assert run(preprocessed, tmp_path, *options.split()) == 0
     assert_waits_for_nothing(gpu)
     assert (only_run(tmp_path) / "result.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "training", "testing"),
-    [((), True, False), (("--precision", "bf16"), True, True), (("--precision", "fp32"), False, False)],
-)
-def test_products_are_in_tf32_where_bfloat16_is_chosen(gpu, preprocessed, tmp_path, options, training, testing):
-    assert run(preprocessed, tmp_path, "--modality", "text", *options) == 0
+    # Products are in TF32 where bfloat16 is chosen: by default in training
+    training, testing = "--precision fp32" not in options, "--precision bf16" in options
     assert gpu.products == {("step", training), ("", testing)}
     assert not torch.backends.cuda.matmul.allow_tf32
     assert not torch.backends.cudnn.benchmark

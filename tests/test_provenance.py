@@ -384,7 +384,7 @@ def test_embeddings_of_an_unknown_text_model_are_the_same_only_if_their_file_is(
 
 
 def test_the_test_of_an_unfinished_run_says_how_far_it_has_come(stopped_on, capsys):
-    sentence = "the run has not finished: its weights are of epoch 1, of 3"
+    sentence = "the run has not finished: its weights are of epoch 1 of 3"
     assert warnings_of(stopped_on) == [sentence]
     assert f"warning: {sentence}" in capsys.readouterr().err
 
