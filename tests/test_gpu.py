@@ -83,12 +83,19 @@ def test_a_trained_model_is_tested_on_a_gpu(gpu, preprocessed, tmp_path):
 
 @pytest.mark.parametrize(
     ("optimizer", "begins"),
-    [("adam", "cpu"), ("adam", "gpu"), ("adamw", "cpu"), ("adagrad", "cpu"), ("adagrad", "gpu"), ("sgd", "gpu")],
+    [
+        ("adam", "cpu"),
+        ("adam --cuda_graph", "gpu"),
+        ("adamw", "cpu"),
+        ("adagrad", "cpu"),
+        ("adagrad", "gpu"),
+        ("sgd", "gpu"),
+    ],
 )
 def test_a_run_goes_on_on_another_device(gpu, preprocessed, tmp_path, optimizer, begins):
     devices = {"cpu": ("--gpu_id", "cpu"), "gpu": ()}
     (goes_on,) = devices.keys() - {begins}
-    text = ("--modality", "text", "--optim", optimizer)
+    text = ("--modality", "text", "--optim", *optimizer.split())
     with signals_at(2, signal.SIGTERM):
         assert run(preprocessed, tmp_path, *text, *devices[begins]) == 128 + signal.SIGTERM
     folder = only_run(tmp_path)
