@@ -14,6 +14,7 @@ from training import engine
 from training.run import CHECKPOINT
 
 # 40 windows to train on: 3 steps an epoch
+ONE_STEP = ("--modality", "text", "--batch_size", "40")
 SMALL = ("--test_split", "1-2", "--epochs", "1", "--batch_size", "13", "--num_layers", "1", "--hidden_size", "8")
 
 
@@ -52,14 +53,14 @@ def test_a_run_mixes_no_devices_and_its_steps_wait_for_nothing(gpu, preprocessed
 
 def test_frames_that_do_not_fit_are_copied_batch_by_batch_from_pinned_memory(gpu, preprocessed, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 20, 80 << 30))
-    assert run(preprocessed, tmp_path) == 0
+    assert run(preprocessed, tmp_path, "--batch_size", "20") == 0
     assert_waits_for_nothing(gpu)
 
 
 def test_a_card_without_bfloat16_trains_in_float32(gpu, preprocessed, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75"])
-    assert run(preprocessed, tmp_path) == 0
+    assert run(preprocessed, tmp_path, "--batch_size", "20") == 0
     assert_waits_for_nothing(gpu)
 
 
@@ -67,7 +68,7 @@ def test_an_epoch_waits_for_the_gpu_only_to_show_its_loss_and_to_check_its_weigh
     waits = []
     for epochs in ("1", "2"):
         gpu.waits.clear()
-        assert run(preprocessed, tmp_path / epochs, "--modality", "text", "--epochs", epochs) == 0
+        assert run(preprocessed, tmp_path / epochs, *ONE_STEP, "--epochs", epochs) == 0
         waits.append(sum(n for (_, why), n in gpu.waits.items() if why == "item"))
     # Of an epoch: the mean of its losses, twice, and whether its weights are finite; it is not saved
     assert waits[1] - waits[0] == 3
@@ -128,7 +129,7 @@ def test_a_wait_in_a_step_is_noticed(gpu, preprocessed, tmp_path, monkeypatch):
         return loss
 
     monkeypatch.setattr(engine, "train_step", gpu.during("step", impatient))
-    assert run(preprocessed, tmp_path, "--modality", "text") == 0
+    assert run(preprocessed, tmp_path, *ONE_STEP) == 0
     with pytest.raises(AssertionError, match="'item'"):
         assert_waits_for_nothing(gpu)
 
@@ -136,6 +137,6 @@ def test_a_wait_in_a_step_is_noticed(gpu, preprocessed, tmp_path, monkeypatch):
 def test_a_large_copy_from_unpinned_memory_is_noticed(gpu, preprocessed, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t: t)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 10, 80 << 30))
-    assert run(preprocessed, tmp_path, "--modality", "text") == 0
+    assert run(preprocessed, tmp_path, *ONE_STEP) == 0
     with pytest.raises(AssertionError):
         assert_waits_for_nothing(gpu)
