@@ -14,6 +14,7 @@ from training import engine
 from training.run import CHECKPOINT
 
 # 40 windows to train on: 3 steps an epoch
+ONE_STEP = ("--modality", "text", "--batch_size", "40")
 SMALL = ("--test_split", "1-2", "--epochs", "1", "--batch_size", "13", "--num_layers", "1", "--hidden_size", "8")
 
 
@@ -43,14 +44,8 @@ def test_a_run_mixes_no_devices_and_its_steps_wait_for_nothing(gpu, preprocessed
     assert run(preprocessed, tmp_path, *options.split()) == 0
     assert_waits_for_nothing(gpu)
     assert (only_run(tmp_path) / "result.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "training", "testing"),
-    [((), True, False), (("--precision", "bf16"), True, True), (("--precision", "fp32"), False, False)],
-)
-def test_products_are_in_tf32_where_bfloat16_is_chosen(gpu, preprocessed, tmp_path, options, training, testing):
-    assert run(preprocessed, tmp_path, "--modality", "text", *options) == 0
+    # Products are in TF32 where bfloat16 is chosen: by default in training
+    training, testing = "--precision fp32" not in options, "--precision bf16" in options
     assert gpu.products == {("step", training), ("", testing)}
     assert not torch.backends.cuda.matmul.allow_tf32
     assert not torch.backends.cudnn.benchmark
@@ -58,14 +53,14 @@ def test_products_are_in_tf32_where_bfloat16_is_chosen(gpu, preprocessed, tmp_pa
 
 def test_frames_that_do_not_fit_are_copied_batch_by_batch_from_pinned_memory(gpu, preprocessed, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 20, 80 << 30))
-    assert run(preprocessed, tmp_path) == 0
+    assert run(preprocessed, tmp_path, "--batch_size", "20") == 0
     assert_waits_for_nothing(gpu)
 
 
 def test_a_card_without_bfloat16_trains_in_float32(gpu, preprocessed, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75"])
-    assert run(preprocessed, tmp_path) == 0
+    assert run(preprocessed, tmp_path, "--batch_size", "20") == 0
     assert_waits_for_nothing(gpu)
 
 
@@ -73,7 +68,7 @@ def test_an_epoch_waits_for_the_gpu_only_to_show_its_loss_and_to_check_its_weigh
     waits = []
     for epochs in ("1", "2"):
         gpu.waits.clear()
-        assert run(preprocessed, tmp_path / epochs, "--modality", "text", "--epochs", epochs) == 0
+        assert run(preprocessed, tmp_path / epochs, *ONE_STEP, "--epochs", epochs) == 0
         waits.append(sum(n for (_, why), n in gpu.waits.items() if why == "item"))
     # Of an epoch: the mean of its losses, twice, and whether its weights are finite; it is not saved
     assert waits[1] - waits[0] == 3
@@ -89,12 +84,19 @@ def test_a_trained_model_is_tested_on_a_gpu(gpu, preprocessed, tmp_path):
 
 @pytest.mark.parametrize(
     ("optimizer", "begins"),
-    [("adam", "cpu"), ("adam", "gpu"), ("adamw", "cpu"), ("adagrad", "cpu"), ("adagrad", "gpu"), ("sgd", "gpu")],
+    [
+        ("adam", "cpu"),
+        ("adam --cuda_graph", "gpu"),
+        ("adamw", "cpu"),
+        ("adagrad", "cpu"),
+        ("adagrad", "gpu"),
+        ("sgd", "gpu"),
+    ],
 )
 def test_a_run_goes_on_on_another_device(gpu, preprocessed, tmp_path, optimizer, begins):
     devices = {"cpu": ("--gpu_id", "cpu"), "gpu": ()}
     (goes_on,) = devices.keys() - {begins}
-    text = ("--modality", "text", "--optim", optimizer)
+    text = ("--modality", "text", "--optim", *optimizer.split())
     with signals_at(2, signal.SIGTERM):
         assert run(preprocessed, tmp_path, *text, *devices[begins]) == 128 + signal.SIGTERM
     folder = only_run(tmp_path)
@@ -127,7 +129,7 @@ def test_a_wait_in_a_step_is_noticed(gpu, preprocessed, tmp_path, monkeypatch):
         return loss
 
     monkeypatch.setattr(engine, "train_step", gpu.during("step", impatient))
-    assert run(preprocessed, tmp_path, "--modality", "text") == 0
+    assert run(preprocessed, tmp_path, *ONE_STEP) == 0
     with pytest.raises(AssertionError, match="'item'"):
         assert_waits_for_nothing(gpu)
 
@@ -135,6 +137,6 @@ def test_a_wait_in_a_step_is_noticed(gpu, preprocessed, tmp_path, monkeypatch):
 def test_a_large_copy_from_unpinned_memory_is_noticed(gpu, preprocessed, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t: t)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 10, 80 << 30))
-    assert run(preprocessed, tmp_path, "--modality", "text") == 0
+    assert run(preprocessed, tmp_path, *ONE_STEP) == 0
     with pytest.raises(AssertionError):
         assert_waits_for_nothing(gpu)

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -25,7 +26,7 @@ from corpora.wavs import find_wavs
 from features.embeddings import fingerprint_of, load_embeddings, save_embeddings
 from features.text import load_text_model
 from training.options import parse_args
-from training.provenance import describe_data
+from training.provenance import describe_data, unfinished
 from utils import InputError, digest_file, read_json, write_json
 
 UNKNOWN = "unknown, published files"
@@ -384,9 +385,27 @@ def test_embeddings_of_an_unknown_text_model_are_the_same_only_if_their_file_is(
 
 
 def test_the_test_of_an_unfinished_run_says_how_far_it_has_come(stopped_on, capsys):
-    sentence = "the run has not finished: its weights are of epoch 1, of 3"
+    sentence = "the run has not finished: its weights are of epoch 1 of 3"
     assert warnings_of(stopped_on) == [sentence]
     assert f"warning: {sentence}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("recorded", "select", "said"),
+    [
+        (5, "last", ["epoch 5 of 9"]),
+        (6, "last", ["epoch 6 of 9"]),  # killed before its history was written
+        (3, "best", ["epoch 3 of 9, the best of 5"]),
+        (None, "last", ["epoch 5 of 9, or of one before if it was killed"]),  # an earlier version's
+        (None, "best", ["epoch 5 of 9, or of the best one before"]),
+        (9, "last", []),
+    ],
+)
+def test_the_epoch_of_an_unfinished_runs_weights_is_the_one_that_they_record(tmp_path, recorded, select, said):
+    (tmp_path / "history.csv").write_text("epoch,train_loss\n" + "1,1\n" * 5)
+    run = SimpleNamespace(folder=tmp_path, epoch=recorded)
+    found = unfinished(run, SimpleNamespace(epochs=9, select=select))
+    assert found == [f"the run has not finished: its weights are of {epoch}" for epoch in said]
 
 
 # The first lines

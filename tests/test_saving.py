@@ -229,7 +229,7 @@ def test_a_killed_run_holds_one_epoch_and_its_test_says_which(killed, finished, 
     assert not (folder / "loss_curve.png").exists()
 
     assert program.main(["--test_only", str(folder), "--gpu_id", "cpu"]) == 0
-    sentence = f"the run has not finished: its weights are of epoch {epoch}, of 3"
+    sentence = f"the run has not finished: its weights are of epoch {epoch} of 3"
     assert f"warning: {sentence}" in capsys.readouterr().err
     result = json.loads(next(folder.glob("test_*/result.json")).read_text())
     assert result["epoch"] == epoch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import tempfile
 import time
@@ -148,6 +149,7 @@ def measure_way(bench: Bench, way: str, epochs: int, bar: tqdm) -> Way:
     """Train a new model in one of `WAYS`."""
     if bench.device.type == "cuda":
         torch._dynamo.reset()  # which holds an earlier way's model
+        gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(bench.device)
     step, seconds = bench.make_step(way), []

@@ -260,9 +260,7 @@ def unfinished(run: TrainedRun, options: argparse.Namespace) -> list[str]:
     done = max(run.epoch or 0, count_epochs(run.folder) or 0)
     if not done or done >= options.epochs or (run.folder / "result.json").exists():
         return []
-    epoch = f"epoch {run.epoch or done}"
+    which = f", the best of {done}" if options.select == "best" else ""
     if run.epoch is None:  # an earlier version's, which wrote its history by itself
-        epoch += ", or of the best one before" if options.select == "best" else ", or of one before if it was killed"
-    elif options.select == "best":
-        epoch += f", the best of {done}"
-    return [f"the run has not finished: its weights are of {epoch}, of {options.epochs}"]
+        which = ", or of the best one before" if options.select == "best" else ", or of one before if it was killed"
+    return [f"the run has not finished: its weights are of epoch {run.epoch or done} of {options.epochs}{which}"]
