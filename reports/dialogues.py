@@ -25,7 +25,7 @@ from markupsafe import Markup
 
 from constants import EMOTIONS
 from corpora.annotation import read_annotation, read_table
-from corpora.registry import by_corpus, corpus_of, parse_id
+from corpora.registry import by_corpus, dialogue_of, parse_id
 from corpora.wavs import find_wavs
 from reports.runs import AFFECT_COLUMNS, read_columns
 from utils import InputError, atomic_write
@@ -212,7 +212,7 @@ def write_test_page(folder: Path, data_paths: Sequence[Path], role: str, audio_p
             sound=relative_url(wavs[segment], page) if segment in wavs else None,
             truth=truth,
         )
-        name = f"{corpus_of(segment).name} {parts.dialogue}" if several else parts.dialogue
+        name = dialogue_of(segment) if several else parts.dialogue
         dialogues.setdefault(name, []).append(shown)
     notes = [f"Run {folder.absolute().name}: {len(table)} tested utterances of {len(dialogues)} dialogues."]
     found = [Dialogue(name, utterances) for name, utterances in dialogues.items()]

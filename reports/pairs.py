@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from constants import AFFECT_RANGE, EMOTIONS
-from corpora.registry import EXAMPLE_ID, corpus_of, parse_id
+from corpora.registry import EXAMPLE_ID, dialogue_of, parse_id
 from corpora.sessions import format_sessions
 from metric import ranked
 from reports.runs import AFFECT_COLUMNS, read_run
@@ -125,8 +125,7 @@ def dialogue_sums(windows: pd.DataFrame) -> np.ndarray:
     for name in AFFECT:
         p, t = windows[f"{name}_pred"] - CENTRE, windows[name] - CENTRE
         columns |= {f"{name}_p": p, f"{name}_t": t, f"{name}_pp": p * p, f"{name}_tt": t * t, f"{name}_pt": p * t}
-    # Several corpora have dialogues of one name
-    dialogue = [f"{corpus_of(segment).name} {parse_id(segment).dialogue}" for segment in windows.index]
+    dialogue = [dialogue_of(segment) for segment in windows.index]
     return pd.DataFrame(columns, index=windows.index)[[*SUMS]].groupby(dialogue).sum().to_numpy()
 
 
