@@ -28,6 +28,11 @@ def parse_id(segment: str) -> SegmentId | None:
     return corpus and corpus.parse_id(segment)
 
 
+def dialogue_of(segment: str) -> str:
+    """The dialogue of a segment id, `KEMDy19 Sess01_script01`: several corpora have dialogues of one name."""
+    return f"{corpus_of(segment).name} {parse_id(segment).dialogue}"
+
+
 def by_corpus(segments: Iterable[str]) -> dict[Corpus | None, list[str]]:
     """Segment ids by their corpus, corpora in the order of their first id."""
     found: dict[Corpus | None, list[str]] = {}

@@ -11,9 +11,9 @@ from prediction.utterance import Utterance
 from reports.dialogues import (
     Dialogue,
     Page,
+    Shown,
     corpus_truths,
     relative_url,
-    utterance_record,
     write_page,
     write_transcripts,
 )
@@ -35,15 +35,15 @@ def write_dialogue_page(  # noqa: PLR0913
     """
     truths = corpus_truths(data_path, role) if data_path else {}
     sound = next((relative_url(u.wave.recording.path, path) for u in utterances if isinstance(u.wave, Clip)), None)
-    records = []
+    shown = []
     for number, utterance in enumerate(utterances):
         spread = {
             "emotion": prediction.emotion_sd[number],
             "arousal": prediction.arousal_sd[number],
             "valence": prediction.valence_sd[number],
         }
-        records.append(
-            utterance_record(
+        shown.append(
+            Shown(
                 prediction.emotion[number],
                 prediction.arousal[number],
                 prediction.valence[number],
@@ -65,4 +65,4 @@ def write_dialogue_page(  # noqa: PLR0913
         notes.append(
             "These are predictions, not facts about a person: the model learnt from acted speech of a few voices."
         )
-    write_page(path, Page(name, role, notes, [Dialogue(name, records, sound)], transcripts))
+    write_page(path, Page(name, role, notes, [Dialogue(name, shown, sound)], transcripts))

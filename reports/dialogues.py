@@ -25,7 +25,7 @@ from markupsafe import Markup
 
 from constants import EMOTIONS
 from corpora.annotation import read_annotation, read_table
-from corpora.registry import by_corpus, corpus_of, parse_id
+from corpora.registry import by_corpus, dialogue_of, parse_id
 from corpora.wavs import find_wavs
 from reports.runs import AFFECT_COLUMNS, read_columns
 from utils import InputError, atomic_write
@@ -33,15 +33,52 @@ from utils import InputError, atomic_write
 AFFECT = ("arousal", "valence")
 
 
-class Dialogue(NamedTuple):
-    """A dialogue on the page.
+class Shown(NamedTuple):
+    """An utterance on the page.
 
-    utterances : dicts as `utterance_record` makes them, in the order of time
+    emotion : seven probabilities
+    start, end : s, in its dialogue
+    text : None where a stylesheet has it
+    sound : URL of its wav
+    spread : `emotion`, `arousal` and `valence`: standard deviations between runs
+    truth : of `corpus_truths`
+    """
+
+    emotion: Sequence[float]
+    arousal: float
+    valence: float
+    identifier: str = ""
+    speaker: str = ""
+    start: float | None = None
+    end: float | None = None
+    text: str | None = None
+    sound: str | None = None
+    spread: Mapping[str, Any] | None = None
+    truth: Mapping[str, Any] | None = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """It as the page's JSON holds it."""
+        arousal, valence = rounded([self.arousal, self.valence], 3)
+        record: dict[str, Any] = {"id": self.identifier, "speaker": self.speaker, "start": self.start, "end": self.end}
+        record |= {"p": rounded(self.emotion), "arousal": arousal, "valence": valence}
+        record |= {name: value for name, value in (("text", self.text), ("sound", self.sound)) if value is not None}
+        if self.spread is not None:
+            affect = {name: rounded([self.spread[name]], 3)[0] for name in AFFECT}
+            record["sd"] = {"p": rounded(self.spread["emotion"])} | affect
+        if self.truth is not None:
+            record["truth"] = {name: self.truth[name] for name in ("labels", "shares", *AFFECT)}
+        return record
+
+
+class Dialogue(NamedTuple):
+    """A dialogue on the page, its utterances in the order of time.
+
     sound : URL of its recording, relative to the page; None where each utterance has a wav of its own
     """
 
     name: str
-    utterances: list[dict[str, Any]]
+    utterances: Sequence[Shown]
     sound: str | None = None
 
 
@@ -70,40 +107,6 @@ def rounded(values: Iterable[float], digits: int = 4) -> list[float]:
     return [round(float(value), digits) for value in values]
 
 
-def utterance_record(  # noqa: PLR0913 (one keyword per value)
-    emotion: Sequence[float],
-    arousal: float,
-    valence: float,
-    *,
-    identifier: str = "",
-    speaker: str = "",
-    start: float | None = None,
-    end: float | None = None,
-    text: str | None = None,
-    sound: str | None = None,
-    spread: Mapping[str, Any] | None = None,
-    truth: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """An utterance as the page's JSON holds it.
-
-    Parameters
-    ----------
-    emotion : seven probabilities
-    text : None where a stylesheet has it
-    sound : URL of its wav
-    spread : `emotion`, `arousal` and `valence`: standard deviations between runs
-    truth : of `corpus_truths`
-    """
-    record: dict[str, Any] = {"id": identifier, "speaker": speaker, "start": start, "end": end}
-    record |= {"p": rounded(emotion), "arousal": rounded([arousal], 3)[0], "valence": rounded([valence], 3)[0]}
-    record |= {name: value for name, value in (("text", text), ("sound", sound)) if value is not None}
-    if spread is not None:
-        record["sd"] = {"p": rounded(spread["emotion"])} | {name: rounded([spread[name]], 3)[0] for name in AFFECT}
-    if truth is not None:
-        record["truth"] = {name: truth[name] for name in ("labels", "shares", *AFFECT)}
-    return record
-
-
 def write_page(path: Path, page: Page) -> None:
     """Write the page; raises `InputError` when it cannot be written."""
     folder = Path(__file__).parent
@@ -114,7 +117,8 @@ def write_page(path: Path, page: Page) -> None:
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
     script = (folder / "dialogues.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    data = page._asdict() | {"emotions": EMOTIONS, "dialogues": [d._asdict() for d in page.dialogues]}
+    dialogues = [d._asdict() | {"utterances": [shown.record for shown in d.utterances]} for d in page.dialogues]
+    data = page._asdict() | {"emotions": EMOTIONS, "dialogues": dialogues}
     template = environment.get_template("dialogues.html")
     text = template.render(page=page, data=data, emotions=EMOTIONS, script=Markup(script), digest=digest)
     with atomic_write(path) as file:
@@ -193,11 +197,11 @@ def write_test_page(folder: Path, data_paths: Sequence[Path], role: str, audio_p
         wavs |= find_wavs(data_path, audio_path)[0]
         transcripts.append(relative_url(write_transcripts(data_path, role, own), page))
     several = len(by_corpus(table["segment_id"])) > 1
-    dialogues: dict[str, list[dict[str, Any]]] = {}
+    dialogues: dict[str, list[Shown]] = {}
     for row in table.to_dict("records"):
         segment = row["segment_id"]
         truth, parts = truths[segment], parse_id(segment)
-        record = utterance_record(
+        shown = Shown(
             [row[name] for name in probabilities],
             row["arousal_pred"],
             row["valence_pred"],
@@ -208,8 +212,8 @@ def write_test_page(folder: Path, data_paths: Sequence[Path], role: str, audio_p
             sound=relative_url(wavs[segment], page) if segment in wavs else None,
             truth=truth,
         )
-        name = f"{corpus_of(segment).name} {parts.dialogue}" if several else parts.dialogue
-        dialogues.setdefault(name, []).append(record)
+        name = dialogue_of(segment) if several else parts.dialogue
+        dialogues.setdefault(name, []).append(shown)
     notes = [f"Run {folder.absolute().name}: {len(table)} tested utterances of {len(dialogues)} dialogues."]
     found = [Dialogue(name, utterances) for name, utterances in dialogues.items()]
     write_page(page, Page("Tested dialogues", role, notes, found, transcripts))

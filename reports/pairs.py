@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from constants import AFFECT_RANGE, EMOTIONS
-from corpora.registry import EXAMPLE_ID, corpus_of, parse_id
+from corpora.registry import EXAMPLE_ID, dialogue_of, parse_id
 from corpora.sessions import format_sessions
 from metric import ranked
 from reports.runs import AFFECT_COLUMNS, read_run
@@ -131,8 +131,7 @@ def dialogue_sums(windows: pd.DataFrame) -> np.ndarray:
     counts = np.zeros((len(windows), len(COUNTS)))
     counts[single, true[single].argmax(axis=1) * len(EMOTIONS) + windows["predicted"].to_numpy()[single]] = 1
     sums = pd.DataFrame(columns, index=windows.index).join(pd.DataFrame(counts, index=windows.index, columns=COUNTS))
-    # Several corpora have dialogues of one name
-    dialogue = [f"{corpus_of(segment).name} {parse_id(segment).dialogue}" for segment in windows.index]
+    dialogue = [dialogue_of(segment) for segment in windows.index]
     return sums[[*SUMS]].groupby(dialogue).sum().to_numpy()
 
 

@@ -164,6 +164,8 @@ def make_plan(args: argparse.Namespace, given: set[str], parser: argparse.Argume
     parser : of the command
     """
     tables = choose_tables(args, parser)
+    if args.valid_split:
+        args.valid_split = settle(args.valid_split, preprocessed_corpora(args.data_path), "--valid_split")
     of_tables = SET_BY_PLAN | options_set_by(tables)
     if refused := sorted((given - {"SorL", "test_split"}) & of_tables):
         parser.error(f"--{refused[0]} is set by the tables")

@@ -22,6 +22,7 @@ from dataset import make_windows
 from features.speech import embed_corpus
 from features.utterances import load_utterances
 from reports.pairs import dialogue_sums, windows_table
+from sweeps.command_line import parse_plan
 from training.configuration import as_json, identity
 from training.options import parse_args
 from training.provenance import describe_data
@@ -323,10 +324,12 @@ def test_an_export_names_both_corpora(trained, tmp_path):
     assert about["test_sessions"] == "KEMDy19:1-2,KEMDy20:1-7"
 
 
-def test_a_grid_on_both_is_run_reported_and_listed(corpora, tmp_path, capsys):
+def test_a_run_of_a_grid_on_both_is_found_reported_and_listed(corpora, tmp_path, capsys):
     argv = ["--data_path", *corpora, "--save_path", str(tmp_path), *TINY, "--epochs", "1"]
     argv += ["--grid", "lam=0.5", "--test_split", "KEMDy20:1-7"]
-    assert experiments.main(["run", *argv]) == 0
+    (planned,) = parse_plan(["run", *argv]).runs
+    assert program.main([*planned.argv, "--save_path", str(tmp_path)]) == 0
+    assert experiments.main(["report", *argv]) == 0
     page = (tmp_path / "report" / "index.html").read_text("utf-8")
     assert f"{' and '.join(corpora)}, 120 utterances (speaker)" in page
     assert "KEMDy20:1-7" in page
@@ -337,6 +340,15 @@ def test_a_grid_on_both_is_run_reported_and_listed(corpora, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "KEMDy20:1-7" in out
     assert f"data_path=[{','.join(corpora)}]" in out
+
+
+def test_sessions_of_one_corpus_are_the_same_however_they_are_written(corpora):
+    argv = ["list", "--data_path", corpora[1], "--grid", "lam=0.5"]
+    plain, named = (
+        parse_plan([*argv, "--test_split", f"{name}1-2", "--valid_split", f"{name}3"]) for name in ("", "KEMDy20:")
+    )
+    assert [planned.run_id for planned in named.runs] == [planned.run_id for planned in plain.runs]
+    assert named.runs[0].fold == (1, 2)
 
 
 def test_two_runs_on_both_are_compared(trained, capsys):

@@ -15,7 +15,7 @@ from constants import EMOTIONS
 from corpora.annotation import read_annotation
 from corpora.registry import parse_id
 from corpora.wavs import find_wavs
-from reports.dialogues import Dialogue, Page, css_string, utterance_record, write_page, write_test_page
+from reports.dialogues import Dialogue, Page, Shown, css_string, write_page, write_test_page
 
 EVIL = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 2'> & \"%22\" 'x' \\ \u2028 안녕"
 
@@ -330,7 +330,7 @@ def test_a_corpus_that_cannot_be_written_to_is_warned_of(folder, tmp_path):
 def records(n, **more):
     times = [{"start": 0.5 * k, "end": 0.5 * k + 0.4} for k in range(n)]
     shares = [0.02, 0.03, 0.05, 0.1, 0.1, 0.1, 0.6]
-    return [utterance_record(shares, 3.2, 2.8, speaker="A", text=f"말 {k}", **times[k], **more) for k in range(n)]
+    return [Shown(shares, 3.2, 2.8, speaker="A", text=f"말 {k}", **times[k], **more) for k in range(n)]
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +339,7 @@ def own(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own talk #1")
     soundfile.write(folder / "my talk #1.wav", [0.0] * 8000 * 3, 8000)
     utterances = records(5, spread={"emotion": [0.01] * 7, "arousal": 0.3, "valence": 0.2})
-    utterances[1]["text"] = utterances[1]["speaker"] = EVIL
+    utterances[1] = utterances[1]._replace(text=EVIL, speaker=EVIL)
     dialogue = Dialogue(EVIL, utterances, "my%20talk%20%231.wav")
     write_page(folder / "dialogue.html", Page(EVIL, "listener", [EVIL], [dialogue]))
     return folder / "dialogue.html"
@@ -411,7 +411,7 @@ def test_a_recording_of_hours_is_drawn_in_a_time_that_grows_with_its_length(brow
 
 
 def test_utterances_without_times_stand_in_their_order(browser, tmp_path):
-    utterances = [utterance_record([0, 0, 0, 0, 0, 0, 1.0], 3, 3, text="말") for _ in range(3)]
+    utterances = [Shown([0, 0, 0, 0, 0, 0, 1.0], 3, 3, text="말") for _ in range(3)]
     write_page(tmp_path / "dialogue.html", Page("order", "speaker", [], [Dialogue("a", utterances)]))
     opened(browser, tmp_path / "dialogue.html")
     lefts = browser.evaluate("[...document.querySelectorAll('#timeline .predicted')].map(e => +e.getAttribute('x'))")
