@@ -92,7 +92,7 @@ def test_runs_that_hear_through_an_encoder_are_estimated_by_their_own_kind(tmp_p
     assert say(measured, CPU, *heard) == "about 2 min here (as finished runs took)"
     options, _ = parse_args([*heard, "--hidden_size", "64"])
     small, large = (estimate_disk([options], SIZES, 1, speech_shape=(13, n)) for n in (64, 768))
-    assert large - small == 5 * 4 * 256 * (768 - 64)  # the projection, in the weights and two checkpoints
+    assert large - small == (1 + 2 * 3) * 4 * 256 * (768 - 64)  # the projection, in the weights and two checkpoints
 
 
 def test_too_little_disk_is_warned_of(tmp_path, monkeypatch):
