@@ -43,6 +43,7 @@ class Summary(NamedTuple):
     missing : the runs that are not in it, in words
     warning : about the corpora of the runs, or ''
     against : its rows' differences from one of them, None of a table without such a row
+    parts : of `summary.summarise_parts`
     """
 
     name: str
@@ -52,7 +53,8 @@ class Summary(NamedTuple):
     notes: Sequence[str]
     missing: Sequence[str]
     warning: str
-    against: Against | None = None
+    against: Against | None
+    parts: pd.DataFrame
 
 
 def legend(published: bool) -> str:

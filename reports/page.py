@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from constants import EMOTIONS
 from corpora.sessions import format_sessions
-from metric import BATCH_FIGURES, HEADINGS, confusion_matrix
-from reports.formats import LEGEND, has_published
+from metric import BATCH_FIGURES, HEADINGS, WHOLE_FIGURES, confusion_matrix
+from reports.formats import LEGEND, format_value, has_published
 from reports.formats import OURS as OURS_IN_WORDS
 from reports.heat import Heat
 from reports.plots import (
@@ -39,6 +39,7 @@ from reports.plots import (
     plot_losses,
 )
 from reports.runs import PUBLISHED_CORPUS, Entry, Run, finished, group
+from reports.sentences import WORDS
 from utils import atomic_write
 
 if TYPE_CHECKING:
@@ -68,10 +69,12 @@ class Plot(NamedTuple):
 class Details(NamedTuple):
     """What the page shows of one role and configuration when it is unfolded.
 
+    parts : of each kind of dialogue and sentence, its name, counts and figures in words; none of earlier runs
     confusion : by true emotion, for each predicted emotion the number of windows and its share of the true emotion
     """
 
     title: str
+    parts: list[list[str]]
     confusion: list[tuple[str, list[tuple[int, float]]]]
     scatters: list[Markup]
 
@@ -130,6 +133,7 @@ def write_page(path: Path, page: Page) -> None:
         legend=LEGEND,
         published_corpus=PUBLISHED_CORPUS,
         emotions=EMOTIONS,
+        part_headings=[HEADINGS[name] for name in WHOLE_FIGURES],
         heat=COLOURS[0],
     )
     with atomic_write(path) as file:
@@ -168,10 +172,12 @@ def describe_settings(settings: Mapping[str, Any]) -> dict[str, str]:
 class DrawnTable(NamedTuple):
     """What is drawn of a table: its numbers, as `summary.summarise` gives them, and some of its figures.
 
+    parts : of `summary.summarise_parts`
     numbers : of the page's plots
     """
 
     table: pd.DataFrame
+    parts: pd.DataFrame
     figures: Sequence[str]
     numbers: Iterator[int]
 
@@ -195,7 +201,8 @@ def draw_table(
         bar.update()
         for (role, row), of_row in group(entries, "role", "row").items():
             if runs_of_row := finished(of_row, runs):
-                details.append(draw_details(role, row, runs_of_row, drawn.numbers))
+                parts = format_parts(drawn.parts, role, row)
+                details.append(draw_details(f"{role}, {row}", parts, runs_of_row, drawn.numbers))
             bar.update()
     return plots, details
 
@@ -264,7 +271,23 @@ def format_legend(caption: str, numbers: Mapping[Hashable, int]) -> Markup:
     return Markup("{} {}").format(caption, Markup("; ").join(keys))
 
 
-def draw_details(role: str, row: str, runs: Sequence[Run], numbers: Iterator[int]) -> Details:
+def format_parts(parts: pd.DataFrame, role: str, row: str) -> list[list[str]]:
+    """The rows of `summary.summarise_parts` of one role and configuration, in words."""
+    if parts.empty:
+        return []
+    of_row = parts[(parts["role"] == role) & (parts["row"] == row)]
+    return [
+        [
+            WORDS.get(part["part"], "all"),
+            f"{part['windows']:,} ({part['single_label']:,})",
+            f"{part['dialogues']:,}",
+            *(format_value(part[name]) for name in (*WHOLE_FIGURES, "lookup")),
+        ]
+        for _, part in of_row.iterrows()
+    ]
+
+
+def draw_details(name: str, parts: list[list[str]], runs: Sequence[Run], numbers: Iterator[int]) -> Details:
     """Confusion matrix and scatter plots of one role and configuration, all folds and seeds together."""
     arrays = {name: np.concatenate([run.arrays[name] for run in runs]) for name in runs[0].arrays}
     counts = confusion_matrix(arrays["emotion_pred"], arrays["emotion"])
@@ -274,11 +297,11 @@ def draw_details(role: str, row: str, runs: Sequence[Run], numbers: Iterator[int
         for emotion, of_emotion, share in zip(EMOTIONS, counts, shares, strict=True)
     ]
     scatters = []
-    for name in ("arousal", "valence"):
-        figure = plot_affect(name, arrays[f"{name}_pred"], arrays[name])
-        scatters.append(inline_svg(figure, next(numbers), f"Predicted {name} against the raters' mean, {role}, {row}"))
+    for affect in ("arousal", "valence"):
+        figure = plot_affect(affect, arrays[f"{affect}_pred"], arrays[affect])
+        scatters.append(inline_svg(figure, next(numbers), f"Predicted {affect} against the raters' mean, {name}"))
     n_runs = f"{len(runs)} run" + "s" * (len(runs) > 1)
-    return Details(f"{role}, {row}: {len(arrays['arousal']):,} windows of {n_runs}", confusion, scatters)
+    return Details(f"{name}: {len(arrays['arousal']):,} windows of {n_runs}", parts, confusion, scatters)
 
 
 def inline_svg(figure: Figure, number: int, label: str) -> Markup:

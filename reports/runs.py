@@ -16,7 +16,7 @@ import pandas as pd
 from constants import EMOTIONS, ROLES
 from corpora.registry import corpus_of, named, parse_id
 from corpora.sessions import Session, is_session
-from metric import FIGURES, SINGLE_LABEL_FIGURES
+from metric import FIGURES, SINGLE_LABEL_FIGURES, WHOLE_FIGURES
 from utils import InputError, read_bounded, read_json
 
 AFFECT_COLUMNS = ("arousal", "arousal_pred", "valence", "valence_pred")  # of predictions.csv
@@ -52,6 +52,8 @@ class Run(NamedTuple):
     arrays: dict[str, np.ndarray]  # as `engine.evaluate` returns them: shape = (N, 7) and (N,)
     history: pd.DataFrame  # epoch, train_loss, and valid_loss if there were validation sessions
     configuration: dict[str, Any]
+    # By part of the test, as `sentences.figures_by_part` names them: numbers by name; none of an earlier run
+    parts: Mapping[str, Mapping[str, float]] = MappingProxyType({})
 
     @property
     def sessions(self) -> set[Session]:
@@ -77,6 +79,7 @@ class Result(NamedTuple):
     majority_f1: float
     classes: dict[str, float]
     n_windows: int
+    parts: dict[str, dict[str, float]]
 
 
 def group(entries: Iterable[Any], *fields: str) -> dict[tuple, list[Any]]:
@@ -123,6 +126,7 @@ def read_run(folder: Path) -> Run:
         },
         history=read_columns(folder / "history.csv", ["epoch", "train_loss"]),
         configuration=configuration,
+        parts=result.parts,
     )
 
 
@@ -136,11 +140,19 @@ def read_result(path: Path) -> Result:
         by_class = overall.get("classes", {})
         classes = {emotion: float(by_class[emotion]["f1-score"]) for emotion in EMOTIONS if emotion in by_class}
         majority_f1, n_windows = float(overall["majority_f1"]), int(overall["n"])
+        parts = {name: read_part(part) for name, part in content.get("parts", {}).items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a result of main.py ({error!r}); test the run again") from error
     if not all(-1 <= value <= 1 for value in (*figures.values(), *classes.values(), majority_f1)):
         raise InputError(f"{path}: holds a figure outside -1 to 1; test the run again")
-    return Result(figures, majority_f1, classes, n_windows)
+    return Result(figures, majority_f1, classes, n_windows, parts)
+
+
+def read_part(part: Mapping[str, Any]) -> dict[str, float]:
+    """Counts and figures of a part of a test; `lookup` is the weighted F1 of looking the sentence up."""
+    numbers = {name: float(part[name]) for name in ("n", "n_single_label", "dialogues")}
+    numbers |= {name: float(part[name]) for name in WHOLE_FIGURES if name in part}
+    return numbers | ({"lookup": float(part["lookup"]["weighted_f1"])} if "lookup" in part else {})
 
 
 def read_configuration(path: Path) -> dict[str, Any]:

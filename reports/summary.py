@@ -11,10 +11,12 @@ import pandas as pd
 
 from corpora.registry import parse_id
 from corpora.sessions import format_sessions
-from metric import MAIN_FIGURES
+from metric import MAIN_FIGURES, WHOLE_FIGURES
 from reports.intervals import mean_intervals, sums_of_runs
 from reports.published import KNOWN, find_published
 from reports.runs import Entry, Run, group, values_of
+
+PART_COLUMNS = ["n", "n_single_label", "dialogues", *WHOLE_FIGURES, "lookup"]
 
 
 class FoldOfRow(NamedTuple):
@@ -151,3 +153,38 @@ def interval_columns(folds: Sequence[FoldOfRow]) -> dict[str, float]:
         return {f"{name}_{bound}": np.nan for name in MAIN_FIGURES for bound in ("low", "high")}
     found = mean_intervals(sums)
     return {f"{name}_{bound}": found.loc[name, bound] for name in MAIN_FIGURES for bound in ("low", "high")}
+
+
+# By kind of dialogue and sentence
+
+
+def summarise_parts(entries: Sequence[Entry], runs: Mapping[Path, Run]) -> pd.DataFrame:
+    """The figures of each part of the tests, of each role and row: scripted dialogues, sentences in training, ...
+
+    Parameters
+    ----------
+    entries : of one table
+    runs : those that have finished, by folder; earlier ones, whose results do not know the parts, are left out
+
+    Returns
+    -------
+    DataFrame with `role`, `row`, `part`, its `windows`, `single_label` and `dialogues` in all folds together, and each
+    of `WHOLE_FIGURES` and `lookup`: mean over folds of the mean over seeds, NaN where there are no windows
+    """
+    rows = []
+    for (role, label), of_row in group(entries, "role", "row").items():
+        found = [
+            {"part": part, "fold": entry.test_split} | numbers
+            for entry in of_row
+            for part, numbers in getattr(runs.get(entry.folder), "parts", {}).items()
+        ]
+        if not found:
+            continue
+        by_fold = pd.DataFrame(found).groupby(["part", "fold"], sort=False).mean().reindex(columns=PART_COLUMNS)
+        for part, of_part in by_fold.groupby("part", sort=False):
+            counts = of_part[["n", "n_single_label", "dialogues"]].sum()
+            figures = of_part[[*WHOLE_FIGURES, "lookup"]].mean().to_dict()
+            names = {"windows": "n", "single_label": "n_single_label", "dialogues": "dialogues"}
+            counted = {column: int(counts[name]) for column, name in names.items()}
+            rows.append({"role": role, "row": label, "part": part} | counted | figures)
+    return pd.DataFrame(rows)

@@ -31,7 +31,7 @@ from reports.runs import (
     read_run,
     whole_corpus,
 )
-from reports.summary import summarise
+from reports.summary import summarise, summarise_parts
 from utils import InputError, atomic_write, one_line
 
 # Of a corpus that is mostly of one emotion, where macro F1 alone says something
@@ -86,8 +86,9 @@ def write_report(folder: Path, entries: Sequence[Entry], settings: dict[str, Any
             figures = shown_figures(wanted, runs)
             notes = describe_peers(theirs, name, [e.row for e in wanted], protocols_of(wanted, runs))
             against = compare_with_baseline(wanted, runs)
-            write_table(folder, Summary(name, title, table, figures, notes, missing, warning, against))
-            plots, details = draw_table(wanted, runs, DrawnTable(table, plotted(figures), plot_numbers), bar)
+            parts = summarise_parts(wanted, runs)
+            write_table(folder, Summary(name, title, table, figures, notes, missing, warning, against, parts))
+            plots, details = draw_table(wanted, runs, DrawnTable(table, parts, plotted(figures), plot_numbers), bar)
             section = Section(
                 title=title,
                 groups=heading_groups(table, figures),
@@ -113,8 +114,14 @@ def write_report(folder: Path, entries: Sequence[Entry], settings: dict[str, Any
 
 
 def write_table(folder: Path, summary: Summary) -> None:
-    """Write a table as CSV, Markdown and LaTeX, and `<table>_differences.csv` of one that has a baseline."""
+    """Write a table as CSV, Markdown and LaTeX.
+
+    `<table>_parts.csv` holds the figures by kind of dialogue and sentence, `<table>_differences.csv` those against the
+    table's baseline, if it has one.
+    """
     numbers = {summary.name: summary.table}
+    if not summary.parts.empty:
+        numbers[f"{summary.name}_parts"] = summary.parts
     if summary.against is not None:
         numbers[f"{summary.name}_differences"] = summary.against.numbers
     for name, table in numbers.items():

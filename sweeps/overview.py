@@ -26,6 +26,7 @@ HEADERS = {
     "ccc_valence": "CCC V",
     "F1": "F1",
 }
+NO_FIGURES = [""] * (1 + len(HEADERS))
 NEEDED = ("F1", "ccc_arousal", "ccc_valence")  # of any result
 TIME = re.compile(r"\d{8}-\d{6}")  # in the name of a folder
 
@@ -42,7 +43,7 @@ class Line(NamedTuple):
     seed: str
     differs: dict[str, str]
     epochs: str
-    figures: list[str]  # of `HEADERS`
+    figures: list[str]  # tested windows, and the figures of `HEADERS`
     folder: str
     state: str
 
@@ -79,8 +80,8 @@ def describe_runs(save_path: Path) -> str:
         ]
         for line in lines
     ]
-    headers = ["date", "role", "test", "seed", "not default", "epochs", *HEADERS.values(), "folder", "state"]
-    right = {"seed", "epochs", *HEADERS.values()}
+    headers = ["date", "role", "test", "seed", "not default", "epochs", "windows", *HEADERS.values(), "folder", "state"]
+    right = {"seed", "epochs", "windows", *HEADERS.values()}
     align = ["right" if header in right else "left" for header in headers]
     parts = [tabulate(rows, headers, tablefmt="simple", disable_numparse=True, colalign=align)]
     if common:
@@ -109,14 +110,12 @@ def read_line(folder: Path, save_path: Path) -> Line:
         options = outcome_options(stored)
         test, epochs = format_sessions(options["test_split"] or []), int(options["epochs"])
     except (InputError, TypeError, ValueError) as error:
-        return Line(
-            date_of(folder), "", "", "", {}, "", [""] * len(HEADERS), one_line(folder.name), damaged(error, folder)
-        )
+        return Line(date_of(folder), "", "", "", {}, "", NO_FIGURES, one_line(folder.name), damaged(error, folder))
     done = epochs_done(folder)
     try:
         figures, state = read_figures(folder / "result.json"), ""
     except InputError as error:
-        figures, state = [""] * len(HEADERS), damaged(error, folder)
+        figures, state = NO_FIGURES, damaged(error, folder)
     return Line(
         date=date_of(folder),
         role=one_line(options["SorL"]),
@@ -161,14 +160,14 @@ def describe_differences(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def read_figures(path: Path) -> list[str]:
-    """The figures of `HEADERS` in a result.json, '' without one.
+    """The tested windows and the figures of `HEADERS` in a result.json, '' without one.
 
     Raises
     ------
     InputError : it is damaged
     """
     if not path.exists():
-        return [""] * len(HEADERS)
+        return NO_FIGURES
     content = read_json(path)
     try:
         whole = content.get("overall", {})
@@ -181,7 +180,7 @@ def read_figures(path: Path) -> list[str]:
         raise InputError(f"{path}: not a result of main.py ({error!r})") from error
     if not all(math.isfinite(figure) for figure in figures.values()):
         raise InputError(f"{path}: holds a figure that is no number")
-    return [f"{figures[name]:.3f}" if name in figures else "" for name in HEADERS]
+    return [str(whole.get("n", "")), *(f"{figures[name]:.3f}" if name in figures else "" for name in HEADERS)]
 
 
 def epochs_done(folder: Path) -> int | None:

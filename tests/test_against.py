@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -94,3 +97,36 @@ def test_the_differences_stand_in_every_file_of_the_report(beyond, tmp_path):
     assert f"{cell.difference}<small>{cell.interval}</small><small>{cell.seeds}</small>" in page
     assert "\\label{tab:beyond-against}" in latex
     assert f"\\textbf{{{cell.difference}}}" in latex
+
+
+def test_figures_by_dialogue_and_sentence_are_means_over_folds_and_seeds(beyond, tmp_path):
+    entries, _ = beyond
+    write_report(tmp_path, entries, {})
+    table = pd.read_csv(tmp_path / "beyond_parts.csv").set_index(["row", "part"])
+    assert {part for _, part in table.index} == {"whole", "scripted", "improvised"}  # its runs have no transcripts
+    of_row = [entry for entry in entries if entry.row == "encoder"]
+    stored = [json.loads((entry.folder / "result.json").read_text())["parts"]["improvised"] for entry in of_row]
+    found = table.loc["encoder", "improvised"]
+    for name in WHOLE_FIGURES:
+        assert found[name] == pytest.approx(np.mean([part[name] for part in stored]), abs=1e-5)
+    assert found["windows"] == sum(part["n"] for part in stored) / 3  # three seeds
+    assert found["single_label"] == sum(part["n_single_label"] for part in stored) / 3
+    assert found["dialogues"] == 32
+    assert table.loc[("encoder", "scripted"), "windows"] == 0
+    page = (tmp_path / "index.html").read_text("utf-8")
+    counts = f"{found['windows']:.0f} ({found['single_label']:.0f})"
+    assert f'<tr><th scope="row">improvised dialogues</th><td>{counts}</td>' in page
+
+
+def test_runs_that_know_no_parts_are_reported_without(beyond, tmp_path):
+    entries, _ = beyond
+    folder = shutil.copytree(entries[0].folder, tmp_path / "run")
+    result = json.loads((folder / "result.json").read_text())
+    for name in ("parts", "intervals", "chosen"):
+        del result[name]
+    (folder / "result.json").write_text(json.dumps(result))
+    (tmp_path / "report").mkdir()
+    write_report(tmp_path / "report", [entries[0]._replace(folder=folder)], {})
+    assert pd.read_csv(tmp_path / "report" / "beyond.csv")["weighted_f1_low"].notna().all()
+    assert not (tmp_path / "report" / "beyond_parts.csv").exists()
+    assert "By dialogue and sentence" not in (tmp_path / "report" / "index.html").read_text("utf-8")

@@ -10,7 +10,14 @@ from finished_runs import finished_run
 from constants import EMOTIONS
 from corpora.kemdy19 import FOLDS
 from metric import HEADINGS, MAIN_FIGURES
-from reports.comparison import Comparison, bootstrap_intervals, compare, compute_comparison, mcnemar
+from reports.comparison import (
+    Comparison,
+    bootstrap_intervals,
+    compare,
+    compute_comparison,
+    describe_seeds,
+    mcnemar,
+)
 from reports.pairs import SUMS, Pair, dialogue_sums
 from utils import InputError
 
@@ -168,6 +175,31 @@ def test_a_fold_with_one_dialogue_has_no_interval(tmp_path):
     assert found.intervals[["low", "high"]].isna().all(axis=None)
     text = compare([Pair("speaker", (1,), 0, *folders)], NAMES)
     assert text.count("not defined: a fold has a single dialogue") == 6
+
+
+# The spread over seeds
+
+
+def test_the_spread_over_seeds_is_that_of_the_mean_over_folds_of_each_seed(pairs):
+    found = numbers(pairs[:4]).intervals
+    by_seed = []
+    for seed in (0, 1):
+        of_seed = [pair for pair in pairs[:4] if pair.seed == seed]
+        both = [[recompute_main_figures(predictions(folder)) for folder in (pair.a, pair.b)] for pair in of_seed]
+        by_seed.append(np.mean([b - a for a, b in both], axis=0))
+    assert found["seeds"].tolist() == [2] * 6
+    np.testing.assert_allclose(found["sd"], np.std(by_seed, axis=0, ddof=1), atol=1e-9)
+    assert numbers(pairs[:1]).intervals["sd"].isna().all()
+
+
+def test_a_difference_within_the_spread_over_seeds_is_named(pairs):
+    found = numbers(pairs[:4]).intervals.assign(difference=0.02, sd=[0.03, 0.01, 0.01, 0.02, 0.01, 0.01], seeds=2)
+    assert describe_seeds(found) == (
+        "Within the spread over 2 seeds, so that another seed may turn it round, are: weighted F1, CCC arousal."
+    )
+    assert describe_seeds(found.assign(sd=0.01)) == "No difference is within the spread over 2 seeds."
+    assert describe_seeds(found.assign(difference=-0.02, sd=0.01)) == "No difference is within the spread over 2 seeds."
+    assert describe_seeds(found.assign(sd=np.nan, seeds=1)).startswith("One seed in all folds: ")
 
 
 # McNemar's test

@@ -89,6 +89,18 @@ def test_disk_is_that_of_the_weights_and_of_checkpoints_meanwhile(tmp_path, monk
     )
 
 
+def test_runs_that_hear_through_an_encoder_are_estimated_by_their_own_kind(tmp_path):
+    heard = ("--audio", "encoder")
+    measured = measure([finished(tmp_path, "cnn", 3600)])
+    assert "rough guess" in say(measured, CPU, *heard)
+    assert say([], CPU, *heard).startswith("about 3 min")  # a twentieth of the CNN's
+    measured = measure([finished(tmp_path, "encoder", 120, *heard)])
+    assert say(measured, CPU, *heard) == "about 2 min here (as finished runs took)"
+    options, _ = parse_args([*heard, "--hidden_size", "64"])
+    small, large = (estimate_disk([options], SIZES, 1, speech_shape=(13, n)) for n in (64, 768))
+    assert large - small == (1 + 2 * 3) * 4 * 256 * (768 - 64)  # the projection, in the weights and two checkpoints
+
+
 def test_too_little_disk_is_warned_of(tmp_path, monkeypatch):
     plan = parse_plan(["run", "3.3", "--SorL", "speaker", "--save_path", str(tmp_path)])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))

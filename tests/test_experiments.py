@@ -64,7 +64,9 @@ def test_list_remembers_what_was_run(tmp_path, capsys):
         assert experiments.main(["list", named, "--save_path", str(tmp_path)]) == 0
         assert capsys.readouterr().out.startswith(f"{named} ")
     assert experiments.main(["list", "--epochs", "5", "--save_path", str(tmp_path)]) == 0
-    assert "42 runs in all" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "210 runs, which 'run beyond' makes" in said
+    assert "242 runs in all" in said  # ten of them are of 3.2 too
 
 
 @pytest.mark.parametrize(
@@ -98,6 +100,16 @@ def test_the_default_stands_beside_its_published_figures_in_every_table(tmp_path
     assert published[0].to_list() == [0.733, 0.740]
     assert published[1].to_list() == [0.700, 0.607, 0.705, 0.656]
     assert published[2].fillna(-1).to_list() == [0.733, -1]
+
+
+def test_beyond_without_an_encoder_says_which_command_fetches_one_and_writes_nothing(preprocessed, tmp_path, capsys):
+    argv = ["run", "beyond", "--data_path", str(preprocessed), "--save_path", str(tmp_path / "exp")]
+    assert experiments.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: beyond encoder: ")
+    assert f"preprocessing.py --data_path {preprocessed} --audio_model team-lucid/hubert-base-korean" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "exp").exists()
 
 
 def test_without_a_corpus_nothing_is_run(tmp_path, capsys):

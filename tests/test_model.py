@@ -216,6 +216,8 @@ def test_signals_that_are_handled_in_a_step_change_nothing():
 BEYOND = {**SMALL, "ws": 3, "text_dim": 5}
 OPTIONS = [{"speakers": True}, {"audio": "encoder", "speech_shape": (4, 6)}]
 OPTIONS.append(OPTIONS[0] | OPTIONS[1] | {"backbone": "gru", "bidirectional": True})
+OPTIONS.append(OPTIONS[0] | OPTIONS[1] | {"modality": "audio", "concat": False})
+AFFECT = ["mse", "mse", "mse_ccc", "ccc"]  # the loss of arousal and valence beside each of these
 
 
 def beyond_inputs(options: dict, n: int, dtype: torch.dtype = torch.float32) -> tuple:
@@ -229,8 +231,15 @@ def of_modality(options: dict) -> dict:
     return BEYOND | {"modality": "audio_text" if "audio" in options else "text"} | options
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_gradients_of_options_beyond_mate_are_those_of_differences(options):
+def by_heart() -> tuple[torch.Tensor, ...]:
+    """Labels and ratings of eight windows, no two of them alike."""
+    emotion = torch.eye(8, 7).roll(1, 1)
+    emotion[7] = emotion[0]
+    return emotion, torch.linspace(1.5, 4.5, 8)[:, None], torch.linspace(4.5, 1.5, 8)[:, None]
+
+
+@pytest.mark.parametrize(("options", "affect"), [*zip(OPTIONS, AFFECT, strict=True)], ids=str)
+def test_gradients_of_options_beyond_mate_are_those_of_differences(options, affect):
     torch.manual_seed(0)
     model = MATE(**of_modality(options)).double().eval()
     audio, text, log, speakers = beyond_inputs(options, 2, torch.float64)
@@ -241,26 +250,25 @@ def test_gradients_of_options_beyond_mate_are_those_of_differences(options):
 
     def outputs(*weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
         given = dict(zip(names, weights, strict=True))
-        return torch.func.functional_call(model, given, (audio, text, log, speakers))
+        prediction = torch.func.functional_call(model, given, (audio, text, log, speakers))
+        return *prediction, normal_loss(prediction, [t[:2].double() for t in by_heart()], 0.5, affect)
 
     weights = [model.get_parameter(name).detach().clone().requires_grad_() for name in names]
     assert torch.autograd.gradcheck(outputs, weights, fast_mode=True)
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_options_beyond_mate_learn_a_small_batch_by_heart(options):
+@pytest.mark.parametrize(("options", "affect"), [*zip(OPTIONS, AFFECT, strict=True)], ids=str)
+def test_options_beyond_mate_learn_a_small_batch_by_heart(options, affect):
     """From what the option adds alone: the text is the same in every window."""
     torch.manual_seed(0)
     model = MATE(**of_modality(options))
     audio, text, log, _ = beyond_inputs(options, 8)
     text, speakers = torch.zeros_like(text), torch.tensor([[a, b, c] for a in (1, 2) for b in (1, 2) for c in (1, 2)])
-    emotion = torch.eye(8, 7).roll(1, 1)
-    emotion[7] = emotion[0]
-    target = (emotion, torch.linspace(1.5, 4.5, 8)[:, None], torch.linspace(4.5, 1.5, 8)[:, None])
+    target = by_heart()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(150):
         optimizer.zero_grad()
-        loss = normal_loss(model(audio, text, log, speakers), target, lam=0.5)
+        loss = normal_loss(model(audio, text, log, speakers), target, 0.5, affect)
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.05

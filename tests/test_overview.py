@@ -19,7 +19,7 @@ def make_folder(exp: Path, name: str, *argv: str, epochs_done: int = 0, figures:
     (folder / "history.csv").write_text("epoch,train_loss\n" + "1,2\n" * epochs_done)
     if figures:
         result = dict(zip(("F1", "ccc_arousal", "ccc_valence"), (f"{figures[0]}+-0.05", *figures[1:]), strict=True))
-        write_json(folder / "result.json", result | {"overall": {"weighted_f1": 0.75, "accuracy": 0.875}})
+        write_json(folder / "result.json", result | {"overall": {"n": 90, "weighted_f1": 0.75, "accuracy": 0.875}})
     return folder
 
 
@@ -60,7 +60,15 @@ def test_every_experiment_folder_has_a_line(tmp_path, capsys):
         "seed": "2",
         "not default": "bidirectional lam=0.5",
         "epochs": "3",
-        **{"wF1": "0.750", "mF1": "", "acc": "0.875", "CCC A": "0.500", "CCC V": "0.625", "F1": "0.713"},
+        **{
+            "windows": "90",
+            "wF1": "0.750",
+            "mF1": "",
+            "acc": "0.875",
+            "CCC A": "0.500",
+            "CCC V": "0.625",
+            "F1": "0.713",
+        },
         "folder": "b_20260102-030405",
         "state": "finished",
     }

@@ -52,6 +52,44 @@ def test_a_published_row_has_the_options_of_its_role():
     assert options == {"speaker": {("normal", 0.75, 0.99)}, "listener": {("cbloss", 0.9, 0.9)}}
 
 
+def test_beyond_has_each_option_alone_and_all_together_on_five_folds_with_three_seeds():
+    plan = parse_plan(["run", "beyond"])
+    assert list(plan.tables) == ["beyond"]
+    found = {}
+    for planned in plan.runs:
+        args, _ = parse_args(planned.argv)
+        found[planned.row] = (args.modality, args.audio, args.speakers, args.affect_loss)
+    assert found == {
+        "MATE": ("audio_text", "cnn", False, "mse"),
+        "speakers": ("audio_text", "cnn", True, "mse"),
+        "ccc": ("audio_text", "cnn", False, "ccc"),
+        "encoder": ("audio_text", "encoder", False, "mse"),
+        "all": ("audio_text", "encoder", True, "ccc"),
+        "text alone": ("text", "cnn", False, "mse"),
+        "encoder alone": ("audio", "encoder", False, "mse"),
+    }
+    assert len({planned.run_id for planned in plan.runs}) == len(plan.runs) == 7 * 2 * 5 * 3
+    one = parse_plan(["run", "beyond", "--seeds", "1", "--SorL", "speaker", "--audio_model", "hubert"]).runs
+    assert len(one) == 7 * 5
+    default = parse_plan(["run", "3.2", "--SorL", "speaker"]).runs
+    assert {run.run_id for run in default} == {run.run_id for run in one if run.row == "MATE"}  # the encoder is not its
+    assert "beyond" not in parse_plan(["run"]).tables  # it has to be named
+    assert "beyond" in parse_plan(["list"]).tables
+
+
+def test_kemdy20_has_beyond_on_its_own_folds(preprocessed20):
+    runs = parse_plan(["run", "beyond", "--data_path", str(preprocessed20)]).runs
+    assert {planned.role for planned in runs} == {"speaker"}
+    assert len({planned.fold for planned in runs}) == 5
+    assert (1, 2, 3, 4, 5, 6, 7, 8) in {planned.fold for planned in runs}
+
+
+def test_the_published_tables_take_the_options_beyond_mate():
+    for planned in parse_plan(["run", "3.3", "--speakers", "--audio", "encoder", "--affect_loss", "ccc"]).runs:
+        args, _ = parse_args(planned.argv)
+        assert (args.speakers, args.audio, args.affect_loss) == (True, "encoder", "ccc")
+
+
 def test_a_missing_or_damaged_corpus_is_named(preprocessed, tmp_path):
     check_corpora([preprocessed], "speaker")
     with pytest.raises(InputError, match=r"corpus: no such folder; pass --data_path"):

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from training.selection import best_epoch, describe_epoch, epoch_of_weights, is_exhausted
+from training.selection import best_epoch, describe_choice, describe_epoch, epoch_of_weights, is_exhausted
 
 ROWS = [
     {
@@ -41,3 +41,8 @@ def test_an_epoch_is_one_line():
         "CCC arousal 0.100, valence 0.500"
     )
     assert describe_epoch({"epoch": 3, "lr": 1e-3, "train_loss": 1}, 9) == "epoch 3/9: lr 1.0e-03, loss 1.0000"
+
+
+def test_the_tested_epoch_says_by_which_monitor_it_was_chosen():
+    assert describe_choice("best", "ccc", [17, 18]) == "best by ccc on the validation sessions 17-18"
+    assert describe_choice("last", "ccc", [17, 18]) == "the last one"

@@ -28,7 +28,8 @@ from prediction.predictor import Predictor
 from prediction.recording import Clip, Recording
 from prediction.utterance import Utterance
 from preprocessing import main as preprocess
-from training.folders import load_run
+from training.folders import find_unfinished, load_run
+from training.options import parse_args
 from utils import InputError, read_json, write_json
 
 CPU = torch.device("cpu")
@@ -258,6 +259,22 @@ def test_a_loaded_run_knows_its_encoder_also_beside_another(trained, own, encode
     write_json(folder / "configuration.json", configuration)
     with pytest.raises(InputError, match="speech_encoder is None, expected its name, layers, dimension"):
         load_run(folder)
+
+
+def test_an_encoder_that_was_given_as_a_folder_is_found_again_by_its_name_and_by_any_path(heard, encoders, tmp_path):
+    exp, path = tmp_path / "exp", str(encoders / "hubert-group")
+    options = (*ALL, "--epochs", "1", "--audio_model")
+    assert run(heard, exp, *options, path) == 0
+    folder = only_run(exp)
+    assert read_json(folder / "configuration.json")["audio_model"] == "hubert-group"
+    assert run(heard, exp, *options, "hubert-group", "--resume", folder.name) == 0  # finished already
+    for name in (path, "hubert-group"):
+        again = ["--data_path", str(heard), "--save_path", str(exp), "--test_only", folder.name, "--audio_model", name]
+        assert program.main(again) == 0
+    (folder / "result.json").unlink()
+    for name in (path, "hubert-group"):
+        found, _ = parse_args(["--data_path", str(heard), "--save_path", str(exp), *QUICK, *options, name])
+        assert find_unfinished(found) == folder
 
 
 def test_a_stopped_run_goes_on_to_the_same_result(trained, heard, tmp_path):

@@ -9,10 +9,11 @@ from finished_runs import entry, make_run, recompute_figures, write_and_read
 
 from corpora.kemdy19 import FOLDS
 from corpora.sessions import format_sessions
-from metric import FIGURES, SINGLE_LABEL_FIGURES
+from metric import BATCH_FIGURES, FIGURES, HEADINGS, SINGLE_LABEL_FIGURES, WHOLE_FIGURES
 from reports.formats import best_rows, escape_latex
+from reports.intervals import mean_intervals, sums_of_runs
 from reports.published import find_published, read_published
-from reports.runs import Entry
+from reports.runs import Entry, read_run
 from reports.tables import write_report
 from utils import read_json
 
@@ -95,6 +96,71 @@ def test_mean_of_folds_is_beside_the_published_mean(report, finished_runs):
         assert row[f"{name}_published"] == pytest.approx(np.mean(published))
         assert row[f"{name}_published_sd"] == pytest.approx(np.std(published, ddof=1), rel=1e-4)
         assert row[f"{name}_diff"] == pytest.approx(row[name] - np.mean(published), abs=1e-5)
+
+
+def test_a_row_says_how_many_windows_and_dialogues_it_is_of_and_how_far_it_may_vary(report, finished_runs):
+    table = pd.read_csv(report / "3.2.csv")
+    runs = {key: read_run(folder) for key, folder in finished_runs.items()}
+    figures = {key: pd.Series(run.figures) for key, run in runs.items()}
+    folds = [[runs["speaker", fold, seed] for seed in (0, 1)] for fold in FOLDS[:2]]
+    single = [int((of_fold[0].arrays["emotion"].sum(axis=1) == 1).sum()) for of_fold in folds]
+    assert table["windows"].tolist() == [90, 90, 180]
+    assert table["single_label"].tolist() == [*single, sum(single)]
+    assert table["dialogues"].tolist() == [6, 6, 12]
+    sums = [sums_of_runs(of_fold) for of_fold in folds]
+    for row, of_row in enumerate((sums[:1], sums[1:], sums)):
+        bounds = mean_intervals(of_row)
+        for name in WHOLE_FIGURES:
+            found = table.loc[row, [f"{name}_low", f"{name}_high"]].tolist()
+            assert found == pytest.approx(bounds.loc[name, ["low", "high"]].tolist(), abs=1e-5)
+    for name in ("weighted_f1", "F1"):
+        values = np.array([[figures["speaker", fold, seed][name] for seed in (0, 1)] for fold in FOLDS[:2]])
+        mean = table.iloc[2]
+        assert mean[f"{name}_sd_seeds"] == pytest.approx(values.mean(axis=0).std(ddof=1), abs=1e-5)
+        assert mean[f"{name}_sd_folds"] == pytest.approx(values.mean(axis=1).std(ddof=1), abs=1e-5)
+        assert table[f"{name}_sd_seeds"][0] == pytest.approx(values[0].std(ddof=1), abs=1e-5)
+
+
+def test_whole_set_figures_come_first_everywhere_with_their_counts(report):
+    table = pd.read_csv(report / "3.2.csv").iloc[2]
+    interval = " to ".join(f"{table[f'weighted_f1_{bound}']:.3f}".removeprefix("0") for bound in ("low", "high"))
+    text, page, latex = ((report / name).read_text("utf-8") for name in ("3.2.md", "index.html", "3.2.tex"))
+    heading = [name.strip() for name in next(x for x in text.splitlines() if x.startswith("| role")).split("|")]
+    shown = [HEADINGS[name] for name in (*WHOLE_FIGURES, *BATCH_FIGURES)]
+    assert heading[5:-1] == ["windows", "dialogues", *shown, "majority F1"]
+    assert f"\\[{interval}\\]" in text
+    assert f"<small>{interval}</small>" in page
+    assert f"{{[}}{interval}{{]}}" in latex
+    counts = f"{table['windows']:.0f} ({table['single_label']:.0f})"
+    assert f"{counts}<small>{table['dialogues']:.0f} dialogues</small>" in page
+    assert counts in text
+    assert counts in latex
+    assert page.index("whole test set</th>") < page.index("as the paper counts (per batch)</th>")
+
+
+LEE = "Lee et al. 2023: weighted F1 0.704, macro F1 0.664, accuracy 0.702; five folds of sessions, each with validation"
+
+
+@pytest.mark.parametrize(
+    ("folds", "validated", "role", "shown"),
+    [
+        (5, True, "speaker", True),
+        (5, False, "speaker", False),
+        (4, True, "speaker", False),
+        (5, True, "listener", False),
+    ],
+)
+def test_a_peers_figures_stand_beside_runs_of_the_same_protocol_alone(folds, validated, role, shown, tmp_path):
+    entries = []
+    for number, fold in enumerate(FOLDS[:folds]):
+        valid = [*FOLDS[(number + 1) % 5]] if validated else None
+        train = [s for s in range(1, 21) if s not in {*fold, *(valid or ())}]
+        total = 10_279 if role == "speaker" else 10_285
+        folder = make_run(tmp_path / f"{number}", role, fold, 0, total, valid_split=valid, train_split=train)
+        entries.append(entry("beyond", "all", (role, fold, 0), folder))
+    _, *texts = write_and_read(tmp_path / "report", entries)
+    assert [LEE in text for text in texts] == [shown, shown]
+    assert ["Lee et al. 2023: of another protocol than these runs" in text for text in texts] == [not shown] * 2
 
 
 def test_mean_of_folds_weighs_folds_not_runs(finished_runs, tmp_path):
