@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from constants import N_EMOTIONS
-from corpora.registry import corpus_of, parse_id
+from corpora.registry import corpus_of, dialogue_of, parse_id
 from corpora.transcripts import clean_transcript
 from metric import WHOLE_FIGURES, ccc, ranked, single_label_figures
 
@@ -92,7 +92,7 @@ def figures_by_part(
     if known is not None and transcripts is not None and any(transcripts):
         sentences = [normalise(transcript) for transcript in transcripts]
     emotion, predicted = arrays["emotion"], ranked(arrays["emotion_pred"])[:, 0]
-    dialogue = np.array([parse_id(segment).dialogue for segment in ids])
+    dialogue = np.array([dialogue_of(segment) for segment in ids])
     single, true = emotion.sum(axis=1) == 1, emotion.argmax(axis=1)
     baselines = {"majority": np.full(len(ids), majority)}
     if sentences is not None:
