@@ -45,12 +45,14 @@ def test_of_a_long_segment_the_central_ten_seconds_of_its_own_wav_are_read(tmp_p
     soundfile.write(tmp_path / "talk.wav", wave, rate, subtype="FLOAT")
     soundfile.write(tmp_path / "part.wav", wave[first : first + n], rate, subtype="FLOAT")
     reads, read = [], soundfile.SoundFile.read
-    monkeypatch.setattr(
-        soundfile.SoundFile,
-        "read",
-        lambda file, n, *more, **settings: reads.append(n) or read(file, n, *more, **settings),
-    )
-    found = Recording(tmp_path / "talk.wav").read(first / rate, (first + n) / rate, 16000)
+
+    def counted(file: soundfile.SoundFile, frames: int, *more: object, **settings: object) -> np.ndarray:
+        reads.append(frames)
+        return read(file, frames, *more, **settings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(soundfile.SoundFile, "read", counted)
+        found = Recording(tmp_path / "talk.wav").read(first / rate, (first + n) / rate, 16000)
     assert reads[0] <= 13 * rate
     np.testing.assert_allclose(found, central_crop(read_wav(tmp_path / "part.wav")), rtol=0, atol=1e-6)
 

@@ -1,3 +1,5 @@
+from argparse import Namespace
+
 import pandas as pd
 import pytest
 
@@ -44,5 +46,7 @@ def test_an_epoch_is_one_line():
 
 
 def test_the_tested_epoch_says_by_which_monitor_it_was_chosen():
-    assert describe_choice("best", "ccc", [17, 18]) == "best by ccc on the validation sessions 17-18"
-    assert describe_choice("last", "ccc", [17, 18]) == "the last one"
+    options = Namespace(select="best", monitor="ccc", valid_split=[17, 18])
+    assert describe_choice(options) == "best by ccc on the validation sessions 17-18"
+    options.select = "last"
+    assert describe_choice(options) == "the last one"
