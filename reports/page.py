@@ -185,7 +185,7 @@ class DrawnTable(NamedTuple):
 def draw_table(
     entries: Sequence[Entry], runs: dict[Path, Run], drawn: DrawnTable, bar: tqdm
 ) -> tuple[list[Plot], list[Details]]:
-    """The plots of a table, and the details of each of its rows that has a run.
+    """The plots of a table that has a run, and the details of each of its rows that has one.
 
     Parameters
     ----------
@@ -193,11 +193,10 @@ def draw_table(
     runs : those that have finished, by folder
     bar : counts the table, and each of its rows
     """
-    details = []
+    plots, details = [], []
     with matplotlib.rc_context(PLOT_STYLE):
-        plots = [draw_figures(entries, runs, drawn)]
         if finished(entries, runs):
-            plots += draw_curves(entries, runs, drawn.numbers)
+            plots = [draw_figures(entries, runs, drawn), *draw_curves(entries, runs, drawn.numbers)]
         bar.update()
         for (role, row), of_row in group(entries, "role", "row").items():
             if runs_of_row := finished(of_row, runs):

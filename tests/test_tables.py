@@ -222,6 +222,7 @@ def test_nothing_finished(tmp_path):
         assert text.count(f"seed 0: {error or 'not started'}") == 5
         assert "Not KEMDy19" not in page
         assert "<strong>0 of 5 runs</strong> have finished" in page
+        assert "<figure" not in page
     write_report(tmp_path, [], {})
 
 
