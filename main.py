@@ -126,7 +126,7 @@ def train(options: argparse.Namespace, given: Collection[str] = ()) -> Path:
         folder = processes.from_first(lambda: open_folder(options, setup, folder, stack))
         with processes.all_or_none():
             training = prepare_training(options, processes, setup)
-        processes.from_first(lambda: begin(options, setup, training.facts, training.environment, folder))
+        processes.from_first(lambda: begin(training.facts, training.environment, folder))
         received = stack.enter_context(stop_requests(quiet=not processes.first))
         model = training.model
         run = Run(folder, options, model, training.train_set, received=received, processes=processes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +14,7 @@ from corpora.problems import MISSING_LIMIT
 from corpora.registry import by_corpus
 from corpora.sessions import format_sessions
 from training.configuration import as_json
-from utils import InputError, lock_folder, new_folder, removed_if_empty, timestamp, write_json
+from utils import InputError, lock_folder, new_folder, read_json, removed_if_empty, timestamp, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -92,12 +93,14 @@ def check_batch_size(batch_size: int, n_processes: int) -> None:
 
 
 def open_folder(options: argparse.Namespace, setup: Setup, folder: Path | None, stack: contextlib.ExitStack) -> Path:
-    """A new run's folder, locked until `stack` closes and gone again if it stays empty, or that of one that goes on.
+    """A new run's folder, locked until `stack` closes and gone again if nothing begins, or that of one that goes on.
 
-    Prints what the run is. A run that goes on must find the data that it began with.
+    Prints what the run is. A run that goes on must find the data that it began with. The folder of a new one has its
+    options from the start: killed while features are computed, it can go on.
     """
+    from training.devices import environment
     from training.engine import count_parameters
-    from training.provenance import refuse_other_data
+    from training.provenance import as_stored, refuse_other_data
 
     if folder is not None:
         refuse_other_data(folder, setup.data)
@@ -109,17 +112,31 @@ def open_folder(options: argparse.Namespace, setup: Setup, folder: Path | None, 
         folder = new_folder(options.save_path, name)
         stack.enter_context(removed_if_empty(folder, *made))
         stack.enter_context(lock_folder(folder, "training"))
+        about = as_json(options) | {"data": as_stored(setup.data)} | environment(setup.device)
+        write_json(folder / "configuration.json", about)
+        stack.callback(take_back, folder)
     print(setup.describe(options, count_parameters(options), folder), flush=True)
     return folder
 
 
-def begin(options: argparse.Namespace, setup: Setup, facts: dict, environment: dict, folder: Path) -> None:
-    """Write a new run's configuration; check that of one that goes on."""
-    from training.folders import compare_circumstances
-    from training.provenance import as_stored
-
+def take_back(folder: Path) -> None:
+    """Remove the configuration of a run that has not begun."""
     path = folder / "configuration.json"
-    if path.exists():
+    if not has_begun(read_json(path)):
+        path.unlink()
+
+
+def has_begun(configuration: Mapping[str, Any]) -> bool:
+    """Whether a run got as far as its first step: its configuration holds what it found."""
+    return "train_split" in configuration
+
+
+def begin(facts: dict, environment: dict, folder: Path) -> None:
+    """Complete a new run's configuration; check that of one that goes on."""
+    from training.folders import compare_circumstances
+
+    stored = read_json(folder / "configuration.json")
+    if has_begun(stored):
         compare_circumstances(folder, facts, environment)
     else:
-        write_json(path, as_json(options) | {"data": as_stored(setup.data)} | facts | environment)
+        write_json(folder / "configuration.json", stored | facts | environment)
