@@ -298,6 +298,8 @@ def profile(corpus: Corpus, args: argparse.Namespace) -> str:
 def measure_training(args: argparse.Namespace) -> str:
     """The tables of `--gpu` or `--protocol`, of KEMDy19's size unless a size is given."""
     device = pick_device(args.gpu_id)
+    if args.gpu and args.data_path is not None:
+        raise InputError("--gpu: its windows are random ones, of no corpus; leave --data_path out, or give --protocol")
     if device.type != "cuda" and args.utterances is None:
         mode = "--gpu" if args.gpu else "--protocol"
         trial = "--utterances 100 --batch_size 4 --epochs 1"

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from corpora.sessions import Session
+from corpora.sessions import Session, plain
 from sweeps.command_line import get_args_parsers, parse_plan, with_remembered
 from sweeps.data import other_data, speech_shape_of
 from sweeps.estimate import Machine, estimate_disk, estimate_time, format_bytes, measure, this_machine
@@ -198,7 +198,7 @@ def finished_of(name: str, plan: Plan) -> dict[tuple[str, tuple[Session, ...], i
     if not colon or table not in (*TABLES, *TABLES_KEMDY20, BEYOND, GRID):
         folder = find_run(save_path, name)
         stored = read_run(folder).configuration
-        return {(stored["SorL"], tuple(stored["test_split"]), stored.get("seed", 0)): folder}
+        return {(stored["SorL"], tuple(plain(stored["test_split"])), stored.get("seed", 0)): folder}
     runs = [planned for planned in plan.runs if planned.table == table]
     rows = list(dict.fromkeys(planned.row for planned in runs))
     if row not in rows:  # as it was called before flags were yes and no
@@ -210,7 +210,7 @@ def finished_of(name: str, plan: Plan) -> dict[tuple[str, tuple[Session, ...], i
     if others := other_data([planned for planned in runs if planned.row == row], finished):
         raise InputError(next(iter(others.values())))
     return {
-        (planned.role, planned.fold, planned.seed): finished[planned.run_id]
+        (planned.role, tuple(plain(planned.fold)), planned.seed): finished[planned.run_id]
         for planned in runs
         if planned.row == row and planned.run_id in finished
     }

@@ -110,6 +110,12 @@ def carried(sessions: Iterable[Session], corpora: Sequence[Corpus]) -> list[Sess
     return [*sessions] if len(corpora) > 1 else with_corpus(corpora[0], sessions)
 
 
+def plain(sessions: Iterable[Session]) -> list[Session]:
+    """Sessions of one corpus as a run of it alone names them; those of several as they are."""
+    sessions = [*sessions]
+    return [*map(number_of, sessions)] if len({*map(corpus_name, sessions)}) == 1 else sessions
+
+
 def default_fold(corpora: Sequence[Corpus]) -> list[Session]:
     """The sessions that are tested by default: those of the first of these corpora."""
     return of_corpora(with_corpus(corpora[0], corpora[0].test_fold), corpora)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from corpora.registry import parse_id
+from corpora.registry import preprocessed_corpus
 from corpora.wavs import find_wavs, read_wav
 from features.speech_encoder import Piece, SpeechEncoder, load_speech_encoder
 from features.store import FeatureStore, Frames, Rows
@@ -47,7 +47,8 @@ def embed_corpus(
     InputError : the encoder or the folder cannot be used, or there is no wav
     """
     wavs, where = find_wavs(data_path, audio_path)
-    wavs = {segment: path for segment, path in wavs.items() if parse_id(segment)}
+    corpus = preprocessed_corpus(data_path)  # `--audio_path` may hold several corpora's
+    wavs = {segment: path for segment, path in wavs.items() if corpus.parse_id(segment)}
     if not wavs:
         raise InputError(f"{where}: no wav of an utterance; --audio_path is the folder of the wavs")
     encoder = load_speech_encoder(name)
@@ -201,13 +202,6 @@ class SpeechEmbeddings:
         """Embeddings of windows of utterance numbers, zeros for -1: float32, (B, ws) -> (B, ws, layers, dimension)."""
         rows = self.rows[windows.to(self.rows.device, non_blocking=True)]
         return self.frames.index_select(0, rows.flatten()).float().view(*rows.shape, -1)
-
-
-def open_embeddings(
-    folder: Path, wavs: Mapping[str, Path], ids: Sequence[str], name: str | None = None
-) -> SpeechEmbeddings:
-    """The embeddings of the utterances `ids`, see `open_frames`."""
-    return SpeechEmbeddings(*open_frames(folder, wavs, ids, name))
 
 
 def open_frames(

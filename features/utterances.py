@@ -74,7 +74,10 @@ def load_utterances(options: argparse.Namespace, annotation: Annotation, quiet: 
     if "text" in options.modality:
         text = torch.cat([load_text(path, options.text_dim, ids, missing) for path, ids in parts])
     if "audio" in options.modality and options.audio == "encoder":
-        loaded = [load_speech(options, path, ids, missing) for path, ids in parts]
+        loaded: list[tuple[dict[str, Any], Frames]] = []
+        for path, ids in parts:  # of all corpora one encoder: the first one's, unless one is named
+            name = options.audio_model or (loaded[0][0]["name"] if loaded else None)
+            loaded.append(load_speech(path, options.audio_path, name, ids, missing))
         refuse_other_encoders(options.data_path, [encoder for encoder, _ in loaded])
         speech = SpeechEmbeddings(loaded[0][0], join_frames([frames for _, frames in loaded]))
     elif "audio" in options.modality:
@@ -116,11 +119,11 @@ def load_log_mels(
 
 
 def load_speech(
-    options: argparse.Namespace, data_path: Path, ids: list[str], missing: dict[str, list[str]]
+    data_path: Path, audio_path: Path | None, name: str | None, ids: list[str], missing: dict[str, list[str]]
 ) -> tuple[dict[str, Any], Frames]:
-    """The encoder `--audio_model` and its rows in a corpus's feature store; ids without wav go into `missing`."""
-    wavs, folder = find_wavs(data_path, options.audio_path)
-    encoder, frames = open_frames(data_path / "features", wavs, ids, options.audio_model)
+    """The encoder `name`, or the only one, and its rows in a corpus's store; ids without wav go into `missing`."""
+    wavs, folder = find_wavs(data_path, audio_path)
+    encoder, frames = open_frames(data_path / "features", wavs, ids, name)
     absent = [segment not in wavs or number in frames.faults for number, segment in enumerate(ids)]
     found = report_missing(ids, absent, "wav", folder, next(iter(frames.faults.values()), ""))
     missing.setdefault("wav", []).extend(found)

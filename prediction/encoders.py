@@ -43,7 +43,7 @@ class Wanted(NamedTuple):
         if len({record["fingerprint"] for record in self.records.values()}) > 1:
             found = ", ".join(f"{run} {record['name']}" for run, record in self.records.items())
             raise InputError(
-                f"the {self.what} differs between the runs ({found}), so that they have no mean; give them apart"
+                f"the {self.what} differs between the runs ({found}), so that they have no mean; give them separately"
             )
         run, record = next(iter(self.records.items()))
         name, revision = record["name"], record.get("revision")

@@ -116,7 +116,7 @@ class Predictor:
         if len(set(values)) > 1:
             found = ", ".join(f"{run.name} {value}" for run, value in zip(runs, values, strict=True))
             raise InputError(
-                f"--{option} differs between the runs ({found}), so that they have no mean; give them apart"
+                f"--{option} differs between the runs ({found}), so that they have no mean; give them separately"
             )
         return values[0]
 

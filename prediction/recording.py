@@ -57,7 +57,7 @@ class Recording:
         InputError : the file is damaged there
         """
         first, last = round(start * self.rate), round(end * self.rate)
-        samples = math.floor((last - first) * sr / self.rate + 0.5)  # once resampled
+        samples = math.ceil((last - first) * (sr / self.rate))  # once resampled, as librosa counts them
         begin = max(0, (samples - longest * sr) // 2)
         second = max(0, begin // sr - 1)
         n = min(last - first - second * self.rate, (longest + 3) * self.rate)

@@ -252,8 +252,7 @@ def describe_seeds(intervals: pd.DataFrame) -> str:
     within = [HEADINGS[name] for name, row in intervals.iterrows() if within_seeds(row)]
     if not within:
         return f"No difference is within the spread over {n} seeds."
-    verb = "is" if len(within) == 1 else "are"
-    return f"Within the spread over {n} seeds, so that another seed may turn it round, {verb}: {', '.join(within)}."
+    return f"Within the spread over {n} seeds, so another seed could reverse the sign: {', '.join(within)}."
 
 
 def compare(pairs: Sequence[Pair], names: tuple[str, str], n_resamples: int = 9999, seed: int = 0) -> str:

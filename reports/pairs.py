@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from constants import AFFECT_RANGE, EMOTIONS
 from corpora.registry import EXAMPLE_ID, dialogue_of, parse_id
-from corpora.sessions import format_sessions
+from corpora.sessions import format_sessions, plain
 from metric import ranked
 from reports.runs import AFFECT_COLUMNS, read_run
 from utils import InputError
@@ -57,7 +57,7 @@ def read_windows(folder: Path, role: str, fold: Sequence[int]) -> pd.DataFrame:
     InputError : the folder is damaged, or of another role or test split
     """
     run = read_run(folder)
-    found = run.configuration["SorL"], sorted(run.configuration["test_split"])
+    found = run.configuration["SorL"], sorted(plain(run.configuration["test_split"]))
     if found != (role, sorted(fold)):
         raise InputError(
             f"{folder / 'configuration.json'}: a run of the {found[0]}, tested on sessions "

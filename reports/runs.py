@@ -235,6 +235,12 @@ def whole_corpus(run: Run) -> str | None:
     return corpus.name if is_complete and abs(run.n_utterances - expected) <= SIZE_TOLERANCE * expected else None
 
 
+def is_of_several(run: Run) -> bool:
+    """Whether a run was made from several corpora, none of them synthetic."""
+    data = run.configuration.get("data")
+    return isinstance(data, list) and not any(record["synthetic"] for record in data)
+
+
 def published_corpus_of(table: str) -> str:
     """The corpus of a table's published figures: the one that it is named after, else `PUBLISHED_CORPUS`."""
     corpus = named(table)
@@ -284,7 +290,12 @@ def describe_corpora(runs: Iterable[Run]) -> tuple[list[str], str]:
     ]
     changed = [path for path, of_path in sizes.items() if len({role for role, _ in of_path}) < len(of_path)]
     warnings = []
-    if others:
+    if others and all(is_of_several(run) for run in runs if whole_corpus(run) is None):
+        warnings.append(
+            f"Not {PUBLISHED_CORPUS} alone: made from {'; '.join(others)}. Its figures must not be put beside "
+            "published ones."
+        )
+    elif others:
         warnings.append(
             f"Not {PUBLISHED_CORPUS}: made from {'; '.join(others)}. Its figures say nothing about {PUBLISHED_CORPUS} "
             "and must not be put beside published ones."

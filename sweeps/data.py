@@ -53,19 +53,21 @@ def speech_shape_of(runs: Iterable[PlannedRun]) -> tuple[int, int] | None:
 
     Raises
     ------
-    InputError : the corpus holds none, or not those of `--audio_model`, or of several encoders
+    InputError : a corpus holds none, or not those of `--audio_model`, or of several encoders
     """
     shape = None
     for planned in runs:
         options, _ = parse_args(planned.argv)
         if shape is None and options.audio == "encoder" and "audio" in options.modality:
             from features.speech import find_encoder
+            from features.utterances import refuse_other_encoders
 
             try:
-                _, encoder = find_encoder(options.data_path[0] / "features", options.audio_model)
+                found = [find_encoder(path / "features", options.audio_model)[1] for path in options.data_path]
+                refuse_other_encoders(options.data_path, found)
             except InputError as error:
                 raise InputError(f"{planned.table} {planned.row}: {error}") from error
-            shape = encoder["layers"], encoder["dimension"]
+            shape = found[0]["layers"], found[0]["dimension"]
     return shape
 
 

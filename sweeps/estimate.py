@@ -19,7 +19,10 @@ STATED = {"cpu": 0.074, "gpu": 0.0005}
 TEXT_SHARE = 0.05  # of that time where no log-mels go through the CNN
 START = 8.0  # seconds in which a run starts, tests and draws
 DECISIVE = ("modality", "audio", "ws", "sr")  # a run that differs in one of them says nothing about the time of another
-SIMILAR = ("backbone", "hidden_size", "num_layers", "bidirectional", "batch_size", "precision", "compile", "loss")
+SIMILAR = (
+    *("backbone", "hidden_size", "num_layers", "bidirectional", "batch_size", "precision", "compile", "cuda_graph"),
+    "loss",
+)
 OPTIMIZER_COPIES = {"adam": 2, "adamw": 2, "adagrad": 1, "sgd": 1}  # of the weights, which a checkpoint holds too
 SMALL_FILES = 1_000_000  # bytes of a run's plots and logs
 BYTES_OF_WINDOW = 300  # in predictions.csv

@@ -22,8 +22,13 @@ from dataset import make_windows
 from features.speech import embed_corpus
 from features.utterances import load_utterances
 from reports.pairs import dialogue_sums, windows_table
+from reports.runs import describe_corpora as describe_reported
+from reports.runs import read_run
+from reports.summary import FoldOfRow, count_windows
 from sweeps.command_line import parse_plan
+from sweeps.data import speech_shape_of
 from training.configuration import as_json, identity
+from training.folders import options_to_resume
 from training.options import parse_args
 from training.provenance import describe_data
 from utils import InputError, read_json, write_json
@@ -119,8 +124,9 @@ def test_speech_embeddings_are_those_of_each_corpus_and_of_one_encoder(corpora, 
         return load_utterances(options, load_annotations(options.data_path, "speaker"))
 
     encoder = make_encoder(tmp_path, "hubert-group")
-    for path in paths:
-        embed_corpus(path, str(encoder), torch.device("cpu"))
+    for path in paths:  # the wavs of both lie in one folder
+        said = embed_corpus(path, str(encoder), torch.device("cpu"), audio_path=tmp_path)
+        assert ": 59 utterances" in said or ": 60 utterances" in said
     parts, both = [load(path) for path in paths], load(*paths)
     windows = [torch.arange(len(u.annotation.ids))[:, None] for u in (*parts, both)]
     vectors = [u.speech.of(w) for u, w in zip((*parts, both), windows, strict=True)]
@@ -129,8 +135,15 @@ def test_speech_embeddings_are_those_of_each_corpus_and_of_one_encoder(corpora, 
     shutil.rmtree(paths[1] / "features")
     other = make_encoder(tmp_path / "other", "hubert-group", seed=1)
     embed_corpus(paths[1], str(other), torch.device("cpu"))
+    refused = r"1: its speech embeddings are of .*hubert-group.* those of .*0 of .*; one mod"
+    with pytest.raises(InputError, match=refused):
+        load(*paths)
+    plan = parse_plan(["run", "--data_path", *map(str, paths), "--grid", "audio=encoder", "--modality", "audio"])
+    with pytest.raises(InputError, match=f"^grid audio=encoder: .*{refused}"):  # before any run starts
+        speech_shape_of(plan.runs)
+    shutil.rmtree(paths[1] / "features")
     with pytest.raises(
-        InputError, match=r"1: its speech embeddings are of .*hubert-group.* those of .*0 of .*; one mod"
+        InputError, match=r"1.*: holds no speech embeddings of hubert-group; .* --audio_model hubert-group"
     ):
         load(*paths)
 
@@ -334,6 +347,12 @@ def test_a_run_of_a_grid_on_both_is_found_reported_and_listed(corpora, tmp_path,
     page = (tmp_path / "report" / "index.html").read_text("utf-8")
     assert f"{' and '.join(corpora)}, 120 utterances (speaker)" in page
     assert "KEMDy20:1-7" in page
+    (run,) = (read_run(path) for path in tmp_path.iterdir() if (path / "result.json").exists())
+    names = {(corpus_of(segment).name, parse_id(segment).dialogue) for segment in run.ids}
+    assert count_windows([FoldOfRow((), 1, {0: run}, None, pd.Series())])["dialogues"] == len(names)
+    both = run._replace(configuration=run.configuration | {"data": [{"synthetic": False}] * 2})
+    assert describe_reported([run])[1].startswith("Not KEMDy19: ")
+    assert describe_reported([both])[1].startswith("Not KEMDy19 alone: ")
     capsys.readouterr()
     assert experiments.main(["list", *argv]) == 0
     assert "1 runs in all, those that tables share counted once; 1 finished" in capsys.readouterr().out
@@ -350,6 +369,13 @@ def test_sessions_of_one_corpus_are_the_same_however_they_are_written(corpora):
     )
     assert [planned.run_id for planned in named.runs] == [planned.run_id for planned in plain.runs]
     assert named.runs[0].fold == (1, 2)
+
+
+def test_a_run_is_resumed_by_sessions_that_carry_its_corpus(stopped):
+    argv = ["--resume", str(stopped), "--test_split", "KEMDy19:1-2"]
+    assert options_to_resume(*parse_args(argv))[0].test_split == [1, 2]
+    with pytest.raises(InputError, match=r"^--test_split \[1, 3\]: the run in .* has \[1, 2\]; leave it out"):
+        options_to_resume(*parse_args([*argv[:3], "KEMDy19:1,3"]))
 
 
 def test_two_runs_on_both_are_compared(trained, capsys):

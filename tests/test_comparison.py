@@ -195,7 +195,7 @@ def test_the_spread_over_seeds_is_that_of_the_mean_over_folds_of_each_seed(pairs
 def test_a_difference_within_the_spread_over_seeds_is_named(pairs):
     found = numbers(pairs[:4]).intervals.assign(difference=0.02, sd=[0.03, 0.01, 0.01, 0.02, 0.01, 0.01], seeds=2)
     assert describe_seeds(found) == (
-        "Within the spread over 2 seeds, so that another seed may turn it round, are: weighted F1, CCC arousal."
+        "Within the spread over 2 seeds, so another seed could reverse the sign: weighted F1, CCC arousal."
     )
     assert describe_seeds(found.assign(sd=0.01)) == "No difference is within the spread over 2 seeds."
     assert describe_seeds(found.assign(difference=-0.02, sd=0.01)) == "No difference is within the spread over 2 seeds."

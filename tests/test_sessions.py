@@ -11,6 +11,7 @@ from corpora.sessions import (
     format_sessions,
     is_session,
     parse_sessions,
+    plain,
     settle,
     training_sessions,
 )
@@ -96,3 +97,8 @@ def test_sessions_in_words_name_their_corpus():
     assert describe_sessions([1, 2, 3, 7], ONE) == "KEMDy19, sessions 1,2,3,7"
     both = ["KEMDy20:9", "KEMDy19:5", "KEMDy20:10"]
     assert describe_sessions(both, BOTH) == "KEMDy19, sessions 5 and KEMDy20, sessions 9-10"
+
+
+def test_sessions_of_one_corpus_are_compared_by_their_numbers():
+    assert plain(["KEMDy20:3", "KEMDy20:4"]) == plain([3, 4]) == [3, 4]
+    assert plain(["KEMDy19:3", "KEMDy20:4"]) == ["KEMDy19:3", "KEMDy20:4"]

@@ -21,7 +21,7 @@ import predict
 from constants import EMOTIONS
 from corpora.wavs import find_wavs, read_wav
 from features import speech
-from features.speech import embed_corpus, make_batches, open_embeddings
+from features.speech import SpeechEmbeddings, embed_corpus, make_batches, open_frames
 from features.speech_encoder import load_speech_encoder
 from prediction.hearing import Hearing
 from prediction.predictor import Predictor
@@ -52,6 +52,10 @@ def alone(folder: Path, wave: np.ndarray) -> torch.Tensor:
 def noise(samples: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return (rng.normal(0.02, 0.1, samples) * np.linspace(0, 1, samples)).astype(np.float32)
+
+
+def open_embeddings(*store: object) -> SpeechEmbeddings:
+    return SpeechEmbeddings(*open_frames(*store))
 
 
 @pytest.fixture(scope="module")

@@ -239,6 +239,10 @@ def options_to_resume(options: argparse.Namespace, given: Collection[str]) -> tu
     read_encoder(path, stored)
     began = vars(parse_args([])[0]) | earlier_values(stored) | read_options(path, stored)
     free, call = names_of(CALL, CORPUS), names_of(CALL)
+    corpora = read_corpora(path, stored)
+    splits = {"test_split", "valid_split"} & {*given}
+    settled = {name: settle(getattr(options, name), corpora, f"--{name}") for name in splits}
+    options = argparse.Namespace(**vars(options) | settled)
     for name in given:
         if name not in free and getattr(options, name) != began[name]:
             raise InputError(f"--{name} {getattr(options, name)}: the run in {folder} has {began[name]}; leave it out")

@@ -52,7 +52,7 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Train MATE on KEMDy19 or KEMDy20 (or a corpus in their layout), test it, and report F1 and CCC. "
         "With both in --data_path, sessions carry their corpus, as in --test_split KEMDy19:13-16,KEMDy20:1-8; without "
-        "--test_split those of the first corpus are tested that it has by default.",
+        "--test_split the default test sessions of the first corpus are tested.",
         formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=40, width=130),
         allow_abbrev=False,
     )
