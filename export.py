@@ -9,6 +9,7 @@ from export import MATE
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -35,7 +36,7 @@ def export(run: str, out: Path, save_path: Path = Path("exp")) -> Path:
     ------
     InputError : the run cannot be loaded, or `out` exists
     """
-    from prediction.hub import MATE, architecture, describe_run
+    from prediction.hub import MATE, WEIGHTS, architecture, describe_run
     from training.folders import load_run
 
     if out.exists():
@@ -47,8 +48,10 @@ def export(run: str, out: Path, save_path: Path = Path("exp")) -> Path:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as parent:
-            model.save_pretrained(Path(parent, "model"))
-            Path(parent, "model").rename(out)
+            made = Path(parent, "model")
+            model.save_pretrained(made)
+            shutil.copymode(made / "config.json", made / WEIGHTS)  # safetensors gives them to their owner alone
+            made.rename(out)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error})") from error
     return out

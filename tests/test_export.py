@@ -27,6 +27,7 @@ def exported(spoken, tmp_path_factory):
 
 def test_the_layout_is_the_hubs(exported, spoken):
     assert {path.name for path in exported.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert len({path.stat().st_mode for path in exported.iterdir()}) == 1  # others may read the weights too
     content = (exported / "config.json").read_text("utf-8")
     assert str(spoken.parent) not in content  # no path of this machine
     assert json.loads(content)["about"]["text_model"]["name"] == "kobert"
