@@ -25,7 +25,9 @@ for name in test_norms.CASES:
     model, x, g = test_norms.case(name)
     found[name] = test_norms.step(test_norms.synchronise(model), x[rank::2], g[rank::2])
 torch.save(found, f"{folder}/{rank}.pt")
-while not os.path.exists(f"{folder}/{1 - rank}.pt"):  # one that leaves cuts off what the other has not read yet
+for _ in range(600):  # one that leaves cuts off what the other has not read yet
+    if os.path.exists(f"{folder}/{1 - rank}.pt"):
+        break
     time.sleep(0.05)
 """
 CASES = ("linear", "convolutional", "whole CNN", "negative weights", "bfloat16", "far from zero")
