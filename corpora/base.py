@@ -75,6 +75,10 @@ class Corpus(ABC):
             script=match["script"],
         )
 
+    def own(self, files: Mapping[str, Path]) -> dict[str, Path]:
+        """Those of files by segment id that are this corpus's: `--audio_path` may hold several corpora's."""
+        return {segment: path for segment, path in files.items() if self.parse_id(segment)}
+
     def is_scripted(self, segment: SegmentId) -> bool | None:
         """Whether a dialogue is acted from a script; None in a corpus that does not distinguish such dialogues."""
         return None

@@ -47,8 +47,7 @@ def embed_corpus(
     InputError : the encoder or the folder cannot be used, or there is no wav
     """
     wavs, where = find_wavs(data_path, audio_path)
-    corpus = preprocessed_corpus(data_path)  # `--audio_path` may hold several corpora's
-    wavs = {segment: path for segment, path in wavs.items() if corpus.parse_id(segment)}
+    wavs = preprocessed_corpus(data_path).own(wavs)
     if not wavs:
         raise InputError(f"{where}: no wav of an utterance; --audio_path is the folder of the wavs")
     encoder = load_speech_encoder(name)

@@ -102,8 +102,7 @@ def load_log_mels(
 ) -> Frames:
     """Log-mels from a corpus's feature store, or computed for this run; ids without wav go into `missing`."""
     wavs, folder = find_wavs(data_path, options.audio_path)
-    corpus = corpus_of(ids[0])  # `--audio_path` may hold several corpora's, and a store keeps those of its own
-    wavs = {segment: path for segment, path in wavs.items() if corpus.parse_id(segment)}
+    wavs = corpus_of(ids[0]).own(wavs)  # a store keeps those of its corpus
     absent = [segment not in wavs for segment in ids]
     report_missing(ids, absent, "wav", folder, warn=False)  # before the minute that log-mels may take
     dtype = getattr(torch, options.feature_dtype)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from corpora.registry import corpus_of, dialogue_of
+from corpora.registry import dialogue_of
 from corpora.sessions import format_sessions
 from metric import MAIN_FIGURES, WHOLE_FIGURES
 from reports.intervals import mean_intervals, sums_of_runs
@@ -128,11 +128,10 @@ def count_windows(folds: Sequence[FoldOfRow]) -> dict[str, float]:
     if not firsts:
         return dict.fromkeys(("windows", "single_label", "dialogues"), np.nan)
     ids = [segment for run in firsts for segment in run.ids]
-    known = all(map(corpus_of, ids))
     return {
         "windows": len(ids),
         "single_label": sum(int((run.arrays["emotion"].sum(axis=1) == 1).sum()) for run in firsts),
-        "dialogues": len({*map(dialogue_of, ids)}) if known else np.nan,
+        "dialogues": len({*map(dialogue_of, ids)}) if all(run.has_dialogues for run in firsts) else np.nan,
     }
 
 
