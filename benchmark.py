@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from constants import FEATURE_DTYPES, N_EMOTIONS, PRECISIONS, SAMPLE_RATE
+from constants import FEATURE_DTYPES, PRECISIONS, SAMPLE_RATE
 from dataset import (
     Batch,
     ShuffledBatches,
@@ -39,7 +39,6 @@ from dataset import (
     shuffled_loader,
 )
 from features.log_mel import LogMels, open_store
-from loss import make_loss
 from training import measure_gpu as gpu
 from training import measure_protocol as protocol
 from training.arguments import ArgumentParser, number
@@ -58,11 +57,19 @@ from training.measure import Sides, matrix_peak, peak_memory, take_turns, wait_f
 from training.measure_corpus import Corpus, make_corpus, read_corpus
 from training.measure_speech import measure_speech
 from training.options import parse_args
-from training.plain import WS, PlainWindows, plain_evaluate, plain_loader, plain_model, plain_steps
+from training.plain import (
+    LOSS,
+    WS,
+    PlainWindows,
+    plain_batch,
+    plain_evaluate,
+    plain_loader,
+    plain_model,
+    plain_optimizer,
+    plain_steps,
+)
 from training.utilisation import step_flop
 from utils import InputError, run_command
-
-LOSS = make_loss("normal", 0.66, 0.99, np.ones(N_EMOTIONS, dtype=int))
 
 
 def plain_windows(corpus: Corpus) -> PlainWindows:
@@ -176,9 +183,8 @@ def measure_stages(corpus: Corpus, ours: Ours, rounds: int) -> dict[str, Sides |
     size, n, device = ours.batch_size, len(corpus.annotation.ids), ours.device
     some = np.random.default_rng(0).permutation(n)[:size].tolist()
     plain_set, plain = plain_windows(corpus), plain_model(ours.model)
-    optimizer = torch.optim.Adam(plain.parameters(), lr=1e-3, weight_decay=1e-5)
-    batch = ours.batch(some)
-    plain_batch = [t.float().contiguous() for t in batch[:5]]
+    optimizer, batch = plain_optimizer(plain), ours.batch(some)
+    loaded = plain_batch(batch)
 
     def plain_epoch() -> tuple[int, float]:
         """Without the wait for its first batch, which an epoch of 128 batches would not notice."""
@@ -192,7 +198,7 @@ def measure_stages(corpus: Corpus, ours: Ours, rounds: int) -> dict[str, Sides |
         lambda: len([plain_set[index] for index in some[:4]]), lambda: len(ours.batch(some).text), rounds, device
     )
     found["training step"] = take_turns(
-        lambda: plain_steps(plain, optimizer, [plain_batch], LOSS), lambda: ours.train([batch]), rounds, device
+        lambda: plain_steps(plain, optimizer, [loaded], LOSS), lambda: ours.train([batch]), rounds, device
     )
     found["evaluation"] = take_turns(
         lambda: len(plain_evaluate(plain, plain_loader(plain_set, size, size, shuffle=False))),
@@ -228,9 +234,8 @@ def one_side(corpus: Corpus, args: argparse.Namespace) -> dict[str, float]:
     seconds = 0.0
     if args.side == "plain":
         plain = plain_model(ours.model)
-        optimizer = torch.optim.Adam(plain.parameters(), lr=1e-3, weight_decay=1e-5)
-        batch = [t.float().contiguous() for t in ours.batch(list(range(size)))[:5]]
-        plain_steps(plain, optimizer, [batch, batch], LOSS)
+        batch = plain_batch(ours.batch(list(range(size))))
+        plain_steps(plain, plain_optimizer(plain), [batch, batch], LOSS)
     else:
         for _ in range(2):
             start = time.perf_counter()

@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from constants import N_EMOTIONS, SAMPLE_RATE
+from constants import SAMPLE_RATE
 from dataset import Batch, ShuffledBatches, WindowDataset, shuffled_loader
-from loss import make_loss
 from training.devices import describe_device, seed_everything
 from training.engine import (
     build_model,
@@ -34,14 +33,22 @@ from training.graphs import GraphedStep, Step, why_not
 from training.measure import peak_memory, wait_for
 from training.measure_corpus import make_corpus, random_utterances, read_corpus
 from training.options import parse_args
-from training.plain import WS, PlainWindows, plain_evaluate, plain_model, plain_steps
+from training.plain import (
+    LOSS,
+    WS,
+    PlainWindows,
+    plain_batch,
+    plain_evaluate,
+    plain_model,
+    plain_optimizer,
+    plain_steps,
+)
 from training.utilisation import dense_peak, step_flop
 
 N_WINDOWS = 8222  # that a fold of KEMDy19 trains on
 EPOCHS = 20
 CALLS = 10  # of a stage, on a GPU
 WAYS = ("eager", "compiled", "graphed", "compiled+graphed")  # of main.py: --compile and --cuda_graph
-LOSS = make_loss("normal", 0.66, 0.99, np.ones(N_EMOTIONS, dtype=int))
 
 
 class Way(NamedTuple):
@@ -175,14 +182,13 @@ def measure_stages(bench: Bench) -> dict[str, dict[str, float]]:
         "evaluation": bench.seconds(lambda: evaluate(model, [tested], bfloat16=bench.tests_in_bfloat16)),
     }
     theirs = plain_model(model)
-    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-3, weight_decay=1e-5)
-    plain_batch = [t.float().contiguous() for t in tested[:5]]
+    optimizer, loaded = plain_optimizer(theirs), plain_batch(tested)
     cudnn = torch.backends.cudnn
     with cudnn.flags(cudnn.enabled, benchmark=False, deterministic=False, allow_tf32=True):
         plain = {
             "batch assembly": bench.batch_size * plain_loading(),
-            "training step": bench.seconds(lambda: plain_steps(theirs, optimizer, [plain_batch], LOSS)),
-            "evaluation": bench.seconds(lambda: plain_evaluate(theirs, [plain_batch])),
+            "training step": bench.seconds(lambda: plain_steps(theirs, optimizer, [loaded], LOSS)),
+            "evaluation": bench.seconds(lambda: plain_evaluate(theirs, [loaded])),
         }
     return {"plain": plain, "ours": ours}
 

@@ -15,13 +15,14 @@ import torchaudio
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from constants import F_MAX, F_MIN, HOP_LENGTH, MAX_SECONDS, N_FFT, N_MELS, SAMPLE_RATE, TEXT_DIM
+from constants import F_MAX, F_MIN, HOP_LENGTH, MAX_SECONDS, N_EMOTIONS, N_FFT, N_MELS, SAMPLE_RATE, TEXT_DIM
 from corpora.annotation import Annotation
-from dataset import make_windows
-from loss import Loss
+from dataset import Batch, make_windows
+from loss import Loss, make_loss
 from model import MATE, ConvBlock
 
 WS = 8
+LOSS = make_loss("normal", 0.66, 0.99, np.ones(N_EMOTIONS, dtype=int))  # of both sides
 N_SAMPLES = MAX_SECONDS * SAMPLE_RATE
 
 
@@ -77,6 +78,16 @@ def plain_model(model: MATE) -> MATE:
     plain.audio_embedding = nn.Sequential(*(PlainBlock(*size) for size in sizes))
     plain.load_state_dict(model.state_dict())
     return plain.to(next(model.parameters()).device)
+
+
+def plain_optimizer(model: MATE) -> torch.optim.Optimizer:
+    """Adam, as the published program makes it."""
+    return torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-5)
+
+
+def plain_batch(batch: Batch) -> list[Tensor]:
+    """A batch of this program as the plain side's loader gives it: contiguous float32 inputs and labels."""
+    return [t.float().contiguous() for t in batch[:5]]
 
 
 def plain_loader(windows: PlainWindows, n: int, batch_size: int, shuffle: bool) -> DataLoader:
