@@ -58,9 +58,8 @@ def predict(args: argparse.Namespace) -> Path:
             args.dialogue if of_corpus else args.input.resolve().name,
             utterances,
             prediction,
-            role=predictor.role,
-            runs=args.runs,
-            data_path=args.data_path if of_corpus else None,
+            predictor,
+            args.data_path if of_corpus else None,
         )
     print(describe(table, predictor.role, len(args.runs), folder))
     return folder
