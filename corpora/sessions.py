@@ -137,9 +137,9 @@ def settle(sessions: Iterable[Session], corpora: Sequence[Corpus], option: str) 
     written, names = format_sessions(sessions), [corpus.name for corpus in corpora]
     if others := {corpus_name(session) for session in sessions}.difference(names, [""]):
         raise InputError(f"{option} {written}: --data_path holds {' and '.join(names)}, no {min(others)}")
-    plain = [session for session in sessions if not corpus_name(session)]
-    if len(corpora) > 1 and plain:
-        forms = [f"{name}:{format_sessions(plain)}" for name in names]
+    unnamed = [session for session in sessions if not corpus_name(session)]
+    if len(corpora) > 1 and unnamed:
+        forms = [f"{name}:{format_sessions(unnamed)}" for name in names]
         raise InputError(
             f"{option} {written}: of which corpus? --data_path holds {' and '.join(names)}: write "
             f"{' or '.join(forms)}, or {','.join(forms)} for both"

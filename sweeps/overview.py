@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from corpora.sessions import format_sessions
 from sweeps.jobs import error_file, is_trained_in
 from training.configuration import defaults, identity, outcome_options
-from utils import InputError, one_line, read_json
+from utils import InputError, count_epochs, one_line, read_json
 
 # Any of these makes a folder an experiment folder, perhaps a damaged one
 FILES = ("configuration.json", "model.pth", "checkpoint.pt", "history.csv", "result.json")
@@ -111,7 +111,9 @@ def read_line(folder: Path, save_path: Path) -> Line:
         test, epochs = format_sessions(options["test_split"] or []), int(options["epochs"])
     except (InputError, TypeError, ValueError) as error:
         return Line(date_of(folder), "", "", "", {}, "", NO_FIGURES, one_line(folder.name), damaged(error, folder))
-    done = epochs_done(folder)
+    done = count_epochs(folder)  # None in finished folders of the published program
+    if done is None and not (folder / "result.json").exists():
+        done = 0
     try:
         figures, state = read_figures(folder / "result.json"), ""
     except InputError as error:
@@ -181,14 +183,6 @@ def read_figures(path: Path) -> list[str]:
     if not all(math.isfinite(figure) for figure in figures.values()):
         raise InputError(f"{path}: holds a figure that is no number")
     return [str(whole.get("n", "")), *(f"{figures[name]:.3f}" if name in figures else "" for name in HEADERS)]
-
-
-def epochs_done(folder: Path) -> int | None:
-    """Rows of history.csv; None without one where a run has finished, as in folders of the published program."""
-    try:
-        return max(0, (folder / "history.csv").read_bytes().count(b"\n") - 1)
-    except OSError:
-        return None if (folder / "result.json").exists() else 0
 
 
 def date_of(folder: Path) -> str:

@@ -14,7 +14,7 @@ from sweeps.jobs import Found
 from training.configuration import as_json
 from training.engine import build_model
 from training.options import parse_args
-from training.state import save_weights
+from training.state import save_tensors
 from utils import write_json
 
 CPU = Machine("cpu (x86_64)", 1, 2)
@@ -80,7 +80,7 @@ def test_disk_is_that_of_the_weights_and_of_checkpoints_meanwhile(tmp_path, monk
     monkeypatch.setattr(estimate, "SMALL_FILES", 0)
     monkeypatch.setattr(estimate, "BYTES_OF_WINDOW", 0)
     options, _ = parse_args(["--hidden_size", "64"])
-    save_weights(build_model(options), tmp_path / "model.pth")
+    save_tensors(build_model(options).state_dict(), tmp_path / "model.pth")
     size = (tmp_path / "model.pth").stat().st_size
     assert estimate_disk([options] * 5, SIZES, at_once=1) == pytest.approx((5 + 6) * size, rel=0.01)
     assert estimate_disk([options] * 5, SIZES, at_once=2) == pytest.approx((5 + 12) * size, rel=0.01)

@@ -11,7 +11,7 @@ import main as program
 from training.configuration import names_of
 from training.options import MODEL, TEST, TRAINING
 from training.run import CHECKPOINT
-from training.state import FORMAT_1_OPTIONS, load_weights, save_weights, snapshot
+from training.state import FORMAT_1_OPTIONS, load_weights, save_tensors, snapshot
 from utils import InputError, read_json, write_json
 
 # Weights
@@ -19,7 +19,7 @@ from utils import InputError, read_json, write_json
 
 def test_weights_come_back_and_misfits_are_named(tmp_path):
     model, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
-    save_weights(model, tmp_path / "model.pth")
+    save_tensors(model.state_dict(), tmp_path / "model.pth")
     load_weights(other, tmp_path / "model.pth")
     assert torch.equal(model.weight, other.weight)
     with pytest.raises(InputError, match=r"model\.pth: .* has shape"):
@@ -31,7 +31,7 @@ def test_weights_come_back_and_misfits_are_named(tmp_path):
 
 def test_safetensors_of_earlier_versions_are_taken_where_they_agree(tmp_path):
     model, other = torch.nn.Conv2d(3, 2, 3), torch.nn.Conv2d(3, 2, 3)
-    save_weights(model, tmp_path / "model.pth")
+    save_tensors(model.state_dict(), tmp_path / "model.pth")
     save_model(model, str(tmp_path / "model.safetensors"))
     load_weights(other, tmp_path / "model.pth")
     (tmp_path / "model.pth").unlink()
@@ -41,7 +41,7 @@ def test_safetensors_of_earlier_versions_are_taken_where_they_agree(tmp_path):
         assert torch.equal(other.state_dict()[name], tensor)
         assert torch.equal(third.state_dict()[name], tensor)
 
-    save_weights(torch.nn.Conv2d(3, 2, 3), tmp_path / "model.pth")
+    save_tensors(torch.nn.Conv2d(3, 2, 3).state_dict(), tmp_path / "model.pth")
     with pytest.raises(InputError, match=r"model\.safetensors: holds other weights than model\.pth beside it"):
         load_weights(third, tmp_path / "model.pth")
     (tmp_path / "model.safetensors").write_bytes(b"\0" * 20)
@@ -51,7 +51,7 @@ def test_safetensors_of_earlier_versions_are_taken_where_they_agree(tmp_path):
 
 def test_a_flipped_bit_of_the_weights_is_noticed(tmp_path):
     model = torch.nn.Linear(100, 100)
-    save_weights(model, tmp_path / "model.pth")
+    save_tensors(model.state_dict(), tmp_path / "model.pth")
     content = bytearray((tmp_path / "model.pth").read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "model.pth").write_bytes(content)

@@ -26,11 +26,6 @@ from utils import InputError, atomic_write, check_archive
 # Weights
 
 
-def save_weights(model: torch.nn.Module, path: Path) -> None:
-    """Write the state dict alone, whole or not at all."""
-    save_tensors(model.state_dict(), path)
-
-
 def save_tensors(content: Mapping[str, Any], path: Path) -> None:
     """Write tensors in plain containers, whole or not at all."""
     with atomic_write(path, "wb") as file:
