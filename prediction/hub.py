@@ -15,11 +15,11 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 import model
 from corpora.sessions import format_sessions
 from reports.runs import read_result
-from training.configuration import names_of, options, read_options
+from training.configuration import data_records, names_of, options, read_options
 from training.engine import build_model
 from training.folders import TrainedRun, read_encoder, shape_of
 from training.options import MODEL, TEST, parse_args
-from training.state import load_weights
+from training.state import first_line, load_weights
 from utils import InputError, read_json
 
 CONFIG = "config.json"
@@ -99,7 +99,7 @@ def download(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(f"{name}: no such experiment folder, and the hub did not give it ({reason})") from error
 
 
@@ -109,7 +109,7 @@ def download(name: str) -> Path:
 def describe_run(folder: Path, trained: TrainedRun) -> dict[str, Any]:
     """What config.json and the model card say of an experiment folder: no path of this machine is in it."""
     stored = read_json(folder / "configuration.json")
-    records = recorded_data(stored)
+    records = data_records(stored)
     named = [" ".join(str(data[name]) for name in ("corpus", "version") if data.get(name)) for data in records]
     chosen = trained.options
     text_model = recorded_text_model(stored)
@@ -146,15 +146,9 @@ def read_figures(path: Path) -> dict[str, Any] | None:
     return {"windows": overall["n"], "majority_label": overall["majority_label"], "rows": rows}
 
 
-def recorded_data(configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What a configuration says of its data, a record a corpus; none where it does not say."""
-    data = configuration.get("data")
-    return [record for record in (data if isinstance(data, list) else [data]) if isinstance(record, dict)]
-
-
 def recorded_text_model(configuration: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a configuration says of the text model: name and fingerprint at least; None where it does not say."""
-    found = next((data.get("text_model") for data in recorded_data(configuration)), None)  # of several one, the same
+    found = next((data.get("text_model") for data in data_records(configuration)), None)  # of several one, the same
     if isinstance(found, dict) and all(isinstance(found.get(key), str) for key in ("name", "fingerprint")):
         return found
     return None

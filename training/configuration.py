@@ -79,6 +79,12 @@ def identity(configuration: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
+def data_records(configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a configuration says of its data, a record a corpus; none where it does not say."""
+    data = configuration.get("data")
+    return [record for record in (data if isinstance(data, list) else [data]) if isinstance(record, dict)]
+
+
 def read_options(path: Path, stored: Mapping[str, Any], unchecked: Collection[str] = ()) -> dict[str, Any]:
     """The options in a configuration, except those of the call; those `unchecked` as they stand there.
 

@@ -24,7 +24,7 @@ from corpora.sessions import (
 )
 from features.speech import SpeechEmbeddings
 from model import MATE
-from training.configuration import as_json, earlier_values, identity, names_of, read_options
+from training.configuration import as_json, data_records, earlier_values, identity, names_of, read_options
 from training.engine import build_model
 from training.options import CALL, CORPUS, TEST, TRAINING, parse_args
 from training.run import CHECKPOINT
@@ -85,10 +85,7 @@ def load_run(folder: Path, chosen: Mapping[str, Any] | None = None) -> TrainedRu
 
 def read_corpora(path: Path, stored: Mapping[str, Any]) -> list[Corpus]:
     """The corpora that a run was made from; one of an earlier version was made from the first that is known."""
-    data = stored.get("data")
-    records = data if isinstance(data, list) and data else [data]
-    first = CORPORA[0].name
-    names = [record.get("corpus", first) if isinstance(record, dict) else first for record in records]
+    names = [record.get("corpus", CORPORA[0].name) for record in data_records(stored) or [{}]]
     if unknown := [name for name in names if named(name) is None]:
         raise InputError(f"{path}: its corpus is {unknown[0]!r}, which this program does not know")
     return [named(name) for name in names]
