@@ -174,4 +174,5 @@ def test_what_is_folded_is_printed(report, browser):
     seen += "e.getBoundingClientRect().height > 100)"
     assert set(browser.evaluate(seen)) == {False}
     browser.call("Emulation.setEmulatedMedia", media="print", features=[])
+    browser.wait(lambda: browser.evaluate(seen)[0])  # Chromium lays out anew some frames later, on a busy machine
     assert set(browser.evaluate(seen)) == {True}
