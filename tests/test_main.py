@@ -650,6 +650,7 @@ def test_weights_that_run_code_are_refused_and_do_not_run_it(experiment, preproc
         ("configuration.json", b'{"backbone": "rnn"}', "configuration.json: backbone: 'rnn'"),
         ("configuration.json", b'{"hidden_size": null}', "configuration.json: hidden_size: 'None'"),
         ("configuration.json", b'{"SorL": null}', "configuration.json: SorL: 'None'"),
+        ("configuration.json", b'{"epochs": null}', "configuration.json: epochs: 'None'"),
         (
             "configuration.json",
             b'{"hidden_size": 8, "num_layers": 1, "versions": {}, "train_split": ["a"]}',

@@ -65,13 +65,14 @@ def test_a_job_is_over_when_slurm_has_it_no_more(cluster, tmp_path):
     assert not (tmp_path / "asked").exists()
 
 
-# Starts every job of an array on this machine, as `srun` below lets it
+# Starts every job of an array on this machine, as `srun` below lets it; keeps the script, which submitit then moves
 SBATCH = r"""
+script=$(cat "$1")
 last=$(sed -n 's/^#SBATCH --array=0-\([0-9]*\).*/\1/p' "$1")
 export SLURM_ARRAY_JOB_ID=7 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1
 export SLURM_JOB_NODELIST=here
 for task in $(seq 0 "$last"); do
-    SLURM_JOB_ID=1$task SLURM_ARRAY_TASK_ID=$task sh "$1" > /dev/null 2>&1 &
+    SLURM_JOB_ID=1$task SLURM_ARRAY_TASK_ID=$task sh -c "$script" > /dev/null 2>&1 &
 done
 echo Submitted batch job 7"""
 SRUN = """

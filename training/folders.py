@@ -31,6 +31,8 @@ from training.run import CHECKPOINT
 from training.state import load_weights
 from utils import InputError, find_run, lock_folder, read_json
 
+REPORTED = {"epochs", "select", "monitor"}  # options of the training that the report of a test speaks of
+
 
 class TrainedRun(NamedTuple):
     """An experiment folder with its trained model.
@@ -70,7 +72,7 @@ def load_run(folder: Path, chosen: Mapping[str, Any] | None = None) -> TrainedRu
     if "versions" not in stored:  # the published program's: its --sr had no effect, and it always had four layers
         stored |= {"sr": SAMPLE_RATE, "num_layers": 4}
     encoder = read_encoder(path, stored)
-    trained = read_options(path, stored, unchecked=names_of(TRAINING))
+    trained = read_options(path, stored, unchecked=names_of(TRAINING) - REPORTED)
     free = names_of(CALL, CORPUS, TEST)
     for name, value in chosen.items():
         if name not in free and name in trained and trained[name] != value:
