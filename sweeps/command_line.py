@@ -13,6 +13,7 @@ from corpora.sessions import Session, parse_sessions
 from sweeps.plan import (
     BEYOND,
     EPOCHS,
+    NEXT,
     PLAN_FILE,
     SET_BY_PLAN,
     TABLES,
@@ -39,6 +40,11 @@ NARROWING = {"save_path", "tables", "rows", "SorL", "resamples"}
 def parse_fold(value: str) -> tuple[Session, ...]:
     """Test sessions, as main.py's `--test_split` takes them."""
     return tuple(parse_sessions(value))
+
+
+def parse_validation(value: str) -> list[Session] | str:
+    """Sessions to validate on, as main.py's `--valid_split` takes them, or `NEXT`."""
+    return NEXT if value == NEXT else parse_sessions(value)
 
 
 def parse_axis(value: str) -> tuple[str, list[str]]:
@@ -117,6 +123,12 @@ def add_command(commands: Any, name: str, text: str, note: str = "") -> Argument
         choices=ROLES,
         default=list(ROLES),
         help="whose emotion is predicted; without it all that the corpus has",
+    )
+    option(
+        "--valid_split",
+        type=parse_validation,
+        metavar="SESSIONS",
+        help=f"sessions to validate on, taken from training; {NEXT}: for each fold those of the one after it",
     )
     text = f"runs of each, with seeds from 0 on; without it one, of {BEYOND} three"
     option("--seeds", type=number(int, 1, 1000), help=text)

@@ -82,6 +82,7 @@ BEYOND_ROWS = {
     "encoder alone": {"modality": "audio", "audio": "encoder"},
 }
 GRID = "grid"  # the table of the user's own grid
+NEXT = "next"  # as `--valid_split`: each fold is validated on the one after it
 # Options of main.py that every plan sets, or that many runs at once have no use for
 SET_BY_PLAN = {"SorL", "test_split", "seed", "resume", "test_only", "test_path"}
 EPOCHS = 100  # of the published tables, and of a grid, where main.py has 50 by default
@@ -164,19 +165,41 @@ def make_plan(args: argparse.Namespace, given: set[str], parser: argparse.Argume
     parser : of the command
     """
     tables = choose_tables(args, parser)
-    if args.valid_split:
+    if args.valid_split and args.valid_split != NEXT:
         args.valid_split = settle(args.valid_split, preprocessed_corpora(args.data_path), "--valid_split")
     of_tables = SET_BY_PLAN | options_set_by(tables)
     if refused := sorted((given - {"SorL", "test_split"}) & of_tables):
         parser.error(f"--{refused[0]} is set by the tables")
-    names = sorted(({"epochs", *given} & options().keys()) - SET_BY_PLAN)
+    names = sorted(({"epochs", *given} & options().keys()) - SET_BY_PLAN - {"valid_split"})
     shared = format_options({name: getattr(args, name) for name in names})
+    validated = plan_validation(args, tables, parser)
     runs = []
     for name, table in tables.items():
         for role in dict.fromkeys(roles_of(args, given)):
-            runs += plan_table(name, table, role, args.seeds or table.seeds, shared)
-    main_args, _ = parse_args(shared)
+            runs += plan_table(name, table, role, args.seeds or table.seeds, shared, validated)
+    main_args, _ = parse_args([*shared, *next(iter(validated.values()), [])])
+    main_args.valid_split = args.valid_split  # where it is NEXT, every fold has its own
     return Plan(args=args, given=given, main_args=main_args, tables=tables, runs=runs)
+
+
+def plan_validation(
+    args: argparse.Namespace, tables: Mapping[str, Table], parser: argparse.ArgumentParser
+) -> dict[tuple[Session, ...], list[str]]:
+    """By test sessions, the arguments of main.py that say which sessions to validate on, if any."""
+    folds = [fold for table in tables.values() for fold in table.folds]
+    if args.valid_split != NEXT:
+        return {fold: format_options({"valid_split": args.valid_split} if args.valid_split else {}) for fold in folds}
+    (corpus, *others), validated = preprocessed_corpora(args.data_path), {}
+    for fold in folds:
+        if others or fold not in corpus.folds:
+            known = " and ".join(map(format_sessions, corpus.folds))
+            parser.error(
+                f"--valid_split {NEXT}: test sessions {format_sessions(fold)} are no fold of {corpus.name}, which has "
+                f"{known}; name the sessions to validate on"
+            )
+        following = corpus.folds[(corpus.folds.index(fold) + 1) % len(corpus.folds)]
+        validated[fold] = ["--valid_split", format_sessions(following)]
+    return validated
 
 
 def roles_of(args: argparse.Namespace, given: set[str]) -> list[str]:
@@ -237,14 +260,27 @@ def make_grid(axes: Mapping[str, Sequence[str]], folds: Iterable[tuple[Session, 
     return Table("Grid", rows, folds=tuple(dict.fromkeys(folds)))
 
 
-def plan_table(name: str, table: Table, role: str, seeds: int, shared: Sequence[str]) -> list[PlannedRun]:
-    """The runs of a table for one role; `shared` are the arguments of main.py that hold for all runs."""
+def plan_table(
+    name: str,
+    table: Table,
+    role: str,
+    seeds: int,
+    shared: Sequence[str],
+    validated: Mapping[tuple[Session, ...], Sequence[str]],
+) -> list[PlannedRun]:
+    """The runs of a table for one role.
+
+    Parameters
+    ----------
+    shared : the arguments of main.py that hold for all runs
+    validated : those that hold for the runs of one fold
+    """
     runs = []
     for row, values in table.rows.items():
         of_row = format_options(values | table.by_role.get(role, {}))
         for fold, seed in itertools.product(table.folds, range(seeds)):
             of_run = ["--SorL", role, "--test_split", format_sessions(fold), "--seed", str(seed)]
-            argv = (*shared, *of_row, *of_run)
+            argv = (*shared, *of_row, *validated[fold], *of_run)
             planned = PlannedRun(
                 table=name,
                 title=table.title,
