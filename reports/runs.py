@@ -107,13 +107,16 @@ def values_of(runs: Sequence[Run]) -> pd.DataFrame:
 def read_run(folder: Path) -> Run:
     """Read an experiment folder in which main.py has finished.
 
+    The result of an earlier version knows no parts: its newest `--test_only` that does takes its place.
+
     Raises
     ------
     InputError : one of its files is missing or damaged
     """
-    result = read_result(folder / "result.json")
+    result, predictions = read_test(folder)
     configuration = read_configuration(folder / "configuration.json")
-    predictions = read_predictions(folder / "predictions.csv", result.n_windows)
+    if not result.parts:
+        result, predictions = find_test(folder, predictions) or (result, predictions)
     return Run(
         figures=result.figures,
         majority_f1=result.majority_f1,
@@ -128,6 +131,25 @@ def read_run(folder: Path) -> Run:
         configuration=configuration,
         parts=result.parts,
     )
+
+
+def read_test(folder: Path) -> tuple[Result, pd.DataFrame]:
+    """The result and predictions that a folder holds; raises `InputError` where they are missing or damaged."""
+    result = read_result(folder / "result.json")
+    return result, read_predictions(folder / "predictions.csv", result.n_windows)
+
+
+def find_test(folder: Path, predictions: pd.DataFrame) -> tuple[Result, pd.DataFrame] | None:
+    """The newest test of a run's weights on the windows and labels of `predictions` whose result knows the parts."""
+    tested = ["segment_id", *EMOTIONS, "arousal", "valence"]
+    for path in sorted(folder.glob("test_*"), reverse=True):
+        try:
+            result, again = read_test(path)
+        except InputError:  # one that was stopped, or of another program
+            continue
+        if result.parts and again[tested].equals(predictions[tested]):
+            return result, again
+    return None
 
 
 def read_result(path: Path) -> Result:

@@ -9,7 +9,7 @@ from compared_runs import make_beyond, predictions, recompute_main_figures
 from corpora.kemdy19 import FOLDS
 from metric import WHOLE_FIGURES
 from reports.against import compare_with_baseline, make_cell
-from reports.runs import read_run
+from reports.runs import Entry, read_run
 from reports.tables import write_report
 
 ROWS = {"MATE": 1.5, "speakers": 1.5, "encoder": 2.5}
@@ -118,15 +118,32 @@ def test_figures_by_dialogue_and_sentence_are_means_over_folds_and_seeds(beyond,
     assert f'<tr><th scope="row">improvised dialogues</th><td>{counts}</td>' in page
 
 
-def test_runs_that_know_no_parts_are_reported_without(beyond, tmp_path):
-    entries, _ = beyond
-    folder = shutil.copytree(entries[0].folder, tmp_path / "run")
+@pytest.fixture
+def earlier(beyond, tmp_path) -> Entry:
+    """A run of an earlier version, whose result knows no parts."""
+    folder = shutil.copytree(beyond[0][0].folder, tmp_path / "run")
     result = json.loads((folder / "result.json").read_text())
     for name in ("parts", "intervals", "chosen"):
         del result[name]
     (folder / "result.json").write_text(json.dumps(result))
+    return beyond[0][0]._replace(folder=folder)
+
+
+def test_runs_that_know_no_parts_are_reported_without(earlier, tmp_path):
     (tmp_path / "report").mkdir()
-    write_report(tmp_path / "report", [entries[0]._replace(folder=folder)], {})
+    write_report(tmp_path / "report", [earlier], {})
     assert pd.read_csv(tmp_path / "report" / "beyond.csv")["weighted_f1_low"].notna().all()
     assert not (tmp_path / "report" / "beyond_parts.csv").exists()
     assert "By dialogue and sentence" not in (tmp_path / "report" / "index.html").read_text("utf-8")
+
+
+def test_a_later_test_of_such_a_run_gives_its_parts_if_it_is_of_the_same_windows(beyond, earlier, tmp_path):
+    entries, runs = beyond
+    whole = entries[0].folder
+    other_fold = next(entry.folder for entry in entries if entry.test_split == FOLDS[1])
+    shutil.copytree(whole, earlier.folder / "test_20261125-120000")
+    shutil.copytree(other_fold, earlier.folder / "test_20261125-130000")
+    (earlier.folder / "test_20261125-140000").mkdir()  # one that was killed
+    assert read_run(earlier.folder).parts == runs[whole].parts != {}
+    shutil.rmtree(earlier.folder / "test_20261125-120000")
+    assert read_run(earlier.folder).parts == {}
