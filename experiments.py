@@ -27,7 +27,7 @@ from sweeps.overview import describe_runs
 from sweeps.plan import BEYOND, GRID, TABLES, TABLES_KEMDY20, Plan, PlannedRun, check_corpora, remember
 from sweeps.slurm import Slurm, run_on_slurm
 from training.options import parse_args
-from utils import InputError, find_run, run_command
+from utils import InputError, count, find_run, run_command
 
 
 def show(plan: Plan) -> None:
@@ -37,12 +37,12 @@ def show(plan: Plan) -> None:
         n_runs = sum(planned.table == name for planned in plan.runs)
         if n_runs:
             named = f", which 'run {name}' makes" if name == BEYOND and not plan.args.tables else ""
-            print(f"{name:<10}{table.title}: {', '.join(table.rows)}; {n_runs} runs{named}")
+            print(f"{name:<10}{table.title}: {', '.join(table.rows)}; {count(n_runs, 'run')}{named}")
     runs = {planned.run_id for planned in plan.runs}
     finished = find_finished(save_path)
     others = other_data(plan.runs, finished)
     n_done = len(runs & finished.keys() - others.keys())
-    print(f"{len(runs)} runs in all, those that tables share counted once; {n_done} finished in {save_path}")
+    print(f"{count(len(runs), 'run')} in all, those that tables share counted once; {n_done} finished in {save_path}")
     for line in others.values():
         print(line)
 
@@ -68,7 +68,7 @@ def run(plan: Plan, argv: Sequence[str]) -> list[PlannedRun]:
         wanted.setdefault(planned.run_id, planned)  # a run that tables share counts as the first one's
     finished = find_finished(save_path)
     todo = [planned for planned in wanted.values() if planned.run_id not in finished]
-    print(f"{len(wanted)} runs, {len(wanted) - len(todo)} finished already", flush=True)
+    print(f"{count(len(wanted), 'run')}, {len(wanted) - len(todo)} finished already", flush=True)
     if not todo:
         return []
     jobs = [make_job(planned, save_path) for planned in todo]
@@ -230,7 +230,8 @@ def execute(plan: Plan, argv: Sequence[str]) -> list[PlannedRun]:
             unfinished = run(plan, argv)
         print(f"report: {report(plan) / 'index.html'}")
     if unfinished:
-        print(f"{len(unfinished)} runs have not finished: the report says why", file=sys.stderr)
+        have = "have" if len(unfinished) > 1 else "has"
+        print(f"{count(len(unfinished), 'run')} {have} not finished: the report says why", file=sys.stderr)
     return unfinished
 
 

@@ -332,6 +332,11 @@ def lock_folder(folder: Path, doing: str) -> Iterator[None]:
         lock.release()
 
 
+def count(n: int, noun: str) -> str:
+    """`1 fold`, `5 folds`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def count_epochs(folder: Path) -> int | None:
     """Epochs that the run in an experiment folder has done, by its `history.csv`; None where that is not there."""
     try:

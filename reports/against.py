@@ -14,7 +14,7 @@ from reports.comparison import compute_comparison, within_seeds
 from reports.formats import format_difference, format_spread
 from reports.pairs import Pair, make_fold, windows_table
 from reports.runs import Entry, Run, group
-from utils import InputError, one_line
+from utils import InputError, count, one_line
 
 RESAMPLES = 1_999
 MEANING = (
@@ -104,11 +104,6 @@ def compare_with_baseline(entries: Sequence[Entry], runs: Mapping[Path, Run]) ->
     headings = [HEADINGS[name] for name in WHOLE_FIGURES]
     table = pd.concat(numbers) if numbers else pd.DataFrame()
     return Against(baseline, headings, rows, MEANING.format(baseline=baseline), notes, table)
-
-
-def count(n: int, noun: str) -> str:
-    """`1 fold`, `5 folds`."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def make_cell(of_figure: pd.Series) -> Cell:

@@ -30,7 +30,7 @@ from reports.intervals import mean_intervals
 from reports.pairs import dialogue_sums, windows_table
 from reports.plots import plot_confusion, save_figure
 from reports.sentences import Labels, describe_parts, figures_by_part
-from utils import atomic_write, write_json
+from utils import atomic_write, count, write_json
 
 RESAMPLES = 1_999  # of dialogues, for the verdict: a bound of the interval moves by some thousandths with more
 
@@ -201,9 +201,8 @@ def describe_result(
     """
     whole = result["parts"]["whole"]
     heading = [
-        f"{role}, {describe_tested(sessions, corpora)}: {whole['n']} windows of "
-        f"{whole['dialogues']} dialogue{'s' * (whole['dialogues'] != 1)}, {whole['n_single_label']} of them with one "
-        "majority label"
+        f"{role}, {describe_tested(sessions, corpora)}: {count(whole['n'], 'window')} of "
+        f"{count(whole['dialogues'], 'dialogue')}, {whole['n_single_label']} of them with one majority label"
     ]
     if result["epoch"] is not None:
         chosen = f", {result['chosen']}" if result["chosen"] else ""

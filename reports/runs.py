@@ -17,7 +17,7 @@ from constants import EMOTIONS, ROLES
 from corpora.registry import corpus_of, named, parse_id
 from corpora.sessions import Session, is_session
 from metric import FIGURES, SINGLE_LABEL_FIGURES, WHOLE_FIGURES
-from utils import InputError, read_bounded, read_json
+from utils import InputError, count, read_bounded, read_json
 
 AFFECT_COLUMNS = ("arousal", "arousal_pred", "valence", "valence_pred")  # of predictions.csv
 MAX_CSV_BYTES = 100 * 2**20  # the predictions of a run have some hundred thousand
@@ -349,7 +349,7 @@ def describe_machines(runs: Iterable[Run]) -> dict[str, str]:
 
 
 def format_counts(counts: Counter) -> str:
-    """The only value, or `2.11.0 (3 runs); 2.10.0 (1 runs)`."""
+    """The only value, or `2.11.0 (3 runs); 2.10.0 (1 run)`."""
     if len(counts) == 1:
         return next(iter(counts))
-    return "; ".join(f"{value} ({n} runs)" for value, n in counts.items())
+    return "; ".join(f"{value} ({count(n, 'run')})" for value, n in counts.items())

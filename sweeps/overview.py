@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from corpora.sessions import format_sessions
 from sweeps.jobs import error_file, is_trained_in
 from training.configuration import defaults, identity, outcome_options
-from utils import InputError, count_epochs, one_line, read_json
+from utils import InputError, count, count_epochs, one_line, read_json
 
 # Any of these makes a folder an experiment folder, perhaps a damaged one
 FILES = ("configuration.json", "model.pth", "checkpoint.pt", "history.csv", "result.json")
@@ -91,7 +91,7 @@ def describe_runs(save_path: Path) -> str:
         "paper counts"
     )
     n_finished = sum(line.state.startswith("finished") for line in lines)
-    parts.append(f"{len(lines)} experiment folders in {one_line(save_path)}, {n_finished} finished")
+    parts.append(f"{count(len(lines), 'experiment folder')} in {one_line(save_path)}, {n_finished} finished")
     return "\n\n".join(parts)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sweeps.jobs import POLL, Job, find_runs, progress_bar, submitit_folder, update_bar, write_ended
-from utils import InputError, Interrupted, stop_requests
+from utils import InputError, Interrupted, count, stop_requests
 
 if TYPE_CHECKING:
     import submitit
@@ -44,7 +44,7 @@ def run_on_slurm(jobs: Sequence[Job], save_path: Path, slurm: Slurm) -> None:
     found, looked = find_runs(save_path), time.monotonic()
     with stop_requests(quiet=True) as received, progress_bar(jobs) as bar:
         running = list(zip(jobs, submit_array(executor, jobs), strict=True))
-        bar.write(f"{len(jobs)} runs handed to SLURM, job {array_of(running[0][1])}", sys.stdout)
+        bar.write(f"{count(len(jobs), 'run')} handed to SLURM, job {array_of(running[0][1])}", sys.stdout)
         while running:
             if received:
                 raise Interrupted(

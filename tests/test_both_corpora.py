@@ -355,7 +355,7 @@ def test_a_run_of_a_grid_on_both_is_found_reported_and_listed(corpora, tmp_path,
     assert describe_reported([both])[1].startswith("Not KEMDy19 alone: ")
     capsys.readouterr()
     assert experiments.main(["list", *argv]) == 0
-    assert "1 runs in all, those that tables share counted once; 1 finished" in capsys.readouterr().out
+    assert "1 run in all, those that tables share counted once; 1 finished" in capsys.readouterr().out
     assert experiments.main(["runs", "--save_path", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "KEMDy20:1-7" in out

@@ -97,7 +97,7 @@ def test_a_cluster_makes_the_runs_and_one_that_fails_stops_no_other(cluster, pre
     (result,) = (tmp_path / "exp").glob("*/result.json")
     assert f"grid lam=0.5, speaker, test 1-2, seed 0: {result.parent}\n" in done.stdout
     assert "test 17-18, seed 0: error: --test_split: the corpus has no utterance of sessions [17, 18]" in done.stdout
-    assert "1 runs have not finished" in done.stderr
+    assert "1 run has not finished" in done.stderr
 
 
 def test_runs_on_a_cluster_go_on_when_the_program_is_stopped(cluster, preprocessed, tmp_path):
@@ -105,8 +105,8 @@ def test_runs_on_a_cluster_go_on_when_the_program_is_stopped(cluster, preprocess
     options = ["--grid", "lam=0.5", "--SorL", "speaker", "--data_path", str(preprocessed), "--save_path", str(tmp_path)]
     command = [sys.executable, str(ROOT / "experiments.py"), "run", "--slurm", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "1 runs, 0 finished already\n"
-        assert any("1 runs handed to SLURM, job 7" in process.stdout.readline() for _ in range(3))
+        assert process.stdout.readline() == "1 run, 0 finished already\n"
+        assert any("1 run handed to SLURM, job 7" in process.stdout.readline() for _ in range(3))
         process.send_signal(signal.SIGINT)
         output = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT, output
