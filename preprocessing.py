@@ -8,6 +8,7 @@ corpus into problems.csv, and what all of it was made from into corpus.json. The
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -54,18 +55,7 @@ class RawCorpus:
     problems: list[Problem]
 
 
-def preprocess(  # noqa: PLR0913
-    data_path: Path,
-    *,
-    text_model: str = KOBERT,
-    text_dim: int | None = None,
-    batch_size: int = 64,
-    out: Path | None = None,
-    gpu_id: str | None = None,
-    overwrite: bool = False,
-    strict: bool = False,
-    audio_path: Path | None = None,
-) -> str:
+def preprocess(args: argparse.Namespace) -> str:
     """Write `annotation.csv`, `df_<role>.csv`, `embedding_<dimension>.npy`, `problems.csv` and `corpus.json`.
 
     The embeddings are also kept by text model and sentence in `embedding_<dimension>.cache.npz`: an interrupted run
@@ -73,14 +63,8 @@ def preprocess(  # noqa: PLR0913
 
     Parameters
     ----------
-    text_model : hub name or folder of the sentence encoder
-    text_dim : length of its embeddings; None for whatever the encoder gives
-    batch_size : sentences at once
-    out : folder of the files, if not `data_path`, which may be on a disk that cannot be written to
-    gpu_id : as in `training.devices.pick_device`
-    overwrite : replace the files of an earlier run
-    strict : any fault raises, before the encoder runs and a file is written; other spellings of a label are none
-    audio_path : folder of the wavs, if neither `data_path/wav` nor `./audio`
+    args : the options of `get_args_parser`; with `strict` any fault raises before the encoder runs and a file is
+        written, except another spelling of a label
 
     Returns
     -------
@@ -90,28 +74,33 @@ def preprocess(  # noqa: PLR0913
     ------
     InputError : the corpus or the text model cannot be used, or a file exists already and `overwrite` is not set
     """
+    data_path, audio_path, folder = args.data_path, args.audio_path, folder_of(args)
     corpus = corpus_in(data_path)
     print(f"{data_path}: {corpus.name}", flush=True)
-    folder = out or data_path
-    refuse_existing(output_files(folder, text_dim or TEXT_DIM, corpus.roles), overwrite)
+    refuse_existing(output_files(folder, args.text_dim or TEXT_DIM, corpus.roles), args.overwrite)
     with opened(folder):
         raw = read_corpus(corpus, data_path, audio_path)
-        tokenizer, model = load_text_model(text_model, text_dim)
+        tokenizer, model = load_text_model(args.text_model, args.text_dim)
         text_dim = model.config.hidden_size
         files = output_files(folder, text_dim, corpus.roles)
-        refuse_existing(files, overwrite)
+        refuse_existing(files, args.overwrite)
         cache = EmbeddingCache(folder / f"embedding_{text_dim}.cache.npz", tokenizer, model)
         if cache.fault:
             what, done = "cache that is damaged", "all sentences are embedded anew"
             raw.problems.append(Problem(cache.path.name, "", "", what, cache.fault, done))
-        report_faults(data_path, raw.problems, strict)
-        model = model.to(pick_device(gpu_id))
-        vectors = embed_sentences(list(raw.transcripts.values()), tokenizer, model, batch_size, cache=cache)
+        report_faults(data_path, raw.problems, args.strict)
+        model = model.to(pick_device(args.gpu_id))
+        vectors = embed_sentences(list(raw.transcripts.values()), tokenizer, model, args.batch_size, cache=cache)
         facts = {"corpus": corpus.name, **describe_source(data_path, folder, audio_path)}
         facts["utterances"] = raw.annotation["Segment ID"].nunique()
-        facts["text_model"] = describe_text_model(text_model, model, cache.text_model)
+        facts["text_model"] = describe_text_model(args.text_model, model, cache.text_model)
         write_files(files, raw, vectors, facts | other_embeddings(folder, files))
     return describe(folder, raw)
+
+
+def folder_of(args: argparse.Namespace) -> Path:
+    """The folder that the files are written into."""
+    return args.out or args.data_path
 
 
 def report_faults(data_path: Path, problems: Sequence[Problem], strict: bool) -> None:
@@ -276,24 +265,23 @@ def get_args_parser() -> ArgumentParser:
     return parser
 
 
-def run(audio_model: str | None, **options: Any) -> None:
-    """Pre-process with the `options` of `preprocess`, and compute the embeddings of the speech encoder `audio_model`.
+def run(args: argparse.Namespace) -> None:
+    """Pre-process, and compute the embeddings of a speech encoder if one is named.
 
     They alone are computed where the tables are there already, unless these are to be replaced.
     """
-    data_path = options["data_path"]
-    if audio_model is None or options["overwrite"] or not any(data_path.glob("df_*.csv")):
-        print(preprocess(**options))
-    if audio_model is not None:
+    folder = folder_of(args)
+    if args.audio_model is None or args.overwrite or not any(folder.glob("df_*.csv")):
+        print(preprocess(args))
+    if args.audio_model is not None:
         from features.speech import embed_corpus
 
-        device = pick_device(options["gpu_id"])
-        print(embed_corpus(data_path, audio_model, device, options["audio_path"], options["batch_size"]))
+        print(embed_corpus(folder, args.audio_model, pick_device(args.gpu_id), args.audio_path, args.batch_size))
 
 
 def main(argv: list[str] | None = None) -> int:
     args = get_args_parser().parse_args(argv)
-    return run_command(lambda: run(**vars(args)))
+    return run_command(lambda: run(args))
 
 
 if __name__ == "__main__":

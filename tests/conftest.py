@@ -53,12 +53,13 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def preprocessed_copy(sample: Path, corpus: Path) -> Path:
     """A copy of a raw sample corpus, pre-processed."""
-    from preprocessing import preprocess
+    from preprocessing import get_args_parser, preprocess
 
     shutil.copytree(sample, corpus)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of the faults that the sample has on purpose
-        preprocess(corpus, text_model=str(corpus / "kobert"), gpu_id="cpu")
+        options = ["--data_path", str(corpus), "--text_model", str(corpus / "kobert"), "--gpu_id", "cpu"]
+        preprocess(get_args_parser().parse_args(options))
     return corpus
 
 

@@ -20,8 +20,8 @@ from corpora.registry import parse_id
 from corpora.transcripts import clean_transcript
 from features.embeddings import load_embeddings
 from features.text import embed_sentences, load_text_model
-from preprocessing import main, output_files, preprocess
-from utils import InputError, decode
+from preprocessing import main, output_files
+from utils import decode
 
 
 def test_the_files_are_written_beside_the_raw_data(sample, preprocessed):
@@ -344,5 +344,3 @@ def test_missing_folder_and_other_dimension(tmp_path, sample, capsys):
     assert "nowhere: no such folder" in capsys.readouterr().err
     assert main(["--data_path", str(sample), "--text_model", str(sample / "kobert"), "--text_dim", "512"]) == 2
     assert "768 values, --text_dim is 512" in capsys.readouterr().err
-    with pytest.raises(InputError):
-        preprocess(tmp_path / "nowhere")

@@ -134,6 +134,15 @@ def heard(preprocessed, encoders, tmp_path_factory) -> Path:
     return corpus
 
 
+def test_embeddings_lie_beside_the_files_that_are_written_elsewhere(sample, encoders, tmp_path):
+    before = {path.relative_to(sample) for path in sample.rglob("*")}
+    argv = ["--data_path", str(sample), "--out", str(tmp_path / "out"), "--text_model", str(sample / "kobert")]
+    assert preprocess([*argv, "--audio_model", str(encoders / "hubert-group"), "--gpu_id", "cpu"]) == 0
+    assert {path.relative_to(sample) for path in sample.rglob("*")} == before
+    wavs, _ = find_wavs(tmp_path / "out")
+    assert open_embeddings(tmp_path / "out" / "features", wavs, list(wavs)).encoder["name"] == "hubert-group"
+
+
 @pytest.fixture
 def own(heard, tmp_path) -> Path:
     return Path(shutil.copytree(heard, tmp_path / "corpus"))
