@@ -19,6 +19,7 @@ from loss import make_loss
 from training.engine import build_model, make_optimizer, train_step, trains_in_bfloat16
 from training.measure import Sides, take_turns
 from training.options import parse_args
+from training.utilisation import step_flop
 
 WS = 8
 
@@ -26,7 +27,7 @@ WS = 8
 def measure_speech(wavs: dict[str, Path], device: torch.device, batch_size: int, rounds: int) -> str:
     """A table of both comparisons, with a randomly initialised wav2vec2 of base size; wavs by segment id."""
     build = measure_embedding(wavs, device, batch_size, rounds)
-    step = measure_training(device, batch_size, rounds)
+    step, work = measure_training(device, batch_size, rounds)
     lines = [f"{'':34}{'seconds':>12}{'against':>12}{'ratio':>8}"]
     for name, sides in (
         ("pre-processing, encoder alone", build),
@@ -34,6 +35,7 @@ def measure_speech(wavs: dict[str, Path], device: torch.device, batch_size: int,
     ):
         ours, plain = statistics.median(sides.ours), statistics.median(sides.plain)
         lines.append(f"{name:34}{ours:12.5f}{plain:12.5f}{sides.ratio:8.2f}")
+    lines.append(f"{'GFLOP a window of that step':34}{work[1]:12.5f}{work[0]:12.5f}{work[0] / work[1]:8.2f}")
     return "\n".join(lines)
 
 
@@ -65,14 +67,19 @@ def measure_embedding(wavs: dict[str, Path], device: torch.device, batch_size: i
     return take_turns(alone, ours, rounds, device)
 
 
-def measure_training(device: torch.device, batch_size: int, rounds: int) -> Sides:
-    """Seconds a window of a training step with the CNN and with embeddings of base size, the rest being the same."""
+def measure_training(device: torch.device, batch_size: int, rounds: int) -> tuple[Sides, list[float]]:
+    """Seconds a window of a training step with the CNN and with embeddings of base size, the rest being the same.
+
+    With the GFLOP a window of both; the LSTM and the heads, which both have, are nearly all of the second one's.
+    """
     loss = make_loss("normal", 0.66, 0.99, np.ones(N_EMOTIONS, dtype=int))
     bfloat16 = trains_in_bfloat16("auto", device)
+    work: list[float] = []
 
     def step(audio: str, shape: tuple[int, int]):
         options, _ = parse_args(["--audio", audio])
         model = build_model(options, speech_shape=shape).to(device).train()
+        work.append(step_flop(model, SAMPLE_RATE) / 1e9)
         optimizer = make_optimizer("adam", model, 1e-3, 0.0, 1e-5)
         inputs = torch.randn(batch_size, WS, *shape)
         if audio == "cnn":
@@ -81,10 +88,11 @@ def measure_training(device: torch.device, batch_size: int, rounds: int) -> Side
         emotion = torch.full((batch_size, N_EMOTIONS), 1 / N_EMOTIONS)
         batch = Batch(inputs, torch.randn(batch_size, WS, options.text_dim), emotion, ratings, ratings).to(device)
 
-        def work() -> int:
+        def train() -> int:
             train_step(model, batch, loss, optimizer, bfloat16).item()
             return batch_size
 
-        return work
+        return train
 
-    return take_turns(step("cnn", (N_MELS, n_frames(SAMPLE_RATE))), step("encoder", (13, 768)), rounds, device)
+    cnn, encoder = step("cnn", (N_MELS, n_frames(SAMPLE_RATE))), step("encoder", (13, 768))
+    return take_turns(cnn, encoder, rounds, device), work
