@@ -61,13 +61,13 @@ def run(plan: Plan, argv: Sequence[str]) -> list[PlannedRun]:
     sizes = {role: check_corpora(plan.main_args.data_path, role, plan.tables) for role in roles}
     if others := other_data(plan.runs, {run_id: found.folder for run_id, found in find_runs(save_path).items()}):
         raise InputError(f"{next(iter(others.values()))} (so it is with {len(others)} of the plan's runs)")
-    speech_shape = speech_shape_of(plan.runs)
-    remember(save_path, argv)
     wanted: dict[str, PlannedRun] = {}
     for planned in plan.runs:
         wanted.setdefault(planned.run_id, planned)  # a run that tables share counts as the first one's
     finished = find_finished(save_path)
     todo = [planned for planned in wanted.values() if planned.run_id not in finished]
+    speech_shape = speech_shape_of(todo)
+    remember(save_path, argv)
     print(f"{count(len(wanted), 'run')}, {len(wanted) - len(todo)} finished already", flush=True)
     if not todo:
         return []

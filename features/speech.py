@@ -55,6 +55,7 @@ def embed_corpus(
     described = describe_encoder(encoder)
     file = f"speech-{re.sub(r'[^A-Za-z0-9.-]+', '-', encoder.name)}-{encoder.fingerprint[:8]}"
     folder = data_path / "features"
+    refuse_namesake(folder, file, encoder.name)
     with lock_folder(data_path, "pre-processing"):
         try:
             store = open_store(folder, file, described, wavs)
@@ -66,6 +67,16 @@ def embed_corpus(
         f"speech embeddings of {encoder.name}: {n} utterances, {encoder.layers} layers of {encoder.dimension}; "
         f"wavs that cannot be used: {len(wavs) - n}"
     )
+
+
+def refuse_namesake(folder: Path, file: str, name: str) -> None:
+    """Raise `InputError` where a folder holds embeddings of another encoder called `name`: runs know them by it."""
+    for other, encoder in stored_encoders(folder).items():
+        if other != file and encoder["name"] == name:
+            raise InputError(
+                f"{folder / other}.safetensors: of another encoder called {name}, and runs know an encoder by its "
+                "name: give this one's folder another name, or take that file away if no run needs it"
+            )
 
 
 def describe_encoder(encoder: SpeechEncoder) -> dict[str, Any]:

@@ -29,13 +29,15 @@ def other_data(runs: Iterable[PlannedRun], folders: Mapping[str, Path]) -> dict[
     found = {}
     for planned in runs:
         folder = folders.get(planned.run_id)
-        if folder is None or planned.run_id in found or "data" not in read_json(folder / "configuration.json"):
+        stored = {} if folder is None or planned.run_id in found else read_json(folder / "configuration.json")
+        if "data" not in stored:
             continue
         options, _ = parse_args(planned.argv)
         key = tuple(str(getattr(options, name)) for name in DECISIVE)
         if key not in described:
             described[key] = describe_now(options)
-        if (now := described[key]) and (words := differences_in_words(folder, now)):
+        now = described[key]
+        if now and (words := differences_in_words(folder, now) or other_encoder(stored, options)):
             found[planned.run_id] = (
                 f"{folder}: made from other data than {format_paths(options.data_path)} now holds: {words}; "
                 "bring them back, move the folder elsewhere, or give another --save_path"
@@ -69,6 +71,30 @@ def speech_shape_of(runs: Iterable[PlannedRun]) -> tuple[int, int] | None:
                 raise InputError(f"{planned.table} {planned.row}: {error}") from error
             shape = found[0]["layers"], found[0]["dimension"]
     return shape
+
+
+def other_encoder(stored: Mapping[str, Any], options: argparse.Namespace) -> str:
+    """That a corpus holds the embeddings of another speech encoder than a run heard through, in words, or ''.
+
+    Parameters
+    ----------
+    stored : the run's configuration
+    """
+    encoder = stored.get("speech_encoder")
+    if encoder is None:
+        return ""
+    from features.speech import stored_encoders
+
+    for path in options.data_path:
+        held = stored_encoders(path / "features").values()
+        if held and encoder["fingerprint"] not in {other["fingerprint"] for other in held}:
+            return f"the speech encoder ({describe_encoder(encoder)}; now {', '.join(map(describe_encoder, held))})"
+    return ""
+
+
+def describe_encoder(encoder: Mapping[str, Any]) -> str:
+    """A speech encoder in words."""
+    return f"{encoder['name']}, fingerprint {encoder['fingerprint'][:12]}"
 
 
 def describe_now(options: argparse.Namespace) -> list[dict[str, Any]] | None:

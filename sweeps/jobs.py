@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from training.configuration import identity
+from training.configuration import identities
 from utils import (
     InputError,
     Interrupted,
@@ -49,7 +49,7 @@ class Found(NamedTuple):
 
 
 def find_runs(save_path: Path) -> dict[str, Found]:
-    """Experiment folders in `save_path` by the `identity` of their outcome; of several the most advanced one.
+    """Experiment folders in `save_path` by the `identities` of their outcome; of several the most advanced one.
 
     Damaged folders and those of the published program, which stores no versions, are left out.
     """
@@ -61,15 +61,15 @@ def find_runs(save_path: Path) -> dict[str, Found]:
             continue
         if "versions" not in stored:
             continue
-        run_id = identity(stored)
         this = Found(path.parent, (path.parent / "result.json").exists(), count_epochs(path.parent) or 0)
-        if run_id not in found or this[1:] > found[run_id][1:]:
-            found[run_id] = this
+        for run_id in identities(stored):
+            if run_id not in found or this[1:] > found[run_id][1:]:
+                found[run_id] = this
     return found
 
 
 def find_finished(save_path: Path) -> dict[str, Path]:
-    """Experiment folders of the finished runs in `save_path`, by the `identity` of their outcome."""
+    """Experiment folders of the finished runs in `save_path`, by the `identities` of their outcome."""
     return {run_id: found.folder for run_id, found in find_runs(save_path).items() if found.finished}
 
 

@@ -1,6 +1,7 @@
 """Speech encoders, their embeddings in the corpus's store, and runs that hear through them."""
 
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -15,6 +16,7 @@ from small_runs import content, only_run, signals_at
 from speech_encoders import CONFIGURATIONS, SIZE, make_encoder
 from test_processes import TORCHRUN, launch
 
+import experiments
 import export
 import main as program
 import predict
@@ -28,6 +30,7 @@ from prediction.predictor import Predictor
 from prediction.recording import Clip, Recording
 from prediction.utterance import Utterance
 from preprocessing import main as preprocess
+from sweeps.jobs import find_runs
 from training.folders import find_unfinished, load_run
 from training.options import parse_args
 from utils import InputError, read_json, write_json
@@ -272,6 +275,36 @@ def test_a_loaded_run_knows_its_encoder_also_beside_another(trained, own, encode
     write_json(folder / "configuration.json", configuration)
     with pytest.raises(InputError, match="speech_encoder is None, expected its name, layers, dimension"):
         load_run(folder)
+
+
+def test_experiments_know_of_which_encoder_a_finished_run_is(own, encoders, tmp_path, capsys):
+    grid = ["--grid", "audio=encoder", "modality=audio", "ws=8", "--SorL", "speaker", "--epochs", "1"]
+    paths = ["--data_path", str(own), "--save_path", str(tmp_path / "exp")]
+    argv = ["run", *grid, *QUICK, *paths]
+    assert experiments.main(argv) == 0
+    embed_corpus(own, str(encoders / "whisper"), CPU)
+    for named in ([], ["--audio_model", "hubert-group"]):  # the run took the only encoder that was there
+        capsys.readouterr()
+        assert experiments.main([*argv, *named]) == 0
+        assert "1 run, 1 finished already" in capsys.readouterr().out
+    assert len(find_runs(tmp_path / "exp")) == 2
+    next(own.glob("features/speech-hubert-*.safetensors")).unlink()
+    assert experiments.main(argv) == 2
+    assert re.search(
+        r"made from other data than .* now holds: the speech encoder \(hubert-group, fingerprint \w{12}; now whisper, ",
+        capsys.readouterr().err,
+    )
+    assert experiments.main(["report", *argv[1:]]) == 0
+    assert "the speech encoder" in (tmp_path / "exp" / "report" / "grid.md").read_text("utf-8")
+
+
+def test_two_encoders_of_one_name_are_not_kept_together(own, tmp_path, capsys):
+    other = make_encoder(tmp_path, "hubert-group", seed=1)
+    before = {path: path.read_bytes() for path in own.glob("features/*.safetensors")}
+    assert preprocess(["--data_path", str(own), "--audio_model", str(other)]) == 2
+    assert "of another encoder called hubert-group, and runs know an encoder by its name" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in own.glob("features/*.safetensors")} == before
+    assert preprocess(["--data_path", str(own), "--audio_model", str(other.rename(tmp_path / "hubert-new"))]) == 0
 
 
 def test_an_encoder_that_was_given_as_a_folder_is_found_again_by_its_name_and_by_any_path(heard, encoders, tmp_path):

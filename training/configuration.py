@@ -79,6 +79,15 @@ def identity(configuration: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
+def identities(configuration: Mapping[str, Any]) -> set[str]:
+    """The identities that a stored run answers to: its own, and where it took the only speech encoder that was there,
+    that of a run which names it, as one must once there are several.
+    """
+    known = configuration.get("speech_encoder")
+    named = {"audio_model": known.get("name")} if isinstance(known, dict) else {}
+    return {identity(configuration), identity({**configuration, **named})}
+
+
 def data_records(configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What a configuration says of its data, a record a corpus; none where it does not say."""
     data = configuration.get("data")
