@@ -23,7 +23,14 @@ from typing import IO, TYPE_CHECKING, Any
 from constants import EMOTIONS, MAX_BATCH_SIZE, MAX_TEXT_DIM, PROGRAM_VERSION, TEXT_DIM
 from corpora.base import Corpus
 from corpora.problems import Problem, warn_of_problems, write_problems
-from corpora.provenance import CORPUS_FILE, corpus_version, describe_embeddings, is_synthetic
+from corpora.provenance import (
+    CORPUS_FILE,
+    UNKNOWN,
+    corpus_version,
+    describe_embeddings,
+    is_synthetic,
+    source_of,
+)
 from corpora.registry import corpus_in
 from corpora.tables import COLUMNS, rows_of_role
 from corpora.transcripts import clean_transcript, read_transcripts
@@ -78,6 +85,10 @@ def preprocess(args: argparse.Namespace) -> str:
     corpus = corpus_in(data_path)
     print(f"{data_path}: {corpus.name}", flush=True)
     refuse_existing(output_files(folder, args.text_dim or TEXT_DIM, corpus.roles), args.overwrite)
+    if is_elsewhere(folder, data_path) and (folder / "wav").is_dir():
+        raise InputError(
+            f"--out {folder}: holds wav/, which training would take for this corpus's; choose another"
+        )
     with opened(folder):
         raw = read_corpus(corpus, data_path, audio_path)
         tokenizer, model = load_text_model(args.text_model, args.text_dim)
@@ -103,6 +114,26 @@ def folder_of(args: argparse.Namespace) -> Path:
     return args.out or args.data_path
 
 
+def is_elsewhere(folder: Path, data_path: Path) -> bool:
+    """Whether the files of a raw corpus are written into another folder than its own."""
+    return folder.resolve() != data_path.resolve()
+
+
+def refuse_other_source(args: argparse.Namespace, folder: Path) -> None:
+    """Raise `InputError` where the files in `folder`, which are left as they are, are not what the options ask for."""
+    anew = "name that, or make them anew with --overwrite"
+    raw = source_of(folder).raw
+    if is_elsewhere(folder, args.data_path) and is_elsewhere(raw, args.data_path):
+        raise InputError(f"--data_path {args.data_path}: the files in {folder} were made from {raw}; {anew}")
+    known = describe_embeddings(folder)
+    models = [entry["text_model"].get("name") for entry in known.values()] or [UNKNOWN]
+    if args.text_model not in (KOBERT, *models):
+        found = " and ".join(map(str, models))
+        raise InputError(f"--text_model {args.text_model}: the embeddings in {folder} are of {found}; {anew}")
+    if args.text_dim and not (folder / f"embedding_{args.text_dim}.npy").exists():
+        raise InputError(f"--text_dim {args.text_dim}: {folder} has no embeddings of that dimension; {anew}")
+
+
 def report_faults(data_path: Path, problems: Sequence[Problem], strict: bool) -> None:
     """Warn of a corpus's faults; with `strict` raise `InputError` at any but a label in another spelling."""
     if strict and (faults := [problem for problem in problems if not problem.harmless]):
@@ -117,12 +148,12 @@ def report_faults(data_path: Path, problems: Sequence[Problem], strict: bool) ->
 
 def describe_source(data_path: Path, folder: Path, audio_path: Path | None) -> dict[str, Any]:
     """What `corpus.json` says of a raw corpus; `raw` and `audio_path` lead to it if its files are written elsewhere."""
-    is_elsewhere = folder.resolve() != data_path.resolve()
+    elsewhere = is_elsewhere(folder, data_path)
     return {
         "version": corpus_version(data_path),
         "synthetic": is_synthetic(data_path),
-        "raw": str(data_path.resolve()) if is_elsewhere else None,
-        "audio_path": str(audio_path.resolve()) if is_elsewhere and audio_path else None,
+        "raw": str(data_path.resolve()) if elsewhere else None,
+        "audio_path": str(audio_path.resolve()) if elsewhere and audio_path else None,
         "program_version": PROGRAM_VERSION,
     }
 
@@ -273,6 +304,8 @@ def run(args: argparse.Namespace) -> None:
     folder = folder_of(args)
     if args.audio_model is None or args.overwrite or not any(folder.glob("df_*.csv")):
         print(preprocess(args))
+    else:
+        refuse_other_source(args, folder)
     if args.audio_model is not None:
         from features.speech import embed_corpus
 

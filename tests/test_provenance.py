@@ -192,6 +192,9 @@ def test_a_folder_that_out_made_vanishes_when_nothing_is_written(corpus, tmp_pat
     (tmp_path / "file").touch()
     assert preprocessing.main([*argv[:-1], str(tmp_path / "file" / "out")]) == 2
     assert "choose another folder" in one_error(capsys)
+    (tmp_path / "held" / "wav").mkdir(parents=True)
+    assert preprocessing.main([*argv[:-1], str(tmp_path / "held")]) == 2
+    assert "held: holds wav/, which training would take for this corpus's" in one_error(capsys)
 
 
 # The data of a run

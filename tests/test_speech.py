@@ -144,6 +144,27 @@ def test_embeddings_lie_beside_the_files_that_are_written_elsewhere(sample, enco
     assert {path.relative_to(sample) for path in sample.rglob("*")} == before
     wavs, _ = find_wavs(tmp_path / "out")
     assert open_embeddings(tmp_path / "out" / "features", wavs, list(wavs)).encoder["name"] == "hubert-group"
+    assert preprocess([*argv, "--audio_model", str(encoders / "hubert-group"), "--gpu_id", "cpu"]) == 0  # all there
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data_path", "other"], "--data_path other: the files in {out} were made from {raw}; name that"),
+        (["--text_model", "other"], "--text_model other: the embeddings in {out} are of {raw}/kobert; name that"),
+        (["--text_dim", "32"], "--text_dim 32: {out} has no embeddings of that dimension; name that"),
+    ],
+)
+def test_embeddings_alone_are_computed_for_the_files_that_are_there(
+    sample, encoders, tmp_path, capsys, options, message
+):
+    out = tmp_path / "out"
+    argv = ["--data_path", str(sample), "--out", str(out), "--gpu_id", "cpu"]
+    assert preprocess([*argv, "--text_model", str(sample / "kobert")]) == 0
+    capsys.readouterr()
+    assert preprocess([*argv, "--audio_model", str(encoders / "whisper"), *options]) == 2
+    assert message.format(out=out, raw=sample) in capsys.readouterr().err
+    assert not (out / "features").exists()
 
 
 @pytest.fixture
