@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,10 @@ def export(run: str, out: Path, save_path: Path = Path("exp")) -> Path:
         raise InputError(f"{out}: exists already and is not overwritten; give a new folder")
     folder = find_run(save_path, run)
     trained = load_run(folder)
-    model = MATE(**architecture(trained), about=describe_run(folder, trained))
+    about = describe_run(folder, trained)
+    if about["unfinished"]:
+        warnings.warn(f"{folder}: {about['unfinished']}", stacklevel=2)
+    model = MATE(**architecture(trained), about=about)
     model.load_state_dict(trained.model.state_dict())
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

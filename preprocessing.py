@@ -86,9 +86,7 @@ def preprocess(args: argparse.Namespace) -> str:
     print(f"{data_path}: {corpus.name}", flush=True)
     refuse_existing(output_files(folder, args.text_dim or TEXT_DIM, corpus.roles), args.overwrite)
     if is_elsewhere(folder, data_path) and (folder / "wav").is_dir():
-        raise InputError(
-            f"--out {folder}: holds wav/, which training would take for this corpus's; choose another"
-        )
+        raise InputError(f"--out {folder}: holds wav/, which training would take for this corpus's; choose another")
     with opened(folder):
         raw = read_corpus(corpus, data_path, audio_path)
         tokenizer, model = load_text_model(args.text_model, args.text_dim)

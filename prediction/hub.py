@@ -19,6 +19,7 @@ from training.configuration import data_records, names_of, options, read_options
 from training.engine import build_model
 from training.folders import TrainedRun, read_encoder, shape_of
 from training.options import MODEL, TEST, parse_args
+from training.provenance import unfinished
 from training.state import first_line, load_weights
 from utils import InputError, read_json
 
@@ -126,6 +127,7 @@ def describe_run(folder: Path, trained: TrainedRun) -> dict[str, Any]:
         "speech_encoder": trained.speech_encoder,
         "commit": str(stored.get("commit", "not recorded")),
         "figures": read_figures(folder / "result.json"),
+        "unfinished": next(iter(unfinished(trained, chosen)), None),
     }
 
 

@@ -1,6 +1,7 @@
 """Export: the hub's layout, the same predictions from it, and a card that says what the model must not be used for."""
 
 import json
+import re
 import shutil
 import warnings
 
@@ -13,6 +14,7 @@ from huggingface_hub import ModelCard
 import export
 from constants import N_MELS, n_frames
 from prediction.predictor import Predictor, Utterance
+from prediction.runs import open_run
 from training.folders import load_run
 from utils import read_json, write_json
 
@@ -97,6 +99,16 @@ def test_a_run_that_was_not_tested_says_so(spoken, tmp_path):
     text = (tmp_path / "out" / "README.md").read_text("utf-8")
     assert "This model was not tested." in text
     assert "| corpus | not recorded |" in text
+
+
+def test_a_run_that_has_not_finished_is_warned_of_wherever_its_weights_go(stopped, tmp_path, capsys):
+    assert export.main([str(stopped), str(tmp_path / "out")]) == 0
+    said = "the run has not finished: its weights are of epoch 1 of 3"
+    assert f"warning: {stopped}: {said}" in capsys.readouterr().err
+    assert f"Note that {said}." in (tmp_path / "out" / "README.md").read_text("utf-8")
+    for run in (stopped, tmp_path / "out"):
+        with pytest.warns(UserWarning, match=f"{re.escape(str(run))}: {said}"):
+            open_run(run)
 
 
 def test_predictions_from_it_are_those_of_the_run(exported, spoken, preprocessed, monkeypatch):
