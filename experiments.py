@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from corpora.sessions import Session, plain
-from sweeps.command_line import get_args_parsers, parse_plan, with_remembered
+from sweeps.command_line import NARROWING, get_args_parsers, parse_plan, with_remembered
 from sweeps.data import other_data, speech_shape_of
 from sweeps.estimate import Machine, estimate_disk, estimate_time, format_bytes, measure, this_machine
 from sweeps.jobs import Job, find_finished, find_runs, run_locally, shares, why_unfinished
@@ -182,9 +182,11 @@ def compare_rows(plan: Plan) -> str:
         if key_a[:2] == key_b[:2]:
             pairs = [Pair(*key_a[:2], seed=f"{key_a[2]} / {key_b[2]}", a=folder_a, b=folder_b)]
     if not pairs:
+        advice = "see 'experiments.py report' for what has not finished"
+        if options := sorted(plan.given - NARROWING):
+            advice = f"without --{' and --'.join(options)} it looks at the runs that SAVE_PATH remembers"
         raise InputError(
-            f"{' and '.join(plan.args.rows)}: have no finished runs of the same role, test sessions and seed; see "
-            "'experiments.py report' for what has not finished"
+            f"{' and '.join(plan.args.rows)}: have no finished runs of the same role, test sessions and seed; {advice}"
         )
     return compare(pairs, tuple(plan.args.rows), plan.args.resamples)
 

@@ -208,3 +208,11 @@ def test_runs_are_made_once_and_one_that_fails_stops_no_other(preprocessed, tmp_
     result.unlink()
     assert experiments.main(["compare", "3.2:default", "3.2:default", "--save_path", str(exp)]) == 2
     assert "have no finished runs of the same role" in capsys.readouterr().err
+
+
+def test_a_comparison_with_options_says_that_it_looks_for_runs_of_these_alone(tmp_path, capsys):
+    argv = ["compare", "3.3:default", "3.3:bidirectional", "--save_path", str(tmp_path)]
+    assert experiments.main(argv) == 2
+    assert "; see 'experiments.py report' for what has not finished" in capsys.readouterr().err
+    assert experiments.main([*argv, "--epochs", "9"]) == 2
+    assert "; without --epochs it looks at the runs that SAVE_PATH remembers" in capsys.readouterr().err

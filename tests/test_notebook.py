@@ -12,6 +12,7 @@ from nbclient.exceptions import CellExecutionError
 
 from constants import EMOTIONS
 from corpora.annotation import read_annotation
+from features.embeddings import load_embeddings, save_embeddings
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "preprocessing.ipynb"
@@ -101,8 +102,12 @@ def test_the_notebook_runs_on_the_sample(sample: Path, copy: Path, execute):
     assert modified(ROOT) == before
 
 
-def test_the_notebook_runs_on_kemdy20(preprocessed20: Path, copy: Path, execute):
-    shutil.copytree(preprocessed20, copy / "data" / "KEMDy20")
+def test_the_notebook_runs_on_kemdy20_and_on_embeddings_of_another_encoder(preprocessed20: Path, copy: Path, execute):
+    corpus = Path(shutil.copytree(preprocessed20, copy / "data" / "KEMDy20"))
+    embeddings = load_embeddings(corpus / "embedding_768.npy", 768)
+    (corpus / "embedding_768.npy").unlink()
+    with (corpus / "embedding_32.npy").open("wb") as file:
+        save_embeddings(file, {key: vector[:32] for key, vector in embeddings.items()})
     notebook = read_notebook()
     first = next(cell for cell in notebook.cells if cell.cell_type == "code")
     first.source = first.source.replace('Path("data/sample")', 'Path("data/KEMDy20")')
