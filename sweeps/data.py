@@ -37,7 +37,7 @@ def other_data(runs: Iterable[PlannedRun], folders: Mapping[str, Path]) -> dict[
         if key not in described:
             described[key] = describe_now(options)
         now = described[key]
-        if now and (words := differences_in_words(folder, now) or other_encoder(stored, options)):
+        if now and (words := differences_in_words(folder, now) or other_encoder(folder, stored, options)):
             found[planned.run_id] = (
                 f"{folder}: made from other data than {format_paths(options.data_path)} now holds: {words}; "
                 "bring them back, move the folder elsewhere, or give another --save_path"
@@ -73,18 +73,21 @@ def speech_shape_of(runs: Iterable[PlannedRun]) -> tuple[int, int] | None:
     return shape
 
 
-def other_encoder(stored: Mapping[str, Any], options: argparse.Namespace) -> str:
+def other_encoder(folder: Path, stored: Mapping[str, Any], options: argparse.Namespace) -> str:
     """That a corpus holds the embeddings of another speech encoder than a run heard through, in words, or ''.
 
     Parameters
     ----------
-    stored : the run's configuration
+    folder, stored : of the run, and its configuration
     """
-    encoder = stored.get("speech_encoder")
-    if encoder is None:
+    if options.audio != "encoder":
         return ""
     from features.speech import stored_encoders
+    from training.folders import read_encoder
 
+    encoder = read_encoder(folder / "configuration.json", {**stored})
+    if encoder is None:  # a run of text alone
+        return ""
     for path in options.data_path:
         held = stored_encoders(path / "features").values()
         if held and encoder["fingerprint"] not in {other["fingerprint"] for other in held}:

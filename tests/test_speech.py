@@ -309,6 +309,12 @@ def test_experiments_know_of_which_encoder_a_finished_run_is(own, encoders, tmp_
         assert experiments.main([*argv, *named]) == 0
         assert "1 run, 1 finished already" in capsys.readouterr().out
     assert len(find_runs(tmp_path / "exp")) == 2
+    path = next((tmp_path / "exp").glob("*/configuration.json"))
+    good = path.read_bytes()
+    write_json(path, read_json(path) | {"speech_encoder": {"name": "hubert-group"}})
+    assert experiments.main(argv) == 2
+    assert "configuration.json: speech_encoder is {'name': 'hubert-group'}, expected" in capsys.readouterr().err
+    path.write_bytes(good)
     next(own.glob("features/speech-hubert-*.safetensors")).unlink()
     assert experiments.main(argv) == 2
     assert re.search(

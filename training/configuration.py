@@ -74,8 +74,8 @@ def identity(configuration: Mapping[str, Any]) -> str:
     if decisive["audio"] != "encoder" or "audio" not in decisive["modality"]:
         decisive["audio_model"] = None
     elif decisive["audio_model"] is not None:  # earlier runs hold the path of its folder
-        known = configuration.get("speech_encoder")
-        decisive["audio_model"] = known["name"] if isinstance(known, dict) else encoder_name(decisive["audio_model"])
+        known, typed = configuration.get("speech_encoder"), decisive["audio_model"]
+        decisive["audio_model"] = known.get("name") if isinstance(known, dict) else encoder_name(typed)
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
