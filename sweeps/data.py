@@ -80,15 +80,13 @@ def other_encoder(folder: Path, stored: Mapping[str, Any], options: argparse.Nam
     ----------
     folder, stored : of the run, and its configuration
     """
-    if options.audio != "encoder":
+    if "speech_encoder" not in stored:  # it hears through none, or was killed before it began
         return ""
     from features.speech import stored_encoders
     from training.folders import read_encoder
 
     encoder = read_encoder(folder / "configuration.json", {**stored})
-    if encoder is None:  # a run of text alone
-        return ""
-    for path in options.data_path:
+    for path in options.data_path if encoder else ():
         held = stored_encoders(path / "features").values()
         if held and encoder["fingerprint"] not in {other["fingerprint"] for other in held}:
             return f"the speech encoder ({describe_encoder(encoder)}; now {', '.join(map(describe_encoder, held))})"

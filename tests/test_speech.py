@@ -323,6 +323,10 @@ def test_experiments_know_of_which_encoder_a_finished_run_is(own, encoders, tmp_
     )
     assert experiments.main(["report", *argv[1:]]) == 0
     assert "the speech encoder" in (tmp_path / "exp" / "report" / "grid.md").read_text("utf-8")
+    stored = {name: value for name, value in json.loads(good).items() if name not in ("speech_encoder", "train_split")}
+    write_json(path, stored)  # as of a run that was killed before it began
+    (path.parent / "result.json").unlink()
+    assert experiments.main(argv) == 0
 
 
 def test_two_encoders_of_one_name_are_not_kept_together(own, tmp_path, capsys):
