@@ -23,8 +23,9 @@ from sweeps.command_line import NARROWING, get_args_parsers, parse_plan, with_re
 from sweeps.data import other_data, speech_shape_of
 from sweeps.estimate import Machine, estimate_disk, estimate_time, format_bytes, measure, this_machine
 from sweeps.jobs import Job, find_finished, find_runs, run_locally, shares, why_unfinished
+from sweeps.memory import recall, remember
 from sweeps.overview import describe_runs
-from sweeps.plan import BEYOND, GRID, TABLES, TABLES_KEMDY20, Plan, PlannedRun, check_corpora, remember
+from sweeps.plan import BEYOND, GRID, TABLES, TABLES_KEMDY20, Plan, PlannedRun, check_corpora
 from sweeps.slurm import Slurm, run_on_slurm
 from training.options import parse_args
 from utils import InputError, count, find_run, run_command
@@ -109,7 +110,7 @@ def describe_cost(
     speech_shape : of `data.speech_shape_of`
     """
     options = [parse_args(planned.argv)[0] for planned in todo]
-    time = estimate_time(options, sizes, measure(find_runs(save_path).values()), machine)
+    time = estimate_time(options, sizes, measure(dict.fromkeys(find_runs(save_path).values())), machine)
     disk, free = estimate_disk(options, sizes, machine.places, speech_shape), shutil.disk_usage(save_path).free
     if disk > free:
         warnings.warn(f"{save_path}: the runs take {format_bytes(disk)}, {format_bytes(free)} are free", stacklevel=2)
@@ -183,7 +184,7 @@ def compare_rows(plan: Plan) -> str:
             pairs = [Pair(*key_a[:2], seed=f"{key_a[2]} / {key_b[2]}", a=folder_a, b=folder_b)]
     if not pairs:
         advice = "see 'experiments.py report' for what has not finished"
-        if options := sorted(plan.given - NARROWING):
+        if (options := sorted(plan.given - NARROWING)) and recall(plan.main_args.save_path):
             advice = f"without --{' and --'.join(options)} it looks at the runs that SAVE_PATH remembers"
         raise InputError(
             f"{' and '.join(plan.args.rows)}: have no finished runs of the same role, test sessions and seed; {advice}"

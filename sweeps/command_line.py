@@ -10,20 +10,18 @@ from typing import Any
 
 from constants import ROLES
 from corpora.sessions import Session, parse_sessions
+from sweeps.memory import PLAN_FILE, merge_remembered, recall
 from sweeps.plan import (
     BEYOND,
     EPOCHS,
     NEXT,
-    PLAN_FILE,
     SET_BY_PLAN,
     TABLES,
     TABLES_KEMDY20,
     Plan,
     is_flag,
     make_plan,
-    merge_remembered,
     options_set_by,
-    recall,
 )
 from training.arguments import ArgumentParser, did_you_mean, file_path, number, switch
 from training.configuration import names_of

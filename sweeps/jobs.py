@@ -57,12 +57,11 @@ def find_runs(save_path: Path) -> dict[str, Found]:
     for path in sorted(save_path.glob("*/configuration.json")):
         try:
             stored = read_json(path)
-        except InputError:
-            continue
-        if "versions" not in stored:
+            run_ids = identities(stored) if "versions" in stored else ()
+        except (InputError, TypeError, ValueError):
             continue
         this = Found(path.parent, (path.parent / "result.json").exists(), count_epochs(path.parent) or 0)
-        for run_id in identities(stored):
+        for run_id in run_ids:
             if run_id not in found or this[1:] > found[run_id][1:]:
                 found[run_id] = this
     return found

@@ -6,7 +6,7 @@ import argparse
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,12 +15,12 @@ from constants import ROLES
 from corpora.base import Corpus
 from corpora.kemdy19 import FOLDS
 from corpora.kemdy20 import KEMDy20
-from corpora.registry import preprocessed_corpora
+from corpora.registry import CORPORA, preprocessed_corpora
 from corpora.sessions import Session, format_sessions, settle, tuning_fold
 from training.arguments import switch
 from training.configuration import as_json, identity, options, outcome_options
 from training.options import parse_args
-from utils import InputError, read_json, write_json
+from utils import InputError
 
 
 class Table(NamedTuple):
@@ -86,7 +86,6 @@ NEXT = "next"  # as `--valid_split`: each fold is validated on the one after it
 # Options of main.py that every plan sets, or that many runs at once have no use for
 SET_BY_PLAN = {"SorL", "test_split", "seed", "resume", "test_only", "test_path"}
 EPOCHS = 100  # of the published tables, and of a grid, where main.py has 50 by default
-PLAN_FILE = "experiments.json"  # in SAVE_PATH: the command lines of `run`, for a report without options
 
 
 @dataclass(frozen=True, order=True)
@@ -172,34 +171,43 @@ def make_plan(args: argparse.Namespace, given: set[str], parser: argparse.Argume
         parser.error(f"--{refused[0]} is set by the tables")
     names = sorted(({"epochs", *given} & options().keys()) - SET_BY_PLAN - {"valid_split"})
     shared = format_options({name: getattr(args, name) for name in names})
-    validated = plan_validation(args, tables, parser)
+    validated = plan_validation(args.valid_split, tables)
     runs = []
     for name, table in tables.items():
         for role in dict.fromkeys(roles_of(args, given)):
             runs += plan_table(name, table, role, args.seeds or table.seeds, shared, validated)
-    main_args, _ = parse_args([*shared, *next(iter(validated.values()), [])])
+    some = ["--valid_split", "1"] if args.valid_split else []  # for options that need any
+    main_args, _ = parse_args([*shared, *some])
     main_args.valid_split = args.valid_split  # where it is NEXT, every fold has its own
     return Plan(args=args, given=given, main_args=main_args, tables=tables, runs=runs)
 
 
 def plan_validation(
-    args: argparse.Namespace, tables: Mapping[str, Table], parser: argparse.ArgumentParser
+    valid_split: Sequence[Session] | str | None, tables: Mapping[str, Table]
 ) -> dict[tuple[Session, ...], list[str]]:
-    """By test sessions, the arguments of main.py that say which sessions to validate on, if any."""
-    folds = [fold for table in tables.values() for fold in table.folds]
-    if args.valid_split != NEXT:
-        return {fold: format_options({"valid_split": args.valid_split} if args.valid_split else {}) for fold in folds}
-    (corpus, *others), validated = preprocessed_corpora(args.data_path), {}
-    for fold in folds:
-        if others or fold not in corpus.folds:
-            known = " and ".join(map(format_sessions, corpus.folds))
-            parser.error(
-                f"--valid_split {NEXT}: test sessions {format_sessions(fold)} are no fold of {corpus.name}, which has "
-                f"{known}; name the sessions to validate on"
-            )
-        following = corpus.folds[(corpus.folds.index(fold) + 1) % len(corpus.folds)]
-        validated[fold] = ["--valid_split", format_sessions(following)]
+    """By test sessions, the arguments of main.py that say which sessions to validate on, if any.
+
+    Raises
+    ------
+    InputError : `valid_split` is NEXT, and test sessions are no fold of one corpus
+    """
+    validated = {}
+    for fold in (fold for table in tables.values() for fold in table.folds):
+        sessions = next_fold(fold) if valid_split == NEXT else valid_split
+        validated[fold] = format_options({"valid_split": format_sessions(sessions)} if sessions else {})
     return validated
+
+
+def next_fold(fold: tuple[Session, ...]) -> tuple[Session, ...]:
+    """The fold after this one, and after the last the first, of the corpus that has it; `InputError` if none has."""
+    for corpus in CORPORA:
+        if fold in corpus.folds:
+            return corpus.folds[(corpus.folds.index(fold) + 1) % len(corpus.folds)]
+    known = "; ".join(f"{c.name} has {' and '.join(map(format_sessions, c.folds))}" for c in CORPORA)
+    raise InputError(
+        f"--valid_split {NEXT}: test sessions {format_sessions(fold)} are no fold of one corpus ({known}); name the "
+        "sessions to validate on"
+    )
 
 
 def roles_of(args: argparse.Namespace, given: set[str]) -> list[str]:
@@ -330,65 +338,3 @@ def check_corpora(data_paths: Sequence[Path], role: str, tables: Iterable[str] =
         known = f"{', '.join(own)} and --grid" if own else "grids alone, with --grid"
         raise InputError(f"table {others[0]}: not of {held}; for it there are {known}")
     return Counter(load_annotations(data_paths, role).session.tolist())
-
-
-# Remembered command lines
-
-
-def remember(save_path: Path, argv: Sequence[str]) -> None:
-    """Add the command line of a `run` to those of this folder, as the newest one."""
-    save_path.mkdir(parents=True, exist_ok=True)
-    newest = list(argv)
-    earlier = [line for line in recall(save_path) if line != newest]
-    write_json(save_path / PLAN_FILE, {"runs": [*earlier, newest]})
-
-
-def recall(save_path: Path) -> list[list[str]]:
-    """The command lines of `run` that this folder remembers, the newest last.
-
-    Raises
-    ------
-    InputError : the file that holds them is damaged
-    """
-    path = save_path / PLAN_FILE
-    if not path.exists():
-        return []
-    lines = read_json(path).get("runs")
-    if not isinstance(lines, list) or not all(is_command_line(line) for line in lines):
-        raise InputError(f"{path}: its 'runs' are no command lines, as 'experiments.py run' writes them; remove it")
-    return lines
-
-
-def is_command_line(value: Any) -> bool:
-    """Whether a JSON value is a list of strings."""
-    return isinstance(value, list) and all(isinstance(part, str) for part in value)
-
-
-def merge_remembered(plan: Plan, remembered: Sequence[Plan]) -> Plan:
-    """The plan of a list, a report or a comparison that covers the remembered runs.
-
-    These are the runs of the newest command line and of the earlier ones with the same options, of the tables and
-    roles that `plan` names, or of all.
-
-    Parameters
-    ----------
-    plan : of the command line itself
-    remembered : plans of the remembered command lines, the newest last
-    """
-    newest = remembered[-1].main_args
-    wanted = identity(as_json(newest))
-    same = [other for other in remembered if identity(as_json(other.main_args)) == wanted]
-    tables = {name: table for other in same for name, table in other.tables.items()}
-    if GRID in tables:  # with the rows of all grids
-        rows = {name: row for other in same if GRID in other.tables for name, row in other.tables[GRID].rows.items()}
-        tables[GRID] = tables[GRID]._replace(rows=rows)
-    named = getattr(plan.args, "tables", []) or tables
-    roles = plan.args.SorL if "SorL" in plan.given else ROLES
-    runs: dict[PlannedRun, None] = {}  # in order, without duplicates
-    for name in tables:
-        for planned in itertools.chain.from_iterable(other.runs for other in same):
-            if planned.table == name and name in named and planned.role in roles:
-                runs.setdefault(planned)
-    main_args = argparse.Namespace(**vars(newest))
-    main_args.save_path = plan.main_args.save_path  # the folder may have moved since
-    return replace(plan, main_args=main_args, tables=tables, runs=list(runs))

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from sweeps.command_line import parse_plan, with_remembered
-from sweeps.plan import Plan, PlannedRun, recall, remember
+from sweeps.memory import recall, remember
+from sweeps.plan import Plan, PlannedRun
 
 
 @pytest.mark.parametrize(
@@ -83,3 +84,12 @@ def test_remembered_runs_of_one_corpus_belong_together_however_its_path_is_writt
     assert list(with_remembered(parse_plan(["report", "--save_path", "."])).tables) == ["3.3", "backbone", "modality"]
     remember(tmp_path, ["run", "3.6", "--data_path", "other"])
     assert list(with_remembered(parse_plan(["report", "--save_path", "."])).tables) == ["3.6"]
+
+
+def test_a_report_without_options_is_of_runs_with_one_speech_encoder(tmp_path):
+    lines = [["run", "beyond", "--seeds", "1", "--SorL", "speaker", "--save_path", str(tmp_path)] for _ in range(3)]
+    for line, encoder in zip(lines, ([], ["--audio_model", "hubert"], ["--audio_model", "whisper"]), strict=True):
+        remember(tmp_path, line + encoder)
+        found = with_remembered(parse_plan(["report", "--save_path", str(tmp_path)]))
+        assert found.runs == parse_plan(line + encoder).runs
+        assert len(found.runs) == 7 * 5

@@ -13,7 +13,8 @@ import experiments
 from constants import EMOTIONS
 from metric import batch_figures
 from sweeps.command_line import parse_plan
-from sweeps.plan import TABLES, Table, remember
+from sweeps.memory import remember
+from sweeps.plan import TABLES, Table
 from training.configuration import as_json, options
 from training.options import parse_args
 from utils import read_json, write_json
@@ -214,5 +215,8 @@ def test_a_comparison_with_options_says_that_it_looks_for_runs_of_these_alone(tm
     argv = ["compare", "3.3:default", "3.3:bidirectional", "--save_path", str(tmp_path)]
     assert experiments.main(argv) == 2
     assert "; see 'experiments.py report' for what has not finished" in capsys.readouterr().err
+    assert experiments.main([*argv, "--epochs", "9"]) == 2
+    assert "; see 'experiments.py report' for what has not finished" in capsys.readouterr().err
+    remember(tmp_path, ["run", "3.3", "--save_path", str(tmp_path)])
     assert experiments.main([*argv, "--epochs", "9"]) == 2
     assert "; without --epochs it looks at the runs that SAVE_PATH remembers" in capsys.readouterr().err

@@ -77,7 +77,7 @@ def test_beyond_has_each_option_alone_and_all_together_on_five_folds_with_three_
     assert "beyond" in parse_plan(["list"]).tables
 
 
-def test_each_fold_is_validated_on_the_one_after_it(preprocessed20, capsys):
+def test_each_fold_is_validated_on_the_one_after_it(preprocessed, preprocessed20):
     chosen = ["--valid_split", "next", "--select", "best", "--SorL", "speaker"]
     plan = parse_plan(["run", "3.2", "3.3", *chosen])
     found = {planned.fold: parse_args(planned.argv)[0].valid_split for planned in plan.runs}
@@ -90,9 +90,12 @@ def test_each_fold_is_validated_on_the_one_after_it(preprocessed20, capsys):
     assert {run.run_id for run in fixed.runs} < {run.run_id for run in parse_plan(["run", "3.3", *chosen[:2]]).runs}
     runs = parse_plan(["run", "--valid_split", "next", "--data_path", str(preprocessed20)]).runs
     assert [*parse_args(runs[-1].argv)[0].valid_split] == [*range(1, 9)]
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(InputError, match="--valid_split next: test sessions 1-3 are no fold of one corpus"):
         parse_plan(["run", "--grid", "lam=0.5", "--test_split", "1-3", "--valid_split", "next"])
-    assert "--valid_split next: test sessions 1-3 are no fold of KEMDy19" in capsys.readouterr().err
+    both = ["--data_path", str(preprocessed), str(preprocessed20), "--test_split", "KEMDy19:13-16"]
+    with pytest.raises(InputError, match="test sessions KEMDy19:13-16 are no fold of one corpus"):
+        parse_plan(["run", "--grid", "lam=0.5", *both, "--valid_split", "next"])
+    assert parse_plan(["report", "grid", "--valid_split", "17-20", "--select", "best"]).runs == []
 
 
 def test_kemdy20_has_beyond_on_its_own_folds(preprocessed20):
