@@ -22,6 +22,7 @@ from utils import InputError, count, read_bounded, read_json
 AFFECT_COLUMNS = ("arousal", "arousal_pred", "valence", "valence_pred")  # of predictions.csv
 MAX_CSV_BYTES = 100 * 2**20  # the predictions of a run have some hundred thousand
 PUBLISHED_CORPUS = "KEMDy19"  # of the figures in data/published.csv, but for tables named after another corpus
+SAME_PREDICTION = 1e-2  # another device moves a probability or a rating by less, another option by more
 SIZE_TOLERANCE = 0.05  # copies of the corpus may differ by this share of their utterances
 
 
@@ -116,7 +117,7 @@ def read_run(folder: Path) -> Run:
     result, predictions = read_test(folder)
     configuration = read_configuration(folder / "configuration.json")
     if not result.parts:
-        result, predictions = find_test(folder, predictions) or (result, predictions)
+        result, predictions = find_test(folder, predictions, configuration) or (result, predictions)
     return Run(
         figures=result.figures,
         majority_f1=result.majority_f1,
@@ -139,15 +140,22 @@ def read_test(folder: Path) -> tuple[Result, pd.DataFrame]:
     return result, read_predictions(folder / "predictions.csv", result.n_windows)
 
 
-def find_test(folder: Path, predictions: pd.DataFrame) -> tuple[Result, pd.DataFrame] | None:
-    """The newest test of a run's weights on the windows and labels of `predictions` whose result knows the parts."""
+def find_test(
+    folder: Path, predictions: pd.DataFrame, configuration: Mapping[str, Any]
+) -> tuple[Result, pd.DataFrame] | None:
+    """The newest test that repeats the run's own, with the same predictions and batch size, and knows the parts."""
     tested = ["segment_id", *EMOTIONS, "arousal", "valence"]
+    predicted = [column for column in predictions if column not in tested]
     for path in sorted(folder.glob("test_*"), reverse=True):
         try:
             result, again = read_test(path)
+            batch_size = read_json(path / "configuration.json").get("batch_size")
         except InputError:  # one that was stopped, or of another program
             continue
-        if result.parts and again[tested].equals(predictions[tested]):
+        if not result.parts or batch_size != configuration.get("batch_size"):
+            continue
+        same = again[tested].equals(predictions[tested])
+        if same and np.allclose(again[predicted], predictions[predicted], rtol=0, atol=SAME_PREDICTION):
             return result, again
     return None
 

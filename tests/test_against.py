@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -137,11 +138,15 @@ def test_runs_that_know_no_parts_are_reported_without(earlier, tmp_path):
     assert "By dialogue and sentence" not in (tmp_path / "report" / "index.html").read_text("utf-8")
 
 
-def test_a_later_test_of_such_a_run_gives_its_parts_if_it_is_of_the_same_windows(beyond, earlier, tmp_path):
+def test_a_later_test_of_such_a_run_gives_its_parts_if_it_repeats_the_runs_own(beyond, earlier, tmp_path):
     entries, runs = beyond
     whole = entries[0].folder
     other_fold = next(entry.folder for entry in entries if entry.test_split == FOLDS[1])
     shutil.copytree(whole, earlier.folder / "test_20261125-120000")
+    batches = Path(shutil.copytree(whole, earlier.folder / "test_20261125-123000")) / "configuration.json"
+    batches.write_text(json.dumps(json.loads(batches.read_text()) | {"batch_size": 1}))
+    other = Path(shutil.copytree(whole, earlier.folder / "test_20261125-124500")) / "predictions.csv"
+    pd.read_csv(other).assign(p_neutral=0.5).to_csv(other, index=False)
     shutil.copytree(other_fold, earlier.folder / "test_20261125-130000")
     (earlier.folder / "test_20261125-140000").mkdir()  # one that was killed
     assert read_run(earlier.folder).parts == runs[whole].parts != {}
