@@ -25,7 +25,6 @@ from corpora.base import Corpus
 from corpora.problems import Problem, warn_of_problems, write_problems
 from corpora.provenance import (
     CORPUS_FILE,
-    UNKNOWN,
     corpus_version,
     describe_embeddings,
     is_synthetic,
@@ -112,24 +111,29 @@ def folder_of(args: argparse.Namespace) -> Path:
     return args.out or args.data_path
 
 
-def is_elsewhere(folder: Path, data_path: Path) -> bool:
-    """Whether the files of a raw corpus are written into another folder than its own."""
-    return folder.resolve() != data_path.resolve()
+def is_elsewhere(folder: Path, other: Path) -> bool:
+    """Whether two paths are of two folders."""
+    return folder.resolve() != other.resolve()
 
 
 def refuse_other_source(args: argparse.Namespace, folder: Path) -> None:
     """Raise `InputError` where the files in `folder`, which are left as they are, are not what the options ask for."""
-    anew = "name that, or make them anew with --overwrite"
+    anew = "or make the files anew with --overwrite"
     raw = source_of(folder).raw
     if is_elsewhere(folder, args.data_path) and is_elsewhere(raw, args.data_path):
-        raise InputError(f"--data_path {args.data_path}: the files in {folder} were made from {raw}; {anew}")
-    known = describe_embeddings(folder)
-    models = [entry["text_model"].get("name") for entry in known.values()] or [UNKNOWN]
-    if args.text_model not in (KOBERT, *models):
-        found = " and ".join(map(str, models))
-        raise InputError(f"--text_model {args.text_model}: the embeddings in {folder} are of {found}; {anew}")
+        if not is_elsewhere(folder, raw):
+            raise InputError(f"--out {folder}: its files were not made with --out; give it as --data_path, {anew}")
+        raise InputError(f"--data_path {args.data_path}: the files in {folder} were made from {raw}; name that, {anew}")
+    models = [str(entry["text_model"].get("name")) for entry in describe_embeddings(folder).values()]
+    if models and args.text_model != KOBERT and all(is_elsewhere(Path(args.text_model), Path(m)) for m in models):
+        found = " and ".join(models)
+        raise InputError(
+            f"--text_model {args.text_model}: the embeddings in {folder} are of {found}; name that, {anew}"
+        )
     if args.text_dim and not (folder / f"embedding_{args.text_dim}.npy").exists():
-        raise InputError(f"--text_dim {args.text_dim}: {folder} has no embeddings of that dimension; {anew}")
+        raise InputError(
+            f"--text_dim {args.text_dim}: {folder} has no embeddings of that dimension; leave it out, {anew}"
+        )
 
 
 def report_faults(data_path: Path, problems: Sequence[Problem], strict: bool) -> None:

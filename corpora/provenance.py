@@ -77,9 +77,9 @@ def source_of(data_path: Path) -> Source:
     InputError : its `corpus.json`, which should say it, is damaged
     """
     content = None if (data_path / "wav").is_dir() else read_corpus_file(data_path)
-    if content is None or content["raw"] is None:
+    if content is None or content.get("raw") is None:
         return Source(data_path)
-    return Source(Path(content["raw"]), Path(content["audio_path"]) if content["audio_path"] else None)
+    return Source(Path(content["raw"]), Path(content["audio_path"]) if content.get("audio_path") else None)
 
 
 def is_synthetic(data_path: Path) -> bool:

@@ -233,8 +233,10 @@ def _read_pickle(path: Path) -> tuple[int, Any]:
         found = _ArrayUnpickler(content).load()
     except FileNotFoundError as error:
         others = sorted(other.name for other in path.parent.glob("embedding_*.npy"))
-        other = f"{', '.join(others)} is there: train with its --text_dim, or pre-process with a text model of this one"
-        todo = other if others else "run preprocessing.py first"
+        todo = "run preprocessing.py first"
+        if others:
+            there = f"{', '.join(others)} is there"
+            todo = f"{there}: give its --text_dim, or pre-process with a text model of this dimension"
         raise InputError(f"{path}: not found; {todo}") from error
     except InputError:
         raise

@@ -75,7 +75,7 @@ def refuse_namesake(folder: Path, file: str, name: str) -> None:
         if other != file and encoder["name"] == name:
             raise InputError(
                 f"{folder / other}.safetensors: of another encoder called {name}, and runs know an encoder by its "
-                "name: give this one's folder another name, or take that file away if no run needs it"
+                "name: give this one another name, by its folder, or take that file away if no run needs it"
             )
 
 

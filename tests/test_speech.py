@@ -152,7 +152,7 @@ def test_embeddings_lie_beside_the_files_that_are_written_elsewhere(sample, enco
     [
         (["--data_path", "other"], "--data_path other: the files in {out} were made from {raw}; name that"),
         (["--text_model", "other"], "--text_model other: the embeddings in {out} are of {raw}/kobert; name that"),
-        (["--text_dim", "32"], "--text_dim 32: {out} has no embeddings of that dimension; name that"),
+        (["--text_dim", "32"], "--text_dim 32: {out} has no embeddings of that dimension; leave it out"),
     ],
 )
 def test_embeddings_alone_are_computed_for_the_files_that_are_there(
@@ -165,6 +165,21 @@ def test_embeddings_alone_are_computed_for_the_files_that_are_there(
     assert preprocess([*argv, "--audio_model", str(encoders / "whisper"), *options]) == 2
     assert message.format(out=out, raw=sample) in capsys.readouterr().err
     assert not (out / "features").exists()
+
+
+def test_embeddings_alone_are_computed_beside_files_whose_text_model_is_spelt_otherwise_or_unknown(
+    preprocessed, encoders, tmp_path, monkeypatch, capsys
+):
+    corpus = Path(shutil.copytree(preprocessed, tmp_path / "corpus", ignore=shutil.ignore_patterns("features")))
+    written = read_json(corpus / "corpus.json")
+    write_json(corpus / "corpus.json", written | {"text_model": written["text_model"] | {"name": "corpus/kobert"}})
+    monkeypatch.chdir(tmp_path)
+    argv = ["--data_path", "corpus", "--gpu_id", "cpu", "--audio_model", str(encoders / "whisper")]
+    assert preprocess([*argv, "--text_model", str(corpus / "kobert")]) == 0
+    (corpus / "corpus.json").unlink()  # as beside published files
+    assert preprocess([*argv, "--text_model", "elsewhere/kobert"]) == 0
+    assert preprocess([*argv, "--data_path", str(preprocessed), "--out", "corpus"]) == 2
+    assert "--out corpus: its files were not made with --out; give it as --data_path" in capsys.readouterr().err
 
 
 @pytest.fixture
