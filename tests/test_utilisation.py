@@ -18,6 +18,7 @@ from training.utilisation import Utilisation, dense_peak, step_flop
         ({}, 16_000),
         ({"backbone": "gru", "ws": 3, "bidirectional": True, "concat": False, "modality": "audio"}, 8_000),
         ({"num_layers": 2, "hidden_size": 64, "modality": "text", "ws": 5}, 16_000),
+        ({"audio": "encoder", "speech_shape": (13, 768)}, 16_000),
     ],
 )
 def test_the_work_of_a_step_is_what_torch_counts(settings, sr):
@@ -25,7 +26,8 @@ def test_the_work_of_a_step_is_what_torch_counts(settings, sr):
         model = MATE(sr=sr, **settings)
         ws = settings.get("ws", 8)
         with FlopCounterMode(display=False) as counter:
-            prediction = model(torch.zeros(2, ws, 229, n_frames(sr)), torch.zeros(2, ws, 768), log=True)
+            shape = settings.get("speech_shape", (229, n_frames(sr)))
+            prediction = model(torch.zeros(2, ws, *shape), torch.zeros(2, ws, 768), log=True)
             sum(p.sum() for p in prediction).backward()
     assert step_flop(model, sr) == pytest.approx(counter.get_total_flops() / 2, rel=0.01)
 

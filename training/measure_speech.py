@@ -31,11 +31,11 @@ def measure_speech(wavs: dict[str, Path], device: torch.device, batch_size: int,
     lines = [f"{'':34}{'seconds':>12}{'against':>12}{'ratio':>8}"]
     for name, sides in (
         ("pre-processing, encoder alone", build),
-        ("training step, encoder and CNN", Sides(step.ours, step.plain)),
+        ("training step, CNN and encoder", Sides(step.ours, step.plain)),
     ):
         ours, plain = statistics.median(sides.ours), statistics.median(sides.plain)
         lines.append(f"{name:34}{ours:12.5f}{plain:12.5f}{sides.ratio:8.2f}")
-    lines.append(f"{'GFLOP a window of that step':34}{work[1]:12.5f}{work[0]:12.5f}{work[0] / work[1]:8.2f}")
+    lines.append(f"{'GFLOP a window of that step':34}{work[0]:12.5f}{work[1]:12.5f}{work[0] / work[1]:8.2f}")
     return "\n".join(lines)
 
 

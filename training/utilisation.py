@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import chain
 
 import torch
 from torch import nn
@@ -45,17 +46,21 @@ def step_flop(model: MATE, sr: int) -> float:
     A product is done three times, for the output and for the gradients of input and weight; what the model is given
     has no gradient. `sr` is that of the audio, Hz.
     """
-    flop, has_cnn = 0.0, hasattr(model, "audio_embedding")  # not a text model, nor one with a speech encoder
-    if has_cnn:
+    flop, has_encoder = 0.0, model.audio == "encoder" and model.uses_audio
+    if has_encoder:
+        flop += 2 * 2 * model.speech_branch.projection.weight.numel() * model.ws
+    elif model.uses_audio:
         sizes = cnn_sizes(model.audio_embedding, sr)
         for number, (block, (mels, frames)) in enumerate(zip(model.audio_embedding, sizes, strict=False)):
             places = block.convolved_size(mels) * block.convolved_size(frames)
             flop += (2 if number == 0 else 3) * 2 * block.conv.weight.numel() * places
     for name, weight in getattr(model, model.backbone).named_parameters():
         if weight.dim() == 2:
-            given = name.startswith("weight_ih_l0") and not has_cnn
+            given = name.startswith("weight_ih_l0") and not (model.uses_audio or model.uses_speakers)
             flop += (2 if given else 3) * 2 * weight.numel() * model.ws
-    return flop + sum(3 * 2 * layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear))
+    heads = (model.mlp_emotion, model.mlp_av, model.mlp_arousal, model.mlp_valence)
+    layers = chain.from_iterable(head.modules() for head in heads)
+    return flop + sum(3 * 2 * layer.weight.numel() for layer in layers if isinstance(layer, nn.Linear))
 
 
 class Utilisation:
