@@ -19,8 +19,7 @@ from training.configuration import as_json, options
 from training.options import parse_args
 from utils import read_json, write_json
 
-QUICK = ("--hidden_size", "4", "--num_layers", "1", "--epochs", "1", "--batch_size", "4", "--gpu_id", "cpu")
-
+QUICK = "--hidden_size 4 --num_layers 1 --epochs 1 --batch_size 4 --sr 4000 --gpu_id cpu".split()
 
 HEAVY = ("torch", "pandas", "numpy", "sklearn", "scipy", "matplotlib", "submitit", "tqdm", "jinja2", "reports")
 
