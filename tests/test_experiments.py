@@ -19,7 +19,8 @@ from training.configuration import as_json, options
 from training.options import parse_args
 from utils import read_json, write_json
 
-QUICK = "--hidden_size 4 --num_layers 1 --epochs 1 --batch_size 4 --sr 4000 --gpu_id cpu".split()
+SMALL = ("--hidden_size", "4", "--num_layers", "1", "--batch_size", "4", "--sr", "4000")
+QUICK = (*SMALL, "--epochs", "1", "--gpu_id", "cpu")
 
 HEAVY = ("torch", "pandas", "numpy", "sklearn", "scipy", "matplotlib", "submitit", "tqdm", "jinja2", "reports")
 
