@@ -89,11 +89,11 @@ def other_encoder(folder: Path, stored: Mapping[str, Any], options: argparse.Nam
     for path in options.data_path if encoder else ():
         held = stored_encoders(path / "features").values()
         if held and encoder["fingerprint"] not in {other["fingerprint"] for other in held}:
-            return f"the speech encoder ({describe_encoder(encoder)}; now {', '.join(map(describe_encoder, held))})"
+            return f"the speech encoder ({encoder_in_words(encoder)}; now {', '.join(map(encoder_in_words, held))})"
     return ""
 
 
-def describe_encoder(encoder: Mapping[str, Any]) -> str:
+def encoder_in_words(encoder: Mapping[str, Any]) -> str:
     """A speech encoder in words."""
     return f"{encoder['name']}, fingerprint {encoder['fingerprint'][:12]}"
 
