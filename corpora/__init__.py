@@ -1,1 +1,1 @@
-"""Corpora: one module per corpus, and what all corpora share (wavs, transcripts, labels, tables of faults)."""
+"""Corpora: raw folders (ETRI's tables, transcripts, wavs) and pre-processed ones, and the utterances that they hold."""

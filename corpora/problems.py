@@ -1,60 +1,46 @@
-"""Problems: the faults of a corpus, and what was done about them."""
+"""Problems: the faults of a raw corpus, and what was done about them, as a DataFrame that becomes problems.csv.
+
+Columns: file (path within the corpus folder), row (of a table, counted from 1 with its header rows, "" elsewhere), id
+(segment id, "" for none), what (the kind of fault, in the same words for all faults of the kind), found (what stands
+in the file) and done (what was done about it).
+"""
 
 from __future__ import annotations
 
-import csv
 import warnings
-from collections import Counter
 from collections.abc import Sequence
-from typing import IO, NamedTuple
+from pathlib import Path
 
-MISSING_LIMIT = 0.05  # a larger share of utterances without wav or text stops the run
-OTHER_SPELLING = "label in another spelling"
-COUNTS_AS_ZEROS = f"counts as zeros in training, which stops where more than {MISSING_LIMIT:.0%} do"
+import pandas as pd
 
-
-class Problem(NamedTuple):
-    """A fault of a corpus and what was done about it: a row of `problems.csv`.
-
-    file : path within the corpus folder
-    row : of a table, counted from 1 with its header rows; "" elsewhere
-    id : segment id it concerns, "" for none
-    what : the kind of fault, in the same words for all faults of the kind
-    found : what stands in the file
-    done : what was done
-    """
-
-    file: str
-    row: int | str
-    id: str
-    what: str
-    found: str
-    done: str
-
-    @property
-    def harmless(self) -> bool:
-        """Whether nothing is lost by it: a label in another spelling, which the corpus itself has, is read rightly."""
-        return self.what == OTHER_SPELLING
-
-    def __str__(self) -> str:
-        row = f", row {self.row}" if self.row else ""
-        segment = f" ({self.id})" if self.id and self.id not in self.file else ""
-        found = f": {self.found}" if self.found else ""
-        return f"{self.file}{row}{segment}{found}"
+PROBLEM_COLUMNS = ["file", "row", "id", "what", "found", "done"]
+OTHER_SPELLING = "label in another spelling"  # which the corpus itself has: nothing is lost by it
+COUNTS_AS_ZEROS = "counts as zeros in training, which stops where more than 5% do"
 
 
-def warn_of_problems(problems: Sequence[Problem]) -> None:
+def row_problems(rows: pd.DataFrame, what: str | Sequence, found: str | Sequence, done: str | Sequence) -> pd.DataFrame:
+    """A problem for each of these rows of `tables.read_tables`, with the same index."""
+    columns = {"file": rows["file"], "row": rows["row"], "id": rows["Segment ID"]}
+    return pd.DataFrame({**columns, "what": what, "found": found, "done": done}, index=rows.index, dtype=object)
+
+
+def file_problems(data_path: Path, problems: Sequence[tuple[Path, str, str, str, str]]) -> pd.DataFrame:
+    """Problems of files, given as (path, id, what, found, done)."""
+    within = [path.relative_to(data_path) if path.is_relative_to(data_path) else path for path, *_ in problems]
+    rows = [(str(path), "", *others) for path, (_, *others) in zip(within, problems, strict=True)]
+    return pd.DataFrame(rows, columns=PROBLEM_COLUMNS, dtype=object)
+
+
+def problem_text(problem: pd.Series) -> str:
+    """Where a problem is and what was found, for messages."""
+    row = f", row {problem['row']}" if problem["row"] != "" else ""
+    segment = f" ({problem['id']})" if problem["id"] and problem["id"] not in problem["file"] else ""
+    found = f": {problem['found']}" if problem["found"] else ""
+    return f"{problem['file']}{row}{segment}{found}"
+
+
+def warn_of_problems(problems: pd.DataFrame) -> None:
     """Warn once of each kind of fault: how often it was found, the first one, and what was done."""
-    times = Counter((problem.what, problem.done) for problem in problems)
-    first: dict[tuple[str, str], Problem] = {}
-    for problem in problems:
-        first.setdefault((problem.what, problem.done), problem)
-    for kind, problem in first.items():
-        others = f" and {times[kind] - 1} more" if times[kind] > 1 else ""
-        warnings.warn(f"{problem.what}: {problem}{others}; {problem.done}", stacklevel=2)
-
-
-def write_problems(file: IO[str], problems: Sequence[Problem]) -> None:
-    """Write `problems.csv`: a header row, then one row per problem."""
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerows([Problem._fields, *problems])
+    for (what, done), of_kind in problems.groupby(["what", "done"], sort=False):
+        others = f" and {len(of_kind) - 1} more" if len(of_kind) > 1 else ""
+        warnings.warn(f"{what}: {problem_text(of_kind.iloc[0])}{others}; {done}", stacklevel=2)

@@ -1,313 +1,243 @@
-"""Annotation tables: raters' votes read by column position, and the rows of annotation.csv made of them."""
+"""Annotation tables of raw corpora: their rows as text, and the rows of annotation.csv and df_<role>.csv made of them.
+
+KEMDy19 has two tables of each session, each of which rates one actor over the whole session; KEMDy20 has one, which
+rates the speaker of each utterance. Faults are masks over the rows.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-import math
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
-from constants import N_RATERS
-from corpora.files import path_within
-from corpora.labels import normalise_emotions, normalise_rating, normalise_vote
-from corpora.problems import MISSING_LIMIT, OTHER_SPELLING, Problem
-from utils import MAX_TABLE_BYTES, InputError, decode, read_bounded
+import numpy as np
+import pandas as pd
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from corpora.base import Corpus, SegmentId
+from constants import AFFECT_RANGE, EMOTION_ALIASES, EMOTIONS, N_RATERS
+from corpora.corpus import KEMDY20, Corpus, parts_of_ids
+from corpora.problems import OTHER_SPELLING, file_problems, problem_text, row_problems
+from corpora.wavs import find_files
+from utils import InputError, decode
 
 HEADER_ROWS = 2  # of every table that ETRI publishes
 RATINGS = ("Emotion", "Valence", "Arousal")
-COLUMNS = [  # of annotation.csv and df_<role>.csv
-    "start",
-    "end",
-    "Segment ID",
-    *RATINGS,
-    *(f"{name}.{rater}" for rater in range(1, N_RATERS + 1) for name in RATINGS),
-    "speaker",
-    "text",
-    "role",
-    "Session",
-    "script",
-    "sequence",
-    "dialogue",
-]
+RATING_COLUMNS = [*RATINGS, *(f"{name}.{rater}" for rater in range(1, N_RATERS + 1) for name in RATINGS)]
+VOTES = [f"Emotion.{rater}" for rater in range(1, N_RATERS + 1)]
+PART_COLUMNS = ["speaker", "text", "role", "Session", "script", "sequence", "dialogue"]
+COLUMNS = ["start", "end", "Segment ID", *RATING_COLUMNS, *PART_COLUMNS]  # of annotation.csv and df_<role>.csv
 
 
-@dataclass(frozen=True)
-class TableLayout:
-    """Positions of columns in an annotation table, counted from 0; the names of raters vary, so names are not used.
+def read_annotation(data_path: Path, corpus: Corpus) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of annotation.csv but for their text, in time order within a dialogue, and the problems of the tables.
 
-    `total` is the first of three columns: emotion, valence and arousal of all raters together. Those of the ten raters
-    follow, three columns each.
-    """
-
-    start: int
-    end: int
-    segment: int
-    total: int
-
-    @property
-    def n_columns(self) -> int:
-        """Columns that a row has at least."""
-        return self.total + len(RATINGS) * (1 + N_RATERS)
-
-
-class TableRow(NamedTuple):
-    """A row of an annotation table as its file has it."""
-
-    file: str  # within the corpus folder
-    number: int  # counted from 1 with the header rows
-    segment: str  # without surrounding spaces, not checked
-    cells: list[str]
-
-
-class RatingColumn(NamedTuple):
-    """What a column of ratings holds."""
-
-    rater: int  # from 1 to 10; 0 is the total of all
-    name: str  # of `RATINGS`
-
-    @classmethod
-    def at(cls, position: int) -> RatingColumn:
-        """The column at this place among those of a row's ratings."""
-        rater, number = divmod(position, len(RATINGS))
-        return cls(rater, RATINGS[number])
-
-
-def find_tables(data_path: Path, corpus: Corpus, problems: list[Problem]) -> list[tuple[Path, re.Match[str]]]:
-    """A corpus's annotation tables by the order of their names, each with the match of `corpus.table`.
-
-    CSV files of other names are added to `problems`.
+    Labels are in one spelling, a cell that cannot be used is blank, and a column `usable` is False for a row without a
+    usable total or vote. In the rows of a rated actor's own utterances the role is speaker, in the other's listener.
 
     Raises
     ------
-    InputError : two files are the same table, since names are read in any case
+    InputError : a table cannot be read, most of its rows cannot be used, or all tables together hold no row
     """
-    found: dict[str, tuple[Path, re.Match[str]]] = {}
-    for path in sorted((data_path / "annotation").iterdir()):
-        match = corpus.table.fullmatch(path.name)
-        if match is None:
-            if path.suffix.lower() == ".csv":
-                what = f"table whose name is not such as {corpus.example_table}"
-                problems.append(Problem(path_within(data_path, path), "", "", what, "", "not read"))
-            continue
-        other, _ = found.setdefault(path.name.lower(), (path, match))
-        if other != path:
-            raise InputError(f"{path}: {other.name} is there as well; take one of them away")
-    return list(found.values())
+    rows, of_files = read_tables(data_path, corpus)
+    of_rows = []
+    if corpus is KEMDY20:
+        rows, of_prefixes = _mend_prefixes(rows, data_path, corpus)
+        of_rows.append(of_prefixes)
+    parts = parts_of_ids(rows["Segment ID"], corpus)
+    is_own = parts["Session"] == rows["session"].str.lstrip("0")
+    what = "segment id that cannot be parsed, or of another session than its table"
+    foreign = rows[~is_own]
+    of_rows.append(row_problems(foreign, what, foreign["Segment ID"].map(repr), "row left out"))
+    own = rows[is_own].join(parts.astype({"Session": "Int64", "sequence": "Int64"}))
+    is_rated = own["speaker"] == own["actor"].str.upper() if "actor" in own else True
+    own["role"] = np.where(is_rated, "speaker", "listener")
+    annotation, of_cells = _read_cells(own)
+    problems = pd.concat([*of_rows, of_cells]).sort_index(kind="stable")
+    is_lost = ~annotation["usable"].reindex(rows.index, fill_value=False)
+    _refuse_ruined_table(data_path, rows, is_lost, problems)
+    return _in_time_order(annotation), pd.concat([of_files, problems, _half_rated(own)])
 
 
-def read_rows(path: Path, layout: TableLayout, corpus: Corpus) -> list[TableRow]:
-    """The rows of an annotation table that are not blank, in the table's order, without its header rows.
+# Reading
+
+
+def read_tables(data_path: Path, corpus: Corpus) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of a corpus's annotation tables that are not blank, in the order of the tables' names; and problems.
+
+    Columns, all but `row` text: file, row, Segment ID, start, end, `RATING_COLUMNS` and the groups of `corpus.table`.
+    """
+    paths = sorted((data_path / "annotation").iterdir())
+    tables = {path: read_table(path, corpus) for path in paths if corpus.table.fullmatch(path.name)}
+    others = [path for path in paths if path not in tables and path.suffix.lower() == ".csv"]
+    other_name, empty = f"table whose name is not such as {corpus.example_table}", "table without rows"
+    problems = [(path, "", other_name, "", "not read") for path in others]
+    problems += [(path, "", empty, "", "nothing is taken from it") for path, rows in tables.items() if rows.empty]
+    rows = pd.concat(tables.values(), ignore_index=True)
+    if rows.empty:
+        raise InputError(f"{data_path / 'annotation'}: its {len(tables)} tables hold no row")
+    return rows, file_problems(data_path, problems)
+
+
+def read_table(path: Path, corpus: Corpus) -> pd.DataFrame:
+    """The rows of one table, see `read_tables`.
 
     Raises
     ------
-    InputError : it cannot be read as a CSV table, has no header rows, a row has too few columns, or more than 5% of a
-        column of ratings (and more than one) are no numbers from 1 to 5, blank ones aside
+    InputError : it cannot be read as a CSV table, has no header rows, or a row has too few columns
     """
-    lines = _read_csv(path)
-    if any(corpus.parse_id(cell.strip()) for cells in lines[:HEADER_ROWS] for cell in cells):
-        raise InputError(
-            f"{path}: its first two rows hold an utterance; expected two header rows, as ETRI's tables have"
-        )
-    file = f"{path.parent.name}/{path.name}"
-    rows = []
-    for number, cells in enumerate(lines[HEADER_ROWS:], start=HEADER_ROWS + 1):
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) < layout.n_columns:
-            raise InputError(
-                f"{path}, row {number}: {len(cells)} columns, expected {layout.n_columns}, separated by commas; "
-                "is it whole?"
-            )
-        rows.append(TableRow(file, number, cells[layout.segment].strip(), cells))
-    for column in range(layout.total, layout.n_columns):
-        _refuse_ruined_column(path, rows, column, RatingColumn.at(column - layout.total))
-    return rows
-
-
-def _refuse_ruined_column(path: Path, rows: list[TableRow], column: int, rating: RatingColumn) -> None:
-    """Raise `InputError` where a column of ratings holds something else: a spreadsheet makes dates of 3.5."""
-    if rating.name == "Emotion":
-        return
-    filled = [row for row in rows if row.cells[column].strip()]
-    bad = [row for row in filled if not _is_rating(row.cells[column])]
-    if len(bad) > max(1, MISSING_LIMIT * len(rows)):
-        what, cell = f"{rating.name.lower()} of {_whose([rating.rater])}", bad[0].cells[column]
-        raise InputError(
-            f"{path}, row {bad[0].number}: {what} is {cell!r}, expected a number from 1 to 5; so it is in {len(bad)} "
-            f"of {len(rows)} rows: did a spreadsheet make dates of numbers? Take the table as it was distributed"
-        )
-
-
-def _read_csv(path: Path) -> list[list[str]]:
+    names = {1: "start", 2: "end", **dict(enumerate(["Segment ID", *RATING_COLUMNS], start=corpus.id_column))}
+    n_columns = max(names) + 1
     try:
-        text = decode(read_bounded(path, MAX_TABLE_BYTES), path)
-        # Some programs end lines with a carriage return alone, which the csv module takes for no line end
-        return list(csv.reader(io.StringIO(text if "\n" in text else text.replace("\r", "\n"))))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        lines = [*csv.reader(io.StringIO(decode(path.read_bytes(), path), newline=None))]
     except csv.Error as error:
+        raise InputError(f"{path}: not readable as a CSV table ({error}); is a quote left open?") from error
+    if any(corpus.segment.fullmatch(cell.strip()) for cells in lines[:HEADER_ROWS] for cell in cells):
+        raise InputError(f"{path}: its first two rows hold an utterance; expected two header rows, as in ETRI's tables")
+    rows = {n: cells for n, cells in enumerate(lines, start=1) if n > HEADER_ROWS and "".join(cells).strip()}
+    for number, cells in rows.items():
+        if len(cells) < n_columns:
+            raise InputError(f"{path}, row {number}: {len(cells)} columns, expected {n_columns}; is it whole?")
+    table = pd.DataFrame([cells[:n_columns] for cells in rows.values()], columns=range(n_columns), dtype=str)
+    table = table[[*names]].rename(columns=names)
+    stripped = {name: table[name].str.strip() for name in ("Segment ID", "start", "end")}
+    parts_of_name = corpus.table.fullmatch(path.name).groupdict()
+    return table.assign(**stripped, file=f"annotation/{path.name}", row=np.array([*rows], dtype=int), **parts_of_name)
+
+
+def _mend_prefixes(rows: pd.DataFrame, data_path: Path, corpus: Corpus) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """KEMDy20's rows with their table's session in their ids, and problems of those that had another.
+
+    The first release's table of session 17 has another session's prefix, while its wavs and transcripts have its own.
+    So a prefix is mended unless there are files of the id as it stands, and none of the mended one.
+    """
+    present = {path.stem for suffix in (".wav", ".txt") for path in find_files(data_path / "wav", suffix)}
+    as_written = rows["Segment ID"]
+    mended = "Sess" + rows["session"] + as_written.str[len("Sess00") :]
+    other = as_written.str.fullmatch(corpus.segment) & (mended != as_written)
+    other &= mended.isin(present) | ~as_written.isin(present)
+    rows = rows.assign(**{"Segment ID": as_written.where(~other, mended)})
+    what, done = "segment id with another session's prefix", "read as the session of the table's name"
+    return rows, row_problems(rows[other], what, as_written[other].map(repr), done)
+
+
+def _refuse_ruined_table(data_path: Path, rows: pd.DataFrame, is_lost: pd.Series, problems: pd.DataFrame) -> None:
+    """Raise `InputError` where most rows of a table cannot be used.
+
+    It is another session's table, say, or one in which a spreadsheet made dates of numbers.
+    """
+    lost = is_lost.groupby(rows["file"]).mean()
+    if lost.max() > 0.5:
+        of_table = problems[(problems["file"] == lost.idxmax()) & problems["done"].str.startswith("row left out")]
+        first = of_table.iloc[0]
         raise InputError(
-            f"{path}: not readable as a CSV table ({error}); is a quote left open, or a carriage return in a row?"
-        ) from error
+            f"{data_path / problem_text(first)}: {first['what']}; {lost.max():.0%} of the table's rows cannot be used: "
+            "take the table as it was distributed"
+        )
 
 
-def annotate(
-    row: TableRow, layout: TableLayout, segment_id: SegmentId, role: str, problems: list[Problem]
-) -> dict[str, str | int]:
-    """A table's row as annotation.csv has it, but for its text; also `file`, `row` and `usable` (see `Corpus`).
-
-    Labels are in one spelling, a cell that cannot be used is blank. Both are added to `problems`.
-    """
-    start, end = row.cells[layout.start], row.cells[layout.end]
-    ratings, faults = _read_ratings(row.cells[layout.total : layout.n_columns], role)
-    if start.strip() and not _is_number(start):
-        faults.append(("start that is no number", repr(start), "its place in the table orders it"))
-    problems += [Problem(row.file, row.number, row.segment, *fault) for fault in faults]
-    return {
-        "start": start.strip(),
-        "end": end.strip(),
-        "Segment ID": row.segment,
-        **ratings,
-        "speaker": segment_id.speaker,
-        "role": role,
-        "Session": segment_id.session,
-        "script": segment_id.script,
-        "sequence": segment_id.sequence,
-        "dialogue": segment_id.dialogue,
-        "file": row.file,
-        "row": row.number,
-    }
+def _half_rated(rows: pd.DataFrame) -> pd.DataFrame:
+    """A problem for each utterance of KEMDy19 that only one of its session's two tables holds."""
+    n_tables = 2 if "actor" in rows else 1
+    is_alone = rows.groupby("Segment ID")["file"].transform("nunique") < n_tables
+    alone = rows[is_alone].drop_duplicates("Segment ID").assign(row="")
+    what = "utterance that only one of its session's two tables holds"
+    return row_problems(alone, what, "", "it has a row of one role only")
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        return math.isfinite(float(cell))
-    except ValueError:
-        return False
+# Cells
 
 
-def _read_ratings(cells: list[str], role: str) -> tuple[dict[str, str | bool], list[tuple[str, str, str]]]:
-    """The total and the votes of a row by column of annotation.csv, with `usable`; and faults (what, found, done).
+def read_emotions(cells: pd.Series) -> pd.Series:
+    """The label or tied labels (`happy;surprise`) of cells as `EMOTIONS` spells them, each once; NaN where none is."""
 
-    Cells of a row with the same fault are one of them, which names whose they are.
-    """
-    ratings: dict[str, str | bool] = {"usable": True}
-    cells_by_fault: dict[tuple[str, str], dict[str, list[int]]] = {}  # by what and done: raters, by what stands there
-    for position, cell in enumerate(cells):
-        rating, fault, value = RatingColumn.at(position), None, ""
-        try:
-            value = _normalise(rating.name, cell, is_total=rating.rater == 0)
-        except ValueError:
-            if rating.rater == 0:
-                ratings["usable"] = False
-                fault = _unusable_total(rating.name, role)
-            else:
-                fault = _unusable_vote(rating.name, cell)
-        else:
-            if rating.name == "Emotion" and value != cell:
-                fault = OTHER_SPELLING, "read as the label that is meant"
-        if fault:
-            cells_by_fault.setdefault(fault, {}).setdefault(cell, []).append(rating.rater)
-        ratings[f"{rating.name}.{rating.rater}" if rating.rater else rating.name] = value
-    faults = [
-        (what, "; ".join(f"{cell!r} of {_whose(raters)}" for cell, raters in found.items()), done)
-        for (what, done), found in cells_by_fault.items()
+    def spell(cell: str) -> str | float:
+        names = [name.strip().lower() for name in cell.split(";")]
+        names = [EMOTION_ALIASES.get(name, name) for name in names]
+        return ";".join(dict.fromkeys(names)) if set(names).issubset(EMOTIONS) else np.nan
+
+    return cells.map({cell: spell(cell) for cell in cells.unique()})
+
+
+def read_ratings(cells: pd.Series) -> pd.Series:
+    """Numbers from 1 to 5 in one spelling (`3.0` is `3`) as text; NaN where a cell is none."""
+    numbers = pd.to_numeric(cells, errors="coerce")
+    return numbers.where(numbers.between(*AFFECT_RANGE)).map("{:.12g}".format, na_action="ignore")
+
+
+def _read_cells(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows with their labels, ratings and times as `read_annotation` gives them, and the problems of their cells."""
+    readers = {column: read_emotions if column.startswith("Emotion") else read_ratings for column in RATING_COLUMNS}
+    values = pd.DataFrame({column: read(rows[column]) for column, read in readers.items()})
+    values[VOTES] = values[VOTES].where(values[VOTES].isin(EMOTIONS))  # a rater's cell holds one label
+    has_vote = values[VOTES].notna().any(axis=1)
+    usable = values[list(RATINGS)].notna().all(axis=1) & has_vote
+    start, end = (pd.to_numeric(rows[name], errors="coerce") for name in ("start", "end"))
+    bad_start = start.isna() & (rows["start"] != "")
+    left_out = "row left out of df_" + rows["role"] + ".csv"
+    ordered = "its place in the table orders it"
+    problems = [
+        _cell_problems(rows, values, left_out.to_numpy()),
+        row_problems(rows[~has_vote], "row without a usable vote", "", left_out[~has_vote]),
+        row_problems(rows[bad_start], "start that is no number", rows["start"][bad_start].map(repr), ordered),
     ]
-    if not any(ratings[f"Emotion.{rater}"] for rater in range(1, N_RATERS + 1)):
-        ratings["usable"] = False
-        faults.append(("row without a usable vote", "", _left_out(role)))
-    return ratings, faults
+    return rows.assign(start=start, end=end, usable=usable, **values.fillna("")), pd.concat(problems)
+
+
+def _cell_problems(rows: pd.DataFrame, values: pd.DataFrame, left_out: np.ndarray) -> pd.DataFrame:
+    """The cells that cannot be used or are spelt otherwise; those of a row with one fault are one problem."""
+    cells, unusable = rows[RATING_COLUMNS].to_numpy(), values.isna().to_numpy()
+    is_emotion = np.array([column.startswith("Emotion") for column in RATING_COLUMNS])
+    faulty = unusable | (is_emotion & (values.to_numpy() != cells))
+    found: dict[tuple[int, str, str], dict[str, list[int]]] = {}  # by row, what and done: raters, by what stands there
+    for row, column in zip(*np.nonzero(faulty), strict=True):
+        (rater, rating), cell = divmod(column, len(RATINGS)), cells[row, column]
+        if not unusable[row, column]:
+            what, done = OTHER_SPELLING, "read as the label that is meant"
+        elif rater:
+            what, done = f"rater's {RATINGS[rating].lower()} that cannot be used", "left blank"
+        else:
+            what, done = f"total {RATINGS[rating].lower()} that cannot be used", left_out[row]
+        found.setdefault((row, what, done), {}).setdefault(cell, []).append(rater)
+    texts = ["; ".join(f"{cell!r} of {_whose(raters)}" for cell, raters in cells.items()) for cells in found.values()]
+    positions, what, done = np.array([*found], dtype=object).reshape(-1, 3).T
+    return row_problems(rows.iloc[positions.astype(int)], what, texts, done)
 
 
 def _whose(raters: list[int]) -> str:
     """Whose ratings they are, in words; 0 is the total."""
     numbers = [str(rater) for rater in raters if rater]
-    named = [f"rater{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"] if numbers else []
-    return " and ".join([*(["the total"] if 0 in raters else []), *named])
+    words = ["the total"] * (0 in raters)
+    words += [f"rater{'s' * (len(numbers) > 1)} {', '.join(numbers)}"] * bool(numbers)
+    return " and ".join(words)
 
 
-def _is_rating(cell: str) -> bool:
-    try:
-        normalise_rating(cell)
-    except ValueError:
-        return False
-    return True
+# Order and roles
 
 
-def _normalise(name: str, cell: str, is_total: bool) -> str:
-    if name != "Emotion":
-        return normalise_rating(cell)
-    return normalise_emotions(cell) if is_total else normalise_vote(cell)
-
-
-def _left_out(role: str) -> str:
-    return f"row left out of df_{role}.csv"
-
-
-def _unusable_total(name: str, role: str) -> tuple[str, str]:
-    """What and done of a total that cannot be used."""
-    expected = "none of the seven" if name == "Emotion" else "no number from 1 to 5"
-    return f"total {name.lower()} that is {expected}", _left_out(role)
-
-
-def _unusable_vote(name: str, cell: str) -> tuple[str, str]:
-    """What and done of a rater's cell that cannot be used."""
-    done = "left out of the soft label" if name == "Emotion" else "left blank"
-    if not cell.strip():
-        what = f"rater's {name.lower()} that is blank"
-    elif name == "Emotion":
-        what = "vote that is none of the seven emotions"
-    else:
-        what = f"rater's {name.lower()} that is no number from 1 to 5"
-    return what, done
-
-
-def in_time_order(tables: Sequence[Sequence[dict[str, str | int]]]) -> pd.DataFrame:
-    """The rows of all tables with `start` and `end` as seconds, sorted by time within a dialogue.
+def _in_time_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows sorted by time within a dialogue, dialogues in the order of the tables.
 
     Each table holds its utterances in time order. So a blank start is taken from another row of the utterance (KEMDy19
     has two tables a session), or from the utterance before, after which the row's position puts it.
-
-    Parameters
-    ----------
-    tables : rows as `annotate` gives them, at least one
     """
-    import pandas as pd
-
-    numbered = [pd.DataFrame(rows).assign(table=i, position=range(len(rows))) for i, rows in enumerate(tables) if rows]
-    rows = pd.concat(numbered, ignore_index=True)
-    rows["start"] = pd.to_numeric(rows["start"], errors="coerce")
-    rows["end"] = pd.to_numeric(rows["end"], errors="coerce")
-    rows["dialogue_number"] = pd.factorize(rows["dialogue"])[0]
-    rows["time"] = rows.groupby("Segment ID")["start"].transform("first")
-    rows["time"] = rows.groupby(["table", "dialogue"])["time"].ffill()
-    order = ["dialogue_number", "time", "position"]
-    ordered = rows.sort_values(order, kind="stable", na_position="first")
-    return ordered.drop(columns=["table", *order]).reset_index(drop=True)
+    time = rows.groupby("Segment ID")["start"].transform("first")
+    time = time.groupby([rows["file"], rows["dialogue"]]).ffill()
+    position = rows.groupby("file").cumcount()
+    keys = rows.assign(dialogue_number=pd.factorize(rows["dialogue"])[0], time=time, position=position)
+    order = keys.sort_values(["dialogue_number", "time", "position"], kind="stable", na_position="first").index
+    return rows.loc[order].reset_index(drop=True)
 
 
-def rows_of_role(annotation: pd.DataFrame, role: str, problems: list[Problem]) -> pd.DataFrame:
-    """The usable rows of `role` of what `Corpus.read_annotation` returned, each id once: the rows of df_<role>.csv.
+def rows_of_role(annotation: pd.DataFrame, role: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The usable rows of `role` of an annotation, each id once: the rows of df_<role>.csv; and problems.
 
-    An id that occurs several times is kept once if its ratings agree and left out altogether if they do not; either is
-    added to `problems`.
+    An id that occurs several times is kept once if its ratings agree and left out altogether if they do not.
     """
     rows = annotation[(annotation["role"] == role) & annotation["usable"]]
     distinct = rows.drop_duplicates([column for column in COLUMNS if column not in ("start", "end", "text")])
-    is_conflicting = distinct["Segment ID"].duplicated(keep=False)
-    conflicting_ids = set(distinct["Segment ID"][is_conflicting])
-    for segment, repeated in rows[rows["Segment ID"].duplicated(keep=False)].groupby("Segment ID", sort=False):
-        agreement, done = ("different", "all left out") if segment in conflicting_ids else ("equal", "one kept")
-        what = f"{role} rows of one id with {agreement} ratings"
-        first, found = repeated.iloc[0], f"{len(repeated)} rows"
-        problems.append(Problem(first["file"], int(first["row"]), segment, what, found, done))
-    return distinct[~is_conflicting]
+    n_rows, n_distinct = rows["Segment ID"].value_counts(), distinct["Segment ID"].value_counts()
+    first = rows[rows["Segment ID"].map(n_rows) > 1].drop_duplicates("Segment ID")
+    differs = first["Segment ID"].map(n_distinct) > 1
+    what = f"{role} rows of one id with " + differs.map({True: "different", False: "equal"}) + " ratings"
+    found = first["Segment ID"].map(n_rows).astype(str) + " rows"
+    problems = row_problems(first, what, found, differs.map({True: "all left out", False: "one kept"}))
+    return distinct[distinct["Segment ID"].map(n_distinct) == 1], problems

@@ -1,0 +1,165 @@
+"""Corpora: the facts of each known corpus, and the corpus that a pre-processed folder holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from corpora.corpus_json import read_corpus_json
+from utils import InputError
+
+MERGED_OFFSET = 100  # added to the sessions of each further corpus of a merged folder
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """A corpus. To add one, list it in `CORPORA`; what its tables have of their own goes into `tables.read_annotation`.
+
+    Attributes
+    ----------
+    name : as its publisher spells it
+    example_id : a segment id, for error messages
+    example_table : the name of an annotation table, for error messages
+    table : what the names of its annotation tables match, with the group `session`
+    id_column : position in these tables, from 0, of the segment id. Three columns of all raters together follow, their
+        emotion, valence and arousal, and then three of each rater; start and end stand in columns 1 and 2
+    segment : what a segment id matches, with the groups session, script, speaker and sequence
+    sessions : all session numbers
+    folds : test sessions of each fold of the usual protocol
+    test_fold : the one that is tested by default
+    tuning_fold : the one on which options are chosen: a grid is tested there
+    utterances : number of labelled utterances by role, as distributed; the keys are the corpus's roles
+    imbalanced : whether it is mostly of one emotion, so that accuracy says little and macro F1 is shown first
+    improvised : whether some dialogues are improvised and the others scripted, which `script` in their ids says
+    """
+
+    name: str
+    example_id: str
+    example_table: str
+    table: re.Pattern[str]
+    id_column: int
+    segment: re.Pattern[str]
+    sessions: tuple[int, ...]
+    folds: tuple[tuple[int, ...], ...]
+    test_fold: tuple[int, ...]
+    tuning_fold: tuple[int, ...]
+    utterances: Mapping[str, int]
+    imbalanced: bool = False
+    improvised: bool = False
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Whether a row rates the one who speaks ("speaker") or the one who listens: one df_<role>.csv each."""
+        return tuple(self.utterances)
+
+
+def _folds(n_sessions: int, size: int) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(range(first, first + size)) for first in range(1, n_sessions + 1, size))
+
+
+KEMDY19 = Corpus(  # ETRI's acted dialogues of 2019: in each session a female and a male actor
+    name="KEMDy19",
+    example_id="Sess01_script01_F001",
+    example_table="Session01_F_res.csv",
+    table=re.compile(r"Session(?P<session>\d{2})_(?P<actor>[FM])_res\.csv", re.IGNORECASE),
+    id_column=9,
+    segment=re.compile(
+        r"Sess(?P<session>\d{2})_(?P<script>(?:script|impro)\d{2})_(?P<speaker>[FM])(?P<sequence>\d{3})"
+    ),
+    sessions=tuple(range(1, 21)),
+    folds=_folds(20, 4),
+    test_fold=(1, 2, 3, 4),
+    tuning_fold=(13, 14, 15, 16),  # as the paper chose its parameters
+    utterances={"speaker": 10_279, "listener": 10_285},
+    improvised=True,
+)
+KEMDY20 = Corpus(  # ETRI's free talk of 2020: in each session two speakers, perhaps of one sex, on six topics
+    name="KEMDy20",
+    example_id="Sess01_script01_User001F_001",
+    example_table="Sess01_eval.csv",
+    table=re.compile(r"Sess(?P<session>\d{2})_eval\.csv", re.IGNORECASE),
+    id_column=3,
+    segment=re.compile(
+        r"Sess(?P<session>\d{2})_(?P<script>script\d{2})_(?P<speaker>User\d{3})[FM]_(?P<sequence>\d{3})"
+    ),
+    sessions=tuple(range(1, 41)),
+    folds=_folds(40, 8),
+    test_fold=tuple(range(1, 9)),
+    tuning_fold=tuple(range(1, 9)),
+    utterances={"speaker": 13_462},
+    imbalanced=True,  # 87% of it is neutral
+)
+CORPORA = (KEMDY19, KEMDY20)
+
+
+def corpus_by_name(name: str) -> Corpus | None:
+    """The known corpus of this name, or for `KEMDy19+KEMDy20` the merged one; None if it is not known.
+
+    A merged corpus has the folds of its first one, and the roles that all of its corpora have.
+    """
+    parts = [corpus for part in name.split("+") for corpus in CORPORA if corpus.name == part]
+    if len(parts) != name.count("+") + 1:
+        return None
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    roles = [role for role in first.roles if all(role in part.roles for part in parts)]
+    return replace(
+        first,
+        name=name,
+        sessions=tuple(session + MERGED_OFFSET * i for i, part in enumerate(parts) for session in part.sessions),
+        utterances={role: sum(part.utterances[role] for part in parts) for role in roles},
+        imbalanced=any(part.imbalanced for part in parts),
+    )
+
+
+def corpus_of_id(segment: str) -> Corpus | None:
+    """The known corpus whose segment ids look like this one; None if there is none."""
+    return next((corpus for corpus in CORPORA if corpus.segment.fullmatch(segment)), None)
+
+
+def corpus_of(data_path: Path) -> Corpus:
+    """The corpus of a pre-processed folder: its corpus.json says it, for published files an id in df_speaker.csv.
+
+    Where neither says it, KEMDy19: `read_utterances` then reports what is wrong.
+
+    Raises
+    ------
+    InputError : corpus.json is damaged
+    """
+    content = read_corpus_json(data_path)
+    if content and (corpus := corpus_by_name(content["corpus"])):
+        return corpus
+    try:
+        first = pd.read_csv(data_path / "df_speaker.csv", nrows=1, dtype=str, encoding_errors="replace")
+        return corpus_of_id(str(first["Segment ID"].iloc[0])) or KEMDY19
+    except (OSError, ValueError, LookupError):
+        return KEMDY19
+
+
+def corpus_in(data_path: Path) -> Corpus:
+    """The corpus whose annotation tables a raw corpus folder holds; `InputError` where it holds none."""
+    if not data_path.is_dir():
+        raise InputError(f"{data_path}: no such folder; data/README.md says how a corpus is put there")
+    folder = data_path / "annotation"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    for corpus in CORPORA:
+        if any(map(corpus.table.fullmatch, names)):
+            return corpus
+    tables = " or ".join(corpus.example_table for corpus in CORPORA)
+    raise InputError(f"{folder}: no table such as {tables}; expected a folder with annotation/ and wav/")
+
+
+def parts_of_ids(ids: pd.Series, corpus: Corpus) -> pd.DataFrame:
+    """Session, speaker, script, sequence and dialogue of segment ids, as text, NaN where one is no id of the corpus.
+
+    The one place where ids are cut up: of raw tables, and of published files.
+    """
+    parts = ids.str.extract(f"^(?:{corpus.segment.pattern})\\Z")
+    dialogue = "Sess" + parts["session"] + "_" + parts["script"]
+    session = parts["session"].str.lstrip("0")
+    return parts.assign(Session=session, dialogue=dialogue).drop(columns="session")

@@ -1,0 +1,68 @@
+"""corpus.json: what the files of a pre-processed corpus were made from, and which copy of a corpus a folder holds."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from utils import InputError, read_json
+
+CORPUS_FILE = "corpus.json"
+MARKER = "synthetic.json"  # data/make_sample.py leaves it in a corpus of computer speech
+RELEASE = re.compile(r"v(\d+)[_.](\d+)", re.IGNORECASE)  # in the name of a corpus's folder, such as KEMDy19_v1_3
+KINDS = {
+    "corpus": str,
+    "version": str,
+    "synthetic": bool,
+    "raw": list,
+    "audio_path": str | None,
+    "text_models": dict,
+    "files": dict,
+}
+
+
+def read_corpus_json(data_path: Path) -> dict[str, Any] | None:
+    """The content of `corpus.json`; None where there is none, beside published files or in a raw corpus.
+
+    `corpus`, `version`, `synthetic`; `raw`: raw folders, [] if it is the folder itself; `audio_path`: of the wavs, if
+    --audio_path was given; `text_models`: embedding file -> {name, revision, fingerprint, random, sha256}; `files`:
+    name -> SHA-256.
+
+    Raises
+    ------
+    InputError : it is damaged, or an earlier version of this program wrote it
+    """
+    path = data_path / CORPUS_FILE
+    if not path.exists():
+        return None
+    content = read_json(path)
+    bad = [name for name, kind in KINDS.items() if not isinstance(content.get(name), kind)]
+    if bad:
+        raise InputError(
+            f"{path}: {bad[0]} is {content.get(bad[0])!r}, so it is damaged or written by an earlier version; run "
+            "preprocessing.py again with --overwrite"
+        )
+    return content
+
+
+def is_synthetic(data_path: Path) -> bool:
+    """Whether a raw corpus is one of `data/make_sample.py`."""
+    return (data_path / MARKER).is_file()
+
+
+def corpus_version(data_path: Path) -> str:
+    """Which copy of a corpus a raw folder holds: `1.3` where its name says so, else a digest of its tables.
+
+    The sample's is the seed that it was made with.
+    """
+    if is_synthetic(data_path):
+        return f"sample, seed {read_json(data_path / MARKER).get('seed')}"
+    if release := RELEASE.search(data_path.resolve().name):
+        return ".".join(release.groups())
+    content = hashlib.sha256()
+    for path in sorted((data_path / "annotation").glob("*.[cC][sS][vV]")):
+        content.update(path.name.encode())
+        content.update(path.read_bytes())
+    return f"tables {content.hexdigest()[:12]}"
