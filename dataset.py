@@ -1,74 +1,122 @@
-"""Dataset: windows of utterances, and batches of windows."""
+"""Dataset: the features of a corpus's utterances, windows of utterances, and batches of windows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import argparse
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from constants import OTHER_SPEAKER, PADDING, SAME_SPEAKER
-from features.standardised import keep_standardised
-from features.utterances import Utterances
+from corpora.utterances import majority, shares
+from features.embeddings import load_embeddings
+from features.log_mel import LogMels, load_log_mels
+from features.speech import load_speech
+from utils import InputError
 
-# Windows
+MISSING_LIMIT = 0.05  # share of the utterances that may have no wav or no text
 
 
-def make_windows(dialogue: np.ndarray, ws: int) -> np.ndarray:
+@dataclass
+class Features:
+    """The model's inputs of N utterances; a modality that is left out is None."""
+
+    log_mels: LogMels | None
+    text: Tensor | None  # float32 sentence embeddings, shape = (N, text_dim)
+    speech: Tensor | None  # embeddings of a speech encoder, in place of log-mels, shape = (N, layers, dimension)
+    missing: dict[str, list[str]] = field(default_factory=dict)  # ids of the utterances without `wav`, without `text`
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Those that take memory."""
+        return [t for t in (self.log_mels and self.log_mels.frames, self.text, self.speech) if t is not None]
+
+    def to(self, device: torch.device) -> Features:
+        """The same on a CUDA GPU if they fit into a quarter of the memory that is free there, else as they are."""
+        n_bytes = sum(tensor.nbytes for tensor in self.tensors)
+        if device.type != "cuda" or n_bytes > torch.cuda.mem_get_info(device)[0] / 4:
+            return self
+        parts = (self.log_mels, self.text, self.speech)
+        return Features(*(None if part is None else part.to(device) for part in parts), self.missing)
+
+
+def load_features(options: argparse.Namespace, table: pd.DataFrame) -> Features:
+    """The inputs of `--modality` for the utterances of a table, with a warning of those without wav or text.
+
+    Raises `InputError` if an input cannot be read, or is missing of more than 5% of the utterances or a whole session.
+    """
+    features, data_path = Features(None, None, None), options.data_path
+    if "text" in options.modality:
+        path = data_path / f"embedding_{options.text_dim}.npy"
+        vectors, zeros = load_embeddings(path, options.text_dim), np.zeros(options.text_dim, np.float32)
+        names = table["id"] + ".txt"
+        features.text = torch.from_numpy(np.stack([vectors.get(name, zeros) for name in names]))
+        features.missing["text"] = report_missing(table, ~names.isin(vectors.keys()), "text", path)
+    if "audio" in options.modality:
+        audio_path = options.audio_path
+        if options.audio == "encoder":
+            features.speech, store = load_speech(data_path, audio_path, options.audio_model, table)
+        else:
+            features.log_mels, store = load_log_mels(data_path, audio_path, options.sr, table)
+        reason = f"; first {next(iter(store.faults.values()))}" if store.faults else ""
+        is_missing = ~table["id"].isin(store.hashes.keys() - store.faults.keys())
+        features.missing["wav"] = report_missing(table, is_missing, "wav", audio_path or data_path, reason)
+    return features
+
+
+def report_missing(table: pd.DataFrame, is_missing: pd.Series, what: str, where: Path, reason: str = "") -> list[str]:
+    """Warn of the utterances without `what` ("wav" or "text"), which are replaced by zeros; return their ids.
+
+    Raises `InputError` if they are more than 5%, or all of a session.
+    """
+    ids, of_session = table["id"][is_missing].tolist(), is_missing.groupby(table["session"]).mean()
+    found = f"{where}: {len(ids)} of {len(table)} utterances have no usable {what}"
+    if len(ids) > MISSING_LIMIT * len(table) or of_session.max() == 1:
+        raise InputError(
+            f"{found}, {of_session.max():.0%} of session {of_session.idxmax()} (such as {ids[0]}); at most "
+            f"{MISSING_LIMIT:.0%} may be missing, and never a whole session: is the path right?{reason}"
+        )
+    if ids:
+        warnings.warn(f"{found} and are replaced by zeros: {', '.join(ids)}{reason}", stacklevel=3)
+    return ids
+
+
+def make_windows(dialogue: Sequence[object], ws: int) -> np.ndarray:
     """Windows of the last `ws` utterances of a dialogue, one window per utterance, which is the last in it.
 
-    Parameters
-    ----------
-    dialogue : shape = (N,), equal for the utterances of one dialogue, in time order within it
-    ws : utterances in a window
-
-    Returns
-    -------
-    int64, shape = (N, ws) : utterance numbers in time order, padded on the left with -1
+    `dialogue` is equal for the utterances of one dialogue, which are in the order of time. The result holds utterance
+    numbers, padded on the left with -1: int64, shape = (N, ws).
     """
-    order = np.argsort(dialogue, kind="stable")
-    grouped = dialogue[order]
-    position = np.arange(len(order))[:, None] + np.arange(1 - ws, 1)
-    inside = (position >= 0) & (grouped[position.clip(0)] == grouped[:, None])
-    windows = np.empty((len(order), ws), dtype=np.int64)
-    windows[order] = np.where(inside, order[position.clip(0)], -1)
-    return windows
+    numbers = pd.Series(np.arange(len(dialogue))).groupby(np.asarray(dialogue), sort=False)
+    return np.stack([numbers.shift(back, fill_value=-1) for back in reversed(range(ws))], axis=1)
 
 
-def tell_speakers(speaker: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """Whether the speaker of a window's last utterance says each of its utterances.
+def speaker_flags(speaker: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """Whether each utterance of a window has the speaker of its last one: PADDING, SAME_SPEAKER or OTHER_SPEAKER.
 
-    Parameters
-    ----------
-    speaker : who says each of N utterances, shape = (N,)
-    windows : int64 utterance numbers, -1 for padding, shape = (B, ws)
-
-    Returns
-    -------
-    int64, shape = (B, ws) : `constants.PADDING`, `SAME_SPEAKER` or `OTHER_SPEAKER`
+    `speaker` is of N utterances, `windows` as of `make_windows`; the result is int64, shape = (B, ws).
     """
     same = speaker[windows] == speaker[windows[:, -1:]]
     return np.where(windows < 0, PADDING, np.where(same, SAME_SPEAKER, OTHER_SPEAKER))
 
 
 class Batch(NamedTuple):
-    """Tensors of B windows; a modality that is left out is None, and so are labels where there are none.
+    """Tensors of B windows; None for a modality that is left out, and for labels where there are none."""
 
-    audio : float32 or bfloat16, shape = (B, ws, 229, 313), channels-last, or speech embeddings, float32,
-        shape = (B, ws, layers, dimension)    text : float32, shape = (B, ws, text_dim)
-    emotion : float32, shape = (B, 7), soft or multi-hot        arousal, valence : float32, shape = (B, 1)
-    speakers : int64, shape = (B, ws), see `tell_speakers`; None where the model is not told
-    """
-
-    audio: Tensor | None
-    text: Tensor | None
-    emotion: Tensor | None
-    arousal: Tensor | None
-    valence: Tensor | None
-    speakers: Tensor | None = None
+    audio: Tensor | None  # log-mels, (B, ws, 229, 313), channels-last, or speech embeddings, (B, ws, layers, dimension)
+    text: Tensor | None  # float32, (B, ws, text_dim)
+    emotion: Tensor | None  # float32, (B, 7), soft or multi-hot
+    arousal: Tensor | None  # float32, (B, 1)
+    valence: Tensor | None  # float32, (B, 1)
+    speakers: Tensor | None = None  # int64, (B, ws), see `speaker_flags`
 
     @property
     def target(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,13 +124,11 @@ class Batch(NamedTuple):
         return self.emotion, self.arousal, self.valence
 
     def to(self, device: torch.device) -> Batch:
-        """The same on `device`; copies to a CUDA GPU go through pinned memory, so that nothing waits for them.
-
-        Those to an Apple GPU are waited for and contiguous: in torch 2.11 it takes wrong values of memory that is freed
-        while it is copied (pytorch#139550), and wrong gradients of channels-last batch norm (pytorch#175189).
-        """
+        """The same on `device`; copies to a CUDA GPU go through pinned memory, so that nothing waits for them."""
 
         def move(t: Tensor) -> Tensor:
+            # In torch 2.11 an Apple GPU takes wrong values of memory that is freed while it is copied (pytorch#139550),
+            # and wrong gradients of channels-last batch norm (pytorch#175189)
             if device.type == "mps":
                 return t.contiguous().to(device)
             if device.type == "cuda" and t.device.type == "cpu":
@@ -92,196 +138,100 @@ class Batch(NamedTuple):
         return Batch(*(None if t is None else move(t) for t in self))
 
 
-WINDOWS_AT_ONCE = 4  # on a CPU: a few MB, which stay in its caches and which the allocator reuses
+class WindowDataset:
+    """Windows of `ws` utterances whose last one is one of `targets`, numbers of rows of the table.
 
-
-class WindowDataset(Dataset):
-    """Windows whose last utterance is one of `targets`, a whole batch at a time.
-
-    A `DataLoader` with `collate_fn=collate` passes `__getitems__` the window numbers of a batch and gets its tensors;
-    an utterance that occurs in several windows of a batch is transformed once.
-
-    Parameters
-    ----------
-    utterances : all utterances of one role, labelled or not
-    targets : numbers of the utterances whose windows belong to this set
-    ws : utterances in a window
+    table, features : of all utterances of a role (see `read_utterances`), with labels or without
     soft_targets : the raters' shares as labels; otherwise the majority labels, multi-hot
     crop_seed : of random crops of utterances over 10 s, new ones every epoch; None for the central 10 s
-    audio_dtype : of the log-mels in a batch
-
-    Attributes
-    ----------
-    ids : segment ids of the targets
-    transcripts : of the targets, None where the table has none
-    majority : float32 majority labels of the targets, multi-hot, shape = (N, 7), if there are labels
-    device : where its inputs are and its batches are made
+    majority : float32 majority labels of the targets, multi-hot, shape = (len(targets), 7), if there are labels
     class_counts : int64, shape = (7,), how often each emotion is a majority label of a target, ties counting each
-    weights : float64, shape = (len(targets),), by which `--sampler weighted` draws them
+    weights : float64, shape = (len(targets),), by which `--sampler weighted` draws the targets
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the settings of a set, by name)
         self,
-        utterances: Utterances,
+        table: pd.DataFrame,
+        features: Features,
         targets: np.ndarray,
         ws: int,
         *,
+        speakers: bool = False,
         soft_targets: bool = False,
         crop_seed: int | None = None,
         audio_dtype: torch.dtype = torch.float32,
     ) -> None:
-        annotation, self.log_mels, text = utterances.annotation, utterances.log_mels, utterances.text
-        self.speech = utterances.speech
-        self.targets, self.crop_seed, self.audio_dtype = targets, crop_seed, audio_dtype
-        self.ids = [annotation.ids[target] for target in targets]
-        self.transcripts = annotation.text and [annotation.text[target] for target in targets]
-        self.windows = torch.from_numpy(make_windows(annotation.dialogue, ws)[targets])
-        audio = self.speech if self.log_mels is None else self.log_mels
-        self.device = (text if audio is None else audio.frames).device
-        # The last row, which the -1 of a padded window finds, is zeros
-        self.text = None if text is None else torch.cat([text, torch.zeros_like(text[:1])])
-        self.speakers: Tensor | None = None
-        if utterances.speaker is not None:
-            told = tell_speakers(utterances.speaker, self.windows.numpy())
-            self.speakers = torch.from_numpy(told).to(self.device)
-        self.labels: tuple[Tensor, ...] | None = None
-        if annotation.majority is not None:
-            emotion = annotation.soft if soft_targets else annotation.majority
-            columns = (emotion, annotation.arousal[:, None], annotation.valence[:, None])
-            self.labels = tuple(torch.from_numpy(column[targets]).to(self.device) for column in columns)
-            self.majority = annotation.majority[targets]
+        self.table, self.features, self.targets = table, features, np.asarray(targets, dtype=np.int64)
+        self.crop_seed, self.audio_dtype = crop_seed, audio_dtype
+        self.device = features.tensors[0].device  # where batches are made
+        windows = make_windows(table["dialogue"], ws)[self.targets]
+        self.windows = torch.from_numpy(windows).to(self.device)
+        flags = speaker_flags(pd.factorize(table["speaker"])[0], windows)
+        self.speakers = torch.from_numpy(flags).to(self.device) if speakers else None
+        self.labels: list[Tensor | None] = [None, None, None]
+        if "emotion" in table:
+            rows = table.iloc[self.targets]
+            self.majority = majority(rows)
             self.class_counts = self.majority.sum(axis=0).astype(np.int64)
-            self.weights = inverse_frequencies(self.majority, self.class_counts)
-        crops = self.log_mels is not None and crop_seed is not None
-        self.kept = keep_standardised(self.log_mels, audio_dtype) if crops else None  # for many epochs
+            # Every emotion is drawn about as often: by 1 / its count, the mean over labels that tie
+            inverse = 1 / np.maximum(self.class_counts, 1)
+            self.weights = torch.from_numpy(self.majority.astype(np.float64) @ inverse / self.majority.sum(axis=1))
+            columns = (shares(rows) if soft_targets else self.majority, rows[["arousal"]], rows[["valence"]])
+            self.labels = [torch.tensor(np.array(column), dtype=torch.float32).to(self.device) for column in columns]
         self.set_epoch(0)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw new crops for utterances over 10 s: the same ones for the same seed and epoch."""
-        self.crop = None
-        if self.crop_seed is not None and self.log_mels is not None:
-            generator = torch.Generator().manual_seed(self.crop_seed * 1_000_003 + epoch)
-            self.crop = torch.rand(len(self.log_mels), generator=generator)
-        if self.kept is not None:
-            self.kept.crop_longer(self.crop)
 
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, index: int) -> Batch:
-        """One window, as a batch of one."""
-        return self.__getitems__([index])
+    def set_epoch(self, epoch: int) -> None:
+        """Draw new crops for utterances over 10 s: the same ones for the same seed and epoch."""
+        self.log_mels = self.features.log_mels
+        if self.crop_seed is not None and self.log_mels is not None:
+            generator = torch.Generator().manual_seed(self.crop_seed * 1_000_003 + epoch)
+            self.log_mels = self.log_mels.cropped(torch.rand(len(self.log_mels), generator=generator))
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """The batch of these windows."""
-        indices = torch.as_tensor(indices)
+    def batch(self, indices: Sequence[int] | Tensor) -> Batch:
+        """The batch of these windows, by their numbers in the set, on `device`."""
+        indices = torch.as_tensor(indices).to(self.device, non_blocking=True)
         windows = self.windows[indices]
-        audio = None if self.log_mels is None else self._audio(windows)
-        if self.speech is not None:
-            audio = self.speech.of(windows)
-        text = None if self.text is None else self.text[windows.to(self.device, non_blocking=True)]
-        indices = indices.to(self.device, non_blocking=True)
-        speakers = None if self.speakers is None else self.speakers[indices]
-        labels = (None, None, None) if self.labels is None else (label[indices] for label in self.labels)
-        return Batch(audio, text, *labels, speakers)
-
-    def _audio(self, windows: Tensor) -> Tensor:
-        """Log-mels of windows of utterance numbers, zeros for -1; shape = (B, ws) -> (B, ws, 229, 313)."""
-        if self.kept is not None:
-            return self.kept.of_windows(windows)
-        utterances, place = windows.unique(return_inverse=True)
-        crop = None if self.crop is None else self.crop[utterances]
-        log_mels = self.log_mels.spectrograms(utterances.clamp(min=0), crop, self.audio_dtype)
-        if utterances[0] < 0:
-            log_mels[0] = 0
-        audio = torch.empty(
-            *windows.shape,
-            *log_mels.shape[1:],
-            dtype=log_mels.dtype,
-            device=log_mels.device,
-            memory_format=torch.channels_last,
-        )
-        place = place.to(log_mels.device, non_blocking=True)
-        at_once = WINDOWS_AT_ONCE if place.device.type == "cpu" else max(1, len(place))
-        for into, part in zip(audio.split(at_once), place.split(at_once), strict=True):
-            into.copy_(log_mels.mT.index_select(0, part.flatten()).unflatten(0, part.shape).mT)
-        return audio
-
-
-def inverse_frequencies(majority: np.ndarray, class_counts: np.ndarray) -> Tensor:
-    """1 / count of each window's majority label, the mean over labels that tie: every emotion is drawn about as often.
-
-    Parameters
-    ----------
-    majority : multi-hot, shape = (N, 7)
-    class_counts : how often each emotion is a majority label, shape = (7,)
-
-    Returns
-    -------
-    float64, shape = (N,)
-    """
-    inverse = 1 / np.maximum(class_counts, 1)
-    return torch.from_numpy(majority.astype(np.float64) @ inverse / majority.sum(axis=1))
-
-
-# Batches
-
-
-class ShuffledBatches(Sampler):
-    """The numbers below `n` in a random order drawn anew each time, in batches, without a partial last one.
-
-    Parameters
-    ----------
-    n : number of windows
-    batch_size : numbers per batch
-    generator : draws the order
-    part : which part of each batch is returned, for one of several processes
-    weights : of the numbers, shape = (n,): `n` numbers are drawn by them instead, with replacement
-
-    Attributes
-    ----------
-    skip : how many of the first batches are left out
-    batches : those that were drawn last, whole, the left out ones too
-    """
-
-    def __init__(
-        self,
-        n: int,
-        batch_size: int,
-        generator: torch.Generator,
-        part: slice = slice(None),
-        weights: Tensor | None = None,
-    ) -> None:
-        self.n, self.batch_size, self.generator = n, batch_size, generator
-        self.part, self.weights, self.skip = part, weights, 0
-        self.batches: list[list[int]] = []
-
-    def __len__(self) -> int:
-        return self.n // self.batch_size - self.skip
-
-    def __iter__(self) -> Iterator[list[int]]:
-        if self.weights is None:
-            order = torch.randperm(self.n, generator=self.generator)
+        if self.log_mels is not None:
+            audio = self.log_mels.spectrograms(windows, self.audio_dtype)
         else:
-            order = torch.multinomial(self.weights, self.n, replacement=True, generator=self.generator)
-        whole = order[: self.n // self.batch_size * self.batch_size].split(self.batch_size)
-        self.batches = [batch.tolist() for batch in whole]
-        return iter([batch[self.part] for batch in self.batches[self.skip :]])
+            audio = _gather(self.features.speech, windows)
+        labels = (None if label is None else label[indices] for label in (*self.labels, self.speakers))
+        return Batch(audio, _gather(self.features.text, windows), *labels)
 
 
-def shuffled_loader(dataset: WindowDataset, order: ShuffledBatches, num_workers: int = 0) -> DataLoader:
-    """The batches of `order`."""
-    settings = {"generator": order.generator, "num_workers": num_workers, "collate_fn": collate}
-    return DataLoader(dataset, batch_sampler=order, **settings)
+def _gather(embeddings: Tensor | None, windows: Tensor) -> Tensor | None:
+    """Embeddings of windows, zeros for padding: float32, shape = (B, ws) -> (B, ws, ...)."""
+    if embeddings is None:
+        return None
+    is_padding = (windows < 0).view(*windows.shape, *[1] * (embeddings.dim() - 1))
+    return embeddings[windows.clamp(min=0)].float().masked_fill_(is_padding, 0)
 
 
-def ordered_loader(
-    dataset: WindowDataset, batch_size: int, num_workers: int = 0, share: range | None = None
-) -> DataLoader:
-    """All windows in order, or those of a `share`, in batches."""
-    return DataLoader(dataset, batch_size, sampler=share, num_workers=num_workers, collate_fn=collate)
+def shuffled_batches(
+    n: int, batch_size: int, generator: torch.Generator, weights: Tensor | None = None
+) -> list[Tensor]:
+    """The numbers below `n` in a new random order, in batches, without a partial last one.
+
+    With `weights` (float64, shape = (n,)) `n` numbers are drawn by them instead, with replacement.
+    """
+    if weights is None:
+        order = torch.randperm(n, generator=generator)
+    else:
+        order = torch.multinomial(weights, n, replacement=True, generator=generator)
+    torch.empty((), dtype=torch.int64).random_(generator=generator)  # as a DataLoader draws it after each order
+    return [order[start : start + batch_size] for start in range(0, n - batch_size + 1, batch_size)]
 
 
-def collate(batch: Batch) -> Batch:
-    """What `WindowDataset` gives, which collates its batches itself."""
-    return batch
+def prefetch(dataset: WindowDataset, batches: Iterable[Tensor], device: torch.device) -> Iterator[Batch]:
+    """The batches of these numbers on `device`; a second thread makes the next one while the caller uses this one."""
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as thread:
+        pending = []
+        for indices in batches:
+            pending.append(thread.submit(lambda indices=indices: dataset.batch(indices).to(device)))
+            if len(pending) == 2:
+                yield pending.pop(0).result()
+        for last in pending:
+            yield last.result()

@@ -1,1 +1,1 @@
-"""Features: the model's inputs of an utterance (log-mels and sentence embeddings), computed once per corpus."""
+"""Features: the model's inputs of an utterance (log-mels, sentence embeddings, speech embeddings)."""

@@ -1,45 +1,33 @@
-"""Log-mels: the way from a wav to the standardised spectrogram that the model sees."""
+"""Log-mels: from a wav to the standardised spectrograms that the model takes."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import os
 import warnings
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
+import pandas as pd
 import torch
 import torchaudio
 from torch import Tensor
-from tqdm import tqdm
 
 import corpora.wavs
-from constants import (
-    F_MAX,
-    F_MIN,
-    HOP_LENGTH,
-    MAX_SECONDS,
-    N_FFT,
-    N_MELS,
-    POWER_FLOOR,
-    SAMPLE_RATE,
-    STANDARDISE_EPS,
-    n_frames,
-)
-from corpora.wavs import read_wav
-from features.store import FeatureStore, Frames, Rows, frames_in_memory
-from utils import InputError
+from constants import F_MAX, F_MIN, HOP_LENGTH, MAX_SECONDS, N_FFT, N_MELS, POWER_FLOOR, STANDARDISE_EPS, n_frames
+from constants import SAMPLE_RATE as RATE
+from features.store import FeatureStore, try_to_read
+from utils import InputError, digest_file
 
-# Of the code that makes frames of a wav; read at import, since the files may be edited while the program runs
-CODE_DIGEST = hashlib.sha256(Path(__file__).read_bytes() + Path(corpora.wavs.__file__).read_bytes()).hexdigest()
+SILENCE = 10 * math.log10(POWER_FLOOR)  # -100 dB
+AT_ONCE = 4  # windows on a CPU: a few MB, which stay in its caches and which the allocator reuses
+# Of the code that computes the frames of a wav; read at import, since the files may be edited while the program runs
+CODE = [digest_file(Path(file)) for file in (__file__, corpora.wavs.__file__)]
 
 
 @cache
@@ -52,20 +40,13 @@ def _mel_transform(sr: int) -> torchaudio.transforms.MelSpectrogram:
         )
 
 
-def decibel_frames(wave: np.ndarray, sr: int = SAMPLE_RATE) -> Tensor:
-    """Log-mel frames that hold sound: the log-mel of `wave` padded with zeros to 10 s, without its -100 dB tail.
+def decibel_frames(wave: np.ndarray, sr: int = RATE) -> Tensor:
+    """Log-mel of `wave` (float32 in [-1, 1]) padded to 10 s or longer, without the -100 dB frames at its end.
 
-    Parameters
-    ----------
-    wave : float32 in [-1, 1] at `sr` Hz, shape = (samples,); if it is longer than 10 s, all of it is used
-
-    Returns
-    -------
-    float32 tensor, shape = (frames, 229), in dB: 10 log10(max(power, 1e-10)). Frame t is centred on sample 512 t.
+    float32, shape = (frames, 229): 10 log10(max(power, 1e-10)) in dB. Frame t is centred on sample 512 t.
     """
     n = len(wave)
-    # Frames whose 2048 samples all lie after the sound are silent and left out. So this many zeros are enough: no frame
-    # that is kept reaches past them.
+    # Frames whose 2048 samples all lie after the sound are left out; none that is kept reaches past this many zeros
     padded = torch.zeros(max(n, min(MAX_SECONDS * sr, n + N_FFT + HOP_LENGTH)))
     padded[:n] = torch.from_numpy(wave)
     power = _mel_transform(sr)(padded)
@@ -73,209 +54,116 @@ def decibel_frames(wave: np.ndarray, sr: int = SAMPLE_RATE) -> Tensor:
     return 10 * torch.log10(power[:, :sounding].clamp(min=POWER_FLOOR)).T
 
 
-def standardise(decibels: Tensor) -> Tensor:
-    """Scale each spectrogram to mean 0 and variance 1 over all its values, shape = (..., 229, T).
+def log_mel(wave: np.ndarray, sr: int = RATE) -> Tensor:
+    """The frames of `decibel_frames` as `LogMels` takes them: float16, shape = (frames, 229).
 
-    The variance is the biased one, plus 1e-5.
+    Those of an utterance over 10 s are followed by the frames of its central 10 s, computed from those samples alone.
     """
-    return torch.nn.functional.layer_norm(decibels, decibels.shape[-2:], eps=STANDARDISE_EPS)
+    frames = decibel_frames(wave, sr)
+    start = (len(wave) - MAX_SECONDS * sr) // 2
+    if len(wave) > MAX_SECONDS * sr:
+        frames = torch.cat([frames, decibel_frames(wave[start : start + MAX_SECONDS * sr], sr)])
+    return frames.half()
 
 
-def log_mel(wave: np.ndarray, sr: int = SAMPLE_RATE) -> Tensor:
-    """The model's input for one utterance: standardised log-mel of its (central) 10 s.
-
-    Parameters
-    ----------
-    wave : float32 in [-1, 1] at `sr` Hz, shape = (samples,)
-
-    Returns
-    -------
-    float32 tensor, shape = (229, 313) at 16 kHz
-    """
-    log_mels = LogMels.from_waves([central_crop(wave, sr)], sr)
-    return log_mels.spectrograms(torch.tensor([0]))[0]
-
-
-def central_crop(wave: np.ndarray, sr: int = SAMPLE_RATE) -> np.ndarray:
-    """The central 10 s of a `wave` that is longer, or all of it."""
-    start = max(0, (len(wave) - MAX_SECONDS * sr) // 2)
-    return wave[start : start + MAX_SECONDS * sr]
-
-
-def silence(dtype: torch.dtype) -> Tensor:
-    """A frame of -100 dB, which stands in for every frame that is not there, shape = (1, 229)."""
-    return torch.full((1, N_MELS), 10 * np.log10(POWER_FLOOR), dtype=dtype)
-
-
-Wave = Path | np.ndarray | None  # of an utterance: the wav's path, or its samples (float32 in [-1, 1]), or none
-
-
-def _compute_rows(wave: Wave, sr: int, dtype: torch.dtype) -> Rows | None:
-    """The rows of one wave, see `compute_frames`."""
-    if wave is None:
-        return None
+def on_all_cores(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """`function` of each item, in order; threads are enough where it is soundfile's and torch's work."""
+    torch_threads = torch.get_num_threads()
     try:
-        samples = read_wav(wave, sr) if isinstance(wave, Path) else wave
-    except InputError as error:
-        return error
-    except (OSError, soundfile.SoundFileError) as error:
-        return InputError(f"{wave}: not readable as sound ({error}); replace it or take it away")
-    crop = central_crop(samples, sr)
-    whole = decibel_frames(samples, sr).to(dtype)
-    return whole, decibel_frames(crop, sr).to(dtype) if len(crop) < len(samples) else whole[:0]
-
-
-def compute_frames(waves: Sequence[Wave], sr: int, dtype: torch.dtype, quiet: bool) -> Iterator[Rows | None]:
-    """Log-mel frames of each wave in dB, in order, on all cores; only a few waves are computed in advance.
-
-    Parameters
-    ----------
-    waves : one per utterance
-    sr : Hz, of the frames and of waves that are samples; a file is resampled
-    dtype : of the frames
-    quiet : without a progress bar
-
-    Yields
-    ------
-    one item per wave: all its frames, shape = (frames, 229), and the frames of its central 10 s, shape = (0, 229) if it
-    is no longer than that; or the `InputError` of a wav that cannot be used; or None for None
-    """
-    # soundfile and torch release the interpreter lock, so threads are enough; each uses one core
-    n_threads, torch_threads = os.cpu_count(), torch.get_num_threads()
-    pool = ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,))
-    pending = deque()
-    try:
-        with tqdm(total=len(waves), desc="log-mel", unit="utterance", disable=quiet or not waves) as bar:
-            for wave in waves:
-                pending.append(pool.submit(_compute_rows, wave, sr, dtype))
-                if len(pending) > 8 * n_threads:
-                    yield pending.popleft().result()
-                    bar.update()
-            while pending:
-                yield pending.popleft().result()
-                bar.update()
+        with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from pool.map(function, items)
     finally:
-        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(torch_threads)  # the pool's threads have set it for all threads started later
 
 
-def open_store(
-    folder: Path, wavs: Mapping[str, Path], ids: Sequence[str], sr: int, dtype: torch.dtype, quiet: bool
-) -> Frames:
-    """Log-mel frames of the utterances `ids` from the feature store in `folder`; what it lacks is computed first.
+def compute_log_mels(paths: Sequence[Path], sr: int) -> Iterator[Tensor | InputError]:
+    """`log_mel` of each wav, on all cores; the error of a wav that cannot be used."""
 
-    If the store cannot be written, the frames are computed in memory, with a warning.
+    def compute(path: Path) -> Tensor | InputError:
+        wave = try_to_read(path, sr)
+        return wave if isinstance(wave, InputError) else log_mel(wave, sr)
 
-    Parameters
-    ----------
-    wavs : of the whole corpus by segment id
-    ids : segment ids of the utterances whose frames are wanted; one without a wav has no frames
-    sr, dtype, quiet : see `compute_frames`
-    """
-    name = f"log_mel-{sr}-{str(dtype).removeprefix('torch.')}"
-    try:
-        store = FeatureStore(folder, name, _store_key(sr), wavs, silence(dtype))
-        if store.missing():
-            with store.build() as build:
-                computed = compute_frames([wavs[segment] for segment in build.missing], sr, dtype, quiet)
-                for segment, rows in zip(build.missing, computed, strict=True):
-                    build.add(segment, rows)
-        return store.frames(ids)
-    except OSError as error:
-        warnings.warn(
-            f"{folder}: log-mels cannot be kept there ({error.strerror or error}) and are computed anew", stacklevel=2
-        )
-        computed = compute_frames([wavs.get(segment) for segment in ids], sr, dtype, quiet)
-        return frames_in_memory(silence(dtype), computed)
-
-
-def _store_key(sr: int) -> dict[str, Any]:
-    """What the frames depend on besides the wavs: the constants, and the code that makes frames of a wav."""
-    return constants_of(sr) | {"code": CODE_DIGEST}
-
-
-def constants_of(sr: int) -> dict[str, Any]:
-    """The constants that frames depend on."""
-    return {
-        "sr": sr,
-        "n_fft": N_FFT,
-        "hop_length": HOP_LENGTH,
-        "n_mels": N_MELS,
-        "f_min": F_MIN,
-        "f_max": F_MAX,
-        "power_floor": POWER_FLOOR,
-        "max_seconds": MAX_SECONDS,
-    }
-
-
-# Utterances standardised together on a CPU: their tensors of a few MB fit into caches, and their memory is used again
-UTTERANCES_AT_ONCE = 8
+    return on_all_cores(compute, paths)
 
 
 class LogMels:
-    """Standardised log-mels of many utterances, made on demand of frames that are in memory or in a feature store.
+    """Log-mels of N utterances: all frames in one tensor, standardised when a batch is made.
 
-    Parameters
-    ----------
-    frames : of the utterances, see `open_store` and `from_waves`
-    sr : Hz, of the audio
+    A spectrogram has 10 s, the central ones of a longer utterance; a shorter one is padded with silence. It has mean 0
+    and variance 1 over all its values; the variance is the biased one, plus 1e-5.
 
-    Attributes
-    ----------
-    faults : why a wav cannot be used, by the utterance's number; such an utterance counts as one without a wav
+    frames_of_each : of each utterance what `log_mel` returns, or None if it has no wav; iterated over twice
     """
 
-    def __init__(self, frames: Frames, sr: int = SAMPLE_RATE) -> None:
+    def __init__(self, frames_of_each: Iterable[Tensor | None], sr: int = RATE) -> None:
         self.n_frames = n_frames(sr)
-        self.frames, spans, self.faults = frames
-        self.start, self.length, self.central_length = spans.unbind(1)
-
-    @classmethod
-    def from_waves(
-        cls, waves: Sequence[Wave], sr: int = SAMPLE_RATE, dtype: torch.dtype = torch.float32, quiet: bool = True
-    ) -> LogMels:
-        """Log-mels whose frames are computed now and kept in memory; for the parameters see `compute_frames`.
-
-        float16 takes half the memory of float32, and moves probabilities by less than 2e-3.
-        """
-        return cls(frames_in_memory(silence(dtype), compute_frames(waves, sr, dtype, quiet)), sr)
+        rows = [0 if frames is None else len(frames) for frames in frames_of_each]
+        rows = torch.tensor([*rows, 0])  # the last one, which the -1 of a padded window finds, has no frames
+        self.first = 1 + rows.cumsum(0) - rows
+        is_longer = rows > self.n_frames
+        self.longer, self.whole = is_longer.nonzero()[:, 0], rows - self.n_frames * is_longer
+        self.start = self.first + self.whole * is_longer
+        # In dB; row 0 is silence, which padding reads
+        self.frames = torch.full((1 + int(rows.sum()), N_MELS), SILENCE, dtype=torch.float16)
+        for first, frames in zip(self.first.tolist(), frames_of_each, strict=False):
+            if frames is not None:
+                self.frames[first : first + len(frames)] = frames
+        self.mean, self.rstd = torch.full((len(rows), 1, 1), SILENCE), torch.zeros(len(rows), 1, 1)
+        self._standardise(rows.nonzero()[:, 0])
 
     def __len__(self) -> int:
-        return len(self.start)
+        return len(self.start) - 1
 
     def to(self, device: torch.device | str) -> LogMels:
-        """A copy with its frames on `device`, where the spectrograms are then made."""
+        """A copy on `device`, where the spectrograms are then made."""
         moved = copy.copy(self)
-        for name in ("frames", "start", "length", "central_length"):
-            setattr(moved, name, getattr(self, name).to(device))
+        vars(moved).update({name: v.to(device) for name, v in vars(self).items() if isinstance(v, Tensor)})
         return moved
 
-    def spectrograms(
-        self, utterances: Tensor, crop: Tensor | None = None, dtype: torch.dtype = torch.float32
-    ) -> Tensor:
-        """Standardised log-mels, shape = (len(utterances), 229, 313); zeros for an utterance without a wav.
+    def cropped(self, places: Tensor) -> LogMels:
+        """The same, but of utterances over 10 s the 10 s at `places`: float32 from 0 (the first) to 1, shape = (N,)."""
+        cropped = copy.copy(self)
+        cropped.start, cropped.mean, cropped.rstd = self.start.clone(), self.mean.clone(), self.rstd.clone()
+        places = places.to(self.start.device, non_blocking=True)[self.longer]
+        offsets = (places * (self.whole[self.longer] - self.n_frames + 1)).long()
+        cropped.start[self.longer] = self.first[self.longer] + offsets
+        cropped._standardise(self.longer)
+        return cropped
 
-        In memory the frames of an utterance follow one another: the result is the view of a (..., 313, 229) tensor.
+    def spectrograms(self, windows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Standardised log-mels of windows of utterances, shape = (B, ws) -> (B, ws, 229, 313), channels-last.
 
-        Parameters
-        ----------
-        utterances : int64, their numbers
-        crop : float in [0, 1) per utterance: where the 10 s of a longer one begin; by default they are the central 10 s
-        dtype : of the result; the computation is in float32
+        `windows` holds int64 numbers of utterances, -1 for padding. Padding and an utterance without a wav are zeros.
+        The computation is in float32, whatever the `dtype` of the result.
         """
-        utterances = utterances.to(self.frames.device, non_blocking=True)  # few bytes, unlike `rows`
-        start, length = self.start[utterances], self.length[utterances]
-        if crop is None:
-            central = self.central_length[utterances]
-            start, length = torch.where(central > 0, start + length, start), torch.where(central > 0, central, length)
-        else:
-            crop = crop.to(self.frames.device, non_blocking=True)
-            start = start + (crop * (length - self.n_frames + 1).clamp(min=0)).long()
-            length = length.clamp(max=self.n_frames)
-        frame = torch.arange(self.n_frames, device=self.frames.device)
-        rows = torch.where(frame < length[:, None], start[:, None] + frame, 0)
-        log_mels = torch.empty(*rows.shape, N_MELS, dtype=dtype, device=rows.device)
-        at_once = UTTERANCES_AT_ONCE if rows.device.type == "cpu" else max(1, len(rows))
-        for into, part in zip(log_mels.split(at_once), rows.split(at_once), strict=True):
-            into.copy_(standardise(self.frames.index_select(0, part.flatten()).float().view_as(into)))
-        return log_mels.mT
+        settings = {"dtype": dtype, "device": windows.device, "memory_format": torch.channels_last}
+        result = torch.empty(*windows.shape, N_MELS, self.n_frames, **settings)
+        at_once = AT_ONCE if windows.device.type == "cpu" else max(1, len(windows))
+        for part, into in zip(windows.split(at_once), result.split(at_once), strict=True):
+            decibels = self._frames_of(part).float()
+            into.copy_(decibels.sub_(self.mean[part]).mul_(self.rstd[part]).to(dtype).mT)
+        return result
+
+    def _frames_of(self, utterances: Tensor) -> Tensor:
+        """Frames of 10 s in dB, shape = (...) -> (..., 313, 229)."""
+        frame = torch.arange(self.n_frames, device=utterances.device)
+        rows = torch.where(frame < self.whole[utterances, None], self.start[utterances, None] + frame, 0)
+        return self.frames.index_select(0, rows.flatten()).view(*rows.shape, N_MELS)
+
+    def _standardise(self, utterances: Tensor) -> None:
+        """Compute mean and 1 / standard deviation of the spectrograms of `utterances`, some 20 MB at a time."""
+        for part in utterances.split(8 if utterances.device.type == "cpu" else 64):
+            frames = self._frames_of(part).float()
+            _, mean, rstd = torch.native_layer_norm(frames, frames.shape[1:], None, None, STANDARDISE_EPS)
+            self.mean[part], self.rstd[part] = mean, rstd
+
+
+def load_log_mels(
+    data_path: Path, audio_path: Path | None, sr: int, table: pd.DataFrame
+) -> tuple[LogMels, FeatureStore]:
+    """Log-mels of a table's utterances, computed once per corpus, and the store that holds them."""
+    constants = (N_FFT, HOP_LENGTH, N_MELS, F_MIN, F_MAX, POWER_FLOOR, MAX_SECONDS)
+    settings = {"sr": sr, "constants": constants, "code": CODE}
+    store = FeatureStore(data_path, audio_path, f"log_mel-{sr}", settings, table)
+    store.fill(partial(compute_log_mels, sr=sr), "log-mels")
+    return LogMels(store, sr), store

@@ -1,308 +1,164 @@
-"""Text model: KoBERT or another encoder, its tokenizer, and the sentence embeddings that they give.
+"""Text encoder: KoBERT or another one, its tokenizer, and the sentence embeddings that it gives.
 
 transformers' `AutoTokenizer` gives wrong ids for KoBERT, and SKT's own `kobert_tokenizer` cannot be installed beside
-transformers 5. So SentencePiece reads KoBERT's vocabulary: `[CLS]`, its pieces and `[SEP]` are SKT's ids. (A tokenizer
-of the `tokenizers` library made from the same file gives other ids for decomposed Hangul and for long repetitions.)
-Other encoders (`klue/bert-base`, `klue/roberta-base`) bring the tokenizer that `AutoTokenizer` loads.
+transformers 5. So SentencePiece reads KoBERT's vocabulary. (A tokenizer of the `tokenizers` library made from the same
+file gives other ids for decomposed Hangul and for long repetitions.)
 """
 
 from __future__ import annotations
 
-import re
+import contextlib
+import hashlib
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import huggingface_hub
 import numpy as np
+import sentencepiece
+import torch
+import transformers
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 
-from features.embeddings import digest_of
 from utils import InputError
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-    from features.embeddings import EmbeddingCache
 
 KOBERT = "skt/kobert-base-v1"
 VOCABULARY = "spiece.model"
 MAX_TOKENS = 512  # positions of the encoder; of a longer sentence only the first 510 pieces are used
 
 
-class Tokenizer(ABC):
-    """What the encoder of a sentence needs: ids and attention masks."""
-
-    pad_token_id: int
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Number of pieces in the vocabulary."""
-
-    @abstractmethod
-    def fingerprint(self) -> bytes:
-        """Everything that the ids depend on."""
-
-    @abstractmethod
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text, with the marks of its begin and end; at most as many as the encoder has positions."""
-
-    def __call__(self, texts: str | Sequence[str]) -> dict[str, torch.Tensor]:
-        """Ids and attention mask of a batch (a single text is a batch of one), padded on the right to its longest.
-
-        Returns
-        -------
-        dict of `input_ids` and `attention_mask` : int64 tensors, shape = (B, tokens); the mask is 1 on tokens, else 0
-        """
-        import torch
-
-        ids = [torch.tensor(self.encode(text)) for text in ([texts] if isinstance(texts, str) else texts)]
-        pad = torch.nn.utils.rnn.pad_sequence
-        return {
-            "input_ids": pad(ids, batch_first=True, padding_value=self.pad_token_id),
-            "attention_mask": pad([torch.ones_like(sentence) for sentence in ids], batch_first=True),
-        }
-
-
-class KoBERTTokenizer(Tokenizer):
-    """KoBERT's tokenizer, from its SentencePiece model.
-
-    Raises
-    ------
-    InputError : the file is no SentencePiece model with the pieces [UNK] [PAD] [CLS] [SEP]
-    """
-
-    def __init__(self, vocabulary: Path) -> None:
-        import sentencepiece
-
-        try:
-            self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary))
-        except (OSError, RuntimeError) as error:
-            raise InputError(f"{vocabulary}: not readable as a SentencePiece model ({error})") from error
-        names = ("[UNK]", "[PAD]", "[CLS]", "[SEP]")
-        ids = [self.pieces.piece_to_id(name) for name in names]
-        if len(set(ids)) < len(ids):  # a piece that is lacking has the id of [UNK]
-            raise InputError(f"{vocabulary}: lacks some of the pieces {' '.join(names)} of KoBERT's layout")
-        _, self.pad_token_id, self.cls_token_id, self.sep_token_id = ids
-
-    def __len__(self) -> int:
-        return self.pieces.get_piece_size()
-
-    def fingerprint(self) -> bytes:
-        return self.pieces.serialized_model_proto()
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of `[CLS]`, the pieces of `text`, `[SEP]`; at most 512."""
-        ids = self.pieces.encode(text)[: MAX_TOKENS - 2]
-        return [self.cls_token_id, *ids, self.sep_token_id]
-
-
-class OwnTokenizer(Tokenizer):
-    """The tokenizer that an encoder other than KoBERT brings along.
-
-    Parameters
-    ----------
-    tokenizer : from `AutoTokenizer`
-    max_tokens : positions of the encoder
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
-        self.tokenizer, self.max_tokens = tokenizer, max_tokens
-        self.pad_token_id = tokenizer.pad_token_id
-
-    def __len__(self) -> int:
-        return len(self.tokenizer)
-
-    def fingerprint(self) -> bytes:
-        return self.tokenizer.backend_tokenizer.to_str().encode()  # only fast tokenizers have one
-
-    def encode(self, text: str) -> list[int]:
-        return self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"]
-
-
-def load_text_model(
-    name_or_path: str, text_dim: int | None = None, revision: str | None = None
-) -> tuple[Tokenizer, PreTrainedModel]:
-    """Tokenizer and encoder (evaluation mode, float32) of a folder or of a name on the hub.
-
-    A BERT with a `spiece.model` is KoBERT and gets `KoBERTTokenizer`; any other brings its own. `revision` is the hub's
-    commit, by default the newest.
-
-    Raises
-    ------
-    InputError : it cannot be had, is no such encoder, or its sentence embeddings are not `text_dim` long
-    """
-    check_name(name_or_path, "text model", KOBERT)
-    import transformers
-
-    hush_libraries()
-    try:
-        found = {"trust_remote_code": False, "revision": revision or "main"}
-        config = transformers.AutoConfig.from_pretrained(name_or_path, **found)
-        tokenizer = _load_tokenizer(name_or_path, config, found["revision"])
-        if text_dim not in (None, config.hidden_size):
-            raise InputError(
-                f"text model {name_or_path} gives embeddings of {config.hidden_size} values, --text_dim is {text_dim}"
-            )
-        # Without its vocabulary file AutoTokenizer makes a tokenizer that knows nothing but special tokens
-        if not config.vocab_size / 2 < len(tokenizer) <= config.vocab_size:
-            raise InputError(
-                f"text model {name_or_path}: its tokenizer has {len(tokenizer)} pieces, its encoder "
-                f"{config.vocab_size}; is the file of its vocabulary there?"
-            )
-        tokenizer.fingerprint()  # fails here, if it can, and not after the corpus was read
-        model = transformers.AutoModel.from_pretrained(name_or_path, dtype="float32", **found)
-    except InputError:
-        raise
-    except Exception as error:  # readers raise almost anything for damaged files and other models
-        raise not_loaded(name_or_path, error, "text model") from error
-    return tokenizer, model.eval()
-
-
-def hush_libraries() -> None:
-    """Have no library print its attempts to reach the hub, or that a pooling layer, which is not used, is lacking."""
-    import huggingface_hub
-    import transformers
-
+@contextlib.contextmanager
+def loading(name_or_folder: str, what: str, example: str) -> Iterator[None]:
+    """Turn whatever fails while an encoder is loaded from a folder, or by its name on the hub, into an `InputError`."""
+    if not Path(name_or_folder).is_dir():
+        print(f"looking for {name_or_folder} on the Hugging Face hub", file=sys.stderr)
+    # No attempts to reach the hub, nor that a pooling layer, which is not used, is lacking
     huggingface_hub.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    except Exception as error:  # readers raise almost anything for damaged files and other models
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{what} {name_or_folder}: cannot be loaded ({reason}); expected a folder, or a name on the Hugging Face "
+            f"hub such as {example}. Without a network pass a folder made by 'hf download NAME --local-dir FOLDER'"
+        ) from error
 
 
-def describe_text_model(name_or_path: str, model: PreTrainedModel, fingerprint: str) -> dict[str, Any]:
-    """A text model as `corpus.json` holds it.
+def fingerprint(content: bytes, model: torch.nn.Module, unused: str) -> str:
+    """SHA-256 of what embeddings depend on besides their input: `content` (settings or tokenizer) and the weights.
 
-    Parameters
-    ----------
-    name_or_path : as in `load_text_model`
-    fingerprint : from `embeddings.fingerprint_of`
-
-    Returns
-    -------
-    dict of `name`, `revision` (the hub's commit; None for a folder), `fingerprint`, and `random`: whether its
-    configuration says that its weights were never trained, None where it says nothing
+    Weights whose names begin with `unused` do not count: they are drawn at random if the encoder's file lacks them.
     """
-    return {
-        "name": name_or_path,
-        "revision": getattr(model.config, "_commit_hash", None),
-        "fingerprint": fingerprint,
-        "random": getattr(model.config, "random_weights", None),
-    }
+    digest = hashlib.sha256(content)
+    for name, tensor in model.state_dict().items():
+        if not name.startswith(unused):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().data)
+    return digest.hexdigest()
 
 
-def check_name(name_or_path: str, what: str, example: str) -> None:
-    """Raise `InputError` if it can neither be a folder of an encoder nor a name on the hub, such as `example`."""
-    folder = Path(name_or_path)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise InputError(f"{folder / 'config.json'}: not found; expected a folder in the layout of {example}")
-        return
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name_or_path):
-        raise InputError(f"{what} {name_or_path}: no such folder, and not a name such as {example}")
-    print(f"looking for {name_or_path} on the Hugging Face hub", file=sys.stderr)
+@dataclass(frozen=True)
+class Tokenizer:
+    encode: Callable[[str], list[int]]  # ids of a sentence, with the marks of its begin and end
+    pad_id: int  # of padding
+    size: int  # number of pieces in the vocabulary
+    content: bytes  # all that the ids depend on
 
 
-def not_loaded(name_or_path: str, error: Exception, what: str) -> InputError:
-    """One line that says why an encoder could not be loaded."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    if Path(name_or_path).is_dir():
-        return InputError(f"{Path(name_or_path)}: not readable as a {what} ({reason})")
-    return InputError(
-        f"{what} {name_or_path}: no such folder, and the hub did not give it; on a machine with a network run "
-        f"'hf download {name_or_path} --local-dir encoder', copy the folder here and pass its path as the name "
-        f"({reason})"
-    )
+def kobert_tokenizer(vocabulary: Path) -> Tokenizer:
+    """KoBERT's tokenizer, from its SentencePiece model, which has the pieces [UNK] [PAD] [CLS] [SEP]."""
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary))
+    unknown, pad, cls, sep = map(pieces.piece_to_id, ("[UNK]", "[PAD]", "[CLS]", "[SEP]"))
+    if len({unknown, pad, cls, sep}) < 4:  # a piece that is lacking has the id of [UNK]
+        raise ValueError(f"{vocabulary} lacks [UNK], [PAD], [CLS] or [SEP]")
+
+    def encode(text: str) -> list[int]:
+        return [cls, *pieces.encode(text)[: MAX_TOKENS - 2], sep]
+
+    return Tokenizer(encode, pad, pieces.get_piece_size(), pieces.serialized_model_proto())
 
 
-def _load_tokenizer(name_or_path: str, config: PretrainedConfig, revision: str) -> Tokenizer:
-    if config.model_type == "bert" and (vocabulary := _find_vocabulary(name_or_path, revision)):
-        return KoBERTTokenizer(vocabulary)
-    from transformers import AutoTokenizer
-
+def own_tokenizer(name_or_folder: str, config: transformers.PretrainedConfig, **hub: Any) -> Tokenizer:
+    """The tokenizer of an encoder other than KoBERT, such as `klue/bert-base` or `klue/roberta-base`."""
+    own = transformers.AutoTokenizer.from_pretrained(name_or_folder, **hub)
+    if own.pad_token_id is None:
+        raise ValueError(f"a {config.model_type} without a padding token, expected an encoder such as BERT")
     # RoBERTa's positions start after the id of padding
     offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False, revision=revision)
-    if tokenizer.pad_token_id is None:
-        raise ValueError(f"a {config.model_type} without a padding token, expected an encoder such as BERT")
-    return OwnTokenizer(tokenizer, min(MAX_TOKENS, config.max_position_embeddings - offset))
+    max_tokens = min(MAX_TOKENS, config.max_position_embeddings - offset)
+    encode = partial(own.encode, truncation=True, max_length=max_tokens)
+    return Tokenizer(encode, own.pad_token_id, len(own), own.backend_tokenizer.to_str().encode())
 
 
-def _find_vocabulary(name_or_path: str, revision: str) -> Path | None:
-    """KoBERT's SentencePiece model in a folder or on the hub, or None where there is none."""
-    if Path(name_or_path).is_dir():
-        path = Path(name_or_path, VOCABULARY)
-        return path if path.is_file() else None
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+class TextEncoder:
+    """A pretrained encoder with its tokenizer.
 
-    try:
-        return Path(hf_hub_download(name_or_path, VOCABULARY, revision=revision))
-    except EntryNotFoundError:
-        return None
-
-
-def embed_sentences(
-    texts: Sequence[str],
-    tokenizer: Tokenizer,
-    model: PreTrainedModel,
-    batch_size: int = 64,
-    quiet: bool = False,
-    cache: EmbeddingCache | None = None,
-) -> np.ndarray:
-    """Sentence embeddings: the mean of the last hidden states over a sentence's tokens, [CLS] and [SEP] included.
-
-    Sentences go through the encoder in order of length, so that batches hold little padding. Equal sentences are
-    embedded once, and those in `cache` not at all.
-
-    Parameters
-    ----------
-    tokenizer, model : from `load_text_model`; the computation is on the model's device
-    batch_size : sentences at once
-    quiet : without a progress bar
-    cache : where embeddings are looked up and kept, also when this is interrupted; it forgets other sentences
-
-    Returns
-    -------
-    float32, shape = (len(texts), hidden size), in the order of `texts`
+    dim : length of its sentence embeddings
+    description : dict of `name` (as it was given), `revision` (the hub's commit; None for a folder), `fingerprint`, and
+        `random`: whether its configuration says that its weights were never trained, None where it says nothing
     """
-    from tqdm import tqdm
 
-    known = {} if cache is None else cache.embeddings
-    digests = {text: digest_of(text) for text in texts}
-    embedding = {text: known[digest] for text, digest in digests.items() if digest in known}
-    todo = [text for text in digests if text not in embedding]
-    todo.sort(key=lambda text: len(tokenizer.encode(text)))
-    bar = tqdm(
-        desc="sentence embeddings",
-        unit="sentence",
-        total=len(digests),
-        initial=len(embedding),
-        disable=quiet,
-    )
+    def __init__(self, name: str, tokenizer: Tokenizer, model: transformers.PreTrainedModel) -> None:
+        self.tokenizer, self.model, self.dim = tokenizer, model.eval(), model.config.hidden_size
+        self.description = {
+            "name": name,
+            "revision": getattr(model.config, "_commit_hash", None),
+            "fingerprint": fingerprint(tokenizer.content, model, "pooler."),
+            "random": getattr(model.config, "random_weights", None),
+        }
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str], batch_size: int = 64, progress: bool = False) -> np.ndarray:
+        """Sentence embeddings, float32, shape = (len(texts), dim).
+
+        They are the mean of the last hidden states over a sentence's tokens, [CLS] and [SEP] included. Sentences go
+        through the encoder in order of length, so that batches hold little padding, and equal ones once.
+        """
+        ids = {text: torch.tensor(self.tokenizer.encode(text)) for text in dict.fromkeys(texts)}
+        order, found = sorted(ids, key=lambda text: len(ids[text])), {}
+        for start in tqdm(range(0, len(order), batch_size), "sentence embeddings", unit="batch", disable=not progress):
+            batch = order[start : start + batch_size]
+            padded = pad_sequence([ids[text] for text in batch], True, self.tokenizer.pad_id).to(self.model.device)
+            mask = pad_sequence([torch.ones_like(ids[text]) for text in batch], True).to(self.model.device)
+            hidden = self.model(input_ids=padded, attention_mask=mask).last_hidden_state
+            mask = mask[:, :, None].to(hidden.dtype)
+            vectors = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+            found |= zip(batch, vectors.float().cpu().numpy(), strict=True)
+        return np.array([found[text] for text in texts], dtype=np.float32).reshape(-1, self.dim)
+
+
+def load_text_encoder(
+    name_or_folder: str, device: torch.device | str = "cpu", revision: str | None = None
+) -> TextEncoder:
+    """The text encoder (evaluation mode, float32) of a folder or of a name on the hub.
+
+    A BERT with a `spiece.model` is KoBERT. `revision` is the hub's commit, by default the newest. Raises `InputError`.
+    """
+    hub = {"trust_remote_code": False, "revision": revision or "main"}
+    with loading(name_or_folder, "text encoder", KOBERT):
+        config = transformers.AutoConfig.from_pretrained(name_or_folder, **hub)
+        if config.model_type == "bert" and (vocabulary := _find_vocabulary(name_or_folder, hub["revision"])):
+            tokenizer = kobert_tokenizer(vocabulary)
+        else:
+            tokenizer = own_tokenizer(name_or_folder, config, **hub)
+        # Without its vocabulary file AutoTokenizer makes a tokenizer that knows nothing but special tokens
+        if not config.vocab_size / 2 < tokenizer.size <= config.vocab_size:
+            raise ValueError(f"its vocabulary has {tokenizer.size} pieces, its weights {config.vocab_size}")
+        model = transformers.AutoModel.from_pretrained(name_or_folder, dtype="float32", **hub)
+    return TextEncoder(name_or_folder, tokenizer, model.to(device))
+
+
+def _find_vocabulary(name_or_folder: str, revision: str) -> Path | None:
+    """KoBERT's SentencePiece model in a folder or on the hub, or None where there is none."""
+    if Path(name_or_folder).is_dir():
+        return next(Path(name_or_folder).glob(VOCABULARY), None)
     try:
-        with bar:
-            for start in range(0, len(todo), batch_size):
-                batch = todo[start : start + batch_size]
-                computed = dict(zip(batch, _embed_batch(batch, tokenizer, model), strict=True))
-                embedding |= computed
-                if cache is not None:
-                    cache.add({digests[text]: vector for text, vector in computed.items()})
-                bar.update(len(batch))
-        if cache is not None:
-            cache.keep(digests.values())
-    finally:  # also when it is interrupted
-        if cache is not None:
-            cache.save()
-    return np.stack([embedding[text] for text in texts])
-
-
-def _embed_batch(texts: Sequence[str], tokenizer: Tokenizer, model: PreTrainedModel) -> np.ndarray:
-    """Embeddings of one batch, float32, shape = (len(texts), hidden size)."""
-    import torch
-
-    batch = {name: tensor.to(model.device) for name, tensor in tokenizer(texts).items()}
-    with torch.inference_mode():
-        hidden = model(**batch).last_hidden_state
-        mask = batch["attention_mask"].unsqueeze(2).to(hidden.dtype)
-        return ((hidden * mask).sum(dim=1) / mask.sum(dim=1)).float().cpu().numpy()
+        return Path(huggingface_hub.hf_hub_download(name_or_folder, VOCABULARY, revision=revision))
+    except huggingface_hub.errors.EntryNotFoundError:
+        return None
