@@ -1,4 +1,4 @@
-"""Constants of the audio features, the labels and the folds; read by every module, depends on none."""
+"""Constants of the audio features, the labels and the options; read by every module, depends on none."""
 
 PROGRAM_VERSION = "1.0.0"  # as in pyproject.toml
 
@@ -19,6 +19,9 @@ def n_frames(sr: int) -> int:
     return MAX_SECONDS * sr // HOP_LENGTH + 1
 
 
+# Text
+TEXT_DIM = 768  # KoBERT's hidden size
+
 # Labels
 EMOTIONS = ("disgust", "angry", "sad", "fear", "surprise", "neutral", "happy")
 EMOTION_ALIASES = {"disqust": "disgust"}  # spelt so in some annotation tables
@@ -26,10 +29,10 @@ N_EMOTIONS = len(EMOTIONS)
 N_RATERS = 10
 AFFECT_RANGE = (1.0, 5.0)  # arousal and valence, raters' means of integers 1 to 5
 
-# Of an utterance in a window: whether the speaker of the last one says it
+# Speaker flag of each utterance in a window: padding, or spoken by the speaker of the last utterance or by another
 PADDING, SAME_SPEAKER, OTHER_SPEAKER = range(3)
 
-# What the command line offers, and the modules that do it agree on
+# Choices of the command line that several modules share
 ROLES = ("speaker", "listener")
 BACKBONES = ("lstm", "gru")
 MODALITIES = ("audio_text", "audio", "text")
@@ -38,19 +41,6 @@ AFFECT_LOSSES = ("mse", "ccc", "mse_ccc")
 AUDIO_BRANCHES = ("cnn", "encoder")
 SAMPLERS = ("shuffled", "weighted")
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd")
-FEATURE_DTYPES = ("float16", "float32")
 PRECISIONS = ("auto", "fp32", "bf16")
-MONITORS = ("loss", "f1", "macro_f1", "ccc")  # figures of validation that choose an epoch
-
-# Larger ones are typing errors
-MAX_WINDOW = 1_000  # utterances
-MAX_HIDDEN_SIZE = 2**14
-MAX_LAYERS = 100
-MAX_TEXT_DIM = 2**14
-MAX_BATCH_SIZE = 2**16
-MAX_EPOCHS = 10**5
-MAX_WORKERS = 128
-MAX_RATE = 1e3  # learning rate and weight decay
-MAX_FACTOR = 1e3  # of the learning rate
-MAX_MINUTES = 10**5  # between checkpoints
-TEXT_DIM = 768  # KoBERT's hidden size
+MONITORS = ("loss", "f1", "macro_f1", "ccc")  # validation figures that --select best and --patience use
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio", "none")

@@ -1,348 +1,234 @@
-"""Options: the command line of a run, and what each option is for."""
+"""Options: the command line of main.py, and the parser that all commands share. Imports nothing that takes time."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import difflib
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from constants import (
-    AFFECT_LOSSES,
-    AUDIO_BRANCHES,
-    BACKBONES,
-    FEATURE_DTYPES,
-    LOSSES,
-    MAX_BATCH_SIZE,
-    MAX_EPOCHS,
-    MAX_FACTOR,
-    MAX_HIDDEN_SIZE,
-    MAX_LAYERS,
-    MAX_MINUTES,
-    MAX_RATE,
-    MAX_TEXT_DIM,
-    MAX_WINDOW,
-    MAX_WORKERS,
-    MODALITIES,
-    MONITORS,
-    OPTIMIZERS,
-    PRECISIONS,
-    ROLES,
-    SAMPLE_RATE,
-    SAMPLERS,
-    TEXT_DIM,
-)
+import constants
 from corpora.sessions import parse_sessions
-from training.arguments import ArgumentParser, file_path, gpu, number, switch
-from utils import encoder_name
-
-# The scopes: what an option decides. All but those of the call decide a run's outcome.
-CALL = "call"  # this call alone; a resumed run or a test takes nothing of it from the configuration
-CORPUS = "corpus"  # where the corpus lies; a resumed run and a test may find it elsewhere
-MODEL = "model"  # what the model is and has seen; fixed once it is trained
-TRAINING = "training"  # how it is trained; of no meaning to a test
-TEST = "test"  # what is tested and how; a test may choose another value
+from utils import InputError
 
 
-# The command line
+def switch(value: str) -> bool:
+    """`True` or `False`, as a command line or a configuration writes it."""
+    if value.lower() not in ("true", "1", "yes", "false", "0", "no"):
+        raise argparse.ArgumentTypeError(f"{value!r}: expected True or False")
+    return value.lower() in ("true", "1", "yes")
+
+
+def number(kind: type, low: float, high: float = float("inf")) -> Any:
+    """An argparse type: a finite `kind` from `low` to `high`."""
+
+    def parse(value: str) -> float:
+        try:
+            parsed = kind(value)
+        except ValueError:
+            parsed = float("nan")
+        if not low <= parsed <= high or parsed == float("inf"):
+            expected = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"{value!r}: expected {kind.__name__} {expected}")
+        return parsed
+
+    return parse
+
+
+def gpu(value: str) -> str:
+    """A GPU's number, `cpu` or `mps`."""
+    if value not in ("cpu", "mps") and not (value.isdecimal() and len(value) < 5):
+        raise argparse.ArgumentTypeError(f"{value!r}: expected a GPU's number, cpu or mps")
+    return value
+
+
+def file_path(value: str) -> Path:
+    """A path that a file can have and a configuration can hold."""
+    if "\0" in value or value != value.encode(errors="ignore").decode():
+        raise argparse.ArgumentTypeError(f"{value!r}: expected a path in UTF-8 without NUL characters")
+    return Path(value)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's parser with errors of one line: no usage page, and a suggestion for a mistyped name."""
+
+    def __init__(self, **settings: Any) -> None:
+        layout = partial(argparse.HelpFormatter, max_help_position=40, width=120)
+        super().__init__(**{"formatter_class": layout, "allow_abbrev": False} | settings)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {' '.join(message.split())}\n")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            name = unknown[0].partition("=")[0]
+            by_folded = {option.casefold(): option for option in self._option_string_actions}
+            close = difflib.get_close_matches(name.casefold(), by_folded, n=1)
+            meant = f"did you mean {by_folded[close[0]]}?" if close else "--help lists the options"
+            self.error(f"{name}: no such option, {meant}")
+        return parsed
+
+
+# The options of main.py. A group is a scope, which says what may change when a run is resumed or tested
 
 
 def get_args_parser() -> ArgumentParser:
-    """The command line of main.py. A run's `configuration.json` holds all of it."""
-    parser = ArgumentParser(
-        description="Train MATE on KEMDy19 or KEMDy20 (or a corpus in their layout), test it, and report F1 and CCC. "
-        "With both in --data_path, sessions carry their corpus, as in --test_split KEMDy19:13-16,KEMDy20:1-8; without "
-        "--test_split the default test sessions of the first corpus are tested.",
-        formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=40, width=130),
-        allow_abbrev=False,
-    )
-    data = parser.add_argument_group("data")
-    add_corpus_options(data)
-    add_feature_options(data)
-    add_model_options(parser.add_argument_group("model"))
-    training = parser.add_argument_group("training")
-    add_training_options(training)
-    add_selection_options(training)
-    add_run_options(parser.add_argument_group("run"))
+    """The command line of main.py, in five groups.
+
+    data : where the corpus lies; may be another place when a run is resumed or tested
+    test : what is tested and how; fixed for a resumed run, a test may choose another value
+    model, training : fixed once a run has begun
+    run : of this call alone
+    """
+    parser = ArgumentParser(description="Train MATE on KEMDy19 or KEMDy20, test it, and report F1 and CCC.")
+    add_data_options(parser.add_argument_group("data").add_argument)
+    add_test_options(parser.add_argument_group("test").add_argument)
+    add_model_options(parser.add_argument_group("model").add_argument)
+    add_training_options(parser.add_argument_group("training").add_argument)
+    add_run_options(parser.add_argument_group("run").add_argument)
+    for action in parser._actions:
+        if action.default is not None and action.default is not False and action.default != argparse.SUPPRESS:
+            action.help += " (default: %(default)s)"
     return parser
 
 
-def add(group: Any, scope: str, name: str, **settings: Any) -> None:
-    """Add an option to a group of the parser, and note its scope."""
-    group.add_argument(name, **settings).scope = scope
+def add_data_options(add: Callable[..., Any]) -> None:
+    corpus = {"default": Path("data/KEMDy19"), "help": "pre-processed corpus; preprocessing.py --out merges several"}
+    add("--data_path", type=file_path, nargs="+", metavar="FOLDER", **corpus)
+    add("--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
 
 
-def add_corpus_options(group: Any) -> None:
-    add(
-        group,
-        CORPUS,
-        "--data_path",
-        type=file_path,
-        nargs="+",
-        metavar="FOLDER",
-        default="data/KEMDy19",
-        help="corpus, preprocessed by preprocessing.py, or several at once",
-    )
-    add(group, CORPUS, "--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
-    add(group, TEST, "--SorL", choices=ROLES, default="speaker", help="whose emotion is predicted")
-    add(
-        group,
-        TEST,
-        "--test_split",
-        type=parse_sessions,
-        default="1-4",
-        metavar="SESSIONS",
-        help="sessions to test on; of KEMDy20 1-8 by default",
-    )
-    add(
-        group,
-        MODEL,
-        "--valid_split",
-        type=parse_sessions,
-        metavar="SESSIONS",
-        help="sessions to validate on, taken from training",
-    )
+def add_test_options(add: Callable[..., Any]) -> None:
+    add("--SorL", choices=constants.ROLES, default="speaker", help="predict the emotion of the speaker or the listener")
+    fold = "sessions to test on (default: the first fold, 1-4 of KEMDy19 and 1-8 of KEMDy20)"
+    add("--test_split", type=parse_sessions, metavar="SESSIONS", help=fold)
+    add("--batch_size", type=number(int, 1), default=64, help="windows in a batch; the published figures depend on it")
+    bf16 = "bf16: bfloat16 in convolutions; auto: bfloat16 in training where it is fast, float32 in tests"
+    add("--precision", choices=constants.PRECISIONS, default="auto", help=bf16)
 
 
-def add_feature_options(group: Any) -> None:
-    add(
-        group,
-        MODEL,
-        "--ws",
-        type=number(int, 1, MAX_WINDOW),
-        default=8,
-        help="window: how many utterances the model sees",
-    )
-    add(group, MODEL, "--sr", type=number(int, 4000, 48000), default=SAMPLE_RATE, help="sampling rate of the audio, Hz")
-    add(
-        group,
-        MODEL,
-        "--text_dim",
-        type=number(int, 1, MAX_TEXT_DIM),
-        default=TEXT_DIM,
-        help="length of a sentence embedding",
-    )
-    add(
-        group,
-        CALL,
-        "--no_cache",
-        action="store_true",
-        help="keep no log-mels in DATA_PATH/features; compute them every time",
-    )
-    add(
-        group,
-        TEST,
-        "--feature_dtype",
-        choices=FEATURE_DTYPES,
-        default="float16",
-        help="of the log-mels; float32 is exact",
-    )
-    add(
-        group,
-        CALL,
-        "--num_workers",
-        type=number(int, 0, MAX_WORKERS),
-        default=0,
-        help="extra processes that assemble batches",
-    )
-
-
-def add_model_options(group: Any) -> None:
-    add(group, MODEL, "--backbone", choices=BACKBONES, default="lstm", help="recurrent network over the window")
-    add(group, MODEL, "--hidden_size", type=number(int, 1, MAX_HIDDEN_SIZE), default=512, help="its hidden size")
-    add(group, MODEL, "--num_layers", type=number(int, 1, MAX_LAYERS), default=4, help="its layers")
+def add_model_options(add: Callable[..., Any]) -> None:
+    add("--ws", type=number(int, 1), default=8, help="window size: utterances that the model sees at once")
+    add("--sr", type=number(int, 4000, 48000), default=constants.SAMPLE_RATE, help="sampling rate of the audio in Hz")
+    add("--text_dim", type=number(int, 1), default=constants.TEXT_DIM, help="dimension of the sentence embeddings")
+    add("--backbone", choices=constants.BACKBONES, default="lstm", help="recurrent network over the window")
+    add("--hidden_size", type=number(int, 1), default=512, help="hidden size of the recurrent network")
+    add("--num_layers", type=number(int, 1), default=4, help="number of recurrent layers")
     flag = {"type": switch, "metavar": "BOOL", "nargs": "?", "const": True, "default": False}
-    add(group, MODEL, "--bidirectional", help="run it in both directions", **flag)
-    add(group, MODEL, "--modality", choices=MODALITIES, default="audio_text", help="the inputs of the model")
-    add(group, MODEL, "--audio", choices=AUDIO_BRANCHES, default="cnn", help="CNN over log-mels, or a speech encoder")
+    add("--bidirectional", **flag, help="run the recurrent network in both directions")
+    add("--modality", choices=constants.MODALITIES, default="audio_text", help="inputs of the model")
     add(
-        group,
-        MODEL,
-        "--audio_model",
-        type=encoder_name,
-        metavar="NAME",
-        help="which encoder, where there are several",
+        "--audio",
+        choices=constants.AUDIO_BRANCHES,
+        default="cnn",
+        help="CNN over log-mels, or speech embeddings",
     )
-    add(group, MODEL, "--speakers", action="store_true", help="tell the model who says each utterance of the window")
-    add(group, MODEL, "--no_concat", action="store_true", help="keep the emotion probabilities from the affect heads")
-    note = "recorded, without effect, as in the published program"
-    add(group, CALL, "--embed_d", type=int, default=32, help=note)  # it decides nothing, so two runs may differ in it
+    add("--audio_model", metavar="NAME", help="speech encoder of --audio encoder, if the corpus has several")
+    add("--speakers", action="store_true", help="add a speaker embedding: same speaker as the last utterance, or other")
+    add("--no_concat", action="store_true", help="do not feed emotion probabilities to the arousal and valence heads")
 
 
-def add_training_options(group: Any) -> None:
-    add(
-        group,
-        TRAINING,
-        "--epochs",
-        type=number(int, 1, MAX_EPOCHS),
-        default=50,
-        help="passes over the training windows",
-    )
-    add(
-        group,
-        TEST,
-        "--batch_size",
-        type=number(int, 1, MAX_BATCH_SIZE),
-        default=64,
-        help="windows in a batch; the published figures depend on it",
-    )
-    add(group, TRAINING, "--optim", choices=OPTIMIZERS, default="adam", help="optimizer")
-    below_1 = number(float, 0, 1, inclusive=False)
-    add(group, TRAINING, "--momentum", type=below_1, default=0.0, help="of sgd")
-    rate = number(float, 0, MAX_RATE)
-    add(group, TRAINING, "--lr", type=rate, default=1e-3, help="learning rate")
-    add(
-        group,
-        TRAINING,
-        "--lr_gamma",
-        type=number(float, 0, MAX_FACTOR),
-        default=0.7,
-        help="its factor at epochs/3 and epochs/2",
-    )
-    add(group, TRAINING, "--lr_decay", type=rate, default=0.0, help="Adagrad's own decay")
-    add(group, TRAINING, "--weight_decay", type=rate, default=1e-5, help="weight decay")
-    add(group, TRAINING, "--loss", choices=LOSSES, default="normal", help="KLDiv + MSE, or class-balanced BCE + MSE")
-    add(group, TRAINING, "--affect_loss", choices=AFFECT_LOSSES, default="mse", help="of arousal and valence")
-    add(
-        group,
-        TRAINING,
-        "--lam",
-        type=number(float, 0, 1),
-        default=0.66,
-        help="weight of the emotion's part of the loss",
-    )
-    add(
-        group,
-        TRAINING,
-        "--sampler",
-        choices=SAMPLERS,
-        default="shuffled",
-        help="weighted: windows drawn by inverse class frequency",
-    )
-    add(group, TRAINING, "--beta", type=below_1, default=0.99, help="of cbloss")
-    add(group, TRAINING, "--seed", type=number(int, 0, 2**32 - 1), default=0, help="of weights, shuffling and crops")
+def add_training_options(add: Callable[..., Any]) -> None:
+    add("--valid_split", type=parse_sessions, metavar="SESSIONS", help="training sessions to validate on instead")
+    add("--epochs", type=number(int, 1), default=50, help="passes over the training windows")
+    add("--optim", choices=constants.OPTIMIZERS, default="adam", help="optimizer")
+    add("--momentum", type=number(float, 0, 0.99999), default=0.0, help="momentum of --optim sgd")
+    add("--lr", type=number(float, 0), default=1e-3, help="learning rate")
+    add("--lr_gamma", type=number(float, 0), default=0.7, help="factor of the learning rate at epochs/3 and epochs/2")
+    add("--lr_decay", type=number(float, 0), default=0.0, help="learning rate decay of --optim adagrad")
+    add("--weight_decay", type=number(float, 0), default=1e-5, help="weight decay")
+    add("--loss", choices=constants.LOSSES, default="normal", help="normal: KL divergence; cbloss: class-balanced BCE")
+    add("--affect_loss", choices=constants.AFFECT_LOSSES, default="mse", help="loss of arousal and valence")
+    add("--lam", type=number(float, 0, 1), default=0.66, help="weight of the emotion loss, from 0 to 1")
+    add("--sampler", choices=constants.SAMPLERS, default="shuffled", help="weighted: by inverse class size")
+    add("--beta", type=number(float, 0, 0.99999), default=0.99, help="beta of the class-balanced loss")
+    add("--seed", type=number(int, 0, 2**32 - 1), default=0, help="random seed")
+    add("--select", choices=("last", "best"), default="last", help="epoch to test: the last, or the best by --monitor")
+    add("--monitor", choices=constants.MONITORS, default="loss", help="validation figure of the best epoch")
+    add("--patience", type=number(int, 1), metavar="EPOCHS", help="stop after so many epochs that are no better")
+    add("--compile", action="store_true", help="compile the CNN for training (for GPUs)")
 
 
-def add_selection_options(group: Any) -> None:
+def add_run_options(add: Callable[..., Any]) -> None:
+    add("--save_path", type=file_path, default=Path("exp"), help="folder of the run folders")
+    add("--resume", metavar="NAME", help="resume run NAME; auto: the newest unfinished run with these options and data")
     add(
-        group,
-        TRAINING,
-        "--select",
-        choices=("last", "best"),
-        default="last",
-        help="epoch to test: last, or best by --monitor",
+        "--report_to",
+        choices=constants.TRACKERS,
+        default="tensorboard",
+        help="experiment tracker",
     )
-    add(
-        group,
-        TRAINING,
-        "--monitor",
-        choices=MONITORS,
-        default="loss",
-        help="figure of --valid_split that says which epoch is best",
-    )
-    add(
-        group,
-        TRAINING,
-        "--patience",
-        type=number(int, 1, MAX_EPOCHS),
-        metavar="EPOCHS",
-        help="stop after so many epochs that are no better than the best",
-    )
+    add("--no_pages", action="store_true", help="do not write dialogues.html")
+    add("--gpu_id", type=gpu, help="number of a GPU, cpu or mps (default: the first CUDA GPU, or the CPU)")
+    add("--test_only", nargs="?", const=True, default=False, metavar="NAME", help="only test the run NAME")
+    add("--test_path", metavar="NAME", help="run to test: a folder in SAVE_PATH, or a path")
+    add("--embed_d", type=int, default=32, help="without effect, as in the published program")
 
 
-def add_run_options(group: Any) -> None:
-    add(
-        group,
-        TEST,
-        "--precision",
-        choices=PRECISIONS,
-        default="auto",
-        help="bf16: bfloat16 in convolutions; auto: in training, where it is fast",
-    )
-    add(group, TRAINING, "--compile", action="store_true", help="compile the CNN for training; hardly pays on a CPU")
-    add(
-        group,
-        TRAINING,
-        "--cuda_graph",
-        action="store_true",
-        help="on a CUDA GPU: record a training step once, then launch it as one",
-    )
-    add(group, CALL, "--save_path", type=file_path, default="exp", help="folder of the experiment folders")
-    add(
-        group,
-        CALL,
-        "--resume",
-        metavar="NAME",
-        help="go on with folder NAME, or auto: the newest unfinished one like this",
-    )
-    add(
-        group,
-        CALL,
-        "--save_every",
-        type=number(int, 1),
-        metavar="STEPS",
-        help="steps between checkpoints, beside those by time",
-    )
-    add(
-        group,
-        CALL,
-        "--save_minutes",
-        type=number(float, 0, MAX_MINUTES),
-        default=1.0,
-        metavar="MINUTES",
-        help="between checkpoints; 0 writes one after every epoch",
-    )
-    add(group, CALL, "--no_pages", action="store_true", help="write no dialogues.html of the tested dialogues")
-    add(group, CALL, "--gpu_id", type=gpu, help="a GPU's number, cpu or mps; without it the first CUDA GPU, or the CPU")
-    add(
-        group,
-        CALL,
-        "--test_only",
-        nargs="?",
-        const=True,
-        default=False,
-        metavar="NAME",
-        help="only test the experiment folder NAME",
-    )
-    add(group, CALL, "--test_path", metavar="NAME", help="experiment folder to test: in SAVE_PATH, or a path")
+@cache
+def names_of(*scopes: str) -> frozenset[str]:
+    """Names of the options in these groups of `get_args_parser`."""
+    groups = [group for group in get_args_parser()._action_groups if group.title in scopes]
+    return frozenset(action.dest for group in groups for action in group._group_actions)
 
 
 def parse_args(
     argv: Sequence[str], parser: argparse.ArgumentParser | None = None
 ) -> tuple[argparse.Namespace, set[str]]:
-    """Arguments, and the names of those that the user gave; `parser` may be another that has these options.
+    """The options of main.py, and the names of those that the user gave, which `options.given` holds too.
 
-    `--test_only --NAME`, as the published README writes it, means `--test_only NAME`.
+    `test_split` is None until `record.resolve_sessions` knows the corpus. `--test_only --NAME`, as the published README
+    writes it, means `--test_only NAME`. `parser` may be another one that has these options.
     """
-    parser = parser or get_args_parser()
-    argv = list(argv)
+    parser, argv = parser or get_args_parser(), [*argv]
     if "--test_only" in argv[:-1]:
         after = argv.index("--test_only") + 1
         if argv[after].startswith("--") and argv[after].partition("=")[0] not in parser._option_string_actions:
             argv[after] = argv[after][2:]
-    args = parser.parse_args(argv)
-    if isinstance(args.data_path, Path):  # the default
-        args.data_path = [args.data_path]
-    unset = object()
-    parser.set_defaults(**dict.fromkeys(vars(args), unset))
-    given = {name for name, value in vars(parser.parse_args(argv)).items() if value is not unset}
-    if isinstance(args.test_only, str):
-        if args.test_path not in (None, args.test_only):
-            parser.error(f"--test_only {args.test_only} and --test_path {args.test_path} name two folders")
-        args.test_path, args.test_only = args.test_only, True
-    check_combination(args, parser)
-    return args, given
+    options = parser.parse_args(argv)
+    unset = argparse.Namespace(**dict.fromkeys(vars(options)))
+    options.given = {name for name, value in vars(parser.parse_args(argv, unset)).items() if value is not None}
+    if isinstance(options.data_path, list):
+        if len(options.data_path) > 1:
+            merge = f"preprocessing.py --data_path {' '.join(map(str, options.data_path))} --out FOLDER"
+            parser.error(f"--data_path takes one folder; {merge} merges several corpora into one")
+        options.data_path = options.data_path[0]
+    if isinstance(options.test_only, str):
+        options.test_path, options.test_only = options.test_only, True
+    if options.test_only != (options.test_path is not None):
+        parser.error("--test_only NAME tests a run, and needs its name")
+    validates = options.valid_split is not None or options.test_only or options.resume not in (None, "auto")
+    if not validates and (options.select == "best" or options.patience is not None):
+        parser.error("--select best and --patience need --valid_split")
+    return options, options.given
 
 
-def check_combination(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """End the program with the parser's error where options contradict each other."""
-    if args.test_only and args.test_path is None:
-        parser.error("--test_only: which experiment folder? Add --test_path NAME")
-    if args.test_path is not None and not args.test_only:
-        parser.error("--test_path goes with --test_only")
-    if args.resume is not None and args.test_only:
-        parser.error("--resume goes on with training; --test_only only tests")
-    if args.select == "best" and args.valid_split is None and not args.test_only and args.resume in (None, "auto"):
-        parser.error("--select best needs --valid_split")
-    if args.patience is not None and args.valid_split is None and not args.test_only and args.resume in (None, "auto"):
-        parser.error("--patience needs --valid_split")
+def make_options(**keywords: Any) -> argparse.Namespace:
+    """Options for `main.train` and `main.test` in a notebook: main.py's defaults, and `keywords` in place of some.
+
+    >>> make_options(data_path="data/sample", modality="text", test_split=[1, 2], epochs=3)
+
+    Raises `InputError` where there is no such option, or it does not take the value.
+    """
+    parser, argv = get_args_parser(), []
+
+    def refuse(message: str) -> NoReturn:
+        raise InputError(message)
+
+    parser.error = refuse
+    for name, value in keywords.items():
+        if name in defaults() and value is defaults()[name]:  # None or False, which no command line can express
+            continue
+        argv.append(f"--{name}" if value is True else f"--{name}={value}")
+    options, _ = parse_args(argv, parser)
+    options.given = {*keywords}
+    return options
+
+
+@cache
+def defaults() -> dict[str, Any]:
+    """The default of every option."""
+    return vars(get_args_parser().parse_args([]))
