@@ -2,13 +2,14 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from constants import AFFECT_LOSSES, EMOTIONS, LOSSES
+from constants import EMOTIONS
 
 Outputs = tuple[Tensor, Tensor, Tensor]  # emotion (B, 7), arousal (B, 1), valence (B, 1)
 Loss = Callable[[Outputs, Outputs], Tensor]
@@ -94,25 +95,16 @@ def make_loss(
     device: torch.device | str = "cpu",
     affect: str = "mse",
 ) -> Loss:
-    """The loss that `--loss` and `--affect_loss` name, as a function of a prediction and its target.
+    """The loss of `--loss` and `--affect_loss`, as a function of a prediction and its target.
 
     Parameters
     ----------
     name : `normal` or `cbloss`
     lam : weight of the emotion's loss, 0 to 1
-    beta, class_counts : of `class_balanced_weights`; only `cbloss` uses them
-    device : where `cbloss` keeps its weights
-    affect : `mse`, `ccc` or `mse_ccc`, of arousal and valence
-
-    Raises
-    ------
-    ValueError : there is no loss of this name
+    beta, class_counts : of `class_balanced_weights`, for `cbloss`, which keeps the weights on `device`
+    affect : kind of `affect_loss`
     """
-    if affect not in AFFECT_LOSSES:
-        raise ValueError(f"affect loss {affect!r}: expected one of {', '.join(AFFECT_LOSSES)}")
     if name == "normal":
-        return lambda prediction, target: normal_loss(prediction, target, lam, affect)
-    if name == "cbloss":
-        weight = class_balanced_weights(class_counts, beta).to(device)
-        return lambda prediction, target: class_balanced_loss(prediction, target, lam, weight, affect)
-    raise ValueError(f"loss {name!r}: expected one of {', '.join(LOSSES)}")
+        return partial(normal_loss, lam=lam, affect=affect)
+    weight = class_balanced_weights(class_counts, beta).to(device)
+    return partial(class_balanced_loss, lam=lam, weight=weight, affect=affect)

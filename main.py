@@ -1,347 +1,296 @@
-"""Train and test MATE on KEMDy19, KEMDy20 or both.
+"""Train and test MATE on KEMDy19, KEMDy20 or a corpus in their layout.
 
 python main.py --SorL speaker --epochs 100
-python main.py --data_path data/KEMDy19 data/KEMDy20_v1_1 --test_split KEMDy19:13-16,KEMDy20:1-8
-python main.py --resume <experiment folder>
-python main.py --test_only --test_path <experiment folder>
+python main.py --resume <run folder>
+python main.py --test_only --test_path <run folder>
 """
 
 from __future__ import annotations
 
+import sys
+
+from training.options import parse_args
+
+if __name__ == "__main__":  # answers --help and mistyped options before the imports below, which take seconds
+    parse_args(sys.argv[1:])
+
 import argparse
 import contextlib
-import sys
-from collections.abc import Collection, Iterable
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any
 
-from constants import EMOTIONS
-from training.configuration import as_json
-from training.devices import set_up_process
-from training.options import parse_args
-from training.processes import Processes, join, launched
-from training.setup import Setup, begin, check_batch_size, open_folder
-from utils import (
-    InputError,
-    find_run,
-    lack_of_memory,
-    lock_folder,
-    new_folder,
-    run_command,
-    stop_requests,
-    timestamp,
-    write_json,
-)
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
 
-if TYPE_CHECKING:  # torch and pandas take seconds to import: --help does without, so functions import what they use
-    import numpy as np
-    import torch
+from corpora.sessions import check_sessions, parse_sessions
+from corpora.utterances import read_utterances
+from dataset import Features, WindowDataset, load_features, prefetch, shuffled_batches
+from loss import Loss, make_loss
+from metric import validation_figures
+from model import MATE
+from reports.plots import plot_loss_curve, save_figure
+from reports.predictions import predictions_table
+from reports.result import result_text, write_test
+from training import checkpoint, devices, engine, progress, record
+from utils import InputError, lock_folder, new_folder, run_command, timestamp
 
-    from corpora.sessions import Session
-    from dataset import Batch, WindowDataset
-    from features.utterances import Utterances
-    from loss import Loss
-    from reports.result import Context
-    from training.run import Run
+SAVE_SECONDS = 60  # at least, between two checkpoints
+CHECK_EVERY = 50  # steps between looks at the loss on a GPU, each of which waits for it
+EVALUATION_BATCH = 64  # windows, at most
 
-
-# What training and testing share
-
-
-def prepare(options: argparse.Namespace, processes: Processes, train_sessions: list[Session] | None = None) -> Setup:
-    """Pick the device, read the tables, check the sessions, and see what the data are.
-
-    Parameters
-    ----------
-    train_sessions : of a trained model; without it, those that `--test_split` and `--valid_split` leave
-    """
-    from corpora.annotation import load_annotations
-    from corpora.sessions import check_sessions, training_sessions
-    from training.devices import pick_device
-    from training.provenance import describe_data
-
-    device = processes.device or pick_device(options.gpu_id)
-    annotation = load_annotations(options.data_path, options.SorL)
-    present = set(annotation.session.tolist())
-    if train_sessions is None:
-        train_sessions = training_sessions(present, options.test_split, options.valid_split)
-    else:
-        check_sessions(present, set(options.test_split), "--test_split")
-    return Setup(device, annotation, train_sessions, describe_data(options, annotation.ids))
-
-
-def load(options: argparse.Namespace, setup: Setup, processes: Processes) -> Utterances:
-    """The utterances with their features; log-mels that a corpus's store lacks are computed."""
-    from features.utterances import load_utterances
-
-    utterances = load_utterances(options, setup.annotation, quiet=not processes.first)
-    return utterances if options.num_workers else utterances.to(setup.device)  # worker processes have no GPU
-
+OnEpoch = Callable[[int, dict[str, float]], None]
 
 # Training
 
 
-class Training(NamedTuple):
-    """The model, its loss and the windows of a run.
-
-    facts : what a run that goes on must find again; environment : what it had better find again
-    """
-
-    model: torch.nn.Module
-    loss_function: Loss
-    train_set: WindowDataset
-    valid_set: WindowDataset | None
-    test_set: WindowDataset
-    facts: dict
-    environment: dict
-
-
-def train(options: argparse.Namespace, given: Collection[str] = ()) -> Path:
-    """Train, or go on with training, and test; return the experiment folder.
+def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
+    """Train a run, or resume one, and test it; return its folder.
 
     Parameters
     ----------
-    given : names of the options that the user gave
+    options : of `training.options.make_options` or `parse_args`
+    on_epoch : called after each epoch with its number and its figures, named as in history.csv; an exception that it
+        raises, such as optuna.TrialPruned, ends the run
+
+    Raises
+    ------
+    InputError : the options, the corpus or the folder cannot be used, or training failed
     """
-    from reports.result import Context
-    from reports.sentences import labels_of_sentences
-    from training.folders import has_finished, options_to_resume, settle_sessions
-    from training.run import Run
-    from training.selection import describe_choice
-    from training.state import load_weights
-
-    with contextlib.ExitStack() as stack:
-        processes = stack.enter_context(join(options.gpu_id))
-        folder = None
-        if options.resume in (None, "auto"):
-            options = processes.from_first(lambda: settle_sessions(options, given))
-        if options.resume is not None:
-            options, folder = processes.from_first(lambda: options_to_resume(options, given))
-        if folder is not None:
-            processes.from_first(lambda: stack.enter_context(lock_folder(folder, "training")))
-            if processes.from_first(lambda: has_finished(folder)):
+    with devices.joined_processes(options) as (accelerator, device), contextlib.ExitStack() as stack:
+        # 1. The record of the run: options, data and environment; and the folder of one that is resumed
+        first, folder = accelerator.is_main_process, None  # the first process alone writes and prints
+        if options.resume not in (None, "auto"):
+            folder = record.find_run(options.save_path, options.resume)
+            if (folder / "result.json").exists():
+                (folder / checkpoint.CHECKPOINT).unlink(missing_ok=True)  # the run was killed after its last line
+                print(f"{folder}: finished already")
                 return folder
-        with processes.all_or_none():
-            setup = prepare(options, processes)
-        folder = processes.from_first(lambda: open_folder(options, setup, folder, stack))
-        with processes.all_or_none():
-            training = prepare_training(options, processes, setup)
-        processes.from_first(lambda: begin(training.facts, training.environment, folder))
-        received = stack.enter_context(stop_requests(quiet=not processes.first))
-        model = training.model
-        run = Run(folder, options, model, training.train_set, received=received, processes=processes)
+            options = record.options_to_resume(folder, options)
+        options = record.resolve_sessions(options)
+        table = read_utterances(options.data_path, options.SorL)
+        data = record.data_record(options, table)
+        dtype = torch.bfloat16 if engine.trains_in_bfloat16(options.precision, device) else torch.float32
+        environment = devices.environment(device) | {"training_precision": str(dtype).removeprefix("torch.")}
+        now = record.make_record(options, data, environment)
+        folder = devices.on_main_process(accelerator, lambda: lock_resumed(folder, options, now, stack))
 
-        fit(run, training)
+        # 2. The model and the windows of each split
+        devices.seed_everything(options.seed)
+        model = engine.to_device(MATE.from_options(options, data), device)
+        sessions = {"train": parse_sessions(data["train_sessions"]), "validate": options.valid_split or []}
+        sessions["test"] = options.test_split
+        if first:
+            print(progress.run_summary(options, data, table, sessions, model, device), flush=True)
+        windows = partial(windows_of, options, table, load(options, table, accelerator).to(device))
+        train_set = windows(sessions["train"], soft_targets=True, crop_seed=options.seed, audio_dtype=dtype)
+        valid_set = windows(sessions["validate"], soft_targets=True)
+        test_set = windows(sessions["test"])
+        engine.check_batch_size(options.batch_size, len(train_set))
+        folder = devices.on_main_process(accelerator, lambda: folder or make_folder(options, now, stack))
+        if first:
+            print(f"{'folder:':<12}{folder}", flush=True)
 
-        model.zero_grad()  # the test needs the memory of the gradients
-        with processes.all_or_none():
-            if processes.first:
-                tested = load_weights(model, folder / "model.pth") or run.progress.saved
-        processes.spread(model.state_dict().values())
-        loader = test_loader(options, training.test_set, processes)
-        arrays = predict(options, model, run.test_batches(loader), len(loader), processes)
-        if processes.first:
-            majority = int(training.train_set.class_counts.argmax())
-            sentences = labels_of_sentences(setup.annotation, training.train_set.targets)
-            transcripts, why = training.test_set.transcripts, describe_choice(options)
-            context = Context(transcripts, sentences, tested, options.epochs, why)
-            report(folder, options, training.test_set, arrays, majority, context)
-            run.finish()
+        # 3. Training, and the test
+        with progress.one_line_errors(folder, options):
+            history = fit(folder, options, model, (train_set, valid_set), accelerator, on_epoch)
+            epoch = checkpoint.tested_epoch(history, options.select, options.monitor)
+            arrays, _ = evaluate_windows(options, model, test_set, accelerator, progress="testing")
+            if first:
+                save_figure(plot_loss_curve(history), folder / "loss_curve.png")
+                report(folder, options, test_set, arrays, sessions["train"], epoch=epoch)
+                (folder / checkpoint.CHECKPOINT).unlink()
         return folder
 
 
-def prepare_training(options: argparse.Namespace, processes: Processes, setup: Setup) -> Training:
-    """Everything that a run needs before its first step: what cannot be trained fails here."""
-    import torch
+def fit(
+    folder: Path,
+    options: argparse.Namespace,
+    model: MATE,
+    sets: tuple[WindowDataset, WindowDataset],
+    accelerator: Accelerator,
+    on_epoch: OnEpoch | None,
+) -> list[checkpoint.Row]:
+    """The training loop, from the run's checkpoint on if it has one; returns the history. `model` is then as tested.
 
-    from dataset import WindowDataset
-    from loss import make_loss
-    from training.devices import environment, seed_everything
-    from training.engine import build_model, to_device, trains_in_bfloat16
-    from training.folders import speech_facts
+    Of several processes each trains on its part of every batch, and gradients are averaged.
+    """
+    (train_set, valid_set), device = sets, next(model.parameters()).device
+    first, n, rank = accelerator.is_main_process, accelerator.num_processes, accelerator.process_index
+    counts, bfloat16 = train_set.class_counts, train_set.audio_dtype == torch.bfloat16
+    loss_function = make_loss(options.loss, options.lam, options.beta, counts, device, options.affect_loss)
+    step_loss = engine.over_processes(loss_function) if n > 1 and options.affect_loss != "mse" else loss_function
+    rates = options.lr, options.lr_decay, options.weight_decay, options.momentum
+    optimizer = engine.make_optimizer(options.optim, model, *rates)
+    scheduler = engine.make_scheduler(optimizer, options.epochs, options.lr_gamma)
+    generator = torch.Generator().manual_seed(options.seed)  # draws the order of the windows
+    weights = train_set.weights if options.sampler == "weighted" else None
+    run_id, ids = record.Record.read(folder).run_id, train_set.table["id"].to_numpy()[train_set.targets]
+    state = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "order": generator}
+    history, best = checkpoint.load_checkpoint(folder, run_id, state)
+    trained = engine.wrap_for_training(model, accelerator, options.compile)
+    progress.start_tracker(accelerator, folder, options, len(history) + 1)
+    steps, saved_at = len(train_set) // options.batch_size, time.monotonic()
+    with progress.progress_bar(options.epochs, steps, len(history), hidden=not first) as bar:
+        while not checkpoint.is_over(history, options):
+            epoch, losses = len(history) + 1, []
+            trained.train()
+            train_set.set_epoch(epoch)
+            order = shuffled_batches(len(train_set), options.batch_size, generator, weights)
+            for batch in prefetch(train_set, [indices[rank::n] for indices in order], device):
+                loss = engine.train_step(trained, batch, step_loss, optimizer, bfloat16)
+                losses.append(accelerator.reduce(loss, "mean") if n > 1 else loss)
+                bar.update()
+                if device.type == "cpu" or len(losses) % CHECK_EVERY == 0:
+                    bar.set_postfix(epoch=epoch, loss=f"{engine.mean_loss(losses, order, ids):.3f}", refresh=False)
+            train_loss = engine.mean_loss(losses, order, ids)
+            engine.check_weights(model)
+            row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "train_loss": train_loss}
+            history.append(row | validate(options, model, valid_set, loss_function, accelerator))
+            scheduler.step()
+            if options.select == "best" and checkpoint.best_epoch(history, options.monitor) == epoch:
+                best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            if first and (checkpoint.is_over(history, options) or time.monotonic() - saved_at >= SAVE_SECONDS):
+                checkpoint.save_checkpoint(folder, run_id, state, history, best)
+                saved_at = time.monotonic()
+            if first:
+                progress.print_epoch(bar, history, options)
+            accelerator.log({name: value for name, value in history[-1].items() if name != "epoch"}, epoch)
+            if on_epoch is not None:
+                on_epoch(epoch, dict(history[-1]))
+    model.zero_grad()  # the test needs their memory
+    model.load_state_dict(best or model.state_dict())
+    if first:
+        checkpoint.write_results(folder, model.state_dict(), history)  # a killed run may lack them
+    return history
 
-    check_batch_size(options.batch_size, processes.size)
-    seed_everything(options.seed)
-    device, train_sessions = setup.device, setup.train_sessions
-    utterances = load(options, setup, processes)
-    bfloat16 = trains_in_bfloat16(options.precision, device)
 
-    def windows(sessions: list[Session], **settings) -> WindowDataset:
-        return WindowDataset(utterances, utterances.in_sessions(sessions), options.ws, **settings)
-
-    audio_dtype = torch.bfloat16 if bfloat16 else torch.float32
-    train_set = windows(train_sessions, soft_targets=True, crop_seed=options.seed, audio_dtype=audio_dtype)
-    valid_set = windows(options.valid_split, soft_targets=True) if options.valid_split else None
-    test_set = windows(options.test_split)
-    if len(train_set) < options.batch_size:
-        raise InputError(
-            f"--batch_size {options.batch_size}: training has {len(train_set)} windows and drops its last partial "
-            f"batch; give at most {len(train_set)}"
-        )
-    speech = utterances.speech
-    model = to_device(build_model(options, speech_shape=speech and speech.shape), device)
-    model = processes.synchronise_statistics(model)
-    loss_function = make_loss(
-        options.loss, options.lam, options.beta, train_set.class_counts, device, options.affect_loss
-    )
-    facts = {
-        "train_split": train_sessions,
-        "windows": {"train": len(train_set), "valid": len(valid_set or ()), "test": len(test_set)},
-        "class_counts": dict(zip(EMOTIONS, train_set.class_counts.tolist(), strict=True)),
-        "missing": utterances.missing,
-    } | speech_facts(speech)
-    now = environment(device) | {
-        "training_precision": "bfloat16" if bfloat16 else "float32",
-        "processes": processes.size,
-    }
-    return Training(model, loss_function, train_set, valid_set, test_set, facts, now)
+def validate(
+    options: argparse.Namespace, model: MATE, windows: WindowDataset, loss_function: Loss, accelerator: Accelerator
+) -> dict[str, float]:
+    """Loss and figures of the validation windows, named as in history.csv; nothing without `--valid_split`."""
+    if not len(windows):
+        return {}
+    arrays, loss = evaluate_windows(options, model, windows, accelerator, loss_function=loss_function)
+    figures = validation_figures(predictions_table(windows.table, windows.targets, arrays), options.batch_size)
+    if options.monitor == "macro_f1" and "macro_f1" not in figures:
+        raise InputError("--monitor macro_f1: no window of --valid_split has a single majority label; take another")
+    return {f"valid_{name}": value for name, value in ({"loss": loss} | figures).items()}
 
 
-def fit(run: Run, training: Training) -> None:
-    """The training loop, from the run's checkpoint on if it has one."""
-    from metric import validation_figures
-    from reports.plots import plot_loss_curve, save_figure
-    from training.engine import evaluate
-    from training.graphs import make_step
-    from training.selection import read_history
+def load(options: argparse.Namespace, table: pd.DataFrame, accelerator: Accelerator) -> Features:
+    """The features of all utterances; those that are not stored yet are computed by one process."""
+    if accelerator.num_processes > 1:
+        devices.on_main_process(accelerator, lambda: load_features(options, table).missing)
+    return load_features(options, table)
 
-    options, bfloat16 = run.options, training.environment["training_precision"] == "bfloat16"
-    valid_loader = test_loader(options, training.valid_set, run.processes) if training.valid_set else None
-    loss_function = training.loss_function
-    if options.affect_loss != "mse":  # the CCC of a batch is not the mean of its parts'
-        loss_function = run.processes.of_whole_batch(loss_function)
-    step = make_step(run, loss_function, bfloat16)
-    try:
-        with run.displayed(), run.explaining_failures():
-            for epoch in run.epochs():
-                run.trained.train()
-                for batch in run.batches(epoch):
-                    run.log(step(batch))
-                    run.save_or_stop()
-                validation = None
-                if valid_loader:
-                    batches, in_bfloat16 = run.validation_batches(valid_loader), options.precision == "bf16"
-                    arrays, loss = evaluate(run.model, batches, training.loss_function, in_bfloat16, run.processes)
-                    arrays["emotion"] = training.valid_set.majority  # the loss is that of the raters' shares
-                    validation = {"loss": loss} | validation_figures(arrays, options.batch_size)
-                run.end_epoch(validation)
-    finally:  # also of a run that was stopped
-        if run.processes.first and (history := read_history(run.folder)):
-            save_figure(plot_loss_curve(history), run.folder / "loss_curve.png")
+
+def windows_of(
+    options: argparse.Namespace, table: pd.DataFrame, features: Features, sessions: Sequence[int], **settings: Any
+) -> WindowDataset:
+    """The windows whose last utterance is of these sessions."""
+    targets = np.flatnonzero(table["session"].isin(sessions))
+    return WindowDataset(table, features, targets, options.ws, speakers=options.speakers, **settings)
+
+
+def lock_resumed(
+    folder: Path | None, options: argparse.Namespace, now: record.Record, stack: contextlib.ExitStack
+) -> Path | None:
+    """The folder of the run to resume, locked until `stack` closes; None where a new run begins."""
+    if options.resume == "auto":
+        folder = record.find_unfinished(options.save_path, now.run_id)
+        found = f"resuming {folder}" if folder else "no unfinished run with these options and data, a new one begins"
+        print(f"{options.save_path}: {found}")
+    if folder is not None:
+        stack.enter_context(lock_folder(folder, "training"))
+        record.check_resumed(folder, record.Record.read(folder), now)
+    return folder
+
+
+def make_folder(options: argparse.Namespace, now: record.Record, stack: contextlib.ExitStack) -> Path:
+    """The folder of a new run with its record, locked until `stack` closes."""
+    folder = record.new_run_folder(options)
+    stack.callback(lambda: any(folder.iterdir()) or folder.rmdir())  # the disk was full
+    stack.enter_context(lock_folder(folder, "training"))
+    now.write(folder)
+    return folder
 
 
 # Testing
 
 
-def test_loader(
-    options: argparse.Namespace, windows: WindowDataset, processes: Processes
-) -> torch.utils.data.DataLoader:
-    """The windows that this process evaluates, in order."""
-    from dataset import ordered_loader
-    from training.engine import evaluation_batch
-
-    size = evaluation_batch(options.batch_size, processes.size)
-    return ordered_loader(windows, size, options.num_workers, share=processes.share(len(windows)))
-
-
-def predict(
-    options: argparse.Namespace,
-    model: torch.nn.Module,
-    batches: Iterable[Batch],
-    n_batches: int,
-    processes: Processes,
-) -> dict[str, np.ndarray]:
-    """Predictions of the windows to test, with their labels; several processes get those of all."""
-    from tqdm import tqdm
-
-    from training.engine import NonFinite, evaluate, evaluation_batch
-
-    bar = tqdm(batches, "testing", n_batches, unit="batch", disable=None if processes.first else True)
-    try:
-        return evaluate(model, bar, bfloat16=options.precision == "bf16", processes=processes)[0]
-    except NonFinite as error:
-        useless = InputError(f"{error}: these weights are of no use; train anew with a smaller --lr")
-        raise processes.reported_by_first(useless) from error
-    except (MemoryError, RuntimeError) as error:
-        if (lack := lack_of_memory(error)) is None:
-            raise
-        size = evaluation_batch(options.batch_size, processes.size)
-        raise InputError(
-            f"{lack} in the test of {size} windows at once; test the run with --test_only and --gpu_id cpu, or a "
-            "smaller --batch_size, which Precision, Recall and F1 depend on"
-        ) from error
+def evaluate_windows(
+    options: argparse.Namespace, model: MATE, windows: WindowDataset, accelerator: Accelerator, **settings: Any
+) -> tuple[dict[str, np.ndarray], float]:
+    """`evaluate` with the batch size and precision of a run; every one of several processes gets all predictions."""
+    size = min(EVALUATION_BATCH, max(1, 2 * options.batch_size // accelerator.num_processes))  # training fits half
+    device, bfloat16 = next(model.parameters()).device, options.precision == "bf16"
+    return engine.evaluate(model, windows, size, device, bfloat16=bfloat16, accelerator=accelerator, **settings)
 
 
 def report(
     folder: Path,
     options: argparse.Namespace,
-    test_set: WindowDataset,
-    arrays: dict[str, np.ndarray],
-    majority: int,
-    context: Context,
+    windows: WindowDataset,
+    arrays: Mapping[str, np.ndarray],
+    train_sessions: Sequence[int],
+    **facts: Any,
 ) -> None:
-    """Write the files of a test into `folder` and print its report."""
-    from corpora.registry import by_corpus
-    from reports.dialogues import write_test_page
-    from reports.result import describe_result, write_result
-
-    result = write_result(folder, test_set.ids, arrays, majority, options.batch_size, context)
-    if not options.no_pages:
-        write_test_page(folder, options.data_path, options.SorL, options.audio_path)
-    print(describe_result(result, folder, options.SorL, options.test_split, [*by_corpus(test_set.ids)]))
+    """Write the files of a test into `folder` and print its figures; `facts` are keywords of `write_test`."""
+    train_rows = windows.table[windows.table["session"].isin(train_sessions)]
+    rows = predictions_table(windows.table, windows.targets, arrays, train_rows)
+    result = write_test(folder, rows, options, train_rows, missing=windows.features.missing, **facts)
+    print(result_text(result, folder, options))
 
 
-def test(args: argparse.Namespace, given: Collection[str]) -> Path:
-    """Test an experiment folder, of this program or of the published one; return the new folder inside it."""
-    from dataset import WindowDataset
-    from features.utterances import commonest_label
-    from reports.result import Context
-    from reports.sentences import labels_of_sentences
-    from training.devices import environment
-    from training.engine import prefetch, to_device
-    from training.folders import check_encoder, load_run, on_its_corpora, speech_facts, trained_on
-    from training.provenance import as_stored, warn_of_test
-    from training.selection import describe_choice, epoch_of_weights
+def test(options: argparse.Namespace) -> Path:
+    """Test a run folder, of this program or of the published one; return the new folder inside it.
 
-    with join(args.gpu_id) as processes:
-        with processes.all_or_none():
-            chosen = {name: getattr(args, name) for name in {*given, "test_only", "test_path"}}
-            trained = load_run(find_run(args.save_path, args.test_path), chosen)
-            run = on_its_corpora(trained, given)
-            options = run.options
-            setup = prepare(options, processes, run.train_sessions)
-            device, train_sessions = setup.device, setup.train_sessions
-            if processes.first:
-                n_parameters = sum(weight.numel() for weight in run.model.parameters())
-                print(setup.describe(options, n_parameters, run.folder), flush=True)
-            found = warn_of_test(run, options, setup.data)
-            utterances = load(options, setup, processes)
-        test_set = WindowDataset(utterances, utterances.in_sessions(options.test_split), options.ws)
-        check_encoder(run, utterances.speech)
-        majority = commonest_label(utterances, train_sessions, options.test_split)
-        sentences = labels_of_sentences(utterances.annotation, utterances.in_sessions(train_sessions))
-        epoch = run.epoch or epoch_of_weights(run.folder, options.select, options.monitor)
-        loader = test_loader(options, test_set, processes)
-        arrays = predict(options, to_device(run.model, device), prefetch(loader, device), len(loader), processes)
-        folder = processes.from_first(lambda: new_folder(run.folder, f"test_{timestamp()}"))
-        if processes.first:
-            facts = {"data": as_stored(setup.data), "train_split": train_sessions, "missing": utterances.missing}
-            facts |= {"processes": processes.size} | speech_facts(utterances.speech)
-            if trained.corpora != run.corpora:
-                facts |= trained_on(trained)
-            write_json(folder / "configuration.json", as_json(options) | facts | environment(device))
-            why = describe_choice(options)
-            context = Context(test_set.transcripts, sentences, epoch, options.epochs, why, found)
-            report(folder, options, test_set, arrays, majority, context)
+    `options.test_path` names it. Of the other options those that the user gave may choose other sessions to test,
+    another corpus, role, batch size or precision.
+
+    Raises
+    ------
+    InputError : the folder or the corpus cannot be used, or an option contradicts the trained model
+    """
+    with devices.joined_processes(options) as (accelerator, device):
+        first = accelerator.is_main_process
+        run = record.load_run(record.find_run(options.save_path, options.test_path))
+        options, train_sessions = record.options_to_test(run, options)
+        table = read_utterances(options.data_path, options.SorL)
+        check_sessions(table["session"], options.test_split, "--test_split")
+        data = record.data_record(options, table, train_sessions)
+        model = engine.to_device(run.model, device)
+        if first:
+            summary = progress.run_summary(options, data, table, {"test": options.test_split}, model, device)
+            print(summary, f"{'run:':<12}{run.folder}", sep="\n", flush=True)
+        found = record.warnings_of_test(run, options, data, train_sessions)
+        for sentence in found:
+            warnings.warn(sentence, stacklevel=2)
+        features = load(options, table, accelerator).to(device)
+        windows = windows_of(options, table, features, options.test_split)
+        try:
+            arrays, _ = evaluate_windows(options, model, windows, accelerator, progress="testing")
+        except engine.NonFinite as error:
+            raise InputError(f"{run.folder}: {error}; train again with a smaller --lr") from error
+        folder = devices.on_main_process(accelerator, lambda: new_folder(run.folder, f"test_{timestamp()}"))
+        if first:
+            record.make_record(options, data, devices.environment(device)).write(folder)
+            report(folder, options, windows, arrays, train_sessions, epoch=run.epoch, warnings=found)
         return folder
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    options, given = parse_args(sys.argv[1:] if argv is None else argv)
-    set_up_process()
-    quiet = launched()[0] > 0
-    return run_command(lambda: test(options, given) if options.test_only else train(options, given), quiet)
+    options, _ = parse_args(sys.argv[1:] if argv is None else argv)
+    silent = int(os.environ.get("RANK", 0)) > 0
+    return run_command(lambda: test(options) if options.test_only else train(options), silent)
 
 
 if __name__ == "__main__":

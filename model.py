@@ -3,28 +3,21 @@
 Layer sizes and parameter names are the published program's, so that its weights load here and ours load there.
 """
 
-from collections.abc import Iterable
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from constants import (
-    AFFECT_RANGE,
-    AUDIO_BRANCHES,
-    BACKBONES,
-    MODALITIES,
-    N_EMOTIONS,
-    N_MELS,
-    PADDING,
-    SAMPLE_RATE,
-    TEXT_DIM,
-    n_frames,
-)
+from constants import AFFECT_RANGE, N_EMOTIONS, N_MELS, PADDING, SAMPLE_RATE, TEXT_DIM, n_frames
 
-SPEECH_DIM = 256  # of an utterance, after the projection of its speech embedding
-SPEAKER_DIM = 16  # of what the model is told about who speaks
+SPEECH_DIM = 256  # size of an utterance's projected speech embedding
+SPEAKER_DIM = 16  # size of the speaker embedding
 
 
 class ConvBlock(nn.Module):
@@ -43,22 +36,9 @@ class ConvBlock(nn.Module):
         x = self.bn(self.conv(x))
         return F.relu_(F.max_pool2d(x, self.pool) if self.pool > 1 else x)
 
-    def convolved_size(self, size: int) -> int:
-        """Length of an axis of `size` after this block's convolution."""
-        return size - self.conv.kernel_size[0] + 1
-
     def output_size(self, size: int) -> int:
         """Length of an axis of `size` after this block."""
-        return self.convolved_size(size) // self.pool
-
-
-def cnn_sizes(blocks: Iterable[ConvBlock], sr: int) -> list[tuple[int, int]]:
-    """Mels and frames of an utterance's log-mel before each block and after the last; `sr` is that of the audio, Hz."""
-    sizes = [(N_MELS, n_frames(sr))]
-    for block in blocks:
-        mels, frames = sizes[-1]
-        sizes.append((block.output_size(mels), block.output_size(frames)))
-    return sizes
+        return (size - self.conv.kernel_size[0] + 1) // self.pool
 
 
 class LinearBlock(nn.Module):
@@ -83,7 +63,7 @@ def mlp(sizes: tuple[int, ...], out_features: int | None = None) -> nn.Sequentia
 class SpeechBranch(nn.Module):
     """Embeddings of a speech encoder's layers: standardised, mixed with softmax weights, projected.
 
-    Zeros, which stand for an utterance that is not there, stay zeros.
+    Zeros, which stand for a missing utterance, stay zeros.
 
     Parameters
     ----------
@@ -115,12 +95,27 @@ class MATE(nn.Module):
     modality : "audio_text", "audio" or "text"; a modality that is left out has no parameters
     audio : "cnn" over log-mels, or "encoder": embeddings of a pretrained speech encoder
     speech_shape : layers and dimension of those embeddings
-    speakers : tell the model of each utterance whether the speaker of the last one says it
+    speakers : add an embedding of whether an utterance is by the speaker of the window's last one
 
-    Raises
-    ------
-    ValueError : an unknown backbone, modality or audio branch, or a rate so low that the convolutions leave no frame
     """
+
+    @staticmethod
+    def architecture(options: argparse.Namespace | Mapping[str, Any], data: Mapping[str, str]) -> dict[str, Any]:
+        """The keywords of this class that the options of a run stand for.
+
+        `data` is that of the run's record; with `--audio encoder` it holds the shape of the speech embeddings.
+        """
+        options = vars(options) if isinstance(options, argparse.Namespace) else options
+        same = ("backbone", "hidden_size", "num_layers", "bidirectional", "text_dim", "ws", "sr", "modality", "audio")
+        keywords = {name: options[name] for name in (*same, "speakers")} | {"concat": not options["no_concat"]}
+        if options["audio"] == "encoder" and "audio" in options["modality"]:
+            keywords["speech_shape"] = (int(data["speech_layers"]), int(data["speech_dimension"]))
+        return keywords
+
+    @classmethod
+    def from_options(cls, options: argparse.Namespace | Mapping[str, Any], data: Mapping[str, str]) -> MATE:
+        """The model of a run (see `architecture`), with random weights from torch's global generator."""
+        return cls(**cls.architecture(options, data))
 
     def __init__(  # noqa: PLR0913 (one keyword per option)
         self,
@@ -138,12 +133,6 @@ class MATE(nn.Module):
         speakers: bool = False,
     ) -> None:
         super().__init__()
-        if backbone not in BACKBONES:
-            raise ValueError(f"backbone {backbone!r}: expected one of {', '.join(BACKBONES)}")
-        if modality not in MODALITIES:
-            raise ValueError(f"modality {modality!r}: expected one of {', '.join(MODALITIES)}")
-        if audio not in AUDIO_BRANCHES:
-            raise ValueError(f"audio {audio!r}: expected one of {', '.join(AUDIO_BRANCHES)}")
         self.backbone, self.concat, self.audio, self.ws = backbone, concat, audio, ws
         self.uses_audio, self.uses_text = "audio" in modality, "text" in modality
         utterance_dim = text_dim if self.uses_text else 0
@@ -158,9 +147,9 @@ class MATE(nn.Module):
                 ConvBlock(48, 32, kernel=5, pool=2),
                 ConvBlock(32, ws, kernel=7, pool=2),
             )
-            mels, frames = cnn_sizes(self.audio_embedding, sr)[-1]
-            if frames < 1:
-                raise ValueError(f"sr {sr}: 10 s give {n_frames(sr)} frames, too few for the convolutions")
+            mels, frames = N_MELS, n_frames(sr)
+            for block in self.audio_embedding:
+                mels, frames = block.output_size(mels), block.output_size(frames)
             utterance_dim += mels * frames
         self.uses_speakers = speakers
         if speakers:
@@ -219,15 +208,14 @@ class MATE(nn.Module):
     def recur(self, utterances: Tensor) -> Tensor:
         """The outputs of the LSTM or GRU, shape = (B, ws, utterance_dim) -> (B, ws, hidden_size).
 
-        On a CPU without oneDNN: a signal that is handled while its LSTM computes damages the memory (torch 2.11, seen
-        on a CPU with AMX), so that a run that is told to stop could save wrong weights. torch's own takes as long.
+        On a CPU without oneDNN: a signal that interrupts its LSTM corrupts the memory (torch 2.11, seen on CPUs with
+        AVX-512). torch's own takes as long.
         """
         rnn = getattr(self, self.backbone)
         if utterances.device.type != "cpu":
             return rnn(utterances)[0]
-        enabled = torch.backends.mkldnn.enabled
         torch.backends.mkldnn.enabled = False  # mkldnn.flags() would warn of TF32 at every step
         try:
             return rnn(utterances)[0]
         finally:
-            torch.backends.mkldnn.enabled = enabled
+            torch.backends.mkldnn.enabled = True

@@ -1,165 +1,142 @@
-"""The engine: the model that the options describe, a training step, and the predictions of a set of windows."""
+"""The engine: optimizer, training step, and the predictions of a set of windows."""
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import copy
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.distributed.nn.functional import all_gather
+from tqdm import tqdm
 
-from constants import OPTIMIZERS
+from dataset import Batch, WindowDataset, prefetch
 from loss import Loss
 from model import MATE
-from training.devices import give_back_freed_memory, memory_size, tensor_cores
-from training.layers import ChunkedCNN
-from training.processes import ALONE, Processes
+from training.cpu_cnn import ChunkedCNN
+from training.devices import n_processes, return_freed_memory
 from utils import InputError
 
-if TYPE_CHECKING:
-    from dataset import Batch
-
-EVALUATION_BATCH = 64  # windows at most; see `evaluation_batch`
+PREDICTIONS = ("emotion_pred", "arousal_pred", "valence_pred")
 
 
 class NonFinite(ArithmeticError):
-    """A loss, a weight or a prediction is infinite or not a number; `batch` is its number in the epoch, or None."""
-
-    def __init__(self, message: str, batch: int | None = None) -> None:
-        super().__init__(message)
-        self.batch = batch
+    """A loss, weight or prediction is infinite or not a number."""
 
 
-# The model and what trains it
+def mean_loss(losses: Sequence[Tensor], order: Sequence[Tensor], ids: np.ndarray) -> float:
+    """The mean loss of an epoch's steps so far; raises `NonFinite`, which names the windows of the step.
 
-
-def build_model(options: argparse.Namespace, trains: bool = True, speech_shape: tuple[int, int] | None = None) -> MATE:
-    """The MATE that the options describe, its convolutions channels-last: 0.7 of the time of contiguous ones.
-
-    `speech_shape` is the number of layers and the dimension of the speech embeddings, with `--audio encoder`.
-
-    Raises
-    ------
-    InputError : it takes more than this machine's memory; to train it takes three times the memory of its weights
+    Parameters
+    ----------
+    order : the windows of each step, by number
+    ids : the segment id of each window's last utterance
     """
-    mate = partial(
-        MATE,
-        backbone=options.backbone,
-        hidden_size=options.hidden_size,
-        num_layers=options.num_layers,
-        bidirectional=options.bidirectional,
-        text_dim=options.text_dim,
-        ws=options.ws,
-        sr=options.sr,
-        concat=not options.no_concat,
-        modality=options.modality,
-        audio=options.audio,
-        speech_shape=speech_shape,
-        speakers=options.speakers,
-    )
-    with torch.device("meta"):  # takes no memory: a system may grant more than it has and kill the program later
-        n_bytes = sum(weight.nbytes for weight in mate().parameters())
-    if trains and not torch.cuda.is_available():
-        n_bytes *= 3  # with gradients, and what the optimizer keeps
-    if n_bytes > (memory := memory_size()):
+    mean = torch.stack([*losses]).mean().item()
+    if not math.isfinite(mean):
+        step = next(step for step, loss in enumerate(losses) if not loss.isfinite())
+        windows = ", ".join(ids[order[step].numpy()])
+        raise NonFinite(f"the loss is {losses[step].item()} at step {step + 1} of the epoch (windows {windows})")
+    return mean
+
+
+def check_weights(model: torch.nn.Module) -> None:
+    """Raise `NonFinite` where a weight is not finite."""
+    if not torch.stack([weight.isfinite().all() for weight in model.parameters()]).all():
+        raise NonFinite("the weights are not finite at the end of the epoch")
+
+
+def check_batch_size(batch_size: int, n_windows: int) -> None:
+    """Raise `InputError` where a process's part of a batch is too small for batch norm, or no batch is whole."""
+    n = n_processes()
+    if batch_size % n or batch_size < 2 * n or batch_size > n_windows:
+        multiple = f", a multiple of {n} for as many processes" * (n > 1)
         raise InputError(
-            f"--hidden_size {options.hidden_size}, --num_layers {options.num_layers}, --ws {options.ws}, --text_dim "
-            f"{options.text_dim}: the model takes {n_bytes / 1e9:.0f} GB, this machine has {memory / 1e9:.0f} GB; give "
-            "smaller ones"
+            f"--batch_size {batch_size}: batch norm needs {2 * n} windows, and training has {n_windows}; give a number "
+            f"in between{multiple}"
         )
-    model = mate()
-    if model.uses_audio and model.audio == "cnn":
-        model.audio_embedding = ChunkedCNN(*model.audio_embedding).to(memory_format=torch.channels_last)
-    return model
-
-
-def count_parameters(options: argparse.Namespace) -> int | None:
-    """Parameters of the MATE that the options describe; raises as `build_model` does.
-
-    None with a speech encoder: they depend on its embeddings, which are not read yet.
-    """
-    if options.audio == "encoder" and "audio" in options.modality:
-        return None
-    with torch.device("meta"):
-        return sum(weight.numel() for weight in build_model(options).parameters())
-
-
-def with_compiled_cnn(model: MATE) -> MATE:
-    """A model of the same weights whose CNN is compiled; an LSTM is not compiled anyway, and would cut the graph."""
-    compiled = copy.copy(model)
-    compiled._modules = {**model._modules}
-    compiled.audio_embedding = torch.compile(model.audio_embedding, dynamic=False)
-    return compiled
 
 
 def to_device(model: MATE, device: torch.device) -> MATE:
-    """The model on `device`, its weights contiguous on an Apple GPU (see `Batch.to`)."""
-    return model.to(device, memory_format=torch.contiguous_format if device.type == "mps" else torch.preserve_format)
+    """The model on `device`, its CNN in the form that is fastest there.
+
+    On an Apple GPU the weights are contiguous: torch 2.11 computes wrong gradients of channels-last batch norm there
+    (pytorch#175189). Elsewhere channels-last convolutions take 0.7 of the time.
+    """
+    if hasattr(model, "audio_embedding"):
+        if device.type == "cpu":
+            model.audio_embedding = ChunkedCNN(*model.audio_embedding)
+        layout = torch.contiguous_format if device.type == "mps" else torch.channels_last
+        model.audio_embedding.to(memory_format=layout)
+    return model.to(device)
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 matrices faster than float32 ones."""
+def wrap_for_training(model: MATE, accelerator: Accelerator, compile_cnn: bool) -> torch.nn.Module:
+    """The model as it is trained; it has the parameters of `model`, which is evaluated.
+
+    Its CNN is compiled if that is asked for (an evaluation has batches of other sizes). Several processes average the
+    gradients, on GPUs also the statistics of batch norm.
+    """
+    trained = model
+    if compile_cnn and hasattr(model, "audio_embedding"):
+        trained = copy.copy(model)
+        trained._modules = {**model._modules}
+        trained.audio_embedding = torch.compile(model.audio_embedding, dynamic=False)
+    if accelerator.num_processes == 1:
+        return trained
+    if accelerator.device.type == "cuda":
+        trained = torch.nn.SyncBatchNorm.convert_sync_batchnorm(trained)
+    return accelerator.prepare(trained)
+
+
+def trains_in_bfloat16(precision: str, device: torch.device) -> bool:
+    """Whether `--precision` means convolutions in bfloat16 for training on `device`."""
+    if precision != "auto":
+        return precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def trains_in_bfloat16(precision: str, device: torch.device) -> bool:
-    """Whether convolutions train in bfloat16 on `device`, by `--precision`."""
-    return precision == "bf16" or (precision == "auto" and has_bfloat16(device))
-
-
 def make_optimizer(
     name: str, model: torch.nn.Module, lr: float, lr_decay: float, weight_decay: float, momentum: float = 0.0
 ) -> torch.optim.Optimizer:
-    """The optimizer of `--optim`, all parameters in one kernel where torch has it.
-
-    `lr_decay` is Adagrad's own, `momentum` that of SGD.
-    """
-    parameters = list(model.parameters())
+    """The optimizer of `--optim`, fused where torch has it; `lr_decay` is for adagrad, `momentum` for sgd."""
+    parameters, common = [*model.parameters()], {"lr": lr, "weight_decay": weight_decay}
     device = parameters[0].device.type
-    fused = device in ("cpu", "cuda")
-    if name == "adam":
-        return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
-    if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
     if name == "adagrad":
-        fused = device == "cpu"
-        return torch.optim.Adagrad(parameters, lr=lr, lr_decay=lr_decay, weight_decay=weight_decay, fused=fused)
+        return torch.optim.Adagrad(parameters, **common, lr_decay=lr_decay, fused=device == "cpu")
+    common["fused"] = device in ("cpu", "cuda")
     if name == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused)
-    raise ValueError(f"optimizer {name!r}: expected one of {', '.join(OPTIMIZERS)}")
+        return torch.optim.SGD(parameters, **common, momentum=momentum)
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](parameters, **common)
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, epochs: int, gamma: float) -> torch.optim.lr_scheduler.LRScheduler:
-    """The learning rate times `gamma` after epochs/3 and again after epochs/2, as published."""
+    """Multiply the learning rate by `gamma` after epochs/3 and again after epochs/2, as published."""
     milestones = [epoch for epoch in (epochs // 3, epochs // 2) if epoch > 0]
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma)
 
 
-# Batches in, numbers out
+@contextlib.contextmanager
+def tensor_cores(enabled: bool) -> Iterator[None]:
+    """A block in which a CUDA GPU multiplies float32 matrices in TF32, and cuDNN chooses its algorithms by speed.
 
-
-def prefetch(loader: DataLoader, device: torch.device) -> Iterator[Batch]:
-    """The batches of `loader` on `device`; a second thread makes the next one while the caller works on this one."""
-    iterator = iter(loader)
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as thread:
-
-        def make() -> Batch | None:
-            batch = next(iterator, None)
-            return None if batch is None else batch.to(device)
-
-        pending = thread.submit(make)
-        while (batch := pending.result()) is not None:
-            pending = thread.submit(make)
-            yield batch
+    TF32 rounds factors to 11 significant bits, bfloat16 to 8.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    cudnn.benchmark = cudnn.allow_tf32 = matmul.allow_tf32 = enabled
+    try:
+        yield
+    finally:
+        cudnn.benchmark = cudnn.allow_tf32 = matmul.allow_tf32 = False
 
 
 def train_step(
@@ -169,14 +146,13 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     bfloat16: bool = False,
 ) -> Tensor:
-    """One step of gradient descent on a batch; returns its loss without waiting for the device.
+    """One step of gradient descent on a batch; returns its loss, a scalar, without waiting for the device.
 
-    `bfloat16` lets the model compute in it where autocast deems it safe; parameters, statistics of batch norm and the
-    loss stay float32. On a CUDA GPU the LSTM and the linear layers then multiply in TF32.
+    With `bfloat16` convolutions are computed in it, and on a CUDA GPU other layers in TF32. All else is float32.
     """
-    device = batch.emotion.device
-    with tensor_cores(bfloat16 and device.type == "cuda"):
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+    device = batch.arousal.device.type
+    with tensor_cores(bfloat16 and device == "cuda"):
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
             prediction = model(batch.audio, batch.text, log=True, speakers=batch.speakers)
         loss = loss_function(prediction, batch.target)
         optimizer.zero_grad(set_to_none=True)
@@ -185,56 +161,63 @@ def train_step(
     return loss.detach()
 
 
-def evaluation_batch(batch_size: int, n_processes: int = 1) -> int:
-    """Windows to evaluate at once: training fits half as many, which take more memory there.
+def over_processes(loss_function: Loss) -> Loss:
+    """The loss of the windows of all processes, for one that is not a mean over windows, such as 1 - CCC."""
 
-    `batch_size` is that of a training step, of which each of several processes takes a part.
-    """
-    return min(EVALUATION_BATCH, 2 * max(1, batch_size // n_processes))
+    def everywhere(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(torch.cat(all_gather(tensor.contiguous())) for tensor in tensors)
+
+    return lambda prediction, target: loss_function(everywhere(prediction), everywhere(target))
 
 
 @torch.inference_mode()
-def evaluate(
+def evaluate(  # noqa: PLR0913 (the last ones by keyword)
     model: torch.nn.Module,
-    batches: Iterable[Batch],
+    dataset: WindowDataset,
+    batch_size: int,
+    device: torch.device,
     loss_function: Loss | None = None,
     bfloat16: bool = False,
-    processes: Processes = ALONE,
+    *,
+    accelerator: Accelerator | None = None,
+    progress: str | None = None,
 ) -> tuple[dict[str, np.ndarray], float]:
-    """Predictions of the windows in `batches`, and their mean loss (NaN without a `loss_function`).
+    """Predictions of all windows of `dataset` in order, and the loss of all of them (NaN without `loss_function`).
 
-    With several processes each has its own batches, and all get the predictions of all.
+    Parameters
+    ----------
+    accelerator : of several processes, which share the batches; all get the predictions of all
+    progress : title of a progress bar
 
     Returns
     -------
-    dict of `emotion_pred` (probabilities, shape = (N, 7)), `arousal_pred` and `valence_pred` (shape = (N,)), and, if
-    the windows have labels, `emotion` (shape = (N, 7)), `arousal` and `valence` (shape = (N,)); float32
-    float : mean loss over windows
+    dict of `emotion_pred` (probabilities, shape = (N, 7)), `arousal_pred` and `valence_pred` (shape = (N,)), float32
 
     Raises
     ------
-    NonFinite : a prediction is not finite
+    NonFinite : a prediction or the loss is not finite
     """
     model.eval()
-    give_back_freed_memory()  # a GB or two of training's, on a CPU
-    device = next(model.parameters()).device
+    return_freed_memory()  # one or two GB of training, on a CPU
+    batches = torch.arange(len(dataset)).split(batch_size)
+    several = accelerator is not None and accelerator.num_processes > 1
+    own = batches
+    if several:
+        own = batches[accelerator.process_index :: accelerator.num_processes]
+        broadcast(list(model.buffers()))  # each process has running statistics of its own batches
     outputs: list[tuple[Tensor, ...]] = []
-    total = torch.zeros((), device=device)
-    for batch in batches:
+    for batch in tqdm(prefetch(dataset, own, device), progress, len(own), disable=None if progress else True):
         fast = tensor_cores(bfloat16 and device.type == "cuda")
         with fast, torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            emotion, *affect = model(batch.audio, batch.text, log=True, speakers=batch.speakers)
-        if loss_function is not None:
-            total += loss_function((emotion, *affect), batch.target) * len(emotion)
-        outputs.append((emotion.exp(), *affect, *(label for label in batch.target if label is not None)))
-    own = [torch.cat(parts).float().cpu().numpy() for parts in zip(*outputs, strict=True)]
-    gathered, totals = processes.gather([own] if own else []), processes.gather([total.item()])
-    names = ("emotion_pred", "arousal_pred", "valence_pred", "emotion", "arousal", "valence")
-    columns = [np.concatenate(parts) for parts in zip(*gathered, strict=True)]
-    arrays = dict(zip(names, columns, strict=False))  # three of them without labels
-    for name in arrays.keys() - {"emotion", "emotion_pred"}:
-        arrays[name] = arrays[name][:, 0]
-    if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise NonFinite("the model predicts values that are not numbers")
-    mean_loss = sum(totals) / len(arrays["emotion_pred"]) if loss_function is not None else float("nan")
-    return arrays, mean_loss
+            prediction = model(batch.audio, batch.text, log=True, speakers=batch.speakers)
+        outputs.append((*prediction, *(batch.target if loss_function else ())))
+    if several:
+        everyones = gather_object([[tuple(tensor.cpu() for tensor in output) for output in outputs]])
+        outputs = [output for turn in zip_longest(*everyones) for output in turn if output is not None]
+    columns = [torch.cat(parts).float().to(device) for parts in zip(*outputs, strict=True)]
+    loss = loss_function(columns[:3], columns[3:]).item() if loss_function else float("nan")
+    emotion, arousal, valence = columns[0].exp(), columns[1][:, 0], columns[2][:, 0]
+    arrays = {name: t.cpu().numpy() for name, t in zip(PREDICTIONS, (emotion, arousal, valence), strict=True)}
+    if not all(np.isfinite(array).all() for array in arrays.values()) or (loss_function and not math.isfinite(loss)):
+        raise NonFinite("the model predicts values that are not finite")
+    return arrays, loss

@@ -1,0 +1,162 @@
+"""Checkpoints: the weights of a run, the state from which it resumes, and its history, which chooses an epoch."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from utils import InputError, atomic_write
+
+CHECKPOINT = "checkpoint.pt"  # in a run folder, until the run has finished
+
+Row = dict[str, float]  # the figures of an epoch by their names in history.csv
+Weights = Mapping[str, Tensor]
+
+# Files of tensors
+
+
+def load_weights(model: torch.nn.Module, path: Path) -> None:
+    """Load the state dict in `path`, a `.pth` or `.safetensors` file, into `model`; no code in the file is executed.
+
+    Raises
+    ------
+    InputError : the file is missing or damaged, does not fit the model, or holds values that are not finite
+    """
+    state, expected = read_tensors(path), model.state_dict()
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise InputError(f"{path}: holds no state dict, expected what torch.save(model.state_dict()) writes")
+    for name in dict.fromkeys([*expected, *state]):
+        found, wanted = (list(tensors[name].shape) if name in tensors else "none" for tensors in (state, expected))
+        if found != wanted:
+            model_of = "the model of the configuration beside it"
+            raise InputError(f"{path}: {name} has shape {found}, {model_of} has {wanted}; do they belong together?")
+        if state[name].layout != torch.strided or not state[name].isfinite().all():
+            raise InputError(f"{path}: {name} is not finite; train again with a smaller --lr, or copy the file again")
+    model.load_state_dict(state)
+
+
+def read_tensors(path: Path) -> Any:
+    """Tensors and plain containers from a file, on the CPU; raises `InputError` where it holds anything else."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch does not compare the content with its checksums
+                if damaged := archive.testzip():
+                    raise ValueError(f"the checksum of {damaged} does not match")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: not found") from error
+    except Exception as error:  # damaged bytes make the readers raise almost anything
+        raise InputError(f"{path}: damaged, or not a file of tensors alone ({first_line(error)})") from error
+
+
+def save_tensors(content: Any, path: Path) -> None:
+    """`torch.save`, atomically; raises `InputError` where the disk is full or the folder cannot be written to."""
+    try:
+        with atomic_write(path, "wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:  # torch's, for what the file raised
+        raise InputError(f"{path}: cannot be written; is the disk full? ({first_line(error)})") from error
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+# Checkpoints
+
+
+def save_checkpoint(
+    folder: Path, run_id: str, training: Mapping[str, Any], history: Sequence[Row], best: Weights | None
+) -> None:
+    """Write the state of a run at the end of an epoch, atomically; then its weights and history by themselves.
+
+    Parameters
+    ----------
+    training : the model, optimizer, scheduler and the generator that shuffles, by name
+    best : weights of the best epoch, with `--select best`
+    """
+    states = {
+        name: part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
+        for name, part in training.items()
+    }
+    content = {"run_id": run_id, "epoch": len(history), "history": [*history], "best": best}
+    save_tensors(content | states | {"random": torch.get_rng_state()}, folder / CHECKPOINT)
+    write_results(folder, best or states["model"], history)
+
+
+def load_checkpoint(folder: Path, run_id: str, training: Mapping[str, Any]) -> tuple[list[Row], Weights | None]:
+    """Restore `training` from a run's checkpoint; return its history and `best`, or `[], None` if there is none.
+
+    Raises
+    ------
+    InputError : the file is damaged, or a checkpoint of another run
+    """
+    path, fused = folder / CHECKPOINT, training["optimizer"].defaults["fused"]
+    if not path.exists():
+        return [], None
+    try:
+        content = read_tensors(path)
+        if content["run_id"] != run_id:
+            raise ValueError(f"run {content['run_id']}")
+        for name, part in training.items():
+            (part.set_state if isinstance(part, torch.Generator) else part.load_state_dict)(content[name])
+        for group in training["optimizer"].param_groups:
+            group["fused"] = fused  # depends on the device, not on the run
+        torch.set_rng_state(content["random"])
+        return content["history"], content["best"]
+    except (InputError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"not a checkpoint of this run ({first_line(error)})"
+        raise InputError(f"{path}: {reason}; delete it to train from the beginning") from error
+
+
+def write_results(folder: Path, weights: Weights, history: Sequence[Row]) -> None:
+    """Write `model.pth`, `history.csv` and `train_loss.log` (a row per epoch)."""
+    save_tensors(weights, folder / "model.pth")
+    with atomic_write(folder / "history.csv") as file:
+        pd.DataFrame(history).to_csv(file, index=False)
+    with atomic_write(folder / "train_loss.log") as file:
+        file.writelines(f"epoch {row['epoch']} loss {row['train_loss']:.6f}\n" for row in history)
+
+
+# The choice of an epoch
+
+
+def best_epoch(history: Sequence[Row], monitor: str) -> int:
+    """The first epoch with the lowest validation loss, or the highest of another figure; `ccc` is the mean of both."""
+
+    def score(row: Row) -> float:
+        if monitor == "ccc":
+            return row["valid_ccc_arousal"] + row["valid_ccc_valence"]
+        return row[f"valid_{monitor}"] * (-1 if monitor == "loss" else 1)
+
+    return int(max(history, key=score)["epoch"])
+
+
+def tested_epoch(history: Sequence[Row], select: str, monitor: str) -> int:
+    """The epoch whose weights are tested, by `--select`."""
+    return best_epoch(history, monitor) if select == "best" else int(history[-1]["epoch"])
+
+
+def epoch_of_weights(folder: Path, select: str, monitor: str) -> int | None:
+    """The epoch whose weights a run's `model.pth` holds, by its `history.csv`; None where that does not say it."""
+    with contextlib.suppress(OSError, ValueError, KeyError, IndexError):
+        return tested_epoch(pd.read_csv(folder / "history.csv").to_dict("records"), select, monitor)
+    return None
+
+
+def is_over(history: Sequence[Row], options: argparse.Namespace) -> bool:
+    """Whether all epochs are done, or the last `--patience` were no better than the best one."""
+    if options.patience is None or not history:
+        return len(history) == options.epochs
+    return len(history) == options.epochs or len(history) - best_epoch(history, options.monitor) >= options.patience
