@@ -1,21 +1,135 @@
-"""Figures of a test: the published ones by batch, the confusion matrix, CCC, and those over the whole test set."""
+"""Figures of emotion, arousal and valence from rows of predictions.csv: by batch as published, and over all at once.
+
+Sums over windows determine every figure over all at once: a bootstrap over dialogues adds the sums of those it draws.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
+from scipy.special import ndtr, ndtri
 
-from constants import EMOTIONS, N_EMOTIONS, N_RATERS
+from constants import AFFECT_RANGE, EMOTIONS, N_EMOTIONS, N_RATERS
 
-EPS = 1e-3  # in the published denominators
+AFFECT = ("arousal", "valence")
+PROBABILITIES = tuple(f"p_{name}" for name in EMOTIONS)
+KNOWN_COLUMNS = ("segment_id", "corpus", "session", "dialogue", "speaker", "start", "end", "text")
+LABEL_COLUMNS = ("true_emotion", "true_arousal", "true_valence", "pred_emotion", "pred_arousal", "pred_valence")
+PREDICTION_COLUMNS = (*KNOWN_COLUMNS, *LABEL_COLUMNS, *PROBABILITIES)  # of predictions.csv, a row per window
+
 BATCH_FIGURES = ("Precision", "Recall", "F1")  # published: computed by batch, then averaged over batches
 FIGURES = (*BATCH_FIGURES, "ccc_arousal", "ccc_valence")  # of a run, by their names in result.json
-SINGLE_LABEL_FIGURES = ("weighted_f1", "macro_f1", "accuracy")  # over all test windows with one majority label
-WHOLE_FIGURES = (*SINGLE_LABEL_FIGURES, "ccc_arousal", "ccc_valence")  # over the whole test set at once
-MAIN_FIGURES = (*WHOLE_FIGURES, "F1")  # those that are compared, F1 over the whole test set at once
-HEADINGS = dict(zip(FIGURES, (*BATCH_FIGURES, "CCC arousal", "CCC valence"), strict=True))
-HEADINGS |= dict(zip(SINGLE_LABEL_FIGURES, ("weighted F1", "macro F1", "accuracy"), strict=True))
+SINGLE_LABEL_FIGURES = ("weighted_f1", "macro_f1", "accuracy")  # over the windows with one majority label
+WHOLE_FIGURES = (*SINGLE_LABEL_FIGURES, "ccc_arousal", "ccc_valence")  # over all windows at once
+MAIN_FIGURES = (*WHOLE_FIGURES, "F1")  # those that have an interval, F1 over all windows at once
+HEADINGS = {name: name for name in BATCH_FIGURES} | {"ccc_arousal": "CCC arousal", "ccc_valence": "CCC valence"}
+HEADINGS |= {"weighted_f1": "weighted F1", "macro_f1": "macro F1", "accuracy": "accuracy"}
+
+EPS = 1e-3  # in the published denominators
+CENTRE = sum(AFFECT_RANGE) / 2  # subtracted from arousal and valence: sums of smaller squares lose fewer digits
+CONSTANT = 1e-12  # a variance up to this is rounding; one window in a million that is off by 1e-2 has 100 times as much
+CONFIDENCE = 0.95
+RESAMPLES = 1_999  # more move the bounds of an interval by some thousandths
+
+
+def multi_hot(labels: pd.Series) -> np.ndarray:
+    """Majority labels, `happy;surprise` where two tie, as bool, shape = (N, 7)."""
+    codes, names = pd.factorize(labels)
+    of_name = np.array([[emotion in name.split(";") for emotion in EMOTIONS] for name in names], dtype=bool)
+    return of_name.reshape(-1, N_EMOTIONS)[codes]
+
+
+def ranked(probabilities: np.ndarray | pd.DataFrame) -> np.ndarray:
+    """Labels from the likeliest to the least likely, in label order where equally likely; int64, shape = (N, 7)."""
+    return np.argsort(-np.asarray(probabilities), axis=1, kind="stable")
+
+
+def with_prediction(rows: pd.DataFrame, emotion: str | pd.Series) -> pd.DataFrame:
+    """A copy of `rows` whose predicted emotion is `emotion`, for all or row by row, with a probability of 1."""
+    rows = rows.assign(pred_emotion=emotion)
+    return rows.assign(**{f"p_{name}": (rows["pred_emotion"] == name).astype(float) for name in EMOTIONS})
+
+
+def window_values(rows: pd.DataFrame) -> np.ndarray:
+    """What each window adds to the sums from which `figures_of_sums` computes; float64, shape = (N, 36).
+
+    They are 1; whether the predicted emotion is a true one, and that over the number of true ones; of arousal and of
+    valence, both less `CENTRE`, the prediction p, the target t, p², t², pt and |p - t|; and of a window with one true
+    label, for each emotion whether it is both that label and the predicted one, the label, and the predicted one.
+    """
+    true, predicted = multi_hot(rows["true_emotion"]), multi_hot(rows["pred_emotion"])
+    n_true, right = true.sum(axis=1), (true & predicted).any(axis=1)
+    values = [np.ones(len(rows)), right, right / np.maximum(n_true, 1)]
+    for name in AFFECT:
+        # float32, as the model has it: a table that was written and read gives the same figures
+        p, t = (rows[f"{side}_{name}"].to_numpy(np.float32).astype(np.float64) - CENTRE for side in ("pred", "true"))
+        values += [p, t, p * p, t * t, p * t, np.abs(p - t)]
+    single = (n_true == 1)[:, None]
+    return np.column_stack([*values, true & predicted & single, true & single, predicted & single])
+
+
+def figures_of_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """The figures of windows from the sums of their `window_values`: of shape (..., 36), each of shape (...).
+
+    Accuracy, balanced accuracy, macro and weighted F1 are over the windows with one majority label, NaN without any;
+    macro F1 is the mean over the emotions that occur as a label or as a prediction, balanced accuracy over those that
+    occur as a label. `F1` is the published one, of precision@1 and recall@1. CCC is that of `ccc`.
+    """
+    hits, true, predicted = np.split(sums[..., -3 * N_EMOTIONS :], 3, axis=-1)
+    f1_by_class, n_single = 2 * hits / np.maximum(true + predicted, 1), true.sum(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # where there is no window, or all are equal
+        means = np.moveaxis(sums / sums[..., :1], -1, 0)
+        found = {
+            "n": sums[..., 0],
+            "n_single_label": n_single,
+            "accuracy": hits.sum(axis=-1) / n_single,
+            "balanced_accuracy": (hits / np.maximum(true, 1)).sum(axis=-1) / (true > 0).sum(axis=-1),
+            "macro_f1": f1_by_class.sum(axis=-1) / (true + predicted > 0).sum(axis=-1),
+            "weighted_f1": (f1_by_class * true).sum(axis=-1) / n_single,
+            "F1": f1(means[1], means[2]),
+        }
+        for name, (p, t, pp, tt, pt, error) in zip(AFFECT, (means[3:9], means[9:15]), strict=True):
+            var_p, var_t = pp - p * p, tt - t * t
+            concordance = 2 * (pt - p * t) / (var_p + var_t + (p - t) ** 2)
+            varies = (var_p > CONSTANT) & (var_t > CONSTANT)
+            found |= {f"ccc_{name}": np.where(varies, concordance, 0.0), f"{name}_mae": error}
+    return found
+
+
+def main_figures(sums: np.ndarray) -> np.ndarray:
+    """`MAIN_FIGURES` of `figures_of_sums`, shape = (..., 6)."""
+    found = figures_of_sums(sums)
+    return np.stack([found[name] for name in MAIN_FIGURES], axis=-1)
+
+
+def figures(rows: pd.DataFrame) -> dict[str, float]:
+    """Every figure of labelled rows at once, as `figures_of_sums` defines them, NaN where one is not defined."""
+    found = figures_of_sums(window_values(rows).sum(axis=0))
+    return {name: int(value) if name.startswith("n") else float(value) for name, value in found.items()}
+
+
+def class_figures(rows: pd.DataFrame) -> dict[str, dict[str, float] | float]:
+    """Precision, recall, F1 and support of each emotion that occurs, over the rows with one majority label.
+
+    The keys are those of scikit-learn's `classification_report`.
+    """
+    hits, support, n = np.split(window_values(rows).sum(axis=0)[-3 * N_EMOTIONS :], 3)
+    by_class = {"precision": hits / n.clip(1), "recall": hits / support.clip(1)}
+    by_class |= {"f1-score": 2 * hits / (support + n).clip(1), "support": support}
+    table, total = pd.DataFrame(by_class, EMOTIONS)[support + n > 0], float(support.sum())
+    means = {"macro avg": table.mean(), "weighted avg": table.mul(table["support"], axis=0).sum() / total}
+    averages = {name: mean.to_dict() | {"support": total} for name, mean in means.items()}
+    return table.to_dict("index") | {"accuracy": float(hits.sum() / total)} | averages
+
+
+def ccc(prediction: np.ndarray, target: np.ndarray) -> float:
+    """Concordance correlation coefficient (Lin 1989) with population variances; 0 if either array is constant."""
+    p, t = np.asarray(prediction, dtype=np.float64).ravel(), np.asarray(target, dtype=np.float64).ravel()
+    if np.ptp(p) == 0 or np.ptp(t) == 0:
+        return 0.0
+    return float(2 * np.cov(p, t, bias=True)[0, 1] / (p.var() + t.var() + (p.mean() - t.mean()) ** 2))
 
 
 def f1(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
@@ -23,231 +137,126 @@ def f1(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
     return 2 * precision * recall / (precision + recall + EPS)
 
 
-def ranked(emotion_pred: np.ndarray) -> np.ndarray:
-    """Labels of each window from the likeliest to the least likely; labels of equal probability in label order.
-
-    Parameters
-    ----------
-    emotion_pred : probabilities, shape = (N, 7)
-
-    Returns
-    -------
-    int64, shape = (N, 7)
-    """
-    return np.argsort(-emotion_pred, axis=1, kind="stable")
-
-
-def batch_figures(emotion_pred: np.ndarray, emotion: np.ndarray, k: int, batch_size: int) -> np.ndarray:
-    """Precision@k, recall@k and their F1 of every batch.
-
-    Parameters
-    ----------
-    emotion_pred : probabilities, shape = (N, 7)
-    emotion : true labels, multi-hot, at least one per window, shape = (N, 7)
-    k : how many of the likeliest labels are the prediction
-    batch_size : windows in a batch; a shorter last batch weighs as much as the others
-
-    Returns
-    -------
-    float64, shape = (ceil(N / batch_size), 3)
-    """
-    hits = np.take_along_axis(emotion, ranked(emotion_pred)[:, :k], axis=1).sum(axis=1, dtype=np.float64)
+def batch_figures(rows: pd.DataFrame, k: int, batch_size: int) -> np.ndarray:
+    """Precision@k, recall@k and their F1 of each `batch_size` rows; float64, shape = (ceil(N / batch_size), 3)."""
+    true, order = multi_hot(rows["true_emotion"]), ranked(rows[[*PROBABILITIES]])
+    hits = np.take_along_axis(true, order[:, :k], axis=1).sum(axis=1, dtype=np.float64)
     starts = np.arange(0, len(hits), batch_size)
     sizes = np.diff(np.append(starts, len(hits)))
     precision = np.add.reduceat(hits / k, starts) / sizes
-    recall = np.add.reduceat(hits / emotion.sum(axis=1), starts) / sizes
+    recall = np.add.reduceat(hits / true.sum(axis=1), starts) / sizes
     return np.stack([precision, recall, f1(precision, recall)], axis=1)
 
 
-def published_figures(emotion_pred: np.ndarray, emotion: np.ndarray, batch_size: int) -> dict[str, str | float]:
+def published_figures(rows: pd.DataFrame, batch_size: int) -> dict[str, str | float]:
     """Mean and population standard deviation over batches, @1 and @2: as published, `0.748+-0.050`, and as numbers.
 
-    Parameters as in `batch_figures`. The strings have the published keys and order: `Precision`, `Recall`, `F1`,
-    `Precision@2`, `Recall@2` and `F1@2`. The numbers, to four decimals, are `precision`, `precision_sd`, ...,
-    `precision_at_2`, `precision_at_2_sd`, ...
+    The strings have the published keys: `Precision`, `Recall`, `F1`, `Precision@2`, ... The numbers, to four decimals,
+    are `precision`, `precision_sd`, ..., `precision_at_2`, `precision_at_2_sd`, ...
     """
     strings, numbers = {}, {}
     for k in (1, 2):
-        by_batch = batch_figures(emotion_pred, emotion, k, batch_size)
+        by_batch = batch_figures(rows, k, batch_size)
         for name, mean, std in zip(BATCH_FIGURES, by_batch.mean(axis=0), by_batch.std(axis=0), strict=True):
-            strings[name if k == 1 else f"{name}@{k}"] = f"{mean:.3f}+-{std:.3f}"
-            key = name.lower() if k == 1 else f"{name.lower()}_at_{k}"
+            key = name if k == 1 else f"{name}@{k}"
+            strings[key] = f"{mean:.3f}+-{std:.3f}"
+            key = key.lower().replace("@", "_at_")
             numbers |= {key: round(float(mean), 4), f"{key}_sd": round(float(std), 4)}
     return strings | numbers
 
 
-def confusion_matrix(emotion_pred: np.ndarray, emotion: np.ndarray) -> np.ndarray:
+def validation_figures(rows: pd.DataFrame, batch_size: int) -> dict[str, float]:
+    """`f1` by batch as published, `accuracy`, `macro_f1`, `ccc_arousal` and `ccc_valence`; those that are defined."""
+    found = {"f1": float(batch_figures(rows, 1, batch_size)[:, 2].mean())} | figures(rows)
+    names = ("f1", "accuracy", "macro_f1", "ccc_arousal", "ccc_valence")
+    return {name: found[name] for name in names if not np.isnan(found[name])}
+
+
+def confusion_matrix(rows: pd.DataFrame) -> np.ndarray:
     """The published counts of confusion, laid out as scikit-learn does: rows are true labels, columns predicted ones.
 
     A window with k true labels adds its k likeliest labels, the likeliest first. A predicted label that is true counts
     on the diagonal, and that true label is matched. One that is not true counts against the first true label that is
-    still unmatched.
-
-    Parameters
-    ----------
-    emotion_pred : probabilities, shape = (N, 7)
-    emotion : true labels, multi-hot, at least one per window, shape = (N, 7)
-
-    Returns
-    -------
-    int64, shape = (7, 7)
+    still unmatched. int64, shape = (7, 7).
     """
-    order, n_true = ranked(emotion_pred), emotion.sum(axis=1)
-    unmatched = emotion.astype(bool)
+    order, unmatched = ranked(rows[[*PROBABILITIES]]), multi_hot(rows["true_emotion"])
+    n_true = unmatched.sum(axis=1)
     confusion = np.zeros((N_EMOTIONS, N_EMOTIONS), dtype=np.int64)
     for rank in range(N_EMOTIONS):
-        rows = np.flatnonzero(n_true > rank)
-        predicted = order[rows, rank]
-        correct = unmatched[rows, predicted]
-        counted_as = np.where(correct, predicted, unmatched[rows].argmax(axis=1))
+        with_label = np.flatnonzero(n_true > rank)
+        predicted = order[with_label, rank]
+        correct = unmatched[with_label, predicted]
+        counted_as = np.where(correct, predicted, unmatched[with_label].argmax(axis=1))
         np.add.at(confusion, (counted_as, predicted), 1)
-        unmatched[rows[correct], predicted[correct]] = False
+        unmatched[with_label[correct], predicted[correct]] = False
     return confusion
 
 
 def matched_macro(confusion: np.ndarray) -> dict[str, float]:
     """Macro precision and recall of a `confusion_matrix`, and their F1, as published."""
-    matched = np.diag(confusion)
-    precision = (matched / (confusion.sum(axis=0) + EPS)).mean()
-    recall = (matched / (confusion.sum(axis=1) + EPS)).mean()
+    precision, recall = ((np.diag(confusion) / (confusion.sum(axis=axis) + EPS)).mean() for axis in (0, 1))
     return {"precision": float(precision), "recall": float(recall), "f1": float(f1(precision, recall))}
 
 
-def ccc(prediction: np.ndarray, target: np.ndarray) -> float:
-    """Concordance correlation coefficient (Lin 1989) with population variances; 0 if either array is constant.
+def dialogue_sums(rows: pd.DataFrame) -> np.ndarray:
+    """The sum of `window_values` over each dialogue, in the order of corpora and dialogues; float64, (D, 36)."""
+    keys = [rows[name].array for name in ("corpus", "dialogue")]
+    return pd.DataFrame(window_values(rows)).groupby(keys, dropna=False).sum().to_numpy()
 
-    The arrays have the same number of elements, in any shape; they are computed with in float64.
+
+def bootstrap(folds: Sequence[np.ndarray], n_resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
+    """Mean over folds and runs of each of `MAIN_FIGURES`, or of its difference, with its 95% bootstrap interval.
+
+    Whole dialogues are resampled within each fold, because windows of one dialogue overlap; all runs of a fold have
+    the same dialogues in a resample. The method is BCa (Efron and Tibshirani 1993, equations 14.9 and 15.36); where
+    that is not defined, it is the percentile interval; if a fold has a single dialogue, there is none.
+
+    `folds` are of each test split the `dialogue_sums` of S runs, shape = (D, S, 36), or of S pairs of runs A and B on
+    the same windows, shape = (D, S, 2, 36), whose difference B - A is the figure. Returns columns `value`, `low`,
+    `high` and `method`, a row for each of `MAIN_FIGURES`.
     """
-    prediction, target = np.asarray(prediction, dtype=np.float64).ravel(), np.asarray(target, np.float64).ravel()
-    if np.ptp(prediction) == 0 or np.ptp(target) == 0:
-        return 0.0
-    covariance = ((prediction - prediction.mean()) * (target - target.mean())).mean()
-    distance = (prediction.mean() - target.mean()) ** 2
-    return float(2 * covariance / (prediction.var() + target.var() + distance))
+
+    def mean_figures(times: Sequence[np.ndarray]) -> np.ndarray:
+        """The figures if dialogues count so often: from an array (..., D) for each fold, shape = (..., 6)."""
+        by_fold = []
+        for of_each, sums in zip(times, folds, strict=True):
+            found = main_figures(np.tensordot(of_each, sums, axes=1))
+            found = found[..., 1, :] - found[..., 0, :] if sums.ndim == 4 else found
+            by_fold.append(found.mean(axis=-2))
+        return (sum(by_fold) / len(folds)).round(12)  # later digits depend on the order of the additions
+
+    rng, once = np.random.default_rng(seed), [np.ones(len(sums)) for sums in folds]
+    value = mean_figures(once)
+    found = pd.DataFrame({"value": value}, index=[*MAIN_FIGURES])
+    if min(map(len, folds)) == 1:
+        return found.assign(low=np.nan, high=np.nan, method="not defined: a fold has a single dialogue")
+    drawn = [rng.integers(0, len(sums), (n_resamples, len(sums))) for sums in folds]
+    resampled = mean_figures([np.apply_along_axis(np.bincount, 1, d, minlength=d.shape[1]) for d in drawn])
+    cubes = squares = 0
+    for at, sums in enumerate(folds):  # the jackknife leaves out one dialogue after the other
+        left_out = mean_figures([*once[:at], 1 - np.eye(len(sums)), *once[at + 1 :]])
+        influence = (len(sums) - 1) / len(sums) * (left_out.mean(axis=0) - left_out)
+        cubes, squares = cubes + (influence**3).sum(axis=0), squares + (influence**2).sum(axis=0)
+    tails = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):  # of a figure that all resamples or dialogues agree on
+        bias = ndtri(((resampled < value).mean(axis=0) + (resampled <= value).mean(axis=0)) / 2)
+        z, acceleration = bias + ndtri(tails), cubes / squares**1.5 / 6
+        levels = ndtr(bias + z / (1 - acceleration * z))
+    same = np.ptp(resampled, axis=0) == 0
+    defined = np.isfinite(levels).all(axis=0) & ~same
+    levels = np.where(defined, levels, tails)
+    found[["low", "high"]] = [np.quantile(of_figure, at) for of_figure, at in zip(resampled.T, levels.T, strict=True)]
+    found["method"] = np.select([same, defined], ["the same in all resamples", "BCa"], "percentile")
+    return found
 
 
 def fleiss_kappa(shares: np.ndarray, n_raters: int = N_RATERS) -> float:
     """Agreement of the raters beyond chance (Fleiss 1971, equation 7): 1 if all agree, 0 at chance.
 
-    Parameters
-    ----------
-    shares : each emotion's share of an utterance's votes, rows sum to 1, shape = (N, 7)
-    n_raters : votes per utterance
-
-    Returns
-    -------
-    float : nan if all votes are for one emotion, since raters who vote by chance would agree as well
+    `shares` are each emotion's share of an utterance's votes, shape = (N, 7). NaN if all votes are for one emotion.
     """
     shares = np.asarray(shares, dtype=np.float64)
     # probability that two raters of one utterance agree, mean over utterances
     agreement = ((n_raters * (shares**2).sum(axis=1) - 1) / (n_raters - 1)).mean()
     chance = (shares.mean(axis=0) ** 2).sum()
     return float((agreement - chance) / (1 - chance)) if chance < 1 else float("nan")
-
-
-def single_label_figures(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Accuracy, balanced accuracy, macro and weighted F1, to four decimals.
-
-    The macro average is over the emotions that occur as a label or as a prediction, balanced accuracy over those that
-    occur as a label.
-
-    Parameters
-    ----------
-    true, predicted : label indices, integers, shape = (N,)
-    """
-    from sklearn.metrics import accuracy_score, f1_score, recall_score
-
-    figures = {
-        "accuracy": accuracy_score(true, predicted),
-        # as balanced_accuracy_score, without its warning about a label that is predicted but never true
-        "balanced_accuracy": recall_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0),
-        "macro_f1": f1_score(true, predicted, average="macro", zero_division=0),
-        "weighted_f1": f1_score(true, predicted, average="weighted", zero_division=0),
-    }
-    return {name: round(float(value), 4) for name, value in figures.items()}
-
-
-def figures_of_counts(counts: np.ndarray) -> np.ndarray:
-    """`SINGLE_LABEL_FIGURES` from counts of true (rows) and predicted labels (columns), as `single_label_figures`.
-
-    Parameters
-    ----------
-    counts : at least 0, shape = (..., 7, 7)
-
-    Returns
-    -------
-    float64, shape = (..., 3), NaN where nothing is counted
-    """
-    hits = np.diagonal(counts, axis1=-2, axis2=-1)
-    true, predicted = counts.sum(axis=-1), counts.sum(axis=-2)
-    by_class = 2 * hits / np.maximum(true + predicted, 1e-9)
-    with np.errstate(invalid="ignore"):
-        n = true.sum(axis=-1)
-        weighted = (by_class * true).sum(axis=-1) / n
-        macro = by_class.sum(axis=-1) / (true + predicted > 0).sum(axis=-1)
-        return np.stack([weighted, macro, hits.sum(axis=-1) / n], axis=-1)
-
-
-def overall_figures(arrays: Mapping[str, np.ndarray], majority: int, batch_size: int) -> dict:
-    """Figures over the whole test set at once, and those of always answering with the commonest training label.
-
-    Emotion figures are over the windows with one majority label. `majority_f1` is the published F1 (by batch, all
-    windows) of always answering `majority`; `majority` holds the other figures of that answer.
-
-    Parameters
-    ----------
-    arrays : of N windows, as `engine.evaluate` returns them: `emotion` and `emotion_pred`, shape = (N, 7), `arousal`,
-        `arousal_pred`, `valence` and `valence_pred`, shape = (N,)
-    majority : label index of the commonest training label
-    batch_size : of the published F1
-    """
-    from sklearn.metrics import classification_report
-
-    emotion, emotion_pred = arrays["emotion"], arrays["emotion_pred"]
-    single = emotion.sum(axis=1) == 1
-    always_majority = np.tile(np.eye(N_EMOTIONS)[majority], (len(emotion), 1))
-    figures = {
-        "n": len(emotion),
-        "n_single_label": int(single.sum()),
-        "majority_label": EMOTIONS[majority],
-        "majority_f1": round(float(batch_figures(always_majority, emotion, 1, batch_size)[:, 2].mean()), 4),
-        "arousal_mae": round(float(np.abs(arrays["arousal_pred"] - arrays["arousal"]).mean()), 4),
-        "valence_mae": round(float(np.abs(arrays["valence_pred"] - arrays["valence"]).mean()), 4),
-    }
-    if single.any():
-        true, predicted = emotion[single].argmax(axis=1), ranked(emotion_pred[single])[:, 0]
-        figures |= single_label_figures(true, predicted)
-        figures["majority"] = single_label_figures(true, np.full_like(true, majority))
-        occurring = sorted(set(true) | set(predicted))
-        figures["classes"] = classification_report(
-            true,
-            predicted,
-            labels=occurring,
-            target_names=[EMOTIONS[c] for c in occurring],
-            output_dict=True,
-            zero_division=0,
-        )
-    return figures
-
-
-def validation_figures(arrays: Mapping[str, np.ndarray], batch_size: int) -> dict[str, float]:
-    """Figures of a validation: `f1` by batch as published, `accuracy`, `macro_f1`, `ccc_arousal` and `ccc_valence`.
-
-    Accuracy and macro F1 are over the windows with one majority label; where there are none they are left out.
-
-    Parameters
-    ----------
-    arrays : as `overall_figures` takes them; `emotion` holds the majority labels, multi-hot
-    batch_size : of the published F1
-    """
-    from sklearn.metrics import accuracy_score, f1_score
-
-    emotion, emotion_pred = arrays["emotion"], arrays["emotion_pred"]
-    figures = {"f1": batch_figures(emotion_pred, emotion, 1, batch_size)[:, 2].mean()}
-    single = emotion.sum(axis=1) == 1
-    if single.any():
-        true, predicted = emotion[single].argmax(axis=1), ranked(emotion_pred[single])[:, 0]
-        figures["accuracy"] = accuracy_score(true, predicted)
-        figures["macro_f1"] = f1_score(true, predicted, average="macro", zero_division=0)
-    figures |= {f"ccc_{name}": ccc(arrays[f"{name}_pred"], arrays[name]) for name in ("arousal", "valence")}
-    return {name: float(value) for name, value in figures.items()}

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import soundfile
+import torch
 from scipy.stats import entropy
+from sklearn.decomposition import PCA
+from tqdm import tqdm
 
 from constants import EMOTIONS, MAX_SECONDS, N_EMOTIONS, N_MELS, SAMPLE_RATE
-from corpora.annotation import Annotation
-from corpora.base import Corpus
 from corpora.transcripts import clean_transcript
+from corpora.utterances import shares
 from corpora.wavs import read_wav, wav_fault
 from dataset import make_windows
-from features.log_mel import central_crop, log_mel
+from features.log_mel import LogMels, log_mel
 from metric import fleiss_kappa
 
 TIE = "tie"  # several emotions share the most votes
@@ -34,52 +36,48 @@ def use_style() -> None:
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
 
 
-# Labels
+def listing(table: pd.DataFrame, name: str) -> pd.io.formats.style.Styler:
+    """A table of texts, left-aligned; with an HTML id of its own: a random one would differ at every execution."""
+    left_aligned = [{"selector": "th, td", "props": "text-align: left; white-space: pre-wrap"}]
+    return table.style.format(escape="html").set_table_styles(left_aligned).set_uuid(name)
 
 
-def utterance_table(annotation: Annotation, role: str) -> pd.DataFrame:
-    """One row per utterance; agreement is the share of votes for the commonest emotion, entropy is in bits."""
-    labels = np.array(EMOTIONS)[annotation.majority.argmax(axis=1)]
-    labels = np.where(annotation.majority.sum(axis=1) == 1, labels, TIE)
-    table = pd.DataFrame({"id": annotation.ids, "session": annotation.session, "dialogue": annotation.dialogue})
-    return table.assign(
-        role=role,
-        emotion=pd.Categorical(labels, LABELS),
-        arousal=annotation.arousal,
-        valence=annotation.valence,
-        agreement=annotation.soft.max(axis=1),
-        entropy=entropy(annotation.soft, base=2, axis=1),
-    )
+def add_agreement(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of `read_utterances` with ties as one label, and how much the raters agree.
+
+    `agreement` is the share of votes for the most frequent emotion, `entropy` that of the soft label in bits.
+    """
+    emotion = pd.Categorical(table["emotion"].where(~table["emotion"].str.contains(";"), TIE), LABELS)
+    soft = shares(table)
+    return table.assign(emotion=emotion, agreement=soft.max(axis=1), entropy=entropy(soft, base=2, axis=1))
 
 
 def plot_counts(tables: Mapping[str, pd.DataFrame]) -> pd.io.formats.style.Styler:
     """Draw the labels of each session, by role; returns the counts."""
-    utterances = pd.concat(tables.values(), ignore_index=True)
-    utterances["role"] = pd.Categorical(utterances["role"], list(tables))
-    by_session = ["session", "role", "emotion"]
-    counts = utterances.groupby(by_session, observed=False).size().unstack(["role", "emotion"], fill_value=0)
+    by_role = {role: pd.crosstab(table["session"], table["emotion"], dropna=False) for role, table in tables.items()}
+    counts = pd.concat(by_role, axis=1, names=["role"])
     size = (11, 1.5 + 0.22 * len(counts))
     figure, panels = plt.subplots(1, len(tables), figsize=size, sharex=True, sharey=True, squeeze=False)
     for axes, role in zip(panels[0], tables, strict=True):
         counts[role].plot.barh(ax=axes, stacked=True, width=0.85, color=COLOURS, legend=False)
-        axes.set(title=f"{role}: {counts[role].to_numpy().sum():,} utterances", xlabel="utterances", ylabel="session")
+        axes.set(title=f"{role}: {len(tables[role]):,} utterances", xlabel="utterances", ylabel="session")
     panels[0, 0].invert_yaxis()
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(LABELS))
     plt.show()
     shaded = pd.IndexSlice[counts.index, :]
     counts.loc["all"] = counts.sum()
     centred = [{"selector": ".col_heading.level0", "props": "text-align: center"}]
-    style = counts.style.background_gradient("Blues", axis=None, subset=shaded).set_table_styles(centred)
-    return style.set_uuid("counts")  # a random one would differ at every execution
+    style = counts.style.background_gradient("Blues", axis=None, subset=shaded)
+    return style.set_table_styles(centred).set_uuid("counts")
 
 
-def plot_agreement(tables: Mapping[str, pd.DataFrame], annotations: Mapping[str, Annotation]) -> None:
+def plot_agreement(tables: Mapping[str, pd.DataFrame]) -> None:
     """Draw how many raters agree, the entropy of the soft labels, and the agreement by emotion."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4))
     for role, table in tables.items():
         colour, shift = ROLE_LOOKS[role]
         votes = table["agreement"].mul(10).round().value_counts(normalize=True)
-        label = f"{role}, κ = {fleiss_kappa(annotations[role].soft):.2f}"
+        label = f"{role}, κ = {fleiss_kappa(shares(table)):.2f}"
         left.bar(votes.index * 10 + shift, votes * 100, width=4, color=colour, label=label)
         weights = np.full(len(table), 100 / len(table))
         middle.hist(table["entropy"], np.arange(0, 3.1, 0.25), weights=weights, histtype="step", lw=2, color=colour)
@@ -121,20 +119,14 @@ def plot_by_emotion(table: pd.DataFrame, x: str, y: str, title: str, **options) 
 def plot_affect(table: pd.DataFrame) -> None:
     """Draw the raters' mean arousal over their mean valence."""
     jitter = np.random.default_rng(0).uniform(-0.05, 0.05, size=(2, len(table)))
-    affect = table.assign(**{"valence (1 to 5)": table["valence"] + jitter[0]})
-    affect["arousal (1 to 5)"] = table["arousal"] + jitter[1]
+    x, y = "valence (1 to 5)", "arousal (1 to 5)"
+    affect = table.assign(**{x: table["valence"] + jitter[0], y: table["arousal"] + jitter[1]})
     plane = {"xlim": (0.8, 5.2), "ylim": (0.8, 5.2), "xticks": range(1, 6), "yticks": range(1, 6)}
-    plot_by_emotion(affect, "valence (1 to 5)", "arousal (1 to 5)", "Raters' means, speakers", **plane)
-
-
-# Sounds
+    plot_by_emotion(affect, x, y, "Raters' means, speakers", **plane)
 
 
 def durations(paths: Mapping[str, Path]) -> pd.Series:
     """Seconds of each wav by segment id; those that cannot be used are left out, problems.csv names them."""
-    import soundfile
-    from tqdm import tqdm
-
     bar = tqdm(paths.items(), desc="durations", unit="wav", delay=2)
     return pd.Series({name: soundfile.info(path).duration for name, path in bar if not wav_fault(path)}, dtype=float)
 
@@ -162,37 +154,34 @@ def choose_examples(table: pd.DataFrame, seconds: pd.Series) -> pd.Series:
     return found.sort_values("emotion").set_index("id")["emotion"]
 
 
+def central_crop(wave: np.ndarray) -> np.ndarray:
+    """The 10 s in the middle of a wave at 16 kHz, or all of a shorter one."""
+    start = max(0, (len(wave) - MAX_SECONDS * SAMPLE_RATE) // 2)
+    return wave[start : start + MAX_SECONDS * SAMPLE_RATE]
+
+
 def plot_examples(examples: pd.Series, paths: Mapping[str, Path]) -> None:
     """Draw the sound of each example, and the standardised log-mel spectrogram that the model sees."""
     scale, rows = plt.cm.ScalarMappable(plt.Normalize(-1, 2), "magma"), max(1, len(examples))
     figure, panels = plt.subplots(rows, 2, figsize=(12, 1.6 * rows + 0.5), squeeze=False, sharex=True, sharey="col")
     for (left, right), (segment, emotion) in zip(panels, examples.items(), strict=False):
-        wave = central_crop(read_wav(paths[segment]))
+        whole = read_wav(paths[segment])
+        wave, spectrogram = central_crop(whole), LogMels([log_mel(whole)]).spectrograms(torch.tensor([[0]]))[0, 0]
         left.plot(np.arange(len(wave)) / SAMPLE_RATE, wave, color=COLOURS[emotion], linewidth=0.5)
         left.set_title(f"{emotion}: {segment}", loc="left")
         left.set(ylabel="amplitude", xlim=(0, MAX_SECONDS), ylim=(-1, 1))
         extent = (0, MAX_SECONDS, 0, N_MELS)
-        right.imshow(log_mel(wave), cmap=scale.cmap, norm=scale.norm, origin="lower", aspect="auto", extent=extent)
+        right.imshow(spectrogram, cmap=scale.cmap, norm=scale.norm, origin="lower", aspect="auto", extent=extent)
         right.set(ylabel="mel band")
     figure.colorbar(scale, ax=panels[:, 1], label="standardised log-mel", fraction=0.03)
-    for axes in panels[-1]:
-        axes.set_xlabel("time (s)")
+    plt.setp(panels[-1], xlabel="time (s)")
     plt.show()
 
 
-# Transcripts
-
-
 def clean_all(transcripts: Mapping[str, str]) -> pd.DataFrame:
-    """The transcripts by segment id, `raw` and `cleaned`."""
+    """The transcripts by id, `raw` and `cleaned`."""
     raw = pd.Series(transcripts, dtype=object).str.strip()
     return pd.DataFrame({"raw": raw, "cleaned": raw.map(clean_transcript)})
-
-
-def marks(raw: str, cleaned: str) -> str:
-    """What cleaning removes from `raw`: its words that are not in `cleaned`, without Korean and punctuation."""
-    words = "".join(word for word in raw.split() if word not in cleaned.split())
-    return re.sub(r"[가-힣\d.,?!]", "", words) or "spaces"
 
 
 def examples_of_marks(transcripts: pd.DataFrame) -> pd.io.formats.style.Styler:
@@ -200,47 +189,37 @@ def examples_of_marks(transcripts: pd.DataFrame) -> pd.io.formats.style.Styler:
     changed = transcripts[transcripts["raw"] != transcripts["cleaned"]]
     empty = (transcripts["cleaned"] == "").sum()
     print(f"{len(changed)} of {len(transcripts)} transcripts are changed, {empty} are empty then")
-    found = pd.Series([marks(*row) for row in changed.to_numpy()], changed.index, dtype=object, name="markup")
+    removed = [
+        "".join(word for word in raw.split() if word not in cleaned.split()) for raw, cleaned in changed.to_numpy()
+    ]
+    found = pd.Series(removed, changed.index, dtype=object, name="markup")  # without Korean and punctuation
+    found = found.str.replace(r"[가-힣\d.,?!]", "", regex=True).replace("", "spaces")
     by_markup = changed.groupby(found).first()
     by_markup.insert(0, "transcripts", found.value_counts())
     by_markup = by_markup.nlargest(20, "transcripts").reset_index()
-    left_aligned = [{"selector": "th, td", "props": "text-align: left; white-space: pre-wrap"}]
-    return by_markup.style.hide().format(escape="html").set_table_styles(left_aligned).set_uuid("marks")
+    return listing(by_markup, "marks").hide()
 
 
-# Dialogues
-
-
-def plot_dialogue(
-    table: pd.DataFrame, transcripts: pd.DataFrame, corpus: Corpus, number: int
-) -> pd.io.formats.style.Styler:
-    """Draw arousal and valence over a dialogue, its labels as colours; returns what was said.
-
-    Parameters
-    ----------
-    number : of the dialogue, counted from 0
-    """
+def plot_dialogue(table: pd.DataFrame, transcripts: pd.DataFrame, number: int) -> pd.io.formats.style.Styler:
+    """Draw arousal and valence over dialogue `number`, from 0, its labels as colours; returns what was said."""
     names = list(dict.fromkeys(table["dialogue"]))
     own = table[table["dialogue"] == names[number % len(names)]].reset_index(drop=True)
-    who = own["id"].map(lambda segment: corpus.parse_id(segment).speaker)
-    title = own["id"][0].rpartition("_")[0]
     figure, panels = plt.subplots(2, 1, figsize=(11, 4), sharex=True)
     for axes, figure_of in zip(panels, ("arousal", "valence"), strict=True):
         axes.plot(own.index, own[figure_of], color="#b5b5b5", linewidth=1, zorder=1)
         axes.scatter(own.index, own[figure_of], c=own["emotion"].map(COLOURS).astype(str), s=70, edgecolors="black")
         axes.set(ylabel=figure_of, ylim=(0.8, 5.2), yticks=range(1, 6))
-    panels[1].set_xticks(own.index, [f"{speaker}\n{place}" for place, speaker in enumerate(who, start=1)])
+    panels[1].set_xticks(own.index, [f"{speaker}\n{place}" for place, speaker in enumerate(own["speaker"], start=1)])
     panels[1].set_xlabel("who speaks, and the place of the utterance")
     handles = [plt.Line2D([], [], marker="o", linestyle="", color=COLOURS[label]) for label in LABELS]
     figure.legend(handles, LABELS, loc="outside lower center", ncols=len(LABELS))
-    figure.suptitle(f"Dialogue {number % len(names) + 1} of {len(names)}: {title}, {len(own)} utterances")
+    figure.suptitle(f"Dialogue {number % len(names) + 1} of {len(names)}: {own['dialogue'][0]}, {len(own)} utterances")
     plt.show()
     said = own["id"].map(transcripts["cleaned"]).fillna("")
-    listed = pd.DataFrame({"who": who, "said": said, "label": own["emotion"].astype(str)})
+    listed = pd.DataFrame({"who": own["speaker"], "said": said, "label": own["emotion"].astype(str)})
     listed["agree"] = own["agreement"].map("{:.0%}".format)
-    left_aligned = [{"selector": "th, td", "props": "text-align: left; white-space: pre-wrap"}]
     listed.index += 1
-    return listed.style.format(escape="html").set_table_styles(left_aligned).set_uuid("dialogue")
+    return listing(listed, "dialogue")
 
 
 def plot_windows(table: pd.DataFrame, ws: int) -> None:
@@ -263,13 +242,8 @@ def plot_windows(table: pd.DataFrame, ws: int) -> None:
     plt.show()
 
 
-# Embeddings and folds
-
-
 def plot_embeddings(table: pd.DataFrame, embeddings: Mapping[str, np.ndarray], empty: Iterable[str]) -> None:
     """Draw the sentence embeddings on two principal components, without those of `empty` transcripts."""
-    from sklearn.decomposition import PCA
-
     embedded = table[(table["id"] + ".txt").isin(embeddings.keys()) & ~table["id"].isin([*empty])]
     vectors = np.stack([embeddings[f"{segment}.txt"] for segment in embedded["id"]])
     pca = PCA(n_components=2, svd_solver="covariance_eigh")
@@ -282,16 +256,14 @@ def plot_embeddings(table: pd.DataFrame, embeddings: Mapping[str, np.ndarray], e
 def plot_folds(table: pd.DataFrame, folds: Sequence[Sequence[int]]) -> pd.DataFrame:
     """Draw the shares of the labels in the test sessions of each fold; returns their counts."""
     names = [f"fold {n}: sessions {sessions[0]}-{sessions[-1]}" for n, sessions in enumerate(folds, start=1)]
-    name_of = {session: name for name, sessions in zip(names, folds, strict=True) for session in sessions}
-    fold = pd.Categorical(table["session"].map(name_of), names)
-    balance = table.groupby([fold, "emotion"], observed=False).size().unstack()
+    of_fold = [table.loc[table["session"].isin(sessions), "emotion"] for sessions in folds]
+    balance = pd.DataFrame([labels.value_counts(sort=False) for labels in of_fold], names)
     share = balance.div(balance.sum(axis=1).clip(lower=1), axis=0) * 100
     axes = share.plot.barh(stacked=True, width=0.8, color=COLOURS, figsize=(11, 3.6))
     for label, bars in zip(LABELS, axes.containers, strict=True):
         percent = [f"{width:.0f}" if width >= 2.5 else "" for width in bars.datavalues]
         axes.bar_label(bars, percent, label_type="center", color="white" if label in ("sad", "neutral") else "black")
-    title = "Labels in the test sessions of each fold, speakers"
-    axes.set(title=title, xlabel="utterances (%)", ylabel="", xlim=(0, 100))
+    axes.set(title="Labels in the test sessions of each fold, speakers", xlabel="utterances (%)", xlim=(0, 100))
     axes.invert_yaxis()
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     plt.show()

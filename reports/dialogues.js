@@ -4,14 +4,13 @@
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 const sound = $("sound");
-// dialogue: the one shown; at: number of the marked utterance; playing: number of the one that sounds, or -1;
-// timed: whether all of its utterances have times; spans: begin and end of each on the page's time axis; last: its end
-const state = { dialogue: null, at: 0, playing: -1, frame: 0, timed: false, spans: [], last: 0 };
-
-// Small helpers
+// number: of the dialogue shown; at: of the selected utterance; playing: of the one that plays, or -1;
+// timed: whether all utterances have times; spans: start and end of each on the time axis; last: the latest end
+const state = { number: 0, at: 0, playing: -1, frame: 0, timed: false, spans: [], last: 0 };
+const utterances = () => data.dialogues[state.number].utterances;
 
 function make(tag, attributes = {}, ...children) {
-  const isSvg = ["svg", "rect", "line", "path", "circle", "text", "g"].includes(tag);
+  const isSvg = ["svg", "rect", "line", "path", "circle", "text"].includes(tag);
   const element = isSvg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   element.append(...children);
@@ -19,355 +18,229 @@ function make(tag, attributes = {}, ...children) {
 }
 
 const percent = (share) => `${Math.round(100 * share)}%`;
-const likeliest = (u) => u.p.indexOf(Math.max(...u.p));
-const isRight = (u) => u.truth.labels.includes(likeliest(u));
 const names = (labels) => labels.map((label) => data.emotions[label]).join(", ");
+const isRight = (u) => u.truth && u.truth.labels.includes(u.label);
 const colour = (element, label) => { element.style.setProperty("--c", `var(--e${label})`); return element; };
 
-function clock(seconds) {
-  const whole = Math.max(0, Math.floor(seconds));
-  const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
-  return (h ? `${h}:${String(m).padStart(2, "0")}` : `${m}`) + `:${String(s).padStart(2, "0")}`;
-}
+const clock = (seconds) => new Date(1000 * Math.max(0, seconds)).toISOString().slice(11, 19).replace(/^00:0?|^0/, "");
 
 // A corpus counts time from the start of a session: its dialogues are shown from their own start
 function measure() {
-  const utterances = state.dialogue.utterances;
-  state.timed = utterances.every((u) => u.start !== null && u.end !== null);
-  const first = (earliest, u) => Math.min(earliest, u.start);
-  const origin = state.dialogue.sound || !state.timed ? 0 : utterances.reduce(first, Infinity);
-  state.spans = utterances.map((u, i) => (state.timed ? [u.start - origin, Math.max(u.end, u.start) - origin] : [i, i + 0.9]));
+  state.timed = utterances().every((u) => u.start !== null && u.end !== null);
+  const origin = data.recording || !state.timed ? 0 : utterances().reduce((first, u) => Math.min(first, u.start), Infinity);
+  state.spans = utterances().map((u, i) => (state.timed ? [u.start - origin, Math.max(u.end, u.start) - origin] : [i, i + 0.9]));
   state.last = state.spans.reduce((latest, [, end]) => Math.max(latest, end), 0.001);
-}
-
-// Texts and sound that lie beside the corpus
-
-function textOf(u) {
-  if (u.text !== undefined) return u.text;
-  const value = getComputedStyle($("transcripts")).getPropertyValue(`--${u.id}`).trim();
-  return value ? decodeURIComponent(value.slice(1, -1)) : "";
-}
-
-const soundOf = (u) => state.dialogue.sound || u.sound;
-
-function report(what, url) {
-  const shown = decodeURI(url);
-  $("missing").textContent = `${what} not found at ${shown}, seen from this page. The page holds no copy of it: ` +
-    "keep the page where it was written, and what it shows where it was.";
-  $("missing").hidden = false;
-}
-
-function loadTranscripts() {
-  for (const url of data.transcripts) {
-    const link = make("link", { rel: "stylesheet", href: url });
-    link.addEventListener("load", () => show(data.dialogues.indexOf(state.dialogue)));
-    link.addEventListener("error", () => report("The texts are", url));
-    document.head.append(link);
-  }
 }
 
 // The list of utterances
 
-function describe(u, i) {
-  const label = likeliest(u);
-  const parts = [`Utterance ${i + 1}`, u.speaker, `predicted ${data.emotions[label]} ${percent(u.p[label])}`];
-  if (u.truth) parts.push(`${isRight(u) ? "right" : "wrong"}, raters ${names(u.truth.labels)}`);
-  return parts.filter(Boolean).join(", ");
-}
-
 function bars(u) {
   const spoken = data.emotions.map((name, label) => `${name} ${percent(u.p[label])}` +
-    (u.sd ? ` plus or minus ${percent(u.sd.p[label])}` : "") +
-    (u.truth ? `, raters ${percent(u.truth.shares[label])}` : ""));
-  const box = make("div", { class: "bars", role: "img", "aria-label": spoken.join("; ") });
-  u.p.forEach((share, label) => {
-    const bar = colour(make("b", { class: "share" }), label);
-    bar.style.height = `${100 * share}%`;
-    const pair = make("i", {}, bar);
-    if (u.truth) {
-      const raters = make("b", { class: "raters" });
-      raters.style.height = `${100 * u.truth.shares[label]}%`;
-      raters.hidden = !u.truth.shares[label];
-      pair.append(raters);
-    }
-    const figure = make("span", { class: label === likeliest(u) ? "top" : "" }, make("span", {}, percent(share)), pair, data.emotions[label]);
-    figure.title = spoken[label];
-    box.append(figure);
+    (u.sd ? ` plus or minus ${percent(u.sd.p[label])}` : "") + (u.truth?.shares ? `, raters ${percent(u.truth.shares[label])}` : ""));
+  const bar = (share, kind, label) => colour(make("b", { class: kind, style: `height: ${100 * share}%` }), label);
+  const columns = u.p.map((share, label) => {
+    const pair = make("i", {}, bar(share, "share", label));
+    if (u.truth?.shares?.[label]) pair.append(bar(u.truth.shares[label], "raters", label));
+    const attributes = { class: label === u.label ? "top" : "", title: spoken[label] };
+    return make("span", attributes, make("span", {}, percent(share)), pair, data.emotions[label]);
   });
-  return box;
-}
-
-function affect(u) {
-  const part = (name) => `${name} ${u[name].toFixed(1)}` + (u.sd ? ` ± ${u.sd[name].toFixed(1)}` : "") +
-    (u.truth ? ` (raters ${u.truth[name].toFixed(1)})` : "");
-  return make("p", { class: "affect" }, make("span", {}, part("arousal")), " ", make("span", {}, part("valence")));
+  return make("div", { class: "bars", role: "img", "aria-label": spoken.join("; ") }, ...columns);
 }
 
 function row(u, i) {
-  const label = likeliest(u);
-  const play = make("button", { "aria-label": `Play: ${describe(u, i)}` }, `▶ ${i + 1}`);
-  const line = make("div", { class: "line" }, play);
+  const predicted = `${data.emotions[u.label]} ${percent(u.p[u.label])}`, verdict = isRight(u) ? "right" : "wrong";
+  const spoken = [`Play: Utterance ${i + 1}`, u.speaker, `predicted ${predicted}`];
+  if (u.truth) spoken.push(verdict, `raters ${names(u.truth.labels)}`);
+  const line = make("div", { class: "line" }, make("button", { "aria-label": spoken.filter(Boolean).join(", ") }, `▶ ${i + 1}`));
   if (u.speaker) line.append(make("span", { class: "speaker" }, u.speaker));
   if (state.timed) line.append(make("span", { class: "time" }, state.spans[i].map(clock).join(" – ")));
-  if (!soundOf(u)) line.append(make("span", { class: "time" }, "no sound"));
-  const words = textOf(u);
-  const text = make("p", { class: words ? "text" : "text none" }, words || "no text");
-  const verdict = make("p", { class: "verdict" },
-    colour(make("span", { class: "chip" }, data.emotions[label], " ", percent(u.p[label])), label));
-  if (u.truth) {
-    const right = isRight(u);
-    verdict.append(make("span", { class: right ? "right" : "wrong" }, right ? "✓ right" : "✗ wrong"),
-      make("span", {}, `raters: ${names(u.truth.labels)}`));
-  }
-  const side = make("div", { class: "side" }, bars(u), affect(u));
-  return colour(make("li", { class: "card", "data-at": i }, line, text, verdict, side), label);
+  if (!u.sound) line.append(make("span", { class: "time" }, "no audio"));
+  const judged = make("p", { class: "line verdict" }, colour(make("span", { class: "chip" }, predicted), u.label));
+  if (u.truth) judged.append(make("span", { class: verdict }, isRight(u) ? "✓ right" : "✗ wrong"), `raters: ${names(u.truth.labels)}`);
+  const affect = ["arousal", "valence"].map((name) => `${name} ${u[name].toFixed(1)}` +
+    (u.sd ? ` ± ${u.sd[name].toFixed(1)}` : "") + (u.truth ? ` (raters ${u.truth[name].toFixed(1)})` : ""));
+  return colour(make("li", { class: "card", "data-at": i }, line,
+    make("p", { class: u.text ? "text" : "text none" }, u.text || "no text"), judged,
+    make("div", { class: "side" }, bars(u), make("p", { class: "affect" }, affect.join(", ")))), u.label);
 }
 
-function fits(u) {
+function matches(u) {
   const verdict = $("verdict").value, emotion = $("emotion").value;
-  if (verdict && (!u.truth || isRight(u) !== (verdict === "right"))) return false;
-  return emotion === "" || likeliest(u) === Number(emotion) || Boolean(u.truth && u.truth.labels.includes(Number(emotion)));
+  if (verdict && String(Boolean(isRight(u))) !== verdict) return false;
+  return emotion === "" || [u.label, ...(u.truth?.labels || [])].includes(Number(emotion));
 }
+
+const shown = () => [...$("rows").children].flatMap((element, i) => (element.hidden ? [] : [i]));
 
 function filter() {
-  const rows = [...$("rows").children], utterances = state.dialogue.utterances;
-  rows.forEach((element, i) => { element.hidden = !fits(utterances[i]); });
-  const shown = rows.filter((element) => !element.hidden).length;
-  $("count").textContent = `${shown} of ${rows.length} utterances`;
-  $("empty").hidden = shown > 0;
+  [...$("rows").children].forEach((element, i) => { element.hidden = !matches(utterances()[i]); });
+  $("count").textContent = `${shown().length} of ${utterances().length} utterances`;
+  $("empty").hidden = shown().length > 0;
   draw();
 }
 
 function show(number) {
-  state.dialogue = data.dialogues[number];
+  stop();
+  Object.assign(state, { number, at: 0 });
   measure();
-  state.at = Math.min(state.at, state.dialogue.utterances.length - 1);
   $("picker").value = number;
   $("previous-dialogue").disabled = number === 0;
   $("next-dialogue").disabled = number === data.dialogues.length - 1;
-  $("rows").replaceChildren(...state.dialogue.utterances.map(row));
+  $("rows").replaceChildren(...utterances().map(row));
   filter();
-  mark(state.at);
 }
 
-function change(number) {
-  stop();
-  state.at = 0;
-  show(number);
-}
+// Selecting an utterance
 
-// Marking and walking
-
-function mark(i) {
+function select(i, scroll = true) {
   state.at = i;
-  $("rows").querySelectorAll("[aria-current]").forEach((element) => element.removeAttribute("aria-current"));
+  $("rows").querySelector("[aria-current]")?.removeAttribute("aria-current");
   $("rows").children[i].setAttribute("aria-current", "true");
-  const u = state.dialogue.utterances[i];
-  $("now").textContent = [`${i + 1} / ${state.dialogue.utterances.length}`, u.speaker, textOf(u)].filter(Boolean).join("   ");
-  const [start, end] = state.spans[i];
+  const u = utterances()[i], [start, end] = state.spans[i];
+  $("now").textContent = [`${i + 1} / ${utterances().length}`, u.speaker, u.text].filter(Boolean).join("   ");
   document.querySelectorAll(".band").forEach((band) => {
-    const { x } = scale(band.ownerSVGElement);
+    const x = scale(band.ownerSVGElement);
     band.setAttribute("x", x(start));
     band.setAttribute("width", Math.max(3, x(end) - x(start)));
   });
   head(start);
+  if (scroll) $("rows").children[i].scrollIntoView({ block: "nearest" });
 }
 
-const visible = () => [...$("rows").children].map((element, i) => (element.hidden ? -1 : i)).filter((i) => i >= 0);
+const head = (time) => document.querySelectorAll(".head").forEach((line) => line.setAttribute("x", scale(line.ownerSVGElement)(time) - 1));
 
 function step(direction) {
-  const shown = visible();
-  if (direction === "first") return shown[0];
-  if (direction === "last") return shown.at(-1);
-  return direction > 0 ? shown.find((i) => i > state.at) : shown.findLast((i) => i < state.at);
+  if (Math.abs(direction) === Infinity) return shown().at(direction > 0 ? -1 : 0);
+  return direction > 0 ? shown().find((i) => i > state.at) : shown().findLast((i) => i < state.at);
 }
 
 function walk(direction) {
-  const i = step(direction);
+  const i = step(direction), plays = state.playing >= 0;
   if (i === undefined) return;
-  const sounds = state.playing >= 0;
-  mark(i);
-  const element = $("rows").children[i];
-  element.querySelector("button").focus({ preventScroll: true });
-  element.scrollIntoView({ block: "nearest" });
-  if (sounds) play(i);
+  select(i);
+  $("rows").children[i].querySelector("button").focus({ preventScroll: true });
+  if (plays) play(i);
 }
 
-// Sound
+// Audio
 
 function play(i) {
-  const u = state.dialogue.utterances[i];
-  const url = soundOf(u);
-  mark(i);
-  if (!url) return stop();
+  const u = utterances()[i];
+  select(i);
+  stop();
+  if (!u.sound) return;
   state.playing = i;
-  if (sound.getAttribute("src") !== url) sound.src = url;
-  const begin = () => {
-    if (state.playing !== i) return;
-    sound.currentTime = state.dialogue.sound ? u.start : 0;
-    sound.play().catch(() => {}); // a file that is not there is reported by the error event
-    cancelAnimationFrame(state.frame);
-    state.frame = requestAnimationFrame(follow);
-  };
-  if (sound.readyState >= 1) begin();
-  else {
-    sound.addEventListener("loadedmetadata", begin, { once: true });
-    sound.load();
-  }
-  buttons();
+  sound.src = data.recording ? `${u.sound}#t=${u.start}` : u.sound;
+  sound.play().catch(() => {}); // the error event reports a missing file
+  state.frame = requestAnimationFrame(follow);
+  showButton();
 }
 
 function stop() {
   state.playing = -1;
   cancelAnimationFrame(state.frame);
   sound.pause();
-  buttons();
+  showButton();
+}
+
+function showButton() {
+  $("play").textContent = state.playing >= 0 ? "■" : "▶";
+  $("play").ariaLabel = state.playing >= 0 ? "Stop" : "Play";
 }
 
 function finished() {
   const next = $("through").checked ? step(1) : undefined;
-  if (next === undefined) return stop();
-  $("rows").children[next].scrollIntoView({ block: "nearest" });
-  play(next);
+  if (next === undefined) stop();
+  else play(next);
 }
 
 function follow() {
-  if (state.playing < 0) return;
-  const u = state.dialogue.utterances[state.playing];
-  const [start] = state.spans[state.playing];
-  const played = sound.currentTime - (state.dialogue.sound ? u.start : 0);
-  head(state.timed ? start + played : start);
-  if (state.dialogue.sound && sound.currentTime >= u.end) return finished();
+  const u = utterances()[state.playing];
+  head(state.spans[state.playing][0] + (state.timed ? sound.currentTime - (data.recording ? u.start : 0) : 0));
+  if (data.recording && sound.currentTime >= u.end) return finished();
   state.frame = requestAnimationFrame(follow);
 }
 
-function toggle(i) {
-  if (state.playing === i) stop();
-  else play(i);
-}
+const toggle = (i) => (state.playing === i ? stop() : play(i));
 
-function buttons() {
-  const sounds = state.playing >= 0;
-  $("play").setAttribute("aria-label", sounds ? "Stop" : "Play");
-  $("play-icon").setAttribute("d", sounds ? "M2 2h12v12H2z" : "M3 1l11 7-11 7z");
-}
-
-// Charts: the timeline has a lane for each emotion, so that colour is never all that tells them apart
+// Charts: the timeline has a lane for each emotion, so that colour alone never tells them apart
 
 const GUTTER = 62, RIGHT = 10, LANE = 18, CURVE = 92;
 
+// From a time to x in an SVG
 function scale(svg) {
-  const width = svg.viewBox.baseVal.width;
-  return { width, x: (time) => GUTTER + (time / state.last) * (width - GUTTER - RIGHT) };
+  const width = svg.viewBox.baseVal.width - GUTTER - RIGHT;
+  return (time) => GUTTER + (time / state.last) * width;
 }
 
-function canvas(box, height, label) {
-  const width = Math.max(200, box.clientWidth);
-  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": label });
-  box.replaceChildren(svg);
-  return svg;
-}
-
-function timeAxis(svg, y) {
-  const { width, x } = scale(svg), last = state.last;
-  const wanted = last / Math.max(2, (width - GUTTER) / 90);
-  const stepSize = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600].find((size) => size >= wanted) || 7200;
-  for (let time = 0; time <= last; time += stepSize) {
-    svg.append(make("line", { class: "grid", x1: x(time), x2: x(time), y1: 0, y2: y }));
-    const anchor = x(time) > width - 25 ? "end" : "middle";
-    svg.append(make("text", { x: x(time), y: y + 13, "text-anchor": anchor }, state.timed ? clock(time) : String(time + 1)));
+// An SVG with a time axis below `height`, filled by `fill(svg, x)`; on top the selected utterance and what is clicked
+function chart(id, height, label, lines, fill) {
+  const width = Math.max(200, $(id).clientWidth);
+  const svg = make("svg", { viewBox: `0 0 ${width} ${height + 18}`, height: height + 18, role: "img", "aria-label": label });
+  const x = scale(svg), wanted = state.last / Math.max(2, (width - GUTTER) / 90);
+  const size = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600].find((seconds) => seconds >= wanted) || 7200;
+  for (let time = 0; time <= state.last; time += size) {
+    const anchor = x(time) > width - 25 ? "end" : "middle", text = state.timed ? clock(time) : String(time + 1);
+    svg.append(make("line", { class: "grid", x1: x(time), x2: x(time), y1: 0, y2: height }));
+    svg.append(make("text", { x: x(time), y: height + 13, "text-anchor": anchor }, text));
   }
-}
-
-function overlay(svg, height) {
-  const { x } = scale(svg), utterances = state.dialogue.utterances;
-  svg.append(make("rect", { class: "band", y: 0, height }));
-  svg.append(make("line", { class: "head", y1: 0, y2: height, x1: -9, x2: -9 }));
-  utterances.forEach((u, i) => {
-    const [start, end] = state.spans[i];
-    const hit = make("rect", { class: "hit", "data-at": i, x: x(start), y: 0, width: Math.max(3, x(end) - x(start)), height });
-    svg.append(hit);
-  });
+  for (const [y, text] of lines) {
+    svg.append(make("line", { class: "grid", x1: GUTTER, x2: width, y1: y, y2: y }));
+    svg.append(make("text", { x: GUTTER - 8, y: y + 4, "text-anchor": "end" }, text));
+  }
+  fill(svg, x);
+  svg.append(make("rect", { class: "band", y: 0, height }), make("rect", { class: "head", y: 0, width: 2, height }));
+  state.spans.forEach(([start, end], i) => svg.append(
+    make("rect", { class: "hit", "data-at": i, x: x(start), y: 0, width: Math.max(3, x(end) - x(start)), height })));
+  $(id).replaceChildren(svg);
 }
 
 function drawTimeline() {
-  const utterances = state.dialogue.utterances, height = 7 * LANE;
-  const counts = data.emotions.map((name, label) => [name, utterances.filter((u) => likeliest(u) === label).length]);
+  const counts = data.emotions.map((name, label) => [name, utterances().filter((u) => u.label === label).length]);
   const spoken = counts.filter(([, n]) => n).map(([name, n]) => `${name} ${n}`).join(", ");
-  const svg = canvas($("timeline"), height + 18, `Timeline of ${utterances.length} utterances; predicted: ${spoken}`);
-  const { width, x } = scale(svg);
-  timeAxis(svg, height);
-  data.emotions.forEach((name, label) => {
-    svg.append(make("line", { class: "grid", x1: GUTTER, x2: width, y1: (label + 1) * LANE, y2: (label + 1) * LANE }));
-    svg.append(make("text", { class: "lane", x: GUTTER - 8, y: label * LANE + 13, "text-anchor": "end" }, name));
+  const lanes = data.emotions.map((name, label) => [(label + 0.5) * LANE, name]);
+  chart("timeline", 7 * LANE, `Timeline of ${utterances().length} utterances; predicted: ${spoken}`, lanes, (svg, x) => {
+    utterances().forEach((u, i) => {
+      const [start, end] = state.spans[i], width = Math.max(2, x(end) - x(start) - 1), off = matches(u) ? "" : " off";
+      const block = (label, kind) => make("rect", { x: x(start), y: label * LANE + 3, width, height: LANE - 6, rx: 2, class: kind + off });
+      svg.append(colour(block(u.label, "predicted"), u.label), ...(u.truth?.labels || []).map((label) => block(label, "true")));
+    });
   });
-  utterances.forEach((u, i) => {
-    const [start, end] = state.spans[i], wide = Math.max(2, x(end) - x(start) - 1);
-    const block = (label, extra) => make("rect", { x: x(start), y: label * LANE + 3, width: wide, height: LANE - 6, rx: 2, class: extra + (fits(u) ? "" : " off") });
-    svg.append(colour(block(likeliest(u), "predicted"), likeliest(u)));
-    if (u.truth) u.truth.labels.forEach((label) => svg.append(block(label, "true")));
-  });
-  overlay(svg, height);
 }
 
 function drawCurve(name) {
-  const utterances = state.dialogue.utterances, y = (value) => 6 + ((5 - value) / 4) * (CURVE - 12);
-  const mean = utterances.reduce((sum, u) => sum + u[name], 0) / utterances.length;
-  const svg = canvas($(name), CURVE + 18, `Predicted ${name} over the dialogue, from 1 to 5, on average ${mean.toFixed(1)}`);
-  const { width, x } = scale(svg);
-  timeAxis(svg, CURVE);
-  for (const value of [1, 2, 3, 4, 5]) {
-    svg.append(make("line", { class: "grid", x1: GUTTER, x2: width, y1: y(value), y2: y(value) }));
-    if (value % 2) svg.append(make("text", { x: GUTTER - 8, y: y(value) + 4, "text-anchor": "end" }, String(value)));
-  }
-  const middle = (u, i) => { const [start, end] = state.spans[i]; return x((start + end) / 2); };
-  const path = (value) => utterances.map((u, i) => `${i ? "L" : "M"}${middle(u, i).toFixed(1)} ${y(value(u)).toFixed(1)}`).join("");
-  const small = utterances.length > 60 ? 1.6 : 3;
-  if (utterances[0].truth) {
-    svg.append(make("path", { class: "curve raters", d: path((u) => u.truth[name]) }));
-    utterances.forEach((u, i) => svg.append(make("rect", { class: "dot raters", x: middle(u, i) - small, y: y(u.truth[name]) - small, width: 2 * small, height: 2 * small })));
-  }
-  svg.append(make("path", { class: "curve", d: path((u) => u[name]) }));
-  utterances.forEach((u, i) => {
-    if (u.sd) svg.append(make("line", { class: "spread", x1: middle(u, i), x2: middle(u, i), y1: y(u[name] - u.sd[name]), y2: y(u[name] + u.sd[name]) }));
-    svg.append(make("circle", { class: "dot", cx: middle(u, i), cy: y(u[name]), r: small + 0.3 }));
+  const all = utterances(), y = (value) => 6 + ((5 - value) / 4) * (CURVE - 12), r = all.length > 60 ? 1.6 : 3;
+  const mean = all.reduce((sum, u) => sum + u[name], 0) / all.length;
+  const lines = [1, 2, 3, 4, 5].map((value) => [y(value), value % 2 ? String(value) : ""]);
+  chart(name, CURVE, `Predicted ${name} over the dialogue, from 1 to 5, mean ${mean.toFixed(1)}`, lines, (svg, x) => {
+    const middles = state.spans.map(([start, end]) => x((start + end) / 2));
+    const path = (values) => values.map((value, i) => `${i ? "L" : "M"}${middles[i].toFixed(1)} ${y(value).toFixed(1)}`).join("");
+    if (all.every((u) => u.truth)) {
+      svg.append(make("path", { class: "curve raters", d: path(all.map((u) => u.truth[name])) }));
+      all.forEach((u, i) => svg.append(
+        make("rect", { class: "dot raters", x: middles[i] - r, y: y(u.truth[name]) - r, width: 2 * r, height: 2 * r })));
+    }
+    svg.append(make("path", { class: "curve", d: path(all.map((u) => u[name])) }));
+    all.forEach((u, i) => {
+      const [x1, sd] = [middles[i], u.sd?.[name] || 0];
+      if (sd) svg.append(make("line", { class: "spread", x1, x2: x1, y1: y(u[name] - sd), y2: y(u[name] + sd) }));
+      svg.append(make("circle", { class: "dot", cx: x1, cy: y(u[name]), r: r + 0.3 }));
+    });
   });
-  overlay(svg, CURVE);
-}
-
-function drawLegend() {
-  const key = (label, ...shapes) => make("span", {}, make("svg", { viewBox: "0 0 28 12", "aria-hidden": "true" }, ...shapes), ` ${label}`);
-  const parts = [
-    key("predicted emotion", colour(make("rect", { class: "predicted", x: 4, y: 1, width: 20, height: 10, rx: 2 }), 5)),
-    key("predicted arousal, valence", make("path", { class: "curve", d: "M0 6H28" }), make("circle", { class: "dot", cx: 14, cy: 6, r: 3 })),
-  ];
-  if (state.dialogue.utterances[0].truth) {
-    parts.splice(1, 0, key("raters' majority", make("rect", { class: "true", x: 4, y: 1, width: 20, height: 10, rx: 2 })));
-    parts.push(key("raters' mean", make("path", { class: "curve raters", d: "M0 6H28" }), make("rect", { class: "dot raters", x: 11, y: 3, width: 6, height: 6 })));
-  }
-  $("legend").replaceChildren(...parts);
 }
 
 function draw() {
   drawTimeline();
   drawCurve("arousal");
   drawCurve("valence");
-  drawLegend();
+  select(state.at, false);
 }
 
-function head(time) {
-  document.querySelectorAll(".chart .head").forEach((line) => {
-    const { x } = scale(line.ownerSVGElement);
-    line.setAttribute("x1", x(time));
-    line.setAttribute("x2", x(time));
-  });
-}
-
-// What the user does
+// Events
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select")) return;
-  const walks = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1, Home: "first", End: "last" };
+  const walks = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1, Home: -Infinity, End: Infinity };
   if (event.key in walks) walk(walks[event.key]);
   else if (event.key === "Escape") stop();
   else if (event.key === " " && !event.target.matches("button, input")) toggle(state.at);
@@ -375,43 +248,29 @@ function onKey(event) {
   event.preventDefault();
 }
 
-function start() {
-  data.dialogues.forEach((dialogue, number) => $("picker").append(make("option", { value: number }, dialogue.name)));
-  $("pick").hidden = data.dialogues.length < 2;
-  const known = data.dialogues.some((dialogue) => dialogue.utterances.some((u) => u.truth));
-  $("verdict-label").hidden = $("explained").hidden = !known;
-  $("picker").addEventListener("change", () => change(Number($("picker").value)));
-  $("previous-dialogue").addEventListener("click", () => change(data.dialogues.indexOf(state.dialogue) - 1));
-  $("next-dialogue").addEventListener("click", () => change(data.dialogues.indexOf(state.dialogue) + 1));
-  for (const id of ["verdict", "emotion"]) $(id).addEventListener("change", () => { filter(); mark(state.at); });
-  const clicked = (event) => {
-    const element = event.target.closest("[data-at]");
-    if (element && getSelection().isCollapsed) toggle(Number(element.dataset.at));
-  };
-  $("rows").addEventListener("click", clicked);
-  $("overview").addEventListener("click", (event) => {
-    clicked(event);
-    $("rows").children[state.at].scrollIntoView({ block: "nearest" });
-  });
-  $("play").addEventListener("click", () => (state.playing >= 0 ? stop() : play(state.at)));
-  $("back").addEventListener("click", () => walk(-1));
-  $("forward").addEventListener("click", () => walk(1));
-  document.addEventListener("keydown", onKey);
-  sound.addEventListener("ended", () => { if (state.playing >= 0) finished(); });
-  sound.addEventListener("error", () => {
-    if (!sound.getAttribute("src")) return;
-    report("The sound is", sound.getAttribute("src"));
-    stop();
-  });
-  let width = innerWidth;
-  addEventListener("resize", () => {
-    if (width === innerWidth) return;
-    width = innerWidth;
-    draw();
-    mark(state.at);
-  });
-  show(0);
-  loadTranscripts();
+function onClick(event) {
+  const element = event.target.closest("[data-at]");
+  if (element && getSelection().isCollapsed) toggle(Number(element.dataset.at));
 }
 
-start();
+data.dialogues.forEach((dialogue, number) => $("picker").append(make("option", { value: number }, dialogue.name)));
+$("pick").hidden = data.dialogues.length < 2;
+document.body.classList.toggle("unlabelled", !data.dialogues.some((dialogue) => dialogue.utterances.some((u) => u.truth)));
+$("picker").addEventListener("change", () => show(Number($("picker").value)));
+$("previous-dialogue").addEventListener("click", () => show(state.number - 1));
+$("next-dialogue").addEventListener("click", () => show(state.number + 1));
+for (const id of ["verdict", "emotion"]) $(id).addEventListener("change", filter);
+for (const id of ["rows", "overview"]) $(id).addEventListener("click", onClick);
+$("play").addEventListener("click", () => (state.playing >= 0 ? stop() : play(state.at)));
+$("back").addEventListener("click", () => walk(-1));
+$("forward").addEventListener("click", () => walk(1));
+document.addEventListener("keydown", onKey);
+sound.addEventListener("ended", () => { if (state.playing >= 0) finished(); });
+sound.addEventListener("error", () => {
+  const url = decodeURI(sound.getAttribute("src").split("#")[0]);
+  $("missing").textContent = `Audio not found at ${url}, relative to this page. The page contains no audio: do not move it.`;
+  $("missing").hidden = false;
+  stop();
+});
+addEventListener("resize", draw);
+show(0);

@@ -1,0 +1,99 @@
+"""Predictions: the rows of predictions.csv, a row for each window, named by the window's last utterance.
+
+Actors play the same scripts in several sessions, so that training contains many of the tested sentences verbatim: the
+predictions of a test have a column `seen`, and one with the label of the same sentence in training, `lookup`.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from constants import EMOTIONS
+from corpora.transcripts import clean_transcript
+from corpora.utterances import SHARES
+from metric import AFFECT, PREDICTION_COLUMNS, PROBABILITIES, multi_hot
+from utils import InputError, atomic_write
+
+PREDICTED = ("pred_arousal", "pred_valence", *PROBABILITIES)
+TEXT_COLUMNS = ("segment_id", "corpus", "dialogue", "speaker", "text", "true_emotion", "pred_emotion", "lookup")
+MIN_LETTERS = 5  # of a sentence: shorter ones, such as a yes, occur in most dialogues
+
+
+def predictions_table(
+    table: pd.DataFrame,
+    targets: Sequence[int],
+    arrays: Mapping[str, np.ndarray],
+    train_rows: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """The rows of predictions.csv: what is known of each window's last utterance, and what was predicted.
+
+    `targets` are the positions of N utterances in `table`, of `read_utterances`; one without labels or corpus gives
+    empty cells. `arrays` are those of `engine.evaluate`: `emotion_pred`, shape = (N, 7), `arousal_pred` and
+    `valence_pred`, shape = (N,). With `train_rows`, the utterances of the training sessions, a test's columns
+    `scripted`, `seen` and `lookup` follow; the raters' shares at the end are not written.
+    """
+    chosen = table.iloc[targets].reset_index(drop=True)
+    names = {"id": "segment_id"} | {name: f"true_{name}" for name in ("emotion", *AFFECT)}
+    rows = chosen.rename(columns=names).reindex(columns=[*PREDICTION_COLUMNS])
+    rows["pred_emotion"] = np.array(EMOTIONS, dtype=object)[arrays["emotion_pred"].argmax(axis=1)]
+    rows[["pred_arousal", "pred_valence"]] = np.column_stack([arrays[f"{name}_pred"] for name in AFFECT])
+    rows[[*PROBABILITIES]] = np.asarray(arrays["emotion_pred"], dtype=np.float32)
+    if train_rows is not None:
+        rows["scripted"] = chosen["scripted"]
+        rows = rows.join(look_up(rows["text"], train_rows, majority_label(train_rows, rows)))
+    return rows.join(chosen[[*SHARES]]) if {*SHARES} <= {*chosen} else rows
+
+
+def write_predictions(path: Path, rows: pd.DataFrame) -> None:
+    """Write rows of `predictions_table` as CSV; numbers with as many digits as give the same float32 again."""
+    with atomic_write(path) as file:
+        rows.drop(columns=[*SHARES], errors="ignore").to_csv(file, index=False)
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """The rows of a predictions.csv; raises `InputError` where it is missing or damaged."""
+    types = dict.fromkeys(TEXT_COLUMNS, str) | dict.fromkeys(PREDICTED, float)
+    try:
+        rows = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as predictions ({error}); test the run again") from error
+    if lacking := [name for name in PREDICTION_COLUMNS if name not in rows]:
+        raise InputError(f"{path}: has no column {lacking[0]!r}: an earlier version wrote it; test the run again")
+    sound = rows[[*PREDICTED, "segment_id"]].notna().all(axis=1) & rows["pred_emotion"].isin(EMOTIONS)
+    sound &= rows["true_emotion"].isna() | multi_hot(rows["true_emotion"].fillna("")).any(axis=1)
+    if not sound.all():
+        raise InputError(f"{path}: row {sound.argmin() + 2} lacks an id, a label or a number; test the run again")
+    return rows.assign(text=rows["text"].fillna(""))
+
+
+def majority_label(train_rows: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """The commonest majority label of the training sessions; of the tested rows where the corpus has no training."""
+    labels = train_rows["emotion"] if len(train_rows) else rows["true_emotion"]
+    return EMOTIONS[multi_hot(labels).sum(axis=0).argmax()]
+
+
+def normalise(transcript: str) -> str:
+    """The letters and digits of a transcript, without markup, marks and spaces: equal for the same sentence."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFC", clean_transcript(transcript)))).lower()
+
+
+def look_up(texts: pd.Series, train_rows: pd.DataFrame, majority: str) -> pd.DataFrame:
+    """Whether each transcript's sentence occurs in `train_rows`, and the label that it has there.
+
+    `seen` is True, False, or None for fewer than five letters. `lookup` is the sentence's commonest training label, of
+    labels that tie `majority` or else the first; `majority` for a sentence that training lacks. Both are None
+    throughout where the training sessions or the texts are not transcribed.
+    """
+    if not train_rows["text"].any() or not texts.any():
+        return pd.DataFrame({"seen": None, "lookup": None}, index=texts.index, dtype=object)
+    trained, sentences = (column.map(normalise) for column in (train_rows["text"], texts))
+    counts = pd.DataFrame(multi_hot(train_rows["emotion"]), columns=EMOTIONS).groupby(trained.to_numpy()).sum()
+    counts[majority] += 0.5
+    lookup = counts.idxmax(axis=1)[counts.index.str.len() >= MIN_LETTERS]
+    seen = sentences.isin(lookup.index).astype(object).where(sentences.str.len() >= MIN_LETTERS, None)
+    return pd.DataFrame({"seen": seen, "lookup": sentences.map(lookup).fillna(majority)})
