@@ -1,252 +1,243 @@
-"""Experiments: run the published tables or a grid of options, report them, compare two rows, and list all runs.
+"""Run the published tables or a grid of options, report them beside published figures, and compare their runs.
 
-python experiments.py list
-python experiments.py run 3.2 3.6 --SorL speaker listener --epochs 100
-python experiments.py run beyond
+python experiments.py list                                        the tables, and how many runs each takes
+python experiments.py run                                         make the runs that have not finished, then the report
+python experiments.py run beyond --SorL speaker --seeds 5 --valid_split next --lr 1e-4
 python experiments.py run --grid lam=0.5,0.66 backbone=lstm,gru --jobs 2
-python experiments.py report
-python experiments.py compare 3.3:default 3.3:bidirectional
-python experiments.py runs
+python experiments.py report                                      the tables of the runs that have finished
+python experiments.py compare 3.3:default 3.3:bidirectional       two rows, or two run folders
+python experiments.py runs                                        every run folder with its figures and its state
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
 import warnings
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from corpora.sessions import Session, plain
-from sweeps.command_line import NARROWING, get_args_parsers, parse_plan, with_remembered
-from sweeps.data import other_data, speech_shape_of
-from sweeps.estimate import Machine, estimate_disk, estimate_time, format_bytes, measure, this_machine
-from sweeps.jobs import Job, find_finished, find_runs, run_locally, shares, why_unfinished
-from sweeps.memory import recall, remember
-from sweeps.overview import describe_runs
-from sweeps.plan import BEYOND, GRID, TABLES, TABLES_KEMDY20, Plan, PlannedRun, check_corpora
-from sweeps.slurm import Slurm, run_on_slurm
-from training.options import parse_args
-from utils import InputError, count, find_run, run_command
+import pandas as pd
 
+from constants import ROLES
+from corpora.corpus import corpus_of
+from corpora.sessions import parse_sessions
+from metric import HEADINGS
+from reports.compare import compare
+from reports.page import write_report
+from reports.runs import read_folders, read_runs
+from sweeps import plan as plans
+from sweeps.jobs import FOLDER, device_slots, last_line, run_here
+from sweeps.slurm import run_on_slurm
+from training.options import ArgumentParser, defaults, file_path, get_args_parser, names_of, number, parse_args
+from training.record import find_run
+from utils import InputError, count, run_command
 
-def show(plan: Plan) -> None:
-    """Print one line per table, and how many runs there are and have finished."""
-    save_path = plan.main_args.save_path
-    for name, table in plan.tables.items():
-        n_runs = sum(planned.table == name for planned in plan.runs)
-        if n_runs:
-            named = f", which 'run {name}' makes" if name == BEYOND and not plan.args.tables else ""
-            print(f"{name:<10}{table.title}: {', '.join(table.rows)}; {count(n_runs, 'run')}{named}")
-    runs = {planned.run_id for planned in plan.runs}
-    finished = find_finished(save_path)
-    others = other_data(plan.runs, finished)
-    n_done = len(runs & finished.keys() - others.keys())
-    print(f"{count(len(runs), 'run')} in all, those that tables share counted once; {n_done} finished in {save_path}")
-    for line in others.values():
-        print(line)
+SCOPES = ("data", "test", "model", "training")  # groups of main.py's options that hold for every run
+COMMANDS = ("list", "run", "report", "compare", "runs")
+
+# The command line
 
 
-def run(plan: Plan, argv: Sequence[str]) -> list[PlannedRun]:
-    """Make the runs that have not finished, and return those that still have not.
-
-    Raises
-    ------
-    InputError : there is no corpus, it lacks the speech embeddings that a run needs, a run was made from other data, or
-        there is no SLURM cluster that takes the runs
-    Interrupted : see `run_locally` and `run_on_slurm`
-    """
-    save_path, args = plan.main_args.save_path, plan.args
-    roles = dict.fromkeys(planned.role for planned in plan.runs)
-    sizes = {role: check_corpora(plan.main_args.data_path, role, plan.tables) for role in roles}
-    if others := other_data(plan.runs, {run_id: found.folder for run_id, found in find_runs(save_path).items()}):
-        raise InputError(f"{next(iter(others.values()))} (so it is with {len(others)} of the plan's runs)")
-    wanted: dict[str, PlannedRun] = {}
-    for planned in plan.runs:
-        wanted.setdefault(planned.run_id, planned)  # a run that tables share counts as the first one's
-    finished = find_finished(save_path)
-    todo = [planned for planned in wanted.values() if planned.run_id not in finished]
-    speech_shape = speech_shape_of(todo)
-    remember(save_path, argv)
-    print(f"{count(len(wanted), 'run')}, {len(wanted) - len(todo)} finished already", flush=True)
-    if not todo:
-        return []
-    jobs = [make_job(planned, save_path) for planned in todo]
-    places = shares(min(args.jobs, len(todo)), plan.main_args.gpu_id)
-    if args.slurm:
-        machine = Machine(None, min(args.array, len(todo)), 1 if args.gpus else args.cpus or 1)
-    else:
-        machine = this_machine(plan.main_args.gpu_id, places)
-    print(f"{len(todo)} to make: {describe_cost(todo, save_path, sizes, machine, speech_shape)}", flush=True)
-    if args.slurm:
-        slurm = Slurm(
-            partition=args.partition,
-            time=args.time,
-            gpus=args.gpus,
-            cpus=args.cpus,
-            memory=args.memory,
-            array=args.array,
-        )
-        run_on_slurm(jobs, save_path, slurm)
-    else:
-        run_locally(jobs, save_path, places)
-    finished = find_finished(save_path)
-    return [planned for planned in todo if planned.run_id not in finished]
-
-
-def describe_cost(
-    todo: Sequence[PlannedRun],
-    save_path: Path,
-    sizes: Mapping[str, Counter],
-    machine: Machine,
-    speech_shape: tuple[int, int] | None = None,
-) -> str:
-    """The time and the disk that runs will take, in words; warns where the disk has less free.
-
-    Parameters
-    ----------
-    sizes : by role, the utterances of each session
-    speech_shape : of `data.speech_shape_of`
-    """
-    options = [parse_args(planned.argv)[0] for planned in todo]
-    time = estimate_time(options, sizes, measure(dict.fromkeys(find_runs(save_path).values())), machine)
-    disk, free = estimate_disk(options, sizes, machine.places, speech_shape), shutil.disk_usage(save_path).free
-    if disk > free:
-        warnings.warn(f"{save_path}: the runs take {format_bytes(disk)}, {format_bytes(free)} are free", stacklevel=2)
-    return f"{time}, {format_bytes(disk)} of disk ({format_bytes(free)} free)"
-
-
-def make_job(planned: PlannedRun, save_path: Path) -> Job:
-    """The job of a planned run."""
-    return Job(
-        run_id=planned.run_id,
-        argv=planned.argv,
-        save_path=save_path.absolute(),
-        label=planned.label,
-        epochs=parse_args(planned.argv)[0].epochs,
+def get_parser() -> ArgumentParser:
+    """The command line without the options of main.py."""
+    parser = ArgumentParser(
+        usage="experiments.py COMMAND [TABLE ...] [options]",
+        description=__doc__,
+        epilog=f"TABLE: {', '.join(plans.NAMES)}; without one those of the corpus but {plans.BEYOND}.\n"
+        "All options of main.py hold for every run: see main.py --help. The default of --epochs is 100.\n"
+        "Without one of them list, report and compare take those of the newest run in --save_path.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add = parser.add_argument
+    add("command", choices=COMMANDS, metavar="COMMAND", help=", ".join(COMMANDS))
+    add("--data_path", type=file_path, metavar="FOLDER", help="pre-processed corpus (default: data/KEMDy19)")
+    add("--SorL", nargs="+", choices=ROLES, help="roles (default: those of the corpus)")
+    sessions = {"type": lambda text: text if text == plans.NEXT else parse_sessions(text), "metavar": "SESSIONS"}
+    add("--valid_split", **sessions, help=f"sessions to validate on; {plans.NEXT}: for each fold those of the next one")
+    add("--seeds", type=number(int, 1, 1000), help=f"runs of each, with seeds from 0 (default: 1, of {plans.BEYOND} 3)")
+    add("--grid", nargs="+", type=plans.parse_axis, metavar="NAME=A,B", help="all combinations of these values")
+    folds = {"nargs": "+", "type": lambda text: tuple(parse_sessions(text)), "metavar": "SESSIONS"}
+    add("--test_split", **folds, help="folds of the grid (default: 13-16, or 1-8 of KEMDy20)")
+    add("--resamples", type=number(int, 100, 10**6), default=9999, help="resamples of the bootstrap of compare")
+    add("--jobs", type=number(int, 1, 256), default=1, help="runs at once on this machine, which share its GPUs")
+    add("--slurm", action="store_true", help="hand the runs to a SLURM cluster")
+    add("--partition", help="partition of the cluster")
+    add("--time", type=number(int, 3), default=1440, help="minutes; a run that takes longer is resumed (default: 1440)")
+    add("--gpus", type=number(int, 0, 1), default=1, help="GPUs of a run on the cluster: one (default) or none")
+    add("--array", type=number(int, 1), default=256, help="runs at once on the cluster (default: 256)")
+    return parser
 
 
-def report(plan: Plan) -> Path:
-    """Write the tables of what has finished into SAVE_PATH/report and return that folder."""
-    from reports.published import find_published, read_published
-    from reports.runs import Entry
-    from reports.tables import write_report
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, argparse.Namespace]:
+    """The options of experiments.py, and those of main.py with the tables, rows or folders as `names`."""
+    args, rest = get_parser().parse_known_args(argv)
+    of_main = get_args_parser()
+    of_main.add_argument("names", nargs="*")
+    of_main.set_defaults(epochs=plans.EPOCHS)
+    if args.data_path is not None:
+        rest += ["--data_path", str(args.data_path)]
+    if args.valid_split is not None:
+        rest += ["--valid_split", "1"]  # which --select best asks for; the plan replaces it
+    return args, parse_args(rest, of_main)[0]
 
-    save_path = plan.main_args.save_path
-    if not plan.runs:
-        raise InputError(f"{save_path}: no such table or role was run there")
-    finished, published, entries = find_finished(save_path), read_published(), []
-    others = other_data(plan.runs, finished)
-    for planned in plan.runs:
-        table, row, role, fold = planned.table, planned.row, planned.role, planned.fold
-        figures = find_published(published, table, row, role, fold)
-        of_plan = plan.tables[table]
-        if figures is None and not (table == GRID or of_plan.rows[row] or of_plan.by_role):  # the default
-            figures = find_published(published, "3.2", "default", role, fold)
-        folder = None if planned.run_id in others else finished.get(planned.run_id)
-        entry = Entry(
-            table=table,
-            title=planned.title,
-            row=row,
-            role=role,
-            test_split=fold,
-            seed=planned.seed,
-            run_id=planned.run_id,
-            folder=folder,
-            error=None if folder else others.get(planned.run_id) or why_unfinished(save_path, planned.run_id),
-            published=figures,
-            options=of_plan.rows[row] if table == GRID else {},
-            baseline=of_plan.baseline,
-        )
-        entries.append(entry)
+
+# From the command line to the runs
+
+
+def plan(args: argparse.Namespace, options: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The planned runs of a command line with what has finished of them, and the options that all of them share.
+
+    With the options of the newest run, only tables, roles and seeds of finished runs are planned.
+    """
+    runs = read_runs(options.save_path)
+    has_own = args.command == "run" or args.grid or options.given & names_of(*SCOPES)
+    newest = {} if has_own else plans.newest_options(runs)
+    shared = argparse.Namespace(**vars(options) | {"valid_split": args.valid_split} | newest)
+    tables = choose_tables(args, options.names, shared.data_path)
+    not_free = plans.SET_BY_PLAN | plans.options_set_by(tables)
+    if refused := sorted(options.given & not_free):
+        raise InputError(f"--{refused[0]} is set by experiments.py or by the tables")
+    roles = args.SorL or [role for role in ROLES if role in corpus_of(shared.data_path).roles]
+    seeds = args.seeds or (int(runs["seed"].max()) + 1 if newest else None)
+    planned = plans.plan_runs(tables, shared, roles=roles, seeds=seeds, valid_split=shared.valid_split)
+    entries = plans.find_planned(planned, runs)
+    if newest and entries["folder"].notna().any() and not options.names:
+        for among in (["table"], ["table", "role"], ["table", "seed"]):
+            entries = entries[entries.groupby(among)["folder"].transform("count") > 0]
+    settings = {name: vars(shared)[name] for name in sorted(names_of(*SCOPES) - not_free)}
+    return entries.reset_index(drop=True), settings
+
+
+def choose_tables(args: argparse.Namespace, names: Sequence[str], data_path: Path) -> dict[str, plans.Table]:
+    """The tables that are named; without names a grid alone, and without a grid those of the corpus."""
+    corpus = corpus_of(data_path)
+    known = plans.tables_of(corpus)
+    if args.command == "compare":
+        names = [name for name in plans.NAMES if any(row.startswith(f"{name}:") for row in names)]
+    if not names and not args.grid:
+        names = [name for name in known if name != plans.BEYOND or args.command == "list"]
+    tables = {name: known[name] for name in names if name in known}
+    if len(tables) < len({*names}) or not (tables or args.grid):
+        raise InputError(f"{corpus.name} in {data_path} has the tables {', '.join(known) or '-'}; or give --grid")
+    if args.grid:
+        if len(dict(args.grid)) < len(args.grid):
+            raise InputError("--grid: an option is given twice")
+        tables[plans.GRID] = plans.make_grid(dict(args.grid), args.test_split or [corpus.tuning_fold])
+    elif args.test_split:
+        raise InputError("--test_split is for --grid; the published tables have their own")
+    return tables
+
+
+# The commands
+
+
+def list_tables(entries: pd.DataFrame, save_path: Path) -> str:
+    """A line per table, and how many runs there are and have finished."""
+    lines = []
+    for name, own in entries.groupby("table", sort=False):
+        lines.append(f"{name:<10}{own['title'].iloc[0]}: {', '.join(own['row'].unique())}; {count(len(own), 'run')}")
+    finished = entries.drop_duplicates("run_id")["folder"].notna()
+    return "\n".join([*lines, f"{count(len(finished), 'different run')}, {finished.sum()} finished in {save_path}"])
+
+
+def make_runs(entries: pd.DataFrame, args: argparse.Namespace, options: argparse.Namespace) -> None:
+    """Make the runs that have not finished; warn of those that cannot be made, and raise `InputError` if none can."""
+    distinct = entries.drop_duplicates("run_id")  # a run that tables share is made once
+    todo, save_path = distinct[distinct["folder"].isna()], options.save_path
+    print(f"{count(len(distinct), 'run')}, {len(distinct) - len(todo)} finished already", flush=True)
+    for error in todo["error"].dropna().unique():
+        if todo["error"].notna().all():
+            raise InputError(error)
+        warnings.warn(error, stacklevel=2)
+    todo = todo[todo["error"].isna()]
+    if len(todo):
+        (save_path / FOLDER).mkdir(parents=True, exist_ok=True)
+        print(f"{len(todo)} to make; {shutil.disk_usage(save_path).free / 1e9:.1f} GB of disk are free", flush=True)
+        if args.slurm:
+            run_on_slurm(todo, save_path, args)
+        else:
+            run_here(todo, save_path, device_slots(min(args.jobs, len(todo)), options.gpu_id))
+
+
+def report(entries: pd.DataFrame, settings: dict[str, Any], save_path: Path) -> int:
+    """Write the tables of what has finished into SAVE_PATH/report, and return the number of other runs."""
+    reasons = [last_line(save_path, run_id) or "not finished" for run_id in entries["run_id"]]
     folder = save_path / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    write_report(folder, entries, plan.settings)
-    return folder
+    write_report(folder, entries.assign(error=entries["error"].fillna(pd.Series(reasons, entries.index))), settings)
+    n = int(entries.drop_duplicates("run_id")["folder"].isna().sum())
+    print(f"report: {folder / 'index.html'}; {count(n, 'run')} not finished")
+    return n
 
 
-def compare_rows(plan: Plan) -> str:
-    """The comparison of two rows or two runs, as text.
-
-    Raises
-    ------
-    InputError : there is no such row or folder, or the two have no finished runs of the same sessions
-    """
-    from reports.comparison import Pair, compare
-
-    a, b = (finished_of(name, plan) for name in plan.args.rows)
-    pairs = [Pair(*key, a[key], b[key]) for key in a if key in b]
-    if not pairs and len(a) == len(b) == 1:  # two runs may differ in their seeds
-        (key_a, folder_a), (key_b, folder_b) = *a.items(), *b.items()
-        if key_a[:2] == key_b[:2]:
-            pairs = [Pair(*key_a[:2], seed=f"{key_a[2]} / {key_b[2]}", a=folder_a, b=folder_b)]
-    if not pairs:
-        advice = "see 'experiments.py report' for what has not finished"
-        if (options := sorted(plan.given - NARROWING)) and recall(plan.main_args.save_path):
-            advice = f"without --{' and --'.join(options)} it looks at the runs that SAVE_PATH remembers"
-        raise InputError(
-            f"{' and '.join(plan.args.rows)}: have no finished runs of the same role, test sessions and seed; {advice}"
-        )
-    return compare(pairs, tuple(plan.args.rows), plan.args.resamples)
-
-
-def finished_of(name: str, plan: Plan) -> dict[tuple[str, tuple[Session, ...], int], Path]:
-    """Folders of the finished runs of a table's row, or an experiment folder, by role, test sessions and seed."""
-    from reports.runs import read_run
-
-    save_path = plan.main_args.save_path
-    table, colon, row = name.partition(":")
-    if not colon or table not in (*TABLES, *TABLES_KEMDY20, BEYOND, GRID):
-        folder = find_run(save_path, name)
-        stored = read_run(folder).configuration
-        return {(stored["SorL"], tuple(plain(stored["test_split"])), stored.get("seed", 0)): folder}
-    runs = [planned for planned in plan.runs if planned.table == table]
-    rows = list(dict.fromkeys(planned.row for planned in runs))
-    if row not in rows:  # as it was called before flags were yes and no
-        row = row.replace("=True", "=yes").replace("=False", "=no")
-    if row not in rows:
-        known = f"table {table} has the rows {', '.join(rows)}" if rows else f"table {table} was not run there"
-        raise InputError(f"{name}: no such row in {save_path}; {known}")
-    finished = find_finished(save_path)
-    if others := other_data([planned for planned in runs if planned.row == row], finished):
-        raise InputError(next(iter(others.values())))
-    return {
-        (planned.role, tuple(plain(planned.fold)), planned.seed): finished[planned.run_id]
-        for planned in runs
-        if planned.row == row and planned.run_id in finished
-    }
+def compare_rows(args: argparse.Namespace, options: argparse.Namespace) -> str:
+    """The comparison of two rows or two run folders, as text."""
+    if len(options.names) != 2:
+        raise InputError("compare takes two rows, such as 3.3:default 3.3:bidirectional, or two run folders")
+    sides = []
+    for name in options.names:
+        table, _, row = name.partition(":")
+        if table in (*plans.NAMES, plans.GRID):
+            entries, _ = plan(args, options)
+            runs = entries[(entries["table"] == table) & (entries["row"] == row) & entries["folder"].notna()]
+        else:
+            folder = find_run(options.save_path, name)
+            runs = read_runs(folder.parent).rename(columns={"SorL": "role"})
+            runs = runs[runs["folder"] == folder]
+        sides.append(runs[["role", "test", "seed", "folder"]])
+    a, b = sides
+    if len(a) == len(b) == 1:  # two runs may differ in their seeds
+        a["seed"] = b["seed"] = " / ".join(map(str, dict.fromkeys([*a["seed"], *b["seed"]])))
+    pairs = a.merge(b, on=["role", "test", "seed"])
+    if pairs.empty:
+        raise InputError(f"{' and '.join(options.names)}: no finished runs of the same role, test sessions and seed")
+    return compare(pairs.rename(columns={"folder_x": "a", "folder_y": "b"}), tuple(options.names), args.resamples)
 
 
-def execute(plan: Plan, argv: Sequence[str]) -> list[PlannedRun]:
-    """Carry out a command, and return the runs that it should have made and that have not finished."""
-    command, unfinished = plan.args.command, []
-    if command in ("list", "report", "compare"):
-        plan = with_remembered(plan)
-    if command == "list":
-        show(plan)
-    elif command == "compare":
-        print(compare_rows(plan))
+def runs_table(save_path: Path) -> str:
+    """The run folders in `save_path`, the oldest first, with the options in which they differ; `InputError` if none."""
+    runs = read_folders(save_path)
+    if runs.empty:
+        raise InputError(f"{save_path}: no run folder; --save_path is the one that main.py writes run folders into")
+    table = pd.DataFrame({"folder": [folder.name for folder in runs["folder"]]})
+    for name in sorted(names_of("test", "model", "training") & {*runs}):
+        texts = runs[name].astype(str).where(runs[name].notna(), str(defaults()[name]))
+        values = texts.str.removesuffix(".0")  # integers of a column with missing values are floats
+        if values[runs["SorL"].notna()].nunique() > 1:  # where configuration.json is not damaged
+            table[name] = runs["test"] if name == "test_split" else values
+    for name, heading in HEADINGS.items():
+        table[heading] = runs[name].map("{:.3f}".format)
+    done, wanted = (runs[name].map("{:.0f}".format) for name in ("epochs_done", "epochs"))
+    logs = [last_line(save_path, run.run_id) if run.state == "unfinished" else "" for run in runs.itertuples()]
+    states = [f"{state}: {log}" if log else state for state, log in zip(runs["state"], logs, strict=True)]
+    table = table.assign(epochs=done + "/" + wanted, state=states).fillna("").replace("nan", "")
+    return table.to_markdown(index=False, tablefmt="simple", disable_numparse=True)
+
+
+def execute(args: argparse.Namespace, options: argparse.Namespace) -> int:
+    """Carry out a command, and return the number of runs that it should have made and that have not finished."""
+    if args.command == "runs":
+        print(runs_table(options.save_path))
+    elif args.command == "compare":
+        print(compare_rows(args, options))
+    elif args.command == "list":
+        print(list_tables(plan(args, options)[0], options.save_path))
+    elif args.command == "report":
+        report(*plan(args, options), options.save_path)
     else:
-        if command == "run":
-            unfinished = run(plan, argv)
-        print(f"report: {report(plan) / 'index.html'}")
-    if unfinished:
-        have = "have" if len(unfinished) > 1 else "has"
-        print(f"{count(len(unfinished), 'run')} {have} not finished: the report says why", file=sys.stderr)
-    return unfinished
+        make_runs(plan(args, options)[0], args, options)
+        return report(*plan(args, options), options.save_path)
+    return 0
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 1 when a run has not finished."""
-    argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["runs"]:
-        args = get_args_parsers()[0].parse_args(argv)
-        return run_command(lambda: print(describe_runs(args.save_path)))
-    unfinished: list[PlannedRun] = []
-    status = run_command(lambda: unfinished.extend(execute(parse_plan(argv), argv)))
-    return status or int(bool(unfinished))
+    unfinished: list[int] = []
+    status = run_command(lambda: unfinished.append(execute(*parse(sys.argv[1:] if argv is None else argv))))
+    return status or int(any(unfinished))
 
 
 if __name__ == "__main__":

@@ -1,70 +1,75 @@
-"""Published: the figures in data/published.csv, and beside which of our runs they may stand."""
+"""Published: the figures in data/published.csv, and which of them may stand beside ours."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from corpora.registry import corpus_of
-from corpora.sessions import format_sessions
+from corpora.corpus import corpus_by_name, corpus_of
+from corpora.corpus_json import read_corpus_json
+from corpora.sessions import format_sessions, parse_sessions
 from metric import BATCH_FIGURES, FIGURES, HEADINGS, SINGLE_LABEL_FIGURES
-from reports.runs import Entry, Run, finished, group
 
 PUBLISHED_FILE = Path(__file__).parent.parent / "data/published.csv"
-
-KNOWN = (*FIGURES, *SINGLE_LABEL_FIGURES)  # what is published, and what the CSV files hold
-ANY = "any "  # begins the protocol of what holds whatever is trained on
-HELD_OUT = ("test sessions held out", "each fold of four sessions held out in turn")  # as the paper's, and all ours
-FOLDS_WITH_VALIDATION = "five folds of sessions, each with validation sessions of its own; speakers; single labels"
+PUBLISHED_CORPUS = "KEMDy19"  # of the published figures, but for tables named after another corpus
+SIZE_TOLERANCE = 0.05  # copies of a corpus may differ by this share of their utterances
+KNOWN = (*FIGURES, *SINGLE_LABEL_FIGURES)  # what is published
+KEY = ["table", "row", "role", "test"]
 
 
 def read_published() -> pd.DataFrame:
-    """The rows of data/published.csv; a figure that was not published is NaN, a blank role, split or note ''."""
-    names = {name.lower(): name for name in BATCH_FIGURES}
+    """The rows of data/published.csv; a figure that was not published is NaN, an empty role, test split or note ''."""
+    names = {name.lower(): name for name in BATCH_FIGURES} | {"test_split": "test"}
     table = pd.read_csv(PUBLISHED_FILE, dtype=dict.fromkeys(("table", "row", "role", "test_split"), str))
-    return table.rename(columns=names).fillna(dict.fromkeys(("role", "test_split", "note", "protocol"), ""))
+    return table.rename(columns=names).fillna(dict.fromkeys(("role", "test", "note", "protocol"), ""))
 
 
-def find_published(
-    published: pd.DataFrame, table: str, row: str, role: str, test_split: Iterable[int]
-) -> dict[str, float] | None:
-    """The figures of one row of `read_published`, without those that are NaN; None if there is no such row."""
-    wanted = {"table": table, "row": row, "role": role, "test_split": format_sessions(test_split)}
-    found = published[(published[list(wanted)] == list(wanted.values())).all(axis=1)]
-    return None if found.empty else {name: float(value) for name, value in found.iloc[0][[*KNOWN]].dropna().items()}
+def find_published(published: pd.DataFrame, entries: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """What was published of one row of a table, for the folds of its `entries`: each of `KNOWN`, NaN if it was not.
 
-
-def protocols_of(entries: Sequence[Entry], runs: Mapping[Path, Run]) -> tuple[str, ...]:
-    """The protocols of published.csv that a table's runs have.
-
-    That of peers who validate apart is ours where a row has run on all folds of its corpus, with `--valid_split`.
+    The first are the figures over all folds, else their mean over folds, the second their standard deviation over
+    folds. Those of a default row are in table 3.2.
     """
-    for of_row in group([entry for entry in entries if entry.role == "speaker"], "row").values():
-        found, splits = finished(of_row, runs), group(of_row, "test_split")
-        corpora = {corpus_of(run.ids[0]) for run in found}
-        if len(found) == len(of_row) and len(corpora) == 1 and None not in corpora:
-            whole = {split for (split,) in splits} == {*corpora.pop().folds}
-            if whole and all(run.configuration.get("valid_split") for run in found):
-                return (*HELD_OUT, FOLDS_WITH_VALIDATION)
-    return HELD_OUT
+    first, tests = entries.iloc[0], [*entries["test"].unique()]
+    table, row = ("3.2", "default") if first["is_default"] else (first["table"], first["row"])
+    sessions = format_sessions(session for test in tests for session in parse_sessions(test))
+    keys = [(table, row, first["role"], test) for test in (*tests, sessions)]
+    found = published.set_index(KEY)[[*KNOWN]].reindex(keys)
+    of_folds, of_all = found.iloc[:-1], found.iloc[-1]
+    mean = of_folds.mean(skipna=False) if of_all.isna().all() else of_all
+    return mean, of_folds.std(skipna=False)
 
 
-def describe_peers(published: pd.DataFrame, table: str, rows: Sequence[str], protocols: Sequence[str]) -> list[str]:
-    """One line for every published row of a table that is none of its configurations.
-
-    Its figures stand there where its protocol is one of `protocols`, which ours have.
-    """
+def describe_others(published: pd.DataFrame, entries: pd.DataFrame) -> list[str]:
+    """One line for every published row of a table that is none of its configurations, with its protocol."""
+    others = published[(published["table"] == entries["table"].iloc[0]) & ~published["row"].isin(entries["row"])]
     lines = []
-    for _, row in published[(published["table"] == table) & ~published["row"].isin(rows)].iterrows():
-        if row["protocol"] in protocols or row["protocol"].startswith(ANY):
-            figures = ", ".join(f"{HEADINGS[name]} {row[name]:.3f}" for name in KNOWN if not np.isnan(row[name]))
-            lines.append(f"{row['row']}: {figures}; {row['protocol']}.")
-        else:
-            lines.append(
-                f"{row['row']}: of another protocol than these runs ({row['protocol']}), so that its figures, in "
-                "data/published.csv, do not stand here."
-            )
+    for _, row in others.iterrows():
+        figures = ", ".join(f"{HEADINGS[name]} {row[name]:.3f}" for name in KNOWN if row[name] == row[name])
+        lines.append(f"{row['row']}: {figures}; comparable only under its protocol: {row['protocol']}.")
     return lines
+
+
+def whole_corpus(run: pd.Series) -> str | None:
+    """The name of the known corpus that a run of `runs.read_runs` was made from the whole of; None for other data."""
+    corpus = corpus_by_name(str(run["data_corpus"]))
+    if corpus is None or "+" in corpus.name or run["data_synthetic"] == "yes" or run["SorL"] not in corpus.roles:
+        return None
+    splits = (run["test"], run["data_train_sessions"], run["valid_split"])
+    sessions = {session for split in splits if split for session in parse_sessions(str(split))}
+    expected = corpus.utterances[run["SorL"]]
+    is_whole = abs(int(run["data_utterances"]) - expected) <= SIZE_TOLERANCE * expected
+    return corpus.name if is_whole and len(sessions) == len(corpus.sessions) else None
+
+
+def published_beside(table: str, runs: pd.DataFrame, data_path: Path) -> pd.DataFrame:
+    """The published figures that may stand beside those of a table: all if our data are the whole corpus of these.
+
+    All finished `runs` of the report count, with their column `whole_corpus`; without any, the corpus in `data_path`.
+    """
+    corpora = {*runs["whole_corpus"]}
+    if runs.empty and not (read_corpus_json(data_path) or {}).get("synthetic"):
+        corpora = {corpus_of(data_path).name}
+    published = read_published()
+    return published if corpora == {table if corpus_by_name(table) else PUBLISHED_CORPUS} else published[:0]

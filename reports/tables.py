@@ -1,168 +1,223 @@
-"""Tables: the runs of experiments beside the published figures, as CSV, Markdown, LaTeX and a page."""
+"""Tables: the figures of many runs, their means, spreads and intervals, as CSV, Markdown and LaTeX."""
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from tqdm import tqdm
+import numpy as np
+import pandas as pd
 
-from constants import ROLES
-from corpora.registry import corpus_of
-from corpora.sessions import format_sessions
-from metric import BATCH_FIGURES, WHOLE_FIGURES
-from reports.against import compare_with_baseline
-from reports.formats import Summary, format_latex, format_markdown, page_rows
-from reports.heat import heat_maps
-from reports.page import DrawnTable, Page, Section, draw_table, heading_groups, plotted, write_page
-from reports.published import describe_peers, protocols_of, read_published
-from reports.runs import (
-    Entry,
-    Run,
-    describe_corpora,
-    describe_machines,
-    finished,
-    group,
-    may_show_published,
-    read_run,
-    whole_corpus,
+from corpora.corpus import corpus_by_name
+from metric import BATCH_FIGURES, HEADINGS, MAIN_FIGURES, WHOLE_FIGURES, bootstrap, dialogue_sums
+from reports.compare import Windows, compare_with_baseline, format_spread, to_markdown
+from reports.published import KNOWN, describe_others, find_published
+from reports.result import LABELS, format_difference, format_interval
+from utils import atomic_write
+
+FIGURE_COLUMNS = [*KNOWN, "majority_f1"]
+COUNTS = {"n": "windows", "n_single_label": "single_label", "dialogues": "dialogues"}
+LEGEND = (
+    "Mean ± standard deviation over seeds; in a mean of folds, ± that over seeds of the mean over folds, and ± that "
+    "over folds; in square brackets the 95% interval over dialogues, resampled in each fold. Publ.: the published "
+    "figure, ± its standard deviation over folds; diff.: ours minus it. Windows: tested ones, in brackets those with "
+    "one majority label, which weighted F1, macro F1 and accuracy are over. Bold: the best row of a role and test "
+    "split. Precision, recall and F1 are as in the paper: at 1, for each batch, then averaged over batches. Majority "
+    "F1: that of always predicting the most frequent training label. Differences between rows are over the folds and "
+    "seeds that both have, ± their standard deviation over seeds; within: no larger than that, perhaps due to the "
+    "seeds alone; bold: beyond it, and the interval does not include 0. In training: a training session has the same "
+    "sentence, of five letters or more. Looked up: weighted F1 of predicting that sentence's commonest training label."
 )
-from reports.summary import summarise, summarise_parts
-from utils import InputError, atomic_write, one_line
-
-# Of a corpus that is mostly of one emotion, where macro F1 alone says something
-IMBALANCED_FIGURES = ("macro_f1", *(name for name in WHOLE_FIGURES if name != "macro_f1"))
 
 
-def shown_figures(entries: Sequence[Entry], runs: dict[Path, Run]) -> tuple[str, ...]:
-    """The figures to show of a table: those over the whole test set first, then those that the paper counts by batch.
+def make_table(entries: pd.DataFrame, windows: Windows, published: pd.DataFrame) -> dict[str, Any]:
+    """A table of the report from its `entries`, the `windows` of the finished ones, and rows of `read_published`.
 
-    Of an imbalanced corpus macro F1 is first, and those by batch are left out.
+    `numbers` are by what the names of their files end in, `texts` the same by their headings, `figures` those to show.
     """
-    corpora = [corpus_of(segment) for run in finished(entries, runs) for segment in run.ids[:1]]
-    is_imbalanced = any(corpus and corpus.imbalanced for corpus in corpora)
-    return IMBALANCED_FIGURES if is_imbalanced else (*WHOLE_FIGURES, *BATCH_FIGURES)
+    name, title, baseline = entries[["table", "title", "baseline"]].iloc[0]
+    figures = (*WHOLE_FIGURES, *BATCH_FIGURES)
+    corpora = map(corpus_by_name, entries["data_corpus"].dropna().unique())
+    if any(corpus and corpus.imbalanced for corpus in corpora):  # accuracy and figures by batch say little
+        figures = tuple(sorted(WHOLE_FIGURES, key=lambda name: name != "macro_f1"))
+    table, parts = summarise(entries, windows, published), summarise_parts(entries)
+    differences, notes = compare_with_baseline(entries, windows) if isinstance(baseline, str) else (pd.DataFrame(), [])
+    texts = {"Figures": format_table(table, figures)}
+    if len(differences):
+        texts[f"Difference of each row from {baseline}"] = format_differences(differences)
+    if len(parts):
+        texts["By dialogue and sentence"] = format_parts(parts)
+    return {
+        "name": name,
+        "title": f"Table {name}: {title}" if name[0].isdigit() else title,
+        "figures": figures,
+        "numbers": {"": table, "_differences": differences, "_parts": parts},
+        "texts": texts,
+        "notes": [*notes, *describe_others(published, entries)],
+    }
 
 
-# The report
+# The numbers
 
 
-def write_report(folder: Path, entries: Sequence[Entry], settings: dict[str, Any]) -> None:
-    """Write `<table>.csv`, `.md` and `.tex` of every table, and `index.html` with all of them, into `folder`.
+def summarise(entries: pd.DataFrame, windows: Windows, published: pd.DataFrame) -> pd.DataFrame:
+    """A table's rows: one per role, row and test split, and the mean of several test splits.
 
-    A run whose files are damaged is listed as missing, with the reason. Published figures stand beside ours where all
-    runs are of the whole corpus that they are of.
-
-    Parameters
-    ----------
-    entries : the tables' runs, in the order to show them
-    settings : options that all runs share, by name
-
-    Raises
-    ------
-    InputError : `folder` cannot be written to
+    Of each of `KNOWN` there are the mean over seeds (of several folds: mean of the folds' means), `_sd` the sample
+    standard deviation over runs, `_sd_seeds` that over seeds (of several folds: of the mean over folds of each seed
+    that has them all), `_sd_folds` that of the folds' means, `_published`, `_published_sd` (over folds), and `_diff`,
+    ours less the published one if no fold is missing; of `MAIN_FIGURES` `_low` and `_high`, the 95% interval over
+    dialogues, of F1 that over all windows at once. What is not known is NaN.
     """
-    folders = dict.fromkeys(entry.folder for entry in entries if entry.folder is not None)
-    n_steps = len(folders) + len(group(entries, "table")) + len(group(entries, "table", "role", "row"))
-    with tqdm(total=n_steps, desc="report", unit="step", delay=2, leave=False) as bar:
-        runs, errors = read_runs(folders, bar)
-        corpora, warning = describe_corpora(runs.values())
-        published, made_of = read_published(), {place: whole_corpus(run) for place, run in runs.items()}
-        sections, plot_numbers = [], itertools.count(1)
-        for (name,), wanted in group(entries, "table").items():
-            wanted = sorted(wanted, key=lambda entry: ROLES.index(entry.role))
-            of_table = {made_of[entry.folder] for entry in wanted if entry.folder in runs}
-            theirs = published
-            if not may_show_published(name, of_table, made_of.values(), Path(settings.get("data_path", ""))):
-                theirs, wanted = published.iloc[:0], [entry._replace(published=None) for entry in wanted]
-            table = summarise(wanted, runs, theirs)
-            table["corpus"] = warning or "; ".join(corpora)
-            missing = describe_missing(wanted, runs, errors)
-            title = f"Table {name}: {wanted[0].title}" if name[0].isdigit() else wanted[0].title
-            figures = shown_figures(wanted, runs)
-            notes = describe_peers(theirs, name, [e.row for e in wanted], protocols_of(wanted, runs))
-            against = compare_with_baseline(wanted, runs)
-            parts = summarise_parts(wanted, runs)
-            write_table(folder, Summary(name, title, table, figures, notes, missing, warning, against, parts))
-            plots, details = draw_table(wanted, runs, DrawnTable(table, parts, plotted(figures), plot_numbers), bar)
-            section = Section(
-                title=title,
-                groups=heading_groups(table, figures),
-                rows=page_rows(table, figures, link_runs(wanted, runs, folder)),
-                against=against,
-                notes=notes,
-                missing=missing,
-                heats=heat_maps(wanted, runs, plotted(figures)),
-                plots=plots,
-                details=details,
-            )
-            sections.append(section)
-    page = Page(
-        warning=warning,
-        corpora=corpora,
-        settings=settings,
-        machines=describe_machines(runs.values()),
-        n_wanted=len({entry.run_id for entry in entries}),
-        n_finished=len({entry.run_id for entry in entries if entry.folder in runs}),
-        sections=sections,
-    )
-    write_page(folder / "index.html", page)
+    rows = []
+    for (role, row), of_row in entries.groupby(["role", "row"], sort=False):
+        folds = [of_fold for _, of_fold in of_row.groupby("test", sort=False)]
+        for some in [*folds, of_row] if len(folds) > 1 else folds:
+            rows.append({"role": role, "row": row} | summarise_folds(some, windows, published))
+    return pd.DataFrame(rows)
 
 
-def write_table(folder: Path, summary: Summary) -> None:
-    """Write a table as CSV, Markdown and LaTeX.
+def summarise_folds(entries: pd.DataFrame, windows: Windows, published: pd.DataFrame) -> dict[str, Any]:
+    """The columns of one test split, or of the mean over several."""
+    tests, done = entries["test"].unique(), entries[entries["folder"].notna()]
+    theirs, theirs_sd = find_published(published, entries)
+    by_fold = done.groupby("test", sort=False)[FIGURE_COLUMNS].mean()
+    by_seed = done.groupby("seed")[FIGURE_COLUMNS]
+    mean, is_whole = by_fold.mean(), len(by_fold) == len(tests)
+    found = {
+        "": mean,
+        "_sd": done[FIGURE_COLUMNS].std(),
+        "_sd_seeds": by_seed.mean()[by_seed.size() == len(by_fold)].std(),
+        "_sd_folds": by_fold.std(),
+        "_published": theirs,
+        "_published_sd": theirs_sd,
+        "_diff": mean - (theirs if is_whole else np.nan),
+    }
+    columns = {f"{name}{suffix}": values[name] for name in KNOWN for suffix, values in found.items()}
+    tables = [[windows[folder] for folder in folders] for _, folders in done.groupby("test", sort=False)["folder"]]
+    bounds = pd.DataFrame(np.nan, index=[*MAIN_FIGURES], columns=["low", "high"])
+    if tables and all(table.index.equals(of_fold[0].index) for of_fold in tables for table in of_fold):
+        bounds = bootstrap([np.stack([*map(dialogue_sums, of_fold)], axis=1) for of_fold in tables])
+    columns |= {f"{name}_{side}": bounds.loc[name, side] for name in MAIN_FIGURES for side in ("low", "high")}
+    whole = pd.DataFrame([parts["whole"] for parts in done.drop_duplicates("test")["parts"]], columns=[*COUNTS])
+    n_folds = f"{len(tests)}" if is_whole else f"{len(by_fold)} of {len(tests)}"
+    return {
+        "test": tests[0] if len(tests) == 1 else f"mean of {n_folds} folds",
+        "folds": 1 if len(tests) == 1 else len(by_fold),
+        "runs": len(done),
+        "wanted": len(entries),
+        **whole.astype(float).sum(min_count=1).rename(COUNTS),
+        **columns,
+        "majority_f1": mean["majority_f1"],
+    }
 
-    `<table>_parts.csv` holds the figures by kind of dialogue and sentence, `<table>_differences.csv` those against the
-    table's baseline, if it has one.
+
+def summarise_parts(entries: pd.DataFrame) -> pd.DataFrame:
+    """The figures of each part of the tests, of each role and row: scripted dialogues, sentences in training, ...
+
+    Counts are sums over folds, figures means over folds of the mean over seeds, NaN where there are no windows.
     """
-    numbers = {summary.name: summary.table}
-    if not summary.parts.empty:
-        numbers[f"{summary.name}_parts"] = summary.parts
-    if summary.against is not None:
-        numbers[f"{summary.name}_differences"] = summary.against.numbers
-    for name, table in numbers.items():
-        with atomic_write(folder / f"{name}.csv") as file:
-            table.to_csv(file, index=False, float_format="%.6g")
-    with atomic_write(folder / f"{summary.name}.md") as file:
-        file.write(format_markdown(summary))
-    with atomic_write(folder / f"{summary.name}.tex") as file:
-        file.write(format_latex(summary))
+    rows, key, means = [], ["role", "row", "part"], [*WHOLE_FIGURES, "lookup"]
+    for entry in entries[entries["folder"].notna()].itertuples():
+        for name, part in entry.parts.items():
+            place = {"role": entry.role, "row": entry.row, "part": name, "test": entry.test}
+            rows.append(part | place | {"lookup": part.get("lookup", {}).get("weighted_f1")})
+    table = pd.DataFrame(rows, columns=[*key, "test", *COUNTS, *means]).astype(dict.fromkeys(means, float))
+    table = table.rename(columns=COUNTS)
+    by_fold = table.groupby([*key, "test"], sort=False).mean().groupby(key, sort=False)
+    return by_fold[[*COUNTS.values()]].sum().join(by_fold[means].mean()).reset_index()
 
 
-def link_runs(entries: Sequence[Entry], runs: dict[Path, Run], folder: Path) -> dict[tuple, list[tuple[str, str]]]:
-    """Name and address, relative to `folder`, of each finished run's folder, by role, row and test split in words."""
-    links: dict[tuple, list[tuple[str, str]]] = {}
-    for entry in entries:
-        if entry.folder in runs:
-            address = (
-                quote(Path(os.path.relpath(entry.folder, folder)).as_posix().encode(errors="surrogateescape")) + "/"
-            )
-            place = entry.role, entry.row, format_sessions(entry.test_split)
-            links.setdefault(place, []).append((f"seed {entry.seed}", address))
-    return links
+# As text: a line for each number of a cell; **...** is bold
 
 
-def read_runs(folders: Iterable[Path], bar: tqdm) -> tuple[dict[Path, Run], dict[Path, str]]:
-    """The runs in these folders, and for those that are damaged the reason, both by folder; `bar` counts them."""
-    runs, errors = {}, {}
-    for folder in folders:
-        try:
-            runs[folder] = read_run(folder)
-        except InputError as error:
-            errors[folder] = str(error)
-        bar.update()
-    return runs, errors
+def format_value(value: float) -> str:
+    """`0.674`, or `-` for NaN."""
+    return "-" if np.isnan(value) else f"{value:.3f}"
 
 
-def describe_missing(entries: Sequence[Entry], runs: dict[Path, Run], errors: dict[Path, str]) -> list[str]:
-    """One line for every entry that has no run: which it is, and why."""
-    return [
-        f"{entry.role}, {entry.row}, sessions {format_sessions(entry.test_split)}, seed {entry.seed}: "
-        + one_line(errors.get(entry.folder) or entry.error or "not started")
-        for entry in entries
-        if entry.folder not in runs
-    ]
+def format_table(table: pd.DataFrame, figures: Sequence[str]) -> pd.DataFrame:
+    """Rows of `summarise`, with published figures and differences from them in columns `F1 publ.` and `F1 diff.`."""
+    rows, rounded = [], table[[*figures]].round(3)
+    by_group = rounded.groupby([table["role"], table["test"]])
+    best = rounded.eq(by_group.transform("max")) & by_group.transform("count").gt(1)
+    for at, row in table.iterrows():
+        texts = {name: row[name] for name in ("role", "row", "test")}
+        texts["runs"] = f"{row['runs']} of {row['wanted']}"
+        texts["windows"] = f"{row['windows']:,.0f} ({row['single_label']:,.0f})" if row["runs"] else "-"
+        texts["dialogues"] = f"{row['dialogues']:,.0f}" if row["runs"] else "-"
+        for name in figures:
+            value, heading = format_value(row[name]), HEADINGS[name]
+            lines = [f"**{value}**" if best.at[at, name] else value]
+            spreads = {over: row[f"{name}_sd_{over}"] for over in ("seeds", "folds")}
+            lines += [f"{format_spread(sd)} {over}" for over, sd in spreads.items() if not np.isnan(sd)]
+            if name in WHOLE_FIGURES and (interval := format_interval(row[f"{name}_low"], row[f"{name}_high"])):
+                lines.append(f"[{interval}]")
+            texts[heading] = "\n".join(lines)
+            if table[f"{name}_published"].notna().any():
+                sd = row[f"{name}_published_sd"]
+                spread = "" if np.isnan(sd) else f"\n{format_spread(sd)}"
+                texts[f"{heading} publ."] = format_value(row[f"{name}_published"]) + spread
+                texts[f"{heading} diff."] = format_difference(row[f"{name}_diff"])
+        rows.append(texts | {"majority F1": format_value(row["majority_f1"])})
+    return pd.DataFrame(rows)
+
+
+def format_differences(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `compare_with_baseline`, a column for each figure."""
+    texts = []
+    for _, row in table.iterrows():
+        value, interval = format_difference(row["value"]), format_interval(row["low"], row["high"])
+        is_beyond = not row["within"] and (row["low"] > 0 or row["high"] < 0)
+        lines = [f"**{value}**" if is_beyond else value, *([f"[{interval}]"] if interval else [])]
+        lines += [] if np.isnan(row["sd"]) else [f"{format_spread(row['sd'])} seeds"]
+        texts.append("\n".join([*lines, *["within"] * row["within"]]))
+    long = table.assign(text=texts, figure=table["figure"].map(HEADINGS))
+    key = ["role", "row", "folds", "seeds", "dialogues"]
+    return long.set_index([*key, "figure"])["text"].unstack(sort=False).reset_index().astype(str)
+
+
+def format_parts(parts: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `summarise_parts`."""
+    texts = parts[["role", "row"]].assign(part=parts["part"].map(LABELS).fillna("all"))
+    texts["windows"] = parts["windows"].map("{:,.0f}".format) + parts["single_label"].map(" ({:,.0f})".format)
+    texts["dialogues"] = parts["dialogues"].map("{:,.0f}".format)
+    values = parts[[*WHOLE_FIGURES, "lookup"]].map(format_value)
+    return texts.join(values.rename(columns=HEADINGS | {"lookup": "looked up"}))
+
+
+def write_table(folder: Path, section: dict[str, Any], corpora: str, warning: str) -> None:
+    """Write a table of `make_table`, with its `missing` runs, as CSV, Markdown and LaTeX."""
+    for suffix, numbers in section["numbers"].items():
+        if len(numbers):
+            with atomic_write(folder / f"{section['name']}{suffix}.csv") as file:
+                numbers.assign(corpus=warning or corpora).to_csv(file, index=False, float_format="%.6g")
+    markdown, latex = [f"# {section['title']}", warning], ["% needs \\usepackage{booktabs,graphicx}"]
+    for number, (heading, texts) in enumerate(section["texts"].items()):
+        markdown += [f"## {heading}", to_markdown(texts.map(escape_markdown))]
+        caption = " ".join([warning, f"{section['title']}: {heading}.", LEGEND, *section["notes"]]).strip()
+        latex.append(format_latex(texts, caption, f"tab:{section['name']}" + f"-{number}" * (number > 0)))
+    lines = [*section["notes"], *(f"missing: {line}" for line in section["missing"])]
+    markdown += [LEGEND, "\n".join(f"- {escape_markdown(line)}" for line in lines)]
+    with atomic_write(folder / f"{section['name']}.md") as file:
+        file.write("\n\n".join(filter(None, markdown)) + "\n")
+    with atomic_write(folder / f"{section['name']}.tex") as file:
+        file.write("\n".join(latex))
+
+
+def escape_markdown(text: str) -> str:
+    """Text on one line that cannot break a Markdown table, and holds no HTML."""
+    return re.sub(r"([\\`<>|\[\]#])", r"\\\1", " ".join(text.split()))
+
+
+def format_latex(texts: pd.DataFrame, caption: str, label: str) -> str:
+    """A table of text as LaTeX, as wide as a line."""
+    columns = "lll" + "r" * (len(texts.columns) - 3)
+    caption = re.sub(r"([&%$#_{}])", r"\\\1", caption.replace("\\", "/"))
+    texts = texts.replace("\n", " ", regex=True)
+    text = texts.to_latex(index=False, escape=True, column_format=columns, caption=caption, label=label)
+    text = re.sub(r"\*\*(.*?)\*\*", r"\\textbf{\1}", text).replace("±", "$\\pm$")
+    text = text.replace("\\begin{tabular}", "\\resizebox{\\linewidth}{!}{%\n\\begin{tabular}")
+    return text.replace("\\end{tabular}", "\\end{tabular}}")

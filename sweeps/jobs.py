@@ -1,312 +1,131 @@
-"""Jobs: runs of main.py in processes of their own, several at once on this machine."""
+"""Jobs: many runs of main.py, several at once on this machine, each in a process of its own.
+
+`python -m sweeps.jobs SAVE_PATH RUN_ID MAIN_ARGUMENTS...` is such a process, here and on a cluster. It holds a lock
+until it ends, also when the experiments.py that started it is gone, so that no run is made twice.
+"""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from training.configuration import identities
-from utils import (
-    InputError,
-    Interrupted,
-    atomic_write,
-    count_epochs,
-    lock_folder,
-    new_folder,
-    read_json,
-    stop_requests,
-    timestamp,
-)
+import filelock
+import pandas as pd
+import torch
+from tqdm import tqdm
 
-if TYPE_CHECKING:
-    import submitit
-    from tqdm import tqdm
+import main
+from corpora.sessions import format_sessions
+from reports.runs import read_folders
+from training.options import make_options
 
 ROOT = Path(__file__).parent.parent  # of this program
-FOLDER = "jobs"  # in SAVE_PATH: logs of the runs, errors of those that failed, and submitit's own files
-POLL = 1.0  # seconds between looks at the jobs
-# Exit statuses of a main.py that was asked to stop; the last one is of one that could not save anything yet
-INTERRUPTED = {128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM}
-LOCAL_MINUTES = 10**6  # time limit of a job on this machine, which submitit wants to know
-
-# Runs that there are
+FOLDER = "jobs"  # in SAVE_PATH: logs of the runs, <run_id>.log
+POLL = 1.0  # seconds between looks at the runs
 
 
-class Found(NamedTuple):
-    """An experiment folder, whether its run has finished, and how many of its epochs are done."""
-
-    folder: Path
-    finished: bool
-    epochs: int
-
-
-def find_runs(save_path: Path) -> dict[str, Found]:
-    """Experiment folders in `save_path` by the `identities` of their outcome; of several the most advanced one.
-
-    Damaged folders and those of the published program, which stores no versions, are left out.
-    """
-    found: dict[str, Found] = {}
-    for path in sorted(save_path.glob("*/configuration.json")):
-        try:
-            stored = read_json(path)
-            run_ids = identities(stored) if "versions" in stored else ()
-        except (InputError, TypeError, ValueError):
-            continue
-        this = Found(path.parent, (path.parent / "result.json").exists(), count_epochs(path.parent) or 0)
-        for run_id in run_ids:
-            if run_id not in found or this[1:] > found[run_id][1:]:
-                found[run_id] = this
-    return found
+def run_once(save_path: Path, run_id: str, argv: list[str]) -> int:
+    """Make or resume a run unless it has finished or another process works on it; the exit status of main.py, or 0."""
+    with contextlib.suppress(filelock.Timeout), filelock.FileLock(save_path / FOLDER / f"{run_id}.lock", timeout=0):
+        runs = read_folders(save_path)
+        if not runs.loc[runs["run_id"] == run_id, "state"].isin(["finished", "running"]).any():
+            return main.main([*argv, "--resume", "auto"])
+    print("finished, or another process is working on this run")
+    return 0
 
 
-def find_finished(save_path: Path) -> dict[str, Path]:
-    """Experiment folders of the finished runs in `save_path`, by the `identities` of their outcome."""
-    return {run_id: found.folder for run_id, found in find_runs(save_path).items() if found.finished}
+def main_argv(options: argparse.Namespace) -> list[str]:
+    """The arguments of main.py for these options, with absolute paths; others that have their default are left out."""
+    argv = []
+    for name, default in vars(make_options()).items():
+        value = vars(options)[name]
+        if isinstance(value, Path):
+            argv += [f"--{name}", str(value.absolute())]
+        elif value is True:
+            argv += [f"--{name}"]
+        elif name != "given" and value not in (default, None):
+            argv += [f"--{name}", format_sessions(value) if isinstance(value, list) else str(value)]
+    return argv
 
 
-def job_file(save_path: Path, run_id: str, suffix: str) -> Path:
-    """A file of a run's job."""
-    return save_path / FOLDER / f"{run_id[:16]}{suffix}"
-
-
-def error_file(save_path: Path, run_id: str) -> Path:
-    """The file that holds the last line of a failed run."""
-    return job_file(save_path, run_id, ".error.txt")
-
-
-def why_unfinished(save_path: Path, run_id: str) -> str:
-    """The last line of a run if it failed, else that it has not finished."""
-    error = error_file(save_path, run_id)
-    return error.read_text("utf-8") if error.is_file() else "not finished"
-
-
-# A job
-
-
-@dataclass
-class Job:
-    """A run of main.py in a process of its own; submitit calls it, perhaps on another machine.
-
-    run_id : the `identity` of the run's outcome
-    argv : main.py's arguments
-    save_path : main.py's --save_path
-    label : the run in one line, for messages
-    epochs : of the whole run, for the progress bar
-    environment : variables of main.py's environment, besides those of this process
-    pid : process of main.py while it runs, else 0
-    """
-
-    run_id: str
-    argv: tuple[str, ...]
-    save_path: Path
-    label: str = ""
-    epochs: int = 0
-    environment: Mapping[str, str] = field(default_factory=dict)
-    pid: int = 0
-
-    def __call__(self) -> int:
-        """Run main.py and return its exit status; 0 if the run has finished or another process is working on it.
-
-        Its output goes to `jobs/<run>.log`. SIGTERM, and SLURM's signal before its time limit, make it save and stop.
-        """
-        import filelock
-
-        lock = filelock.FileLock(job_file(self.save_path, self.run_id, ".lock"))
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            print("another process is working on this run")
-            return 0
-        try:
-            found = find_runs(self.save_path).get(self.run_id)
-            if found is not None and found.finished:
-                return 0
-            if found is not None and is_trained_in(found.folder):
-                print("another process is working on this run")
-                return 0
-            return self.run_main()
-        finally:
-            lock.release()
-
-    def run_main(self) -> int:
-        """Run main.py to its end and return its exit status; note the last line of one that failed."""
-        error, log = error_file(self.save_path, self.run_id), job_file(self.save_path, self.run_id, ".log")
-        error.unlink(missing_ok=True)
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda *_: self.stop())
-        command = [sys.executable, str(ROOT / "main.py"), *self.argv, "--resume", "auto"]
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "TQDM_MININTERVAL": "10", **self.environment},
-                start_new_session=True,  # it gets signals from this process alone
-                preexec_fn=ignore_submitit_signal,
-            )
-            self.pid = process.pid
-            status = process.wait()
-        if status and status not in INTERRUPTED:
-            with atomic_write(error) as file:
-                file.write(last_line(log, status))
-        return status
-
-    def stop(self) -> None:
-        """Ask main.py to save and stop, once: a second signal would stop it before it has saved."""
-        pid, self.pid = self.pid, 0
-        if pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-
-    def checkpoint(self) -> Any:
-        """The job that SLURM starts again after the time limit; submitit calls this in a signal handler."""
-        from submitit.helpers import DelayedSubmission
-
-        pid = self.pid
-        self.stop()
-        if pid:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
-        return DelayedSubmission(replace(self, pid=0))
-
-
-def is_trained_in(folder: Path) -> bool:
-    """Whether a main.py trains in this experiment folder: one that outlived its job, or that the user started."""
-    try:
-        with lock_folder(folder, "training"):
-            return False
-    except InputError:
-        return True
-
-
-def ignore_submitit_signal() -> None:
-    """Ignore the signal that SLURM sends to all processes of a job before its time limit; main.py gets SIGTERM."""
-    signal.signal(getattr(signal, "SIG" + os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")), signal.SIG_IGN)
-
-
-def last_line(log: Path, status: int) -> str:
-    """The last line of a run that ended with this exit status, or what ended it."""
-    if status < 0:
-        return f"killed by {signal.Signals(-status).name}"
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 4096))
-        lines = file.read().decode(errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else f"exit status {status}"
-
-
-# Jobs on this machine
-
-
-def shares(n_jobs: int, gpu_id: str | None) -> list[dict[str, str]]:
-    """Environments of runs that share this machine: one GPU for each in turn, and equal parts of the processor.
-
-    Parameters
-    ----------
-    n_jobs : runs at once
-    gpu_id : main.py's --gpu_id; if it is given, it holds for all runs and every run sees all GPUs
-    """
-    import torch
-
+def device_slots(n_jobs: int, gpu_id: str | None) -> list[dict[str, str]]:
+    """Environments of runs that share this machine: a part of its cores, and a GPU in turn, or with --gpu_id all."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // n_jobs)))
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
-    environments = []
-    for number in range(n_jobs):
-        of_run = [gpus[number % len(gpus)]] if gpus and gpu_id is None else gpus
-        environment = {"CUDA_VISIBLE_DEVICES": ",".join(of_run)}
-        if n_jobs > 1:
-            environment["OMP_NUM_THREADS"] = threads
-        environments.append(environment)
-    return environments
+    threads = {"OMP_NUM_THREADS": str(max(1, cores // n_jobs))} if n_jobs > 1 else {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    gpus = visible.split(",") if gpu_id is None else [visible]
+    shared = {"TQDM_MININTERVAL": "10"} | threads | os.environ
+    return [shared | {"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} for n in range(n_jobs)]
 
 
-def run_locally(jobs: Sequence[Job], save_path: Path, places: Sequence[Mapping[str, str]]) -> None:
-    """Run all jobs on this machine, one at a time in each place, and return when none is left.
-
-    Parameters
-    ----------
-    places : the environment that a run gets in each place, see `shares`
-
-    Raises
-    ------
-    Interrupted : SIGINT or SIGTERM came; the runs have saved and stopped
-    """
-    import submitit
-
-    executor = submitit.LocalExecutor(submitit_folder(save_path))
-    executor.update_parameters(timeout_min=LOCAL_MINUTES)
-    waiting = list(jobs)
-    running: dict[int, tuple[Job, submitit.LocalJob]] = {}  # by place
-    with stop_requests(quiet=True) as received, progress_bar(jobs) as bar:
-        while running or waiting:
-            if received:
-                waiting = []
-                for _, handle in running.values():  # at every look: a process that is just starting may miss one
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(handle.job_id), signal.SIGTERM)
-            for place, environment in enumerate(places):
-                if waiting and place not in running:
-                    job = replace(waiting.pop(0), environment=environment)
-                    with ignored(signal.SIGINT):  # a terminal sends it to all processes; only this one obeys it
-                        running[place] = job, executor.submit(job)
-            time.sleep(POLL)
-            ended = [running.pop(place)[0] for place in list(running) if running[place][1].done()]
-            found = find_runs(save_path)
-            write_ended(bar, ended, found, save_path)
-            update_bar(bar, jobs, found, running=len(running), waiting=len(waiting))
-        if received:
-            raise Interrupted("stopped, all is saved; call the same command to go on", received[0])
+def run_here(todo: pd.DataFrame, save_path: Path, slots: list[dict[str, str]]) -> None:
+    """Make planned runs, one at a time in each slot. Ctrl-C and SIGTERM end them and are raised again."""
+    waiting, running = [*todo.itertuples()], {}  # the latter by slot
+    with epoch_bar(todo) as bar:
+        try:
+            while waiting or running:
+                for n in [n for n in range(len(slots)) if n not in running][: len(waiting)]:
+                    planned = waiting.pop(0)
+                    running[n] = planned, start(planned, save_path, slots[n])
+                time.sleep(POLL)
+                update_bar(bar, todo, save_path)
+                for n in [n for n, (_, process) in running.items() if process.poll() is not None]:
+                    planned, process = running.pop(n)
+                    if process.returncode < 0:
+                        with log_of(save_path, planned.run_id).open("a") as log:
+                            log.write(f"\nkilled by {signal.Signals(-process.returncode).name}\n")
+                    bar.write(f"{label_of(planned)}: {last_line(save_path, planned.run_id)}", sys.stdout)
+        except KeyboardInterrupt as error:
+            for _, process in running.values():
+                process.terminate()
+            for _, process in running.values():
+                process.wait()
+            raise type(error)("call the same command to resume") from error
 
 
-@contextlib.contextmanager
-def ignored(number: int) -> Iterator[None]:
-    """Processes that start in this block ignore the signal of this number."""
-    previous: Callable | int | None = signal.signal(number, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(number, previous)
+def start(planned: Any, save_path: Path, environment: dict[str, str]) -> subprocess.Popen:
+    """Start the process of a planned run, which writes to the run's log."""
+    command = [sys.executable, "-m", "sweeps.jobs", str(save_path.absolute()), planned.run_id]
+    command += main_argv(planned.options)
+    with log_of(save_path, planned.run_id).open("ab") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
-# For jobs here and on a cluster
+def epoch_bar(todo: pd.DataFrame) -> tqdm:
+    """A bar over the epochs of all runs."""
+    return tqdm(total=sum(options.epochs for options in todo["options"]), desc="runs", unit="epoch")
 
 
-def submitit_folder(save_path: Path) -> Path:
-    """A new folder for submitit's files; also lets its processes import this program's modules."""
-    path = os.environ.get("PYTHONPATH", "")
-    if str(ROOT) not in path.split(os.pathsep):
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), path]))
-    return new_folder(save_path.absolute() / FOLDER, f"submitit_{timestamp()}")
+def update_bar(bar: tqdm, todo: pd.DataFrame, save_path: Path) -> None:
+    """Show the epochs that are done: of a finished run, which may have stopped early, all."""
+    runs = read_folders(save_path).drop_duplicates("run_id", keep="last")
+    own = runs[runs["run_id"].isin(todo["run_id"])]
+    bar.update(int(own["epochs"].where(own["state"] == "finished", own["epochs_done"]).sum()) - bar.n)
 
 
-def progress_bar(jobs: Sequence[Job]) -> tqdm:
-    """A bar of the epochs of all jobs."""
-    from tqdm import tqdm
-
-    return tqdm(total=sum(job.epochs for job in jobs), desc="runs", unit="epoch")
+def label_of(planned: Any) -> str:
+    """A planned run in one line."""
+    return f"{planned.table} {planned.row}, {planned.role}, test {planned.test}, seed {planned.seed}"
 
 
-def update_bar(bar: tqdm, jobs: Sequence[Job], found: Mapping[str, Found], running: int, waiting: int) -> None:
-    """Show how many epochs are done, and how many jobs run and wait."""
-    known = [(found[job.run_id], job.epochs) for job in jobs if job.run_id in found]
-    done = sum(epochs if run.finished else min(run.epochs, epochs) for run, epochs in known)  # one may stop early
-    bar.set_postfix(running=running, waiting=waiting, refresh=False)
-    bar.update(done - bar.n)
+def log_of(save_path: Path, run_id: str) -> Path:
+    """The log of a planned run."""
+    return save_path / FOLDER / f"{run_id}.log"
 
 
-def write_ended(bar: tqdm, ended: Sequence[Job], found: Mapping[str, Found], save_path: Path) -> None:
-    """Print one line for each job that has ended: the run's folder, or why it has not finished."""
-    for job in ended:
-        run = found.get(job.run_id)
-        result = str(run.folder) if run is not None and run.finished else why_unfinished(save_path, job.run_id)
-        bar.write(f"{job.label}: {result}", sys.stdout)
+def last_line(save_path: Path, run_id: str) -> str:
+    """The last line of a run's log; empty where there is none."""
+    path = log_of(save_path, run_id)
+    text = path.read_text("utf-8", errors="replace").strip() if path.is_file() else ""
+    return text.splitlines()[-1].strip() if text else ""
+
+
+if __name__ == "__main__":
+    sys.exit(run_once(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))

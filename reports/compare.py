@@ -1,0 +1,164 @@
+"""Compare: two rows or runs on the same test windows: differences, intervals over dialogues, McNemar's test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+import metric
+from metric import HEADINGS, MAIN_FIGURES, WHOLE_FIGURES
+from reports.result import format_difference
+from reports.runs import TRUTH, read_windows
+from utils import InputError
+
+Windows = Mapping[Path, pd.DataFrame]  # `runs.read_windows` of run folders
+COUNTS = ["windows", "single_label", "dialogues"]
+FIGURE_COLUMNS = [f"{name}_{what}" for what in ("a", "b", "diff") for name in MAIN_FIGURES]
+
+
+def compute_comparison(
+    pairs: pd.DataFrame, windows: Windows, n_resamples: int = metric.RESAMPLES, seed: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Compare runs of A and B: `pairs` has `test`, `seed`, and the folders `a` and `b`, a row per test split and seed.
+
+    Returns
+    -------
+    figures : a row per test split and seed, and of several the mean over folds: `COUNTS`, and of each of `MAIN_FIGURES`
+        `_a`, `_b` and `_diff`, B - A
+    intervals : `metric.bootstrap` of the mean B - A, a row for each of `MAIN_FIGURES`; the number of `seeds` that all
+        folds have, the `sd` over these, and whether the value is `within` it
+    mcnemar : a row per test split and seed, and of several folds the sum of each seed: `windows`, `only_a`, `only_b`, p
+
+    Raises `InputError` where the runs of a test split differ in windows or labels.
+    """
+    folds, rows = [], []
+    for test, of_fold in pairs.groupby("test", sort=False):
+        sums = []
+        for pair in of_fold.itertuples():
+            check_same_windows(of_fold["a"].iloc[0], pair.a, windows)
+            check_same_windows(of_fold["a"].iloc[0], pair.b, windows)
+            both = [windows[pair.a], windows[pair.b]]
+            sums.append(np.stack([metric.dialogue_sums(table) for table in both], axis=1))  # (D, 2, 64)
+            total = sums[-1].sum(axis=0)
+            counts, (a, b) = metric.figures_of_sums(total[0]), metric.main_figures(total)
+            sizes = int(counts["n"]), int(counts["n_single_label"]), len(sums[-1])
+            right_a, right_b = (metric.window_values(table)[:, 1] > 0 for table in both)  # emotions
+            discordant = (right_a & ~right_b).sum(), (right_b & ~right_a).sum()
+            rows.append([test, str(pair.seed), *sizes, *a, *b, *(b - a), *discordant])
+        folds.append(np.stack(sums, axis=1))
+    figures = pd.DataFrame(rows, columns=["test", "seed", *COUNTS, *FIGURE_COLUMNS, "only_a", "only_b"])
+    by_fold, by_seed = figures.groupby("test", sort=False), figures.groupby("seed", sort=False)
+    of_seed = by_seed[FIGURE_COLUMNS].mean()[by_seed.size() == len(folds)]
+    intervals = metric.bootstrap(folds, n_resamples, seed).assign(seeds=len(of_seed))
+    intervals["sd"] = of_seed[[f"{name}_diff" for name in MAIN_FIGURES]].std().to_numpy()
+    intervals["within"] = intervals["value"].abs() <= intervals["sd"]
+    mcnemar = figures[["test", "seed", "windows", "only_a", "only_b"]]
+    if len(folds) > 1:
+        total = by_seed[["windows", "only_a", "only_b"]].sum().reset_index()
+        mcnemar = pd.concat([mcnemar, total.assign(test="sum of folds")])
+    p = [mcnemar_p(a, b) for a, b in zip(mcnemar["only_a"], mcnemar["only_b"], strict=True)]
+    if len(rows) > 1:
+        mean = dict(by_fold[COUNTS].first().sum()) | dict(by_fold[FIGURE_COLUMNS].mean().mean())
+        figures.loc[len(figures)] = {"test": "mean", "seed": ""} | mean
+    return figures.drop(columns=["only_a", "only_b"]), intervals, mcnemar.assign(p=p)
+
+
+def check_same_windows(first: Path, other: Path, windows: Windows) -> None:
+    """Raise `InputError` unless the runs in two folders have the same windows and labels."""
+    a, b = windows[first][TRUTH].align(windows[other][TRUTH], axis=0)  # NaN where one lacks a window
+    differs = (a != b).any(axis=1)
+    if differs.any():
+        at = differs.idxmax()
+        texts = ["missing" if row.isna().any() else ", ".join(map(str, row)) for row in (b.loc[at], a.loc[at])]
+        where = f"{other / 'predictions.csv'}: window {at}"
+        raise InputError(f"{where} is {texts[0]}, and {texts[1]} in {first}; test both on one corpus")
+
+
+def mcnemar_p(only_a: int, only_b: int) -> float:
+    """Two-sided p of McNemar's exact test (1947): numbers of windows that only A, and that only B, has right."""
+    return float(binomtest(int(only_a), int(only_a + only_b)).pvalue) if only_a + only_b else 1.0
+
+
+LEGEND = """\
+Weighted F1, macro F1 and accuracy are over the test windows with one majority label, CCC and F1 over all windows of a \
+fold at once. Means are over folds, and in each fold over seeds.
+
+The spread over seeds is the standard deviation over seeds of the mean over folds of B - A. A difference within it may \
+be due to the seeds alone; of one seed it is not known: run with --seeds 3.
+
+The intervals resample whole dialogues in each fold, the same for A, B and all seeds, because windows of one dialogue \
+overlap. They show how the difference varies with the dialogues of these sessions, not with other speakers or seeds.
+
+McNemar's exact test counts the windows whose emotion only A or only B predicts correctly. It assumes independent \
+windows; they overlap, so its p is too small. Rely on the interval.
+"""
+
+
+def compare(pairs: pd.DataFrame, names: tuple[str, str], n_resamples: int = 9_999, seed: int = 0) -> str:
+    """The comparison of A and B, whose names are `names`, as Markdown; `pairs` of `compute_comparison` have a `role`.
+
+    Raises `InputError` where a folder is damaged, or the runs of a test split differ in windows or labels.
+    """
+    windows = {folder: read_windows(folder) for folder in {*pairs["a"], *pairs["b"]}}
+    blocks = []
+    for role, of_role in pairs.groupby("role", sort=False):
+        figures, intervals, mcnemar = compute_comparison(of_role, windows, n_resamples, seed)
+        blocks.append(f"# {role}: A = {names[0]}, B = {names[1]}")
+        for some in (MAIN_FIGURES[:3], MAIN_FIGURES[3:]):  # six side by side are too wide for a terminal
+            shown = figures[["test", "seed", *COUNTS]].rename(columns={"single_label": "1 label"})
+            for name in some:
+                a, b = (figures[f"{name}_{run}"].map("{:.3f}".format) for run in ("a", "b"))
+                difference = figures[f"{name}_diff"].map(format_difference)
+                shown[f"{HEADINGS[name]}: A, B (B - A)"] = a + ", " + b + " (" + difference + ")"
+            blocks.append(to_markdown(shown))
+        is_within = intervals["within"].map({True: "yes", False: "no"})
+        columns = {
+            "figure": intervals.index.map(HEADINGS),
+            "mean B - A": intervals["value"].map(format_difference),
+            "from": intervals["low"].map(format_difference),
+            "to": intervals["high"].map(format_difference),
+            "method": intervals["method"],
+            "spread over seeds": intervals["sd"].map(format_spread),
+            "within it": is_within.where(intervals["sd"].notna(), "-"),
+        }
+        blocks.append(f"95% interval of the mean difference, {n_resamples:,} resamples of dialogues:")
+        blocks += [to_markdown(pd.DataFrame(columns)), "McNemar's exact test of the emotion:"]
+        tests = mcnemar.rename(columns={"only_a": "only A right", "only_b": "only B right"})
+        blocks.append(to_markdown(tests.assign(p=tests["p"].map("{:.2g}".format))))
+    return "\n\n".join([*blocks, LEGEND])
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """A Markdown table of cells as text."""
+    return table.astype(str).to_markdown(index=False, disable_numparse=True)
+
+
+def format_spread(sd: float) -> str:
+    """`± .012`, or `-` for NaN."""
+    return "-" if np.isnan(sd) else f"± {sd:.3f}".replace(" 0.", " .")
+
+
+def compare_with_baseline(entries: pd.DataFrame, windows: Windows) -> tuple[pd.DataFrame, list[str]]:
+    """The differences of a table's rows from its row `baseline`, on the folds and seeds that both have.
+
+    They are `role`, `row`, `folds`, `dialogues`, `figure` (of `WHOLE_FIGURES`) and the columns of the `intervals` of
+    `compute_comparison`; the second value says why a row that has runs is not compared.
+    """
+    tables, notes, baseline = [pd.DataFrame()], [], entries["baseline"].iloc[0]
+    runs = entries[["role", "row", "test", "seed", "folder"]].dropna()
+    of_baseline = runs[runs["row"] == baseline].drop(columns="row")
+    pairs = runs[runs["row"] != baseline].merge(of_baseline, on=["role", "test", "seed"])
+    pairs = pairs.rename(columns={"folder_x": "b", "folder_y": "a"})
+    for (role, row), own in pairs.groupby(["role", "row"], sort=False):
+        try:
+            figures, intervals, _ = compute_comparison(own, windows)
+        except InputError as error:
+            notes.append(f"{role}, {row}: {error}.")
+            continue
+        place = {"role": role, "row": row, "folds": own["test"].nunique(), "dialogues": figures["dialogues"].iloc[-1]}
+        tables.append(intervals.loc[[*WHOLE_FIGURES]].rename_axis("figure").reset_index().assign(**place))
+    return pd.concat(tables, ignore_index=True), notes
