@@ -9,69 +9,100 @@ from export import MATE
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.arguments import ArgumentParser, file_path
+import jinja2
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
+
+import metric
+import model
+from corpora.sessions import format_sessions
 from training.devices import set_up_process
-from utils import InputError, find_run, run_command
+from training.options import ArgumentParser, file_path, names_of
+from training.record import TrainedRun, find_run, load_run, unfinished
+from utils import InputError, read_json, run_command
 
 
-def __getattr__(name: str) -> Any:
-    """`from export import MATE`, without torch where only --help is asked for."""
-    if name != "MATE":
-        raise AttributeError(f"module 'export' has no attribute {name!r}")
-    from prediction.hub import MATE
+class MATE(
+    model.MATE,
+    PyTorchModelHubMixin,
+    library_name="mate-kemdy19",
+    language=["ko"],
+    pipeline_tag="audio-classification",
+    license="other",
+    license_name="etri-corpus",
+    tags=["emotion-recognition", "speech-emotion-recognition", "multimodal"],
+):
+    """`model.MATE` with `from_pretrained`, `save_pretrained` and `push_to_hub`. config.json holds its parameters.
 
-    return MATE
+    Parameters
+    ----------
+    options, data : of the run's record (see training/record.py), without paths; the model is built from them
+    card : what the model card says besides, see `parameters`
+    """
+
+    def __init__(self, options: dict[str, Any], data: dict[str, str], card: dict[str, Any]) -> None:
+        super().__init__(**self.architecture(options, data))
+        self.about = {"options": options, "data": data, "card": card}
+
+    def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
+        """The card, from the parameters alone, so that a model that was loaded and is pushed has the same."""
+        template = Path(__file__).parent / "prediction" / "model_card.md"
+        environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+        text = environment.from_string(template.read_text("utf-8")).render(**self.about)
+        return ModelCard(f"---\n{self._hub_mixin_info.model_card_data.to_yaml()}\n---\n\n{text}")
 
 
 def export(run: str, out: Path, save_path: Path = Path("exp")) -> Path:
-    """Write the folder `out`, whole or not at all.
-
-    Raises
-    ------
-    InputError : the run cannot be loaded, or `out` exists
-    """
-    from prediction.hub import MATE, WEIGHTS, architecture, describe_run
-    from training.folders import load_run
-
+    """Write the folder `out`, whole or not at all; raises `InputError` where it exists or the run cannot be loaded."""
     if out.exists():
         raise InputError(f"{out}: exists already and is not overwritten; give a new folder")
-    folder = find_run(save_path, run)
-    trained = load_run(folder)
-    about = describe_run(folder, trained)
-    if about["unfinished"]:
-        warnings.warn(f"{folder}: {about['unfinished']}", stacklevel=2)
-    model = MATE(**architecture(trained), about=about)
-    model.load_state_dict(trained.model.state_dict())
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as parent:
-            made = Path(parent, "model")
-            model.save_pretrained(made)
-            shutil.copymode(made / "config.json", made / WEIGHTS)  # safetensors gives them to their owner alone
-            made.rename(out)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror or error})") from error
+    trained = load_run(find_run(save_path, run))
+    exported = MATE(**parameters(trained))
+    if warning := exported.about["card"]["unfinished"]:
+        warnings.warn(f"{trained.folder}: {warning}", stacklevel=2)
+    exported.load_state_dict(trained.model.state_dict())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as parent:
+        made = Path(parent, "model")
+        exported.save_pretrained(made)
+        (made / "model.safetensors").chmod((made / "config.json").stat().st_mode)  # safetensors: for its owner alone
+        made.rename(out)
     return out
 
 
+def parameters(trained: TrainedRun) -> dict[str, dict[str, Any]]:
+    """The parameters of `MATE` for a run, without any path of this machine."""
+    options = {name: vars(trained.options)[name] for name in sorted(names_of("model", "test") - {"audio_model"})}
+    data = dict(trained.record.data)
+    if Path(data.get("text_model", "")).is_absolute():
+        data["text_model"] = Path(data["text_model"]).name
+    path, figures = trained.folder / "result.json", (*metric.FIGURES, "overall")
+    result = read_json(path) if path.is_file() else {}  # the published program's lacks some figures
+    card = {
+        "commit": trained.record.environment.get("commit", "not recorded"),
+        "test_sessions": format_sessions(trained.options.test_split),
+        "train_sessions": format_sessions(trained.train_sessions),
+        "unfinished": unfinished(trained),
+        "result": {name: result[name] for name in figures} if {*figures} <= result.keys() else None,
+    }
+    return {"options": options, "data": data, "card": card}
+
+
 def get_args_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        description="Export a trained run for the Hugging Face hub, with a model card.", allow_abbrev=False
-    )
-    parser.add_argument("run", metavar="RUN", help="experiment folder: in SAVE_PATH, or a path")
+    parser = ArgumentParser(description="Export a trained run for the Hugging Face hub, with a model card.")
+    parser.add_argument("run", metavar="RUN", help="run folder: in SAVE_PATH, or a path")
     parser.add_argument("out", metavar="OUT", type=file_path, help="new folder")
     parser.add_argument("--save_path", type=file_path, default=Path("exp"), help="folder of the runs (%(default)s)")
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     args = get_args_parser().parse_args(argv)
     set_up_process()
     return run_command(lambda: print(f"exported to {export(args.run, args.out, args.save_path)}"))

@@ -2,142 +2,131 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 import warnings
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
 
+import librosa
 import numpy as np
+import pandas as pd
 import soundfile
 
-from corpora.annotation import load_annotation, read_table
-from corpora.registry import parse_id
-from corpora.transcripts import MAX_TRANSCRIPT_BYTES
-from corpora.wavs import find_wavs
+from constants import SAMPLE_RATE
+from corpora.corpus import corpus_of_id
+from corpora.utterances import read_utterances
+from corpora.wavs import find_wavs, read_wav
 from features.embeddings import load_embeddings
-from prediction.recording import Clip, Recording
-from prediction.segments import order_segments, plain, read_segments, split_name
-from prediction.utterance import Utterance
-from utils import InputError, decode, read_bounded
+from prediction.segments import fit_to_recording, read_segments, split_speaker
+from utils import InputError, decode
 
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".w64", ".au", ".opus")
 
 
-def from_recording(path: Path, segments_path: Path) -> list[Utterance]:
-    """The segments of one recording, by their start; see `order_segments` for odd ones."""
-    segments = read_segments(segments_path)
-    recording = Recording(path)
+@dataclass(frozen=True)
+class Utterance:
+    """An utterance of a dialogue. An input that the model reads and that is None is replaced by zeros.
+
+    wave : path of a sound file of the utterance alone, or float samples in [-1, 1] at 16 kHz, shape = (samples,)
+    text : its transcript, with the corpus's markup or without
+    speaker : any name; a run with --speakers compares the names within a dialogue
+    start, end : s; with `recording` they say which part of it is the utterance, otherwise they are for the output alone
+    recording : path of a recording of the whole dialogue, in place of `wave`
+    embedding : of the text, float32, shape = (text_dim,), in place of `text`
+    id : its name in predictions.csv
+    """
+
+    wave: Path | str | np.ndarray | None = None
+    text: str | None = None
+    speaker: str = ""
+    start: float | None = None
+    end: float | None = None
+    recording: Path | str | None = None
+    embedding: np.ndarray | None = None
+    id: str = ""
+
+    def read(self, sr: int) -> np.ndarray:
+        """Its samples as mono float32 at `sr` Hz, shape = (samples,); raises `InputError` where there are none."""
+        if self.recording is not None:
+            return read_part(Path(self.recording), self.start, self.end, sr)
+        if isinstance(self.wave, np.ndarray):
+            return librosa.resample(self.wave, orig_sr=SAMPLE_RATE, target_sr=sr)
+        if self.wave is None:
+            raise InputError(f"utterance {self.id} has no audio; give its wav, or a recording with segments")
+        return read_wav(Path(self.wave), sr)
+
+
+def read_part(path: Path, start: float, end: float, sr: int) -> np.ndarray:
+    """The samples from `start` to `end` (s) of a recording, as `read_wav` gives them of a wav of that part."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            first = file.seek(round(start * rate))
+            wave = file.read(round(end * rate) - first, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise InputError(f"{path}: not readable from {start:.2f} to {end:.2f} s ({error})") from error
+    if len(wave) == 0 or not np.isfinite(wave).all():
+        raise InputError(f"{path}: no sound, or no numbers, from {start:.2f} to {end:.2f} s; is the file whole?")
+    return librosa.resample(wave.mean(axis=1), orig_sr=rate, target_sr=sr)
+
+
+def from_segments(segments_path: Path, recording: Path | None = None) -> list[Utterance]:
+    """The segments of a transcript in the order of time; without a recording for a model that reads text alone."""
+    segments, duration = read_segments(segments_path), math.inf
+    if recording is not None:
+        try:
+            duration = soundfile.info(recording).duration
+        except soundfile.SoundFileError as error:
+            raise InputError(f"{recording}: not readable as sound ({error}); expected WAV, FLAC, OGG or MP3") from error
+    segments = fit_to_recording(segments, duration, f"{segments_path} of {recording}" if recording else segments_path)
+    stem = (recording or segments_path).stem
     return [
-        Utterance(Clip(recording, s.start, s.end), s.text, speaker=s.speaker, start=s.start, end=s.end)
-        for s in order_segments(segments, recording.duration, str(segments_path))
+        Utterance(None, s.text or None, s.speaker, s.start, s.end, recording, id=f"{stem}_{s.Index + 1:04}")
+        for s in segments.itertuples()
     ]
-
-
-def from_segments_alone(segments_path: Path) -> list[Utterance]:
-    """The segments of a transcript without its recording, for a model that reads text alone."""
-    segments = order_segments(read_segments(segments_path), float("inf"), str(segments_path))
-    return [Utterance(None, s.text, speaker=s.speaker, start=s.start, end=s.end) for s in segments]
-
-
-def natural_order(name: str) -> list[tuple[int, str]]:
-    """A key that sorts `2.wav` before `10.wav`."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def from_folder(folder: Path) -> list[Utterance]:
     """The sound files of a folder in the order of their names (2 before 10); a `.txt` beside each is its text.
 
-    A text such as `[Kim]: word` names the speaker.
-
-    Raises
-    ------
-    InputError : the folder holds no sound, two of one name, or a transcript that is no text
+    A text such as `[Kim]: word` names the speaker. Of several formats of one name the last is read, such as the wav.
     """
-    files = sorted((p for p in folder.iterdir() if p.suffix.lower() in SOUNDS), key=lambda p: natural_order(p.stem))
+    files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SOUNDS}
     if not files:
         raise InputError(f"{folder}: holds no .wav; expected a folder of utterances, with a .txt beside each")
-    if twice := [a.name for a, b in pairwise(files) if a.stem == b.stem]:
-        raise InputError(f"{folder}: {twice[0]} is there in two formats; take one of them away")
-    if all(parse_id(path.stem) for path in files):
-        warnings.warn(
-            f"{folder}: these names are segment ids of a corpus, whose order is not that of time, which the model "
-            "depends on; for a dialogue of a pre-processed corpus give --dialogue and --data_path",
-            stacklevel=2,
-        )
-    utterances, start = [], 0.0
-    for path in files:
-        seconds = duration_of(path)
-        text = read_text(path.with_suffix(".txt"))
-        speaker, text = split_name(text) if text else ("", text)
-        if found := parse_id(path.stem):
-            speaker = found.speaker
-        utterances.append(Utterance(path, text, speaker=speaker, start=start, end=start + seconds, id=path.stem))
-        start += seconds
+    if all(map(corpus_of_id, files)):
+        warnings.warn(f"{folder}: ids of a corpus are not in the order of time; use --dialogue", stacklevel=2)
+    utterances, end = [], 0.0
+    for name in sorted(files, key=lambda name: re.sub(r"\d+", lambda number: number[0].zfill(20), name)):
+        start, transcript = end, files[name].with_suffix(".txt")
+        speaker, text = "", None
+        if transcript.is_file():
+            speaker, text = split_speaker(" ".join(decode(transcript.read_bytes(), transcript).split()))
+        with contextlib.suppress(soundfile.SoundFileError):  # which the predictor reports
+            end += soundfile.info(files[name]).duration
+        utterances.append(Utterance(files[name], text, speaker, start, end, id=name))
     return utterances
-
-
-def duration_of(path: Path) -> float:
-    """Seconds of a sound file; 0 where it is not readable, which the predictor reports."""
-    try:
-        return soundfile.info(path).duration
-    except (OSError, soundfile.SoundFileError):
-        return 0.0
-
-
-def read_text(path: Path) -> str | None:
-    """The text of an utterance on one line; None where there is no file."""
-    if not path.is_file():
-        return None
-    return plain(decode(read_bounded(path, MAX_TRANSCRIPT_BYTES), path))
 
 
 def from_corpus(
-    dialogue: str,
-    data_path: Path,
-    role: str,
-    *,
-    text_dim: int | None = None,
-    audio: bool = True,
-    audio_path: Path | None = None,
-) -> list[Utterance]:
-    """A dialogue of a pre-processed corpus, in the order of its table.
+    dialogue: str, data_path: Path, role: str, text_dim: int | None, audio_path: Path | None = None
+) -> tuple[pd.DataFrame, list[Utterance]]:
+    """The rows of a dialogue in a pre-processed corpus, in the order of the table of `role`, and their utterances.
 
-    Parameters
-    ----------
-    dialogue : such as `Sess01_script01`
-    role : whose table, "speaker" or "listener"
-    text_dim : take the embeddings of this length that pre-processing made; None for texts alone
-    audio : whether the wavs are needed
-
-    Raises
-    ------
-    InputError : the corpus cannot be read or has no such dialogue
+    These have the sentence embeddings of length `text_dim` that pre-processing made; for None the texts.
     """
-    annotation = load_annotation(data_path, role)
-    rows = [number for number, segment in enumerate(annotation.ids) if parse_id(segment).dialogue == dialogue]
-    if not rows:
-        names = list(dict.fromkeys(parse_id(segment).dialogue for segment in annotation.ids))
-        raise InputError(
-            f"--dialogue {dialogue}: {data_path} has none of this name; it has {len(names)}, from {names[0]} to "
-            f"{names[-1]}"
-        )
-    table = read_table(data_path / f"df_{role}.csv").iloc[rows]
-    wavs = find_wavs(data_path, audio_path)[0] if audio else {}
+    table = read_utterances(data_path, role)
+    rows = table[table["dialogue"] == dialogue].reset_index(drop=True)
+    if rows.empty:
+        first, last = table["dialogue"].iloc[[0, -1]]
+        raise InputError(f"--dialogue {dialogue}: not in {data_path}, whose dialogues are {first} to {last}")
+    wavs = find_wavs(data_path, audio_path)
     vectors = load_embeddings(data_path / f"embedding_{text_dim}.npy", text_dim) if text_dim else {}
     utterances = []
-    for row in table.to_dict("records"):
-        segment = row["Segment ID"]
-        start, end = (seconds(row.get(name)) for name in ("start", "end"))
-        vector: np.ndarray | None = vectors.get(f"{segment}.txt")
-        text = None if text_dim and vector is None else row.get("text")
-        speaker = parse_id(segment).speaker
-        utterances.append(Utterance(wavs.get(segment), text, vector, speaker=speaker, start=start, end=end, id=segment))
-    return utterances
-
-
-def seconds(cell: str | None) -> float | None:
-    """A time of an annotation table; None for a blank one."""
-    try:
-        return float(cell)
-    except (TypeError, ValueError):
-        return None
+    for row in rows.itertuples():
+        text = None if text_dim else row.text or None
+        embedding = vectors.get(f"{row.id}.txt")
+        utterances.append(Utterance(wavs.get(row.id), text, row.speaker, embedding=embedding, id=row.id))
+    return rows, utterances

@@ -1,72 +1,92 @@
-"""Runs: what a prediction needs of a trained run, from an experiment folder or from a folder in the hub's layout."""
+"""Runs: the trained runs of a prediction, and the text and speech encoders that they were trained with."""
 
 from __future__ import annotations
 
-import argparse
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
 
+import torch
+from huggingface_hub import snapshot_download
+
+from features.speech_encoder import SpeechEncoder, load_speech_encoder
+from features.text import TextEncoder, load_text_encoder
 from model import MATE
-from prediction.hub import CONFIG, download, read_exported, recorded_text_model
-from training.folders import load_run
-from training.provenance import unfinished
+from training.checkpoint import load_weights
+from training.record import Record, TrainedRun, load_run, unfinished
 from utils import InputError, read_json
 
+EXPORTED, WEIGHTS = "config.json", "model.safetensors"  # the files of a folder of export.py
+# Of each kind of encoder: the option that names it, its name in a record, and the size of its embeddings for the model
+ENCODERS = {
+    "text": ("--text_model", "text_model", "text_dim"),
+    "speech": ("--audio_model", "speech_encoder", "speech_shape"),
+}
 
-class LoadedRun(NamedTuple):
-    """A trained run.
 
-    name : as the user gave it
-    options : of main.py
-    text_model : what is recorded of the encoder of its sentence embeddings (name, fingerprint, ...), or None
-    speech_encoder : what is recorded of its speech encoder (name, fingerprint, layers, dimension), if it has one
+def open_run(name: str) -> TrainedRun:
+    """Load a run folder (of the published program too), a folder of export.py, or a model of the Hugging Face hub.
+
+    Warns of a run that has not finished, or whose text encoder is random; `InputError` where it is none of these.
     """
+    folder = Path(name)
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=[EXPORTED, WEIGHTS]))
+        except (OSError, ValueError) as error:  # ValueError: no name that the hub can have
+            raise InputError(f"{name}: no such folder, and not on the hub ({str(error).splitlines()[0]})") from error
+    if (folder / EXPORTED).is_file():
+        content = read_json(folder / EXPORTED)
+        if not {"options", "data", "card"} <= content.keys():
+            raise InputError(f"{folder / EXPORTED}: not written by export.py; expected options, data and card")
+        record, warning = Record(content["options"], content["data"], {}), content["card"]["unfinished"]
+        options = record.namespace()
+        run = TrainedRun(folder, MATE.from_options(options, record.data), options, record, train_sessions=[])
+        load_weights(run.model, folder / WEIGHTS)
+    else:
+        run = load_run(folder)
+        warning = unfinished(run)
+    if warning:
+        warnings.warn(f"{name}: {warning}", stacklevel=3)
+    if run.record.data.get("text_random") == "yes":
+        warnings.warn(f"{name}: trained with a random text encoder: the predictions mean nothing", stacklevel=3)
+    return run
 
-    name: str
-    model: MATE
-    options: argparse.Namespace
-    text_model: Mapping[str, Any] | None
-    speech_encoder: Mapping[str, Any] | None
 
-    @property
-    def reads_audio(self) -> bool:
-        return self.model.uses_audio
+def load_encoder(
+    kind: str, runs: Mapping[str, TrainedRun], given: str | None, device: torch.device
+) -> TextEncoder | SpeechEncoder:
+    """The encoder of a kind of `ENCODERS`, by the name or folder that the user gave or else by the runs' records.
 
-    @property
-    def reads_speech(self) -> bool:
-        """Whether it reads sound as embeddings of a speech encoder, not as log-mels."""
-        return self.speech_encoder is not None
-
-    @property
-    def reads_text(self) -> bool:
-        return self.model.uses_text
-
-
-def open_run(run: str | Path) -> LoadedRun:
-    """Load an experiment folder (of the published program too), a folder of export.py, or a model of the hub.
-
-    Warns of a run that has not finished.
-
-    Raises
-    ------
-    InputError : it is none of these, or cannot be used
+    Warns where it is not the one that the runs were trained with. Raises `InputError` where it is neither given nor
+    recorded as the same for all runs, or where it cannot be loaded, or does not fit the runs.
     """
-    folder, name = Path(run), str(run)
-    if (folder / "configuration.json").is_file():
-        trained = load_run(folder)
-        text_model = recorded_text_model(read_json(folder / "configuration.json"))
-        warn_of(name, unfinished(trained, trained.options))
-        return LoadedRun(name, trained.model, trained.options, text_model, trained.speech_encoder)
-    if folder.is_dir() and not (folder / CONFIG).is_file():
-        raise InputError(f"{folder}: has neither configuration.json nor {CONFIG}; expected an experiment folder")
-    model, options, about = read_exported(folder if folder.is_dir() else download(name))
-    warn_of(name, [about["unfinished"]] if about.get("unfinished") else [])
-    return LoadedRun(name, model, options, recorded_text_model({"data": about}), about.get("speech_encoder"))
+    option, key, size = ENCODERS[kind]
+    records = [run.record.data for run in runs.values()]
+    recorded = {data.get(f"{kind}_fingerprint") for data in records}
+    if given is None and (len(recorded) > 1 or None in recorded):
+        raise InputError(f"{', '.join(runs)}: no common {kind} encoder is recorded; name it as {option}")
+    name = given or records[0][key]
+    try:
+        if kind == "text":
+            encoder = load_text_encoder(name, device, None if given else records[0].get("text_revision"))
+            fingerprint, shape = encoder.description["fingerprint"], encoder.dim
+        else:
+            encoder = load_speech_encoder(name, device)
+            fingerprint, shape = encoder.fingerprint, (encoder.layers, encoder.dim)
+    except InputError as error:
+        raise InputError(f"{error}; {option} names the {kind} encoder of the runs, or its folder") from error
+    expected = {MATE.architecture(run.options, run.record.data)[size] for run in runs.values()}
+    if {shape} != expected:
+        raise InputError(f"{kind} encoder {name}: embeddings of {shape} values, the runs expect {expected}")
+    warn_of_other_encoder(kind, runs, name, fingerprint)
+    return encoder
 
 
-def warn_of(name: str, sentences: Sequence[str]) -> None:
-    """Warn of what is to be known of a run before its predictions are."""
-    for sentence in sentences:
-        warnings.warn(f"{name}: {sentence}", stacklevel=3)
+def warn_of_other_encoder(kind: str, runs: Mapping[str, TrainedRun], name: str, fingerprint: str) -> None:
+    """Warn where an encoder is not the one that a run was trained with, as far as that is recorded."""
+    for run, trained in runs.items():
+        data = trained.record.data
+        if data.get(f"{kind}_fingerprint", fingerprint) != fingerprint:
+            other = f"another {kind} encoder ({data[ENCODERS[kind][1]]}) than {name}"
+            warnings.warn(f"{run}: trained with {other}; it predicts worse", stacklevel=4)
