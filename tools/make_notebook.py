@@ -1,6 +1,6 @@
 """The notebook with its outputs: preprocessing.ipynb is executed on the sample corpus, which `make train` makes.
 
-python docs/make_notebook.py
+python tools/make_notebook.py
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ import hashlib
 import sys
 from pathlib import Path
 from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "preprocessing.ipynb"
@@ -36,9 +39,6 @@ def keep_outputs(notebook: Any) -> None:
 
 
 def main() -> int:
-    import nbformat
-    from nbclient import NotebookClient
-
     if not (ROOT / "data" / "sample" / "embedding_768.npy").exists():
         print("error: data/sample: not pre-processed; call make train first", file=sys.stderr)
         return 2
