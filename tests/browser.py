@@ -12,24 +12,18 @@ import pytest
 
 
 class Browser:
-    """A page of headless Chromium, driven over the DevTools protocol."""
+    """The page of a running Chromium, whose debugging port is in `profile`."""
 
-    def __init__(self, program: str, profile: Path) -> None:
+    def __init__(self, profile: Path) -> None:
         import websocket
 
-        flags = ("--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0")
-        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen([program, *flags, f"--user-data-dir={profile}", "about:blank"], **silent)
         self.events, self.numbers = [], itertools.count(1)
-        try:
-            port = self.wait(lambda: (profile / "DevToolsActivePort").read_text().split()[0])
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=10) as answer:
-                (target,) = [target for target in json.load(answer) if target["type"] == "page"]
-            self.socket = websocket.create_connection(target["webSocketDebuggerUrl"], timeout=20, suppress_origin=True)
-        except BaseException:
-            self.process.kill()
-            self.process.wait()
-            raise
+        port = self.wait(lambda: (profile / "DevToolsActivePort").read_text().split()[0])
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=10) as answer:
+            (target,) = [target for target in json.load(answer) if target["type"] == "page"]
+        self.socket = websocket.create_connection(target["webSocketDebuggerUrl"], timeout=20, suppress_origin=True)
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.call(f"{domain}.enable")
 
     @staticmethod
     def wait(ready):
@@ -45,12 +39,10 @@ class Browser:
     def call(self, method: str, **parameters) -> dict:
         number = next(self.numbers)
         self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
-        while True:
-            message = json.loads(self.socket.recv())
-            if message.get("id") == number:
-                assert "error" not in message, message
-                return message["result"]
+        while (message := json.loads(self.socket.recv())).get("id") != number:
             self.events.append(message)
+        assert "error" not in message, message
+        return message["result"]
 
     def evaluate(self, expression: str, **parameters):
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, **parameters)
@@ -58,14 +50,8 @@ class Browser:
 
     def open(self, path: Path) -> None:
         self.call("Page.navigate", url=path.as_uri())
-        self.wait(
-            lambda: self.evaluate(f"location.href == {json.dumps(path.as_uri())} && document.readyState") == "complete"
-        )
-
-    def close(self) -> None:
-        self.socket.close()
-        self.process.terminate()
-        self.process.wait(20)
+        loaded = f"location.href == {json.dumps(path.as_uri())} && document.readyState == 'complete'"
+        self.wait(lambda: self.evaluate(loaded))
 
 
 @pytest.fixture(scope="session")
@@ -73,8 +59,13 @@ def browser(tmp_path_factory):
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
         pytest.skip("no Chromium")
-    browser = Browser(program, tmp_path_factory.mktemp("profile"))
-    for domain in ("Page", "Runtime", "Network", "Log"):
-        browser.call(f"{domain}.enable")
-    yield browser
-    browser.close()
+    profile = tmp_path_factory.mktemp("profile")
+    flags = ("--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0")
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([program, *flags, f"--user-data-dir={profile}", "about:blank"], **silent) as process:
+        try:
+            browser = Browser(profile)
+            yield browser
+            browser.socket.close()
+        finally:
+            process.terminate()

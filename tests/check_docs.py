@@ -3,7 +3,7 @@
     make check                                   # all pages
     python tests/check_docs.py docs/training.md  # these pages
 
-A fenced block marked `bash` is run line by line; other blocks are not. A line in front of a block may say otherwise:
+A fenced block marked `bash` is run line by line; other blocks are not. A comment before a block may mark it:
 `<!-- check: error -->` where every command ends in its one-line error, since it needs KEMDy19, a hub or a cluster, and
 `<!-- check: skip REASON -->`. `exp/<run>` is the run of `make train`, which comes first.
 """
@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST = "make train"  # makes the sample corpus and a run, which the others use
-LONG = ("make test", "make experiments", "make faults", "make check")  # known to make, and not run here
-MARK = re.compile(r"<!-- check: (error|skip .+?) -->")
+LONG = ("make test", "make experiments", "make faults", "make check", "make lowest")  # known to make, and not run here
+BLOCK = re.compile(r"(?:<!-- check: (error|skip .+?) -->\n)?\n*```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 NO_CORPUS = re.compile(r"error: .*data/KEMDy\w*\b.*: no such folder")  # of a command for a corpus that few have
 TIME_LIMIT = 900  # seconds of a command
 
@@ -41,47 +41,32 @@ class Command(NamedTuple):
 
 
 def read_commands(page: str, markdown: str) -> Iterator[Command]:
-    """The commands in the `bash` blocks of a page; a line that ends in a backslash goes on in the next."""
-    fence, mark, begun, parts = None, "", 0, []
-    for number, line in enumerate(markdown.splitlines(), start=1):
-        opening = re.match(r"\s*```\s*(\w*)", line)
-        if opening:
-            if fence is not None:  # it closes a block
-                fence, mark = None, ""
-            else:
-                fence = opening[1]
-        elif fence is None:
-            if found := MARK.search(line):
-                mark = found[1]
-            elif line.strip():  # the mark is of the block right behind it
-                mark = ""
-        elif fence == "bash":
+    """The commands in the `bash` blocks of a page; a line that ends in a backslash continues in the next."""
+    for block in BLOCK.finditer(markdown):
+        if block[2] != "bash":
+            continue
+        number, parts = markdown[: block.start(3)].count("\n"), []
+        for line in block[3].splitlines():
+            number += 1
             text = re.sub(r"(^|\s)#.*$", "", line).strip()
-            begun = begun if parts else number
             parts.append(text.removesuffix("\\").strip())
-            if text.endswith("\\"):
-                continue
-            if whole := " ".join(parts).strip():
-                yield Command(page, begun, whole, mark)
-            parts = []
+            if not text.endswith("\\"):
+                if whole := " ".join(parts).strip():
+                    yield Command(page, number - len(parts) + 1, whole, block[1] or "")
+                parts = []
 
 
 def fault(command: Command, status: int, output: str) -> str | None:
-    """What is wrong with how a command ended, None if nothing; a command for a corpus that is not there may say so.
+    """What is wrong with how a command ended, with stdout and stderr in `output`; None if nothing.
 
-    Parameters
-    ----------
-    output : stdout and stderr together
+    A command for a corpus that is not there may say so.
     """
     errors = [line for line in output.replace("\r", "\n").splitlines() if line.startswith("error: ")]
     if "Traceback (most recent call last)" in output:
         return "it shows a traceback"
-    if command.mark == "error" or (status == 2 and len(errors) == 1 and NO_CORPUS.match(errors[0])):
-        return (
-            None
-            if status == 2 and len(errors) == 1
-            else f"status {status}, {len(errors)} lines of error; expected 2, 1"
-        )
+    is_error = status == 2 and len(errors) == 1
+    if command.mark == "error" or (is_error and NO_CORPUS.match(errors[0])):
+        return None if is_error else f"status {status}, {len(errors)} lines of error; expected 2, 1"
     return None if status == 0 else f"status {status}, expected 0"
 
 
@@ -92,8 +77,8 @@ def clone(folder: Path) -> dict[str, str]:
         (folder / ".venv").symlink_to((ROOT / ".venv").resolve())
         for path in folder.glob("requirements*.txt"):  # what is installed is not older than they are
             os.utime(path, (0, 0))
-    bin_folder = folder / ".venv" / "bin"
-    return os.environ | {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    path = f"{folder / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1"}
 
 
 def run(text: str, folder: Path, environment: dict[str, str]) -> tuple[int, str]:
@@ -106,33 +91,27 @@ def run(text: str, folder: Path, environment: dict[str, str]) -> tuple[int, str]
     return done.returncode, done.stdout.decode(errors="replace")
 
 
-def newest_run(folder: Path) -> str:
-    """`exp/NAME` of the newest finished run."""
-    finished = sorted((folder / "exp").glob("*/result.json"), key=lambda path: path.stat().st_mtime)
-    return f"exp/{finished[-1].parent.name}"
-
-
 def check(commands: Sequence[Command], folder: Path, environment: dict[str, str]) -> int:
-    """Run the commands in order, equal ones once, and say how each ended; the number of those at fault."""
+    """Run the commands in order, equal ones once, and print how each ended; the number of those at fault."""
     status, output = run(FIRST, folder, environment)
-    print(f"{FIRST}: status {status}", flush=True)
+    print(f"{FIRST}: status {status}", output if status else "", flush=True)
     if status:
-        print(output)
         return 1
-    own_run, faults, done = newest_run(folder), 0, {FIRST}
+    newest = max(folder.glob("exp/*/result.json"), key=lambda path: path.stat().st_mtime).parent
+    faults = 0
+    done = {FIRST}
     for command in commands:
-        if command.mark.startswith("skip"):
-            print(f"{command.mark}: {command}", flush=True)
-            continue
         if command.text in done:
             continue
         done.add(command.text)
-        text = command.text.replace("exp/<run>", own_run)
-        began = time.monotonic()
+        if command.mark.startswith("skip"):
+            print(f"{command.mark}: {command}", flush=True)
+            continue
+        text = command.text.replace("exp/<run>", f"exp/{newest.name}")
+        start = time.monotonic()
         status, output = run(f"make --dry-run {text[5:]}" if text in LONG else text, folder, environment)
         wrong = fault(command, status, output)
-        known = " (known to make)" if text in LONG else ""
-        print(f"{'FAULT' if wrong else 'ok'} {time.monotonic() - began:4.0f} s {command}{known}", flush=True)
+        print(f"{'FAULT' if wrong else 'ok'} {time.monotonic() - start:4.0f} s {command}", flush=True)
         if wrong:
             faults += 1
             print(f"{wrong}:\n{output[-2000:]}", flush=True)

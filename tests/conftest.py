@@ -1,30 +1,40 @@
-"""Fixtures that several test files share: a small sample corpus and its preprocessed copy."""
+"""Fixtures that several test files share: sample corpora, their pre-processed copies, and a trained run of each kind.
 
+The corpora and runs are made once and shared by all processes of a test session; they are read only. Copy what a test
+changes.
+"""
+
+import contextlib
 import ctypes
+import io
 import json
 import os
 import shutil
 import signal
 import sys
-import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many test processes as cores: a core each, also for what they start
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import filelock
 import numpy as np
 import pytest
-
-# Fixtures of the reports' tests, and of those that resume runs
 from browser import browser  # noqa: F401
-from compared_runs import damaged, pairs  # noqa: F401
-from fake_gpu import gpu  # noqa: F401
-from finished_runs import entries, finished_runs, grid, report, run_folder  # noqa: F401
-from small_runs import finished, spoken, stopped  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = Path(__file__).parent / "reference"
 sys.path.insert(0, str(ROOT / "data"))
+
+# Options of the trained runs: tiny, on the CPU, a second or two each
+SMALL = ("--hidden_size", "16", "--num_layers", "1", "--batch_size", "8", "--sr", "4000", "--gpu_id", "cpu")
+KINDS = {
+    "text": ("--modality", "text", "--test_split", "1-2", "--valid_split", "3", "--epochs", "2", "--select", "best"),
+    "audio": ("--backbone", "gru", "--precision", "bf16", "--test_split", "1-2", "--epochs", "1"),
+    "speech": ("--audio", "encoder", "--speakers", "--affect_loss", "ccc", "--test_split", "1-2", "--epochs", "1"),
+    "kemdy20": ("--modality", "text", "--epochs", "1"),
+}
 
 
 def pytest_configure() -> None:
@@ -41,59 +51,136 @@ def heed_permissions() -> None:
             assert ctypes.CDLL(None).prctl(drop_capability, capability, 0, 0, 0) == 0
 
 
+def only_run(save_path: Path) -> Path:
+    """The one run folder in a save path."""
+    (folder,) = (path.parent for path in save_path.glob("*/configuration.json"))
+    return folder
+
+
+# Corpora
+
+
 @pytest.fixture(scope="session")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`made(name, make)`: a folder of the test session, which the first process that asks for it fills by `make`."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    shared.mkdir(exist_ok=True)
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with filelock.FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process whose test failed
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def sample(made) -> Path:
     """A raw sample corpus of six sessions; read only."""
     from make_sample import make_sample
 
-    out = tmp_path_factory.mktemp("sample") / "corpus"
-    make_sample(out, seed=0, sessions=6, utterances=5)
-    return out
-
-
-def preprocessed_copy(sample: Path, corpus: Path) -> Path:
-    """A copy of a raw sample corpus, pre-processed."""
-    from preprocessing import get_args_parser, preprocess
-
-    shutil.copytree(sample, corpus)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of the faults that the sample has on purpose
-        options = ["--data_path", str(corpus), "--text_model", str(corpus / "kobert"), "--gpu_id", "cpu"]
-        preprocess(get_args_parser().parse_args(options))
-    return corpus
+    return made("sample", lambda folder: make_sample(folder, seed=0, sessions=6, utterances=5))
 
 
 @pytest.fixture(scope="session")
-def preprocessed(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of `sample` with the files of preprocessing beside it; read only."""
-    return preprocessed_copy(sample, tmp_path_factory.mktemp("preprocessed") / "corpus")
-
-
-@pytest.fixture(scope="session")
-def sample20(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sample20(made) -> Path:
     """A raw sample corpus in KEMDy20's layout: ten sessions, two of them outside the first fold; read only."""
-    from sample_kemdy20 import make_sample_kemdy20
+    from make_sample import make_sample
 
-    out = tmp_path_factory.mktemp("sample20") / "corpus"
-    make_sample_kemdy20(out, sessions=10, utterances=3)
-    return out
+    return made("sample20", lambda folder: make_sample(folder, "kemdy20", sessions=10, utterances=3))
+
+
+def preprocessed_copy(sample: Path, folder: Path) -> None:
+    """Copy a raw sample corpus and pre-process the copy."""
+    import preprocessing
+
+    shutil.copytree(sample, folder)
+    with contextlib.redirect_stderr(io.StringIO()):  # warnings of the faults that the sample has on purpose
+        argv = ["--data_path", str(folder), "--text_model", str(folder / "kobert"), "--gpu_id", "cpu"]
+        assert preprocessing.main(argv) == 0
 
 
 @pytest.fixture(scope="session")
-def preprocessed20(sample20: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def preprocessed(sample: Path, made) -> Path:
+    """A copy of `sample` with the files of preprocessing beside it; read only."""
+    return made("preprocessed", lambda folder: preprocessed_copy(sample, folder))
+
+
+@pytest.fixture(scope="session")
+def preprocessed20(sample20: Path, made) -> Path:
     """A copy of `sample20` with the files of preprocessing beside it; read only."""
-    return preprocessed_copy(sample20, tmp_path_factory.mktemp("preprocessed20") / "corpus")
+    return made("preprocessed20", lambda folder: preprocessed_copy(sample20, folder))
+
+
+@pytest.fixture(scope="session")
+def spoken(preprocessed: Path, made) -> Path:
+    """A copy of `preprocessed` that also holds speech embeddings of a tiny HuBERT; read only."""
+    from speech_encoders import make_encoder
+
+    from features.speech import save_speech_embeddings
+    from features.speech_encoder import load_speech_encoder
+
+    def make(folder: Path) -> None:
+        shutil.copytree(preprocessed, folder)
+        encoder = load_speech_encoder(str(make_encoder(folder / "encoders", "hubert-group")))
+        save_speech_embeddings(folder, None, encoder)
+
+    return made("spoken", make)
 
 
 @pytest.fixture
 def corpus(sample: Path, tmp_path: Path) -> Path:
-    """A raw corpus that may be spoilt."""
-    shutil.copytree(sample, tmp_path / "corpus")
-    return tmp_path / "corpus"
+    """A raw corpus that a test may change."""
+    return shutil.copytree(sample, tmp_path / "corpus")
+
+
+# Trained runs
+
+
+def argv_of(kind: str, corpus: Path, save_path: Path, *more: str) -> list[str]:
+    """The command line of main.py that trains a tiny run of a kind."""
+    return ["--data_path", str(corpus), "--save_path", str(save_path), *SMALL, *KINDS[kind], *more]
+
+
+def train(kind: str, corpus: Path, save_path: Path, *more: str) -> Path:
+    """Train a tiny run of a kind; its folder."""
+    import main
+
+    assert main.main(argv_of(kind, corpus, save_path, *more)) == 0
+    return only_run(save_path)
+
+
+@pytest.fixture(scope="session")
+def text_run(preprocessed: Path, made) -> Path:
+    """The folder of an LSTM run on text with validation, two epochs, the better one tested; read only."""
+    return only_run(made("text_run", lambda folder: train("text", preprocessed, folder)))
+
+
+@pytest.fixture(scope="session")
+def audio_run(preprocessed: Path, made) -> Path:
+    """The folder of a GRU run on log-mels and text in bfloat16; read only."""
+    return only_run(made("audio_run", lambda folder: train("audio", preprocessed, folder)))
+
+
+@pytest.fixture(scope="session")
+def speech_run(spoken: Path, made) -> Path:
+    """The folder of a run on speech embeddings and text with speaker embeddings and the CCC loss; read only."""
+    return only_run(made("speech_run", lambda folder: train("speech", spoken, folder)))
+
+
+@pytest.fixture(scope="session")
+def kemdy20_run(preprocessed20: Path, made) -> Path:
+    """The folder of a run on the text of KEMDy20; read only."""
+    return only_run(made("kemdy20_run", lambda folder: train("kemdy20", preprocessed20, folder)))
 
 
 @pytest.fixture
-def reference():
+def reference() -> Callable[[str], dict]:
     """Read a file of tests/reference: arrays of an .npz, content of a .json."""
 
     def read(name: str) -> dict:

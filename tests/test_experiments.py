@@ -1,222 +1,320 @@
+"""experiments.py: the plans of its tables and grids, running them once, here or by SLURM, and what has finished."""
+
+import itertools
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from run_folders import make_run
 
 import experiments
-from constants import EMOTIONS
-from metric import batch_figures
-from sweeps.command_line import parse_plan
-from sweeps.memory import remember
+from sweeps import slurm
+from sweeps.jobs import device_slots, main_argv, run_once
 from sweeps.plan import TABLES, Table
-from training.configuration import as_json, options
 from training.options import parse_args
-from utils import read_json, write_json
+from utils import lock_folder, read_json
 
-SMALL = ("--hidden_size", "4", "--num_layers", "1", "--batch_size", "4", "--sr", "4000")
-QUICK = (*SMALL, "--epochs", "1", "--gpu_id", "cpu")
-
-HEAVY = ("torch", "pandas", "numpy", "sklearn", "scipy", "matplotlib", "submitit", "tqdm", "jinja2", "reports")
-
-
-@pytest.mark.parametrize("command", [[], ["list"], ["run"], ["report"], ["compare"], ["runs"]])
-def test_help_names_the_options_that_are_taken_and_imports_nothing_heavy(command):
-    code = (
-        "import sys, experiments\n"
-        f"try: experiments.main([*{command}, '--help'])\n"
-        f"except SystemExit: print([m for m in {HEAVY} if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    *help_lines, heavy = done.stdout.splitlines()
-    assert heavy == "[]"
-    named = {line.split()[0].rstrip(",") for line in help_lines if line.startswith("  -")} - {"-h"}
-    if not command:
-        names = [line.split()[0] for line in help_lines if line.startswith("    ")]
-        assert {"list", "run", "report", "compare", "runs"} <= set(names)
-    elif command == ["runs"]:
-        assert named == {"--save_path"}
-    else:
-        of_main = {name: option.option_strings[0] for name, option in options().items()}
-        refused = {of_main[name] for name in ("seed", "resume", "test_only", "test_path")}
-        assert set(of_main.values()) - refused <= named
-        assert not refused & named
+TINY = ("--hidden_size", "4", "--num_layers", "1", "--batch_size", "8", "--no_pages", "--report_to", "none")
+TEXT = (*TINY, "--modality", "text", "--gpu_id", "cpu")
+GRID = ("--test_split", "1-2", "--SorL", "speaker", "--grid")
 
 
-def test_tables_that_share_a_run_ask_for_it_once(capsys):
-    assert experiments.main(["list", "3.2", "3.6", "backbone", "--SorL", "speaker", "--epochs", "3"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.rpartition("; ")[2] for line in lines[:-1]] == ["5 runs", "4 runs", "2 runs"]
-    assert lines[-1].startswith("9 runs in all")  # lam .66 and lstm are a fold of 3.2
+def planned(*argv: str) -> pd.DataFrame:
+    return experiments.plan(*experiments.parse(argv))[0]
 
 
-def test_list_remembers_what_was_run(tmp_path, capsys):
-    remember(tmp_path, ["run", "3.3", "--epochs", "3", "--save_path", str(tmp_path)])
-    assert experiments.main(["list", "--save_path", str(tmp_path)]) == 0
-    *tables, last = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in tables] == ["3.3"]
-    assert last.startswith("4 runs in all")
-    for named in ("3.2", "3.6"):  # not run there: what it would take
-        assert experiments.main(["list", named, "--save_path", str(tmp_path)]) == 0
-        assert capsys.readouterr().out.startswith(f"{named} ")
-    assert experiments.main(["list", "--epochs", "5", "--save_path", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    assert "210 runs, which 'run beyond' makes" in said
-    assert "240 runs in all" in said  # ten of them are of 3.2 too, and two of modality
+def run_folders(exp: Path) -> list[Path]:
+    return sorted(path.parent for path in exp.glob("*/configuration.json"))
+
+
+# Plans
 
 
 @pytest.mark.parametrize(
-    "content", ['{"runs": [3]}', '{"runs": [["run", 3]]}', '{"runs": [[]]}', '{"runs": [["--help"]]}']
+    ("argv", "n_runs", "n_distinct"),  # lam .66 and lstm are a fold of 3.2
+    [("", 52, 42), ("3.2 3.6 backbone", 22, 18), ("beyond", 210, 210), ("3.3 --SorL listener --seeds 3", 6, 6)],
 )
-def test_a_spoilt_list_of_runs_is_named(content, tmp_path, capsys):
-    (tmp_path / "experiments.json").write_text(content)
-    assert experiments.main(["report", "--save_path", str(tmp_path)]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith(f"error: {tmp_path / 'experiments.json'}: ")
-    assert captured.err.endswith("remove it\n")
-    assert not (tmp_path / "report").exists()
+def test_tables_that_share_a_run_need_it_once(argv, n_runs, n_distinct):
+    entries = planned("run", *argv.split())
+    assert (len(entries), entries["run_id"].nunique()) == (n_runs, n_distinct)
 
 
-def test_a_reader_that_has_enough_is_no_error():
-    command = [sys.executable, str(ROOT / "experiments.py"), "list"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        process.stdout.close()
-        assert process.stderr.read() == ""
-    assert process.returncode == 128 + signal.SIGPIPE
+def test_a_grid_has_a_run_for_every_combination():
+    grid = ["--grid", "lam=0.5,0.6", "no_concat=no,yes", "--test_split", "1-4", "17,18"]
+    entries = planned("run", *grid, "--SorL", "listener", "--seeds", "2", "--beta", "0.9")
+    found = {(o.lam, o.no_concat, tuple(o.test_split), o.seed) for o in entries["options"]}
+    assert found == {*itertools.product((0.5, 0.6), (False, True), ((1, 2, 3, 4), (17, 18)), (0, 1))}
+    assert entries["run_id"].nunique() == 16
+    assert {(o.SorL, o.beta, o.epochs) for o in entries["options"]} == {("listener", 0.9, 100)}
+    assert entries["grid"][0] == {"lam": "0.5", "no_concat": "no"}
 
 
-def test_the_default_stands_beside_its_published_figures_in_every_table(tmp_path):
-    assert (
-        experiments.main(["report", "3.3", "3.5", "backbone", "--SorL", "speaker", "--save_path", str(tmp_path)]) == 0
-    )
-    published = [
-        pd.read_csv(tmp_path / "report" / f"{name}.csv")["F1_published"] for name in ("3.3", "3.5", "backbone")
-    ]
-    assert published[0].to_list() == [0.733, 0.740]
-    assert published[1].to_list() == [0.700, 0.607, 0.705, 0.656]
-    assert published[2].fillna(-1).to_list() == [0.733, -1]
+def test_tables_have_the_settings_of_the_paper():
+    for argv in (["3.6"], ["--grid", "lam=0.5,0.66"]):
+        found = {(o.epochs, *o.test_split, o.optim, o.batch_size) for o in planned("run", *argv)["options"]}
+        assert found == {(100, 13, 14, 15, 16, "adam", 64)}
+    best = planned("run", "3.7", "--compile", "--epochs", "3")["options"]
+    assert {(o.SorL, o.loss, o.lam, o.beta, o.compile, o.epochs) for o in best} == {
+        ("speaker", "normal", 0.75, 0.99, True, 3),
+        ("listener", "cbloss", 0.9, 0.9, True, 3),
+    }
+    beyond = planned("run", "beyond")
+    assert {*beyond["test"], *beyond["seed"]} == {"1-4", "5-8", "9-12", "13-16", "17-20", 0, 1, 2}
 
 
-def test_beyond_without_an_encoder_says_which_command_fetches_one_and_writes_nothing(preprocessed, tmp_path, capsys):
-    argv = ["run", "beyond", "--data_path", str(preprocessed), "--save_path", str(tmp_path / "exp")]
-    assert experiments.main(argv) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: beyond encoder: ")
-    assert f"preprocessing.py --data_path {preprocessed} --audio_model team-lucid/hubert-base-korean" in error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "exp").exists()
+def test_main_is_given_the_options_of_the_plan_and_each_fold_is_validated_on_the_next_one():
+    argv = ["--sr", "4000", "--audio_path", "my wavs", "--valid_split", "next", "--select", "best"]
+    folds = {}
+    for options in planned("run", "--lr", "0.1", "3.2", "3.3", "3.7", *argv)["options"]:
+        parsed = vars(parse_args(main_argv(options))[0])
+        assert parsed["audio_path"] == Path("my wavs").absolute()
+        for name in parsed.keys() - {"given", "data_path", "audio_path", "save_path"}:
+            assert parsed[name] == getattr(options, name), name
+        folds[tuple(options.test_split)] = tuple(options.valid_split)
+    assert (folds[1, 2, 3, 4], folds[17, 18, 19, 20]) == ((5, 6, 7, 8), (1, 2, 3, 4))
 
 
-def test_without_a_corpus_nothing_is_run(tmp_path, capsys):
-    argv = ["run", "3.2", "--data_path", str(tmp_path / "corpus"), "--save_path", str(tmp_path / "exp")]
-    assert experiments.main(argv) == 2
-    assert "no such folder; pass --data_path" in capsys.readouterr().err
-    assert not (tmp_path / "exp").exists()
-
-
-@pytest.mark.parametrize("data_path", ["corpus", "../{name}/corpus", "{folder}/corpus"])
-def test_a_run_of_an_earlier_program_and_of_any_spelling_of_the_path_is_not_made_again(
-    data_path, preprocessed, tmp_path, monkeypatch, capsys
-):
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["run", "3.9"],
+        ["run", "KEMDy20"],  # of another corpus
+        ["run", "3.6", "--lam", "0.5"],
+        ["run", "3.2", "--resume", "auto"],
+        ["run", "--grid", "lam=0.5", "lam=0.6"],
+        ["run", "--grid", "lam=2"],
+        ["run", "--grid", "seed=1,2"],
+        ["run", "--grid", "lam=0.5", "--test_split", "1-3", "--valid_split", "next"],
+        ["run", "3.2", "--epohcs", "3"],
+        ["compare", "3.3:default", "3.3:nonsense"],
+        ["compare", "3.3:default", "nowhere"],
+        ["compare", "3.3:default"],
+        ["runs", "--save_path", "nowhere"],
+        ["run", "3.2", "--data_path", "nowhere"],
+        ["rnu"],
+    ],
+)
+def test_bad_input_is_one_line(argv, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "corpus").symlink_to(preprocessed)
-    grid = ["--grid", "lam=0.5,0.6,0.7", "--SorL", "speaker", "--save_path", "exp"]
-    argv = [*grid, "--data_path", data_path.format(name=tmp_path.name, folder=tmp_path)]
-    for number, planned in enumerate(parse_plan(["run", *grid, "--data_path", str(tmp_path / "corpus")]).runs):
-        folder = tmp_path / "exp" / str(number)
-        folder.mkdir(parents=True)
-        configuration = as_json(parse_args(planned.argv)[0]) | {"versions": {}}
-        for name in ("precision", "feature_dtype"):  # as before these options existed
-            del configuration[name]
-        write_json(folder / "configuration.json", configuration)
-        (folder / "result.json").touch()
-    assert experiments.main(["list", *argv]) == 0
-    assert "3 runs in all, those that tables share counted once; 3 finished in exp" in capsys.readouterr().out
-    assert experiments.main(["run", *argv]) == 0
-    assert "3 runs, 3 finished already" in capsys.readouterr().out
-    assert not (tmp_path / "exp" / "jobs").exists()
-
-    del configuration["versions"]  # now it is one of the published program
-    write_json(folder / "configuration.json", configuration)
-    assert experiments.main(["list", *argv]) == 0
-    assert "2 finished in exp" in capsys.readouterr().out
-    assert experiments.main(["list", *argv, "--precision", "bf16"]) == 0
-    assert "0 finished in exp" in capsys.readouterr().out
+    try:
+        status = experiments.main(argv)
+    except SystemExit as error:
+        status = error.code
+    assert status == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not [*tmp_path.iterdir()]
 
 
-def test_runs_are_made_once_and_one_that_fails_stops_no_other(preprocessed, tmp_path, monkeypatch, capsys):
-    corpus, exp = tmp_path / "corpus", tmp_path / "exp"
-    shutil.copytree(preprocessed, corpus)
-    # The corpus has sessions 1 to 6: the first fold's run fails, the second's does not
-    monkeypatch.setitem(TABLES, "3.2", TABLES["3.2"]._replace(folds=((5, 6, 7, 8), (1, 2, 3, 4))))
-    monkeypatch.setitem(TABLES, "shared", Table("Shares the second", {"same": {"lam": 0.66}}, ((1, 2, 3, 4),)))
-    argv = ["3.2", "shared", "--SorL", "speaker", "--data_path", str(corpus), "--save_path", str(exp), *QUICK]
-    assert experiments.main(["run", *argv]) == 1
-    said = capsys.readouterr().out
-    assert re.search(
-        r"^2 to make: about \d+ (s|min) here \(a rough guess .*\), \d+ MB of disk \(.* free\)$", said, re.M
-    )
-    (result,) = exp.glob("*/result.json")
-    changed = result.stat().st_mtime_ns
+def test_help_names_the_tables(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        experiments.main(["run", "--help"])
+    assert "KEMDy20" in capsys.readouterr().out
 
-    predictions = pd.read_csv(result.parent / "predictions.csv")
-    true = np.array([[name in labels.split(";") for name in EMOTIONS] for labels in predictions["emotion"]])
-    f1 = batch_figures(predictions[[f"p_{name}" for name in EMOTIONS]].to_numpy(), true, 1, 4)[:, 2].mean()
-    row = pd.read_csv(exp / "report" / "3.2.csv").set_index("test").loc["1-4"]
-    assert row["F1"] == pytest.approx(f1, abs=6e-4)
-    assert np.isnan(row["F1_published"])  # the corpus is no KEMDy19
-    assert pd.read_csv(exp / "report" / "shared.csv")["F1"].to_list() == [row["F1"]]
-    text = (exp / "report" / "3.2.md").read_text("utf-8")
-    assert "Not KEMDy19" in text
-    assert "the corpus has no utterance of sessions" in text
 
-    # A finished run stays, one whose result is gone goes on; a report without options is that of the last run's
-    assert experiments.main(["run", *argv]) == 1
-    assert "2 runs, 1 finished already" in capsys.readouterr().out
-    assert result.stat().st_mtime_ns == changed
-    result.unlink()
-    assert experiments.main(["run", *argv]) == 1
-    assert len(list(exp.glob("*/configuration.json"))) == 1
-    assert result.stat().st_mtime_ns != changed
-    assert read_json(result)["overall"]["n"] == len(predictions)
-    written = (exp / "report" / "3.2.md").read_bytes()
-    shutil.rmtree(exp / "report")
+# What has finished
+
+
+@pytest.fixture
+def exp(tmp_path: Path) -> Path:
+    """Runs of table 3.3's rows for the speaker with two seeds, without a corpus."""
+    exp = tmp_path / "exp"
+    for seed, (number, options) in itertools.product((0, 1), enumerate(({}, {"bidirectional": True}))):
+        name = f"run{number}_20261125-12000{seed}"
+        make_run(exp / name, 1.5 + number, test_split=[13, 14, 15, 16], seed=seed, lr=0.01, **options)
+    return exp
+
+
+def test_without_options_those_of_the_newest_run_are_taken(exp, capsys):
+    assert experiments.main(["list", "--save_path", str(exp)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "3.3" in {line.split()[0] for line in lines[:-1]}
+    assert "4 finished" in lines[-1]
     assert experiments.main(["report", "--save_path", str(exp)]) == 0
-    assert (exp / "report" / "3.2.md").read_bytes() == written
-
-    # It is compared with itself, as a row and as a folder; the other row has not finished
-    capsys.readouterr()
-    assert experiments.main(["compare", "3.2:default", str(result.parent), "--save_path", str(exp)]) == 0
-    said = capsys.readouterr().out
-    assert f"| 1-4    | 0      | {len(predictions)} " in said
-    assert "(+.000)" in said
-    assert experiments.main(["compare", "3.2:default", "3.2:best", "--save_path", str(exp)]) == 2
-    assert "table 3.2 has the rows default" in capsys.readouterr().err
-    assert experiments.main(["compare", "3.2:default", "grid:lam=0.5", "--save_path", str(exp)]) == 2
-    assert "table grid was not run there" in capsys.readouterr().err
-    assert experiments.main(["compare", "3.2:default", "nowhere", "--save_path", str(exp)]) == 2
-    assert "no such experiment folder" in capsys.readouterr().err
-    shutil.copytree(result.parent, exp / "other")
-    write_json(exp / "other" / "configuration.json", read_json(result.parent / "configuration.json") | {"seed": 1})
-    assert experiments.main(["compare", "3.2:default", "other", "--save_path", str(exp)]) == 0
-    assert f"| 1-4    | 0 / 1  | {len(predictions)} " in capsys.readouterr().out
-    result.unlink()
-    assert experiments.main(["compare", "3.2:default", "3.2:default", "--save_path", str(exp)]) == 2
-    assert "have no finished runs of the same role" in capsys.readouterr().err
+    assert pd.read_csv(exp / "report" / "3.3.csv")["runs"].tolist() == [2, 2]
+    assert experiments.main(["list", "3.3", "--save_path", str(exp), "--lr", "0.1"]) == 0
+    assert "0 finished" in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_a_comparison_with_options_says_that_it_looks_for_runs_of_these_alone(tmp_path, capsys):
-    argv = ["compare", "3.3:default", "3.3:bidirectional", "--save_path", str(tmp_path)]
-    assert experiments.main(argv) == 2
-    assert "; see 'experiments.py report' for what has not finished" in capsys.readouterr().err
-    assert experiments.main([*argv, "--epochs", "9"]) == 2
-    assert "; see 'experiments.py report' for what has not finished" in capsys.readouterr().err
-    remember(tmp_path, ["run", "3.3", "--save_path", str(tmp_path)])
-    assert experiments.main([*argv, "--epochs", "9"]) == 2
-    assert "; without --epochs it looks at the runs that SAVE_PATH remembers" in capsys.readouterr().err
+def test_rows_and_folders_are_compared(exp, capsys):
+    for rows in (
+        ["3.3:default", "3.3:bidirectional"],
+        ["3.3:default", "run1_20261125-120000"],
+        ["run0_20261125-120000", str(exp / "run1_20261125-120001")],  # two seeds
+    ):
+        assert experiments.main(["compare", *rows, "--save_path", str(exp), "--resamples", "100"]) == 0
+        assert f"A = {rows[0]}, B = {rows[1]}" in capsys.readouterr().out
+    for seed in (0, 1):
+        (exp / f"run0_20261125-12000{seed}" / "result.json").unlink()
+    assert experiments.main(["compare", "3.3:default", "3.3:bidirectional", "--save_path", str(exp)]) == 2
+
+
+def test_runs_lists_every_folder_with_its_state(exp, capsys):
+    folders = [exp / f"run{number}_20261125-12000{seed}" for number in (0, 1) for seed in (0, 1)]
+    (folders[0] / "result.json").unlink()
+    (folders[1] / "result.json").write_text("{}")
+    (folders[2] / "result.json").unlink()
+    shutil.copytree(folders[3], exp / "damaged")
+    (exp / "damaged" / "configuration.json").write_text("[]")
+    (exp / "published").mkdir()
+    (exp / "published" / "configuration.json").write_text('{"SorL": "speaker", "test_split": "1-4", "epochs": 30}')
+    figures = '"Precision": "0.7+-0.1", "Recall": "0.7+-0.1", "F1": "0.7+-0.1", "ccc_arousal": 0.5, "ccc_valence": 0.6'
+    (exp / "published" / "result.json").write_text(f"{{{figures}}}")
+    (exp / "jobs").mkdir()
+    run_id = read_json(folders[0] / "configuration.json")["run_id"]
+    (exp / "jobs" / f"{run_id}.log").write_text("epoch 1\repoch 2\nerror: out of luck\n")
+    with lock_folder(folders[2], "training"):
+        assert experiments.main(["runs", "--save_path", str(exp)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    row = {line.split()[0]: line.split() for line in lines}
+    assert len(row) == 8  # six folders, headings and a rule
+    assert row[folders[0].name][-5:] == ["unfinished:", "error:", "out", "of", "luck"]
+    assert "result.json:" in row[folders[1].name]
+    assert {"2/100", "0.01", "13-16", "running"} <= {*row[folders[2].name]}
+    assert row[folders[3].name][-1] == "finished"
+    assert "configuration.json:" in row["damaged"]
+    assert {"1-4", "0.700", "0.600", "finished"} <= {*row["published"]}
+    varied = {*row["folder"]} - {"folder", "F1", "CCC", "state"}
+    assert {"bidirectional", "test_split", "seed", "lr"} <= varied
+    assert not {"backbone", "lam"} & varied  # the same in all
+
+
+# Running
+
+
+def test_a_run_that_has_finished_or_is_trained_is_not_begun(exp, capsys):
+    folder = exp / "run0_20261125-120000"
+    run_id = read_json(folder / "configuration.json")["run_id"]
+    (exp / "jobs").mkdir()
+    assert run_once(exp, run_id, ["--no_such_option"]) == 0  # main.py does not see the option
+    (folder / "result.json").unlink()
+    with lock_folder(folder, "training"):
+        assert run_once(exp, run_id, ["--no_such_option"]) == 0
+    with pytest.raises(SystemExit):
+        run_once(exp, run_id, ["--no_such_option"])
+
+
+def test_runs_at_once_share_the_gpus_and_cores(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    slots = device_slots(3, None)
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["4", "7", "4"]
+    assert {slot["OMP_NUM_THREADS"] for slot in slots} == {str(max(1, len(os.sched_getaffinity(0)) // 3))}
+    assert device_slots(1, "0")[0]["CUDA_VISIBLE_DEVICES"] == "4,7"
+
+
+def test_runs_are_made_once_and_one_that_fails_stops_no_other(preprocessed, tmp_path, monkeypatch):
+    corpus, exp = shutil.copytree(preprocessed, tmp_path / "corpus"), tmp_path / "exp"
+    # The corpus has sessions 1 to 6: the first fold's runs are not begun. Of the second fold's one diverges
+    rows, folds = {"high": {"modality": "text", "lr": 1e30}, "text": {"modality": "text"}}, ((5, 6, 7, 8), (1, 2, 3, 4))
+    monkeypatch.setitem(TABLES, "3.2", Table("Two folds", rows, folds))
+    monkeypatch.setitem(TABLES, "shared", Table("Shares a run", {"same": rows["text"]}, folds[1:]))
+    tables, places = ["3.2", "shared"], ["--data_path", str(corpus), "--save_path", str(exp), "--SorL", "speaker"]
+    argv = [*tables, *places, *TINY, "--gpu_id", "cpu", "--epochs", "1"]
+    assert experiments.main(["run", *argv]) == 1
+    table = pd.read_csv(exp / "report" / "3.2.csv")
+    assert table["runs"].tolist() == [0, 0, 0, 0, 1, 1]
+    assert table["F1_published"].isna().all()  # the corpus is not KEMDy19
+    text = (exp / "report" / "3.2.md").read_text("utf-8")
+    assert "missing: speaker, text, sessions 5-8, seed 0: " in text
+    assert "missing: speaker, high, sessions 1-4, seed 0: error: " in text
+    assert pd.read_csv(exp / "report" / "shared.csv")["F1"].tolist() == table["F1"].tolist()[4:5]
+
+    assert experiments.main(["run", *argv[1:]]) == 0  # table "shared" alone: nothing is left to run
+    assert len([*exp.glob("*/result.json")]) == 1
+    shutil.move(corpus, tmp_path / "moved")  # another path is the same run
+    argv = ["moved" if part == str(corpus) else part for part in argv]
+    monkeypatch.chdir(tmp_path)
+    assert planned("run", *argv)["folder"].notna().tolist() == [False, False, False, True, True]
+
+    table = tmp_path / "moved" / "df_speaker.csv"  # other data are another run
+    table.write_text(table.read_text("utf-8").replace("happy", "sad"), "utf-8")
+    with pytest.warns(UserWarning, match=r"df_speaker\.csv"):
+        assert planned("run", *argv)["folder"].isna().all()
+
+
+def start(argv: list[str]) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "experiments.py"), *argv]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(ready) -> None:
+    for _ in range(600):
+        if ready():
+            return
+        time.sleep(0.1)
+    raise TimeoutError
+
+
+def test_a_killed_call_that_is_repeated_makes_no_run_twice(preprocessed, tmp_path):
+    exp = tmp_path / "exp"
+    argv = ["run", *GRID, "lam=0.5", *TEXT, "--epochs", "10", "--data_path", str(preprocessed), "--save_path", str(exp)]
+    killed = start(argv)
+    wait_for(lambda: [*exp.glob("jobs/*.log")])
+    killed.kill()
+    killed.communicate()
+    statuses = [experiments.main(argv)]  # the run of the killed call is still at work
+    while statuses[-1] and len(statuses) < 30:
+        time.sleep(1)
+        statuses.append(experiments.main(argv))
+    assert statuses[-1] == 0
+    (folder,) = run_folders(exp)
+    assert (folder / "result.json").exists()
+
+
+def test_sigterm_ends_the_runs(preprocessed, tmp_path):
+    exp = tmp_path / "exp"
+    argv = [*TEXT, "--epochs", "5000", "--data_path", str(preprocessed), "--save_path", str(exp), "--jobs", "2"]
+    running = start(["run", *GRID, "lam=0.5,0.6", *argv])
+    wait_for(lambda: len(run_folders(exp)) == 2)
+    running.send_signal(signal.SIGTERM)
+    _, error = running.communicate(timeout=60)
+    assert running.returncode == 128 + signal.SIGTERM
+    assert error.strip().splitlines()[-1].startswith("terminated: ")
+    for folder in run_folders(exp):
+        assert not (folder / "result.json").exists()
+        with lock_folder(folder, "testing"):  # no process works on it
+            pass
+
+
+# SLURM, by a stand-in for sbatch that runs each task of an array at once
+
+SBATCH = """#!/bin/bash
+[ -n "$REFUSE" ] && { echo "sbatch: error: invalid partition" >&2; exit 1; }
+last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$1")
+for number in $(seq 0 "$last"); do SLURM_ARRAY_TASK_ID=$number SLURM_JOB_ID=7_$number bash "$1"; done
+"""
+SQUEUE = """#!/bin/bash
+[ -e "$0.asked" ] || { touch "$0.asked"; exit 1; }  # it does not answer the first time
+"""
+
+
+def test_the_script_of_slurm_makes_the_runs(preprocessed, tmp_path, monkeypatch, capsys):
+    for path, text in ((tmp_path / "sbatch", SBATCH), (tmp_path / "squeue", SQUEUE)):
+        path.write_text(text)
+        path.chmod(0o755)
+    monkeypatch.setattr(slurm, "INTERVAL", 0.1)
+    corpus, exp = shutil.copytree(preprocessed, tmp_path / "my corpus"), tmp_path / "my exp"
+    asked = ["--partition", "gpu", "--time", "60", "--gpus", "0", "--array", "3", "--epochs", "1"]
+    argv = ["run", *GRID, "lam=0.5,0.6", *TEXT, "--data_path", str(corpus), "--save_path", str(exp), "--slurm", *asked]
+    assert experiments.main(argv) == 2  # there is no sbatch
+    assert capsys.readouterr().err.count("\n") == 1
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with monkeypatch.context() as context:
+        context.setenv("REFUSE", "yes")
+        assert experiments.main(argv) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    shutil.rmtree(exp)
+    assert experiments.main(argv) == 0
+    (script,) = (exp / "jobs").glob("slurm_*.sh")
+    settings = re.findall("^#SBATCH --(.*)", script.read_text(), re.M)
+    assert {"array=0-1%3", "partition=gpu", "time=60", "requeue"} <= {*settings}
+    assert not [setting for setting in settings if setting.startswith("gpus")]
+    assert len([*exp.glob("*/result.json")]) == 2

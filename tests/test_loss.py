@@ -1,3 +1,5 @@
+"""The losses: the published ones' numbers, class weights, and arousal and valence by the CCC."""
+
 import numpy as np
 import pytest
 import torch
@@ -41,8 +43,6 @@ def test_make_loss_gives_the_loss_of_its_name(pair):
     assert make_loss("cbloss", 0.5, 0.9, counts)(prediction, target) == class_balanced_loss(
         prediction, target, 0.5, weight
     )
-    with pytest.raises(ValueError, match="focal"):
-        make_loss("focal", 0.5, 0.9, counts)
 
 
 def test_a_class_that_does_not_occur_gets_a_finite_weight_and_a_warning():
@@ -103,8 +103,6 @@ def test_affect_losses_take_the_place_of_the_mse(name, pair):
     assert both - mse == pytest.approx(0.75 * sum(affect), rel=1e-4)
     squared = sum(F.mse_loss(prediction[i], target[i]).item() for i in (1, 2))
     assert both - concordance == pytest.approx(0.75 * squared, rel=1e-4)
-    with pytest.raises(ValueError, match="pearson"):
-        make_loss(name, 0.5, 0.9, counts, affect="pearson")
 
 
 @pytest.mark.parametrize("affect", ["ccc", "mse_ccc"])

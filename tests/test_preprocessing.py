@@ -1,346 +1,259 @@
-import contextlib
-import io
+"""preprocessing.py: its files, options and refusals, one corpus made of two, and what a stopped run leaves."""
+
+import re
 import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT, heed_permissions
-from raw_corpus import CACHE, FILES, NAME, SOURCE, faults, repeat_row, run, spoil, table, write_wav
+from raw_corpus import FILES, read, rows_of, run, spoil, write_rows
 
 import preprocessing
-from constants import ROLES
-from corpora.annotation import read_annotation
-from corpora.problems import OTHER_SPELLING, Problem
-from corpora.registry import parse_id
-from corpora.transcripts import clean_transcript
+from constants import PROGRAM_VERSION
+from corpora.corpus import corpus_of
+from corpora.corpus_json import corpus_version, read_corpus_json
+from corpora.problems import OTHER_SPELLING
+from corpora.transcripts import clean_transcript, read_transcripts
+from corpora.utterances import read_utterances
+from corpora.wavs import find_wavs
 from features.embeddings import load_embeddings
-from features.text import embed_sentences, load_text_model
-from preprocessing import main, output_files
-from utils import decode
+from features.text import load_text_encoder
+from utils import digest_file
+
+NAME = "Session01_F_res.csv"
+WRITTEN = {*FILES, "corpus.json"}
 
 
-def test_the_files_are_written_beside_the_raw_data(sample, preprocessed):
-    made = {path.name for path in preprocessed.iterdir()} - {path.name for path in sample.iterdir()}
-    made -= {"features", "transcripts_speaker.css", "transcripts_listener.css"}  # training makes them
-    assert made == {*FILES, SOURCE, CACHE} == {*output_files(preprocessed, 768, ROLES), CACHE}
-    wavs = [sorted(p.relative_to(root) for p in root.rglob("*.wav")) for root in (sample, preprocessed)]
-    assert wavs[0] == wavs[1]
-    assert wavs[0]
+@pytest.fixture
+def own(preprocessed, tmp_path) -> Path:
+    """A copy of the pre-processed corpus to change."""
+    return Path(shutil.copytree(preprocessed, tmp_path / "own"))
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def last_error(capsys: pytest.CaptureFixture) -> str:
+    captured = capsys.readouterr().err
+    assert "Traceback" not in captured
+    return captured.replace("\r", "\n").splitlines()[-1]
+
+
+# Its files
+
+
+def test_the_files_lie_beside_the_raw_data_and_corpus_json_says_what_they_are(sample, preprocessed):
+    before, after = ({path.name for path in folder.iterdir()} for folder in (sample, preprocessed))
+    assert after - before - {"features"} == WRITTEN
+    found = read_corpus_json(preprocessed)
+    assert (found["corpus"], found["synthetic"], found["version"]) == ("KEMDy19", True, "sample, seed 0")
+    assert found["utterances"] == len(list((sample / "wav").rglob("*.txt")))
+    assert (found["program_version"], found["raw"], found["audio_path"]) == (PROGRAM_VERSION, [], None)
+    assert found["files"] == {name: digest_file(preprocessed / name) for name in FILES}
+    encoder = {**load_text_encoder(str(preprocessed / "kobert")).description, "sha256": found["files"][FILES[3]]}
+    assert found["text_models"] == {"embedding_768.npy": encoder}
+    tables, problems = read(sample)
+    for name, table in {**tables, "problems.csv": problems}.items():
+        assert (preprocessed / name).read_text(encoding="utf-8") == table.to_csv(index=False)
 
 
 def test_embeddings_are_those_of_the_cleaned_transcripts(sample, preprocessed):
     vectors = load_embeddings(preprocessed / "embedding_768.npy", 768)
-    txts = {path.name: path for path in (sample / "wav").rglob("*.txt")}
-    assert vectors.keys() == txts.keys()
-    tokenizer, model = load_text_model(str(sample / "kobert"), 768)
-    for name in sorted(txts)[::7]:
-        text = clean_transcript(txts[name].read_text(encoding="utf-8"))
-        expected = embed_sentences([text], tokenizer, model, quiet=True)[0]
-        np.testing.assert_allclose(vectors[name], expected, rtol=0, atol=1e-5)
+    paths = {path.name: path for path in (sample / "wav").rglob("*.txt")}
+    assert vectors.keys() == paths.keys()
+    some = sorted(paths)[::7]
+    texts = [clean_transcript(paths[name].read_text(encoding="utf-8")) for name in some]
+    expected = load_text_encoder(str(sample / "kobert")).embed(texts)
+    np.testing.assert_allclose(np.stack([vectors[name] for name in some]), expected, rtol=0, atol=1e-5)
 
 
-def test_published_readers_find_the_tables(preprocessed):
-    for role in ("speaker", "listener"):
-        assert len(read_annotation(preprocessed / f"df_{role}.csv").ids) > 0
+def test_the_summary_counts_and_each_kind_of_problem_is_warned_of_once(sample, tmp_path, capsys):
+    assert run(sample, "--out", str(tmp_path / "out")) == 0
+    captured = capsys.readouterr()
+    problems = pd.read_csv(tmp_path / "out" / "problems.csv")
+    warned = [line for line in captured.err.replace("\r", "\n").splitlines() if line.startswith("warning: ")]
+    assert len(warned) == len(problems.drop_duplicates(["what", "done"]))
+    assert all(any(what in line for line in warned) for what in problems["what"])
+    n_spelt = (problems["what"] == OTHER_SPELLING).sum()
+    assert [f"{len(problems) - n_spelt},", str(n_spelt)] == re.findall(r"\d+,?", captured.out.splitlines()[-1])
+    assert "60 utterances, 6 sessions, 12 dialogues" in captured.out
 
 
-def test_summary_tells_what_was_found_and_how_often(corpus, preprocessed, capsys):
-    spoil(corpus, "Session01_F_res.csv", 4, 10, "bored")
-    spoil(corpus, "Session02_F_res.csv", 4, 11, "9")
-    assert run(corpus) == 0
-    out = capsys.readouterr().out
-    n = len(list((corpus / "wav").rglob("*.txt")))
-    assert f"{n} utterances, 6 sessions, 12 dialogues\nspeaker: " in out
-    spelt = [table(folder, "problems.csv")["what"] == OTHER_SPELLING for folder in (preprocessed, corpus)]
-    assert len(spelt[1]) == len(spelt[0]) + 2
-    n_faults, n_spelt = (~spelt[1]).sum(), spelt[1].sum()
-    said = f"faults, listed in problems.csv: {n_faults}, and {n_spelt} rows with a label in another spelling\n"
-    assert out.endswith(said)
+def test_the_version_of_a_corpus_is_in_its_folders_name_or_a_digest_of_its_tables(sample, tmp_path):
+    folder = Path(shutil.copytree(sample / "annotation", tmp_path / "KEMDy19_v1_3" / "annotation")).parent
+    assert corpus_version(folder) == "1.3"
+    folder = folder.rename(tmp_path / "corpus")
+    before = corpus_version(folder)
+    with (folder / "annotation" / NAME).open("a") as file:
+        file.write("\n")
+    assert corpus_version(folder) != before
 
 
-def test_the_encoder_runs_on_the_device_that_is_picked(corpus, monkeypatch):
-    import torch
-
-    monkeypatch.setattr("preprocessing.pick_device", lambda gpu_id: torch.device("meta"))
-    with pytest.raises(RuntimeError, match="meta"):  # there is no other device to be had here
-        run(corpus)
-
-
-def test_the_faults_of_the_sample_alone_are_introduced_as_planted(corpus):
-    def said() -> list[str]:
-        both = io.StringIO()  # in the order in which a person reads them
-        with contextlib.redirect_stdout(both), contextlib.redirect_stderr(both):
-            assert run(corpus, "--overwrite") == 0
-        return [line for line in both.getvalue().splitlines() if "planted" in line or line.startswith("warning")]
-
-    introduced, *warned = said()
-    assert introduced == "the sample's faults are planted: the warnings below show how faults are reported"
-    (corpus / "synthetic.json").unlink()
-    assert said() == warned != []
+def test_a_second_encoder_of_another_length_leaves_the_first_ones_embeddings(own, sample, tmp_path, monkeypatch):
+    before = read_corpus_json(own)["text_models"]
+    encoder = load_text_encoder(str(sample / "kobert"))
+    encoder.dim = 24
+    monkeypatch.setattr(encoder, "embed", lambda texts, *_, **__: np.zeros((len(texts), 24), np.float32))
+    monkeypatch.setattr(preprocessing, "load_text_encoder", lambda *_: encoder)
+    assert run(own, "--overwrite") == 0
+    found = read_corpus_json(own)["text_models"]
+    assert found.keys() == {"embedding_768.npy", "embedding_24.npy"}
+    assert found["embedding_768.npy"] == before["embedding_768.npy"]
+    assert found["embedding_24.npy"]["sha256"] == digest_file(own / "embedding_24.npy")
 
 
-def test_a_damaged_cache_is_a_fault(corpus, preprocessed, capsys):
-    (corpus / CACHE).write_bytes(b"PK")
-    (found,) = faults(corpus, preprocessed, capsys)
-    assert (found.file, found.what, found.done) == (CACHE, "cache that is damaged", "all sentences are embedded anew")
-    assert (corpus / CACHE).read_bytes() == (preprocessed / CACHE).read_bytes()
+# What is kept and refused
 
 
-def test_existing_files_are_kept_unless_asked(corpus, capsys):
+def test_existing_files_are_kept_unless_asked_and_no_other_is_touched(corpus, capsys):
+    (corpus / ".annotation.csv.20241129").write_text("kept")
+    (corpus / ".df_speaker.csv.0a1b2c3d.part").write_text("of a process that was killed")
     (corpus / "df_speaker.csv").write_text("mine")
+    before = content(corpus)
     assert run(corpus) == 2
-    assert "--overwrite" in capsys.readouterr().err
-    assert (corpus / "df_speaker.csv").read_text() == "mine"
-    assert not (corpus / "annotation.csv").exists()
+    assert "df_speaker.csv: " in last_error(capsys)
+    assert content(corpus) == before
     assert run(corpus, "--overwrite") == 0
     assert (corpus / "df_speaker.csv").read_text().startswith("start,end,Segment ID")
-
-
-@pytest.mark.parametrize("name", [*FILES, SOURCE])
-def test_a_folder_in_a_files_place_is_named_before_the_work(corpus, capsys, name):
-    (corpus / name).mkdir()
-    before = sorted(corpus.iterdir())
-    assert run(corpus, "--overwrite") == 2
-    assert f"{name}: a folder" in capsys.readouterr().err
-    assert sorted(corpus.iterdir()) == before
-
-
-def test_what_a_killed_run_left_half_written_is_cleared_away(corpus):
-    for name in (".embedding_768.cache.npz.ab12_xyz", ".df_speaker.csv.abcdefgh"):
-        (corpus / name).write_bytes(b"half")
-    (corpus / ".mine.settings").write_text("kept")
-    assert run(corpus) == 0
-    assert [path.name for path in corpus.iterdir() if path.name.startswith(".")] == [".mine.settings"]
-
-
-def spoil_softly(corpus: Path, what: str) -> None:
-    match what:
-        case "vote":
-            spoil(corpus, NAME, 4, 13, "")
-        case "repeated":
-            repeat_row(corpus, 4)
-        case "table":
-            (corpus / "annotation" / "Session02_M_res.csv").unlink()
-        case "transcript":
-            next((corpus / "wav").rglob("*.txt")).unlink()
-        case "wav":
-            write_wav(next((corpus / "wav").rglob("*.wav")), "cut short")
-
-
-@pytest.fixture
-def faultless(corpus, capsys) -> Path:
-    """A raw corpus without any fault."""
-    run(corpus)
-    repeats = table(corpus, "problems.csv")
-    for path in (corpus / "annotation").glob("*.csv"):
-        seen, lines = set(), []
-        for line in decode(path.read_bytes(), path).replace("disqust", "disgust").splitlines():
-            segment = line.split(",")[9]
-            if segment.startswith("Sess") and segment in seen:
-                continue
-            seen.add(segment)
-            lines.append(line)
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    for segment in repeats["id"]:
-        for path in (corpus / "wav").rglob(f"{segment}.txt"):
-            path.write_text("그래\n", encoding="utf-8")
-    whole = next((corpus / "wav").rglob("*.wav"))
-    for segment in set(table(corpus, "annotation.csv")["Segment ID"]):
-        parsed = parse_id(segment)
-        folder = corpus / "wav" / f"Session{parsed.session:02d}" / parsed.dialogue
-        if not (folder / f"{segment}.wav").exists():
-            shutil.copy(whole, folder / f"{segment}.wav")
-        if not (folder / f"{segment}.txt").exists():
-            (folder / f"{segment}.txt").write_text("그래\n", encoding="utf-8")
-    for name in (*FILES, SOURCE, CACHE):
-        (corpus / name).unlink()
-    capsys.readouterr()
-    return corpus
-
-
-def test_strict_passes_where_there_is_no_fault(faultless, capsys):
-    assert run(faultless, "--strict") == 0
-    assert "warning" not in capsys.readouterr().err
-    assert table(faultless, "problems.csv").empty
-    assert tuple(table(faultless, "problems.csv").columns) == Problem._fields
-
-
-def test_strict_passes_a_label_in_another_spelling(faultless, capsys):
-    spoil(
-        faultless, NAME, 4, 13, " " + faultless.joinpath("annotation", NAME).read_text().splitlines()[4].split(",")[13]
-    )
-    assert run(faultless, "--strict") == 0
-    captured = capsys.readouterr()
-    assert "warning: label in another spelling: " in captured.err
-    assert "faults, listed in problems.csv: 0, and 1 rows with a label in another spelling" in captured.out
-    assert table(faultless, "problems.csv")["what"].tolist() == [OTHER_SPELLING]
-
-
-@pytest.mark.parametrize("what", ["vote", "repeated", "table", "transcript", "wav"])
-def test_strict_stops_at_what_would_be_warned_of_and_writes_nothing(faultless, capsys, what):
-    spoil_softly(faultless, what)
-    before = sorted(faultless.rglob("*"))
-    assert run(faultless, "--strict") == 2
-    *_, error = capsys.readouterr().err.replace("\r", "\n").splitlines()
-    assert error.startswith("error: --strict: ")
-    assert sorted(faultless.rglob("*")) == before
-    assert run(faultless) == 0
-    assert "warning: " in capsys.readouterr().err
-
-
-def run_apart(corpus: Path, before: Callable[[], None], *options: str) -> subprocess.CompletedProcess:
-    """Pre-process in a process of its own, which calls `before` first."""
-    return subprocess.run(
-        [sys.executable, preprocessing.__file__, "--data_path", corpus, "--text_model", corpus / "kobert", *options],
-        preexec_fn=before,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def last_line(done: subprocess.CompletedProcess) -> str:
-    return done.stderr.replace("\r", "\n").splitlines()[-1]
-
-
-def test_folders_that_cannot_be_read_are_named(corpus):
-    for folder in ("wav/Session02", "annotation", "kobert"):
-        (corpus / folder).chmod(0)
-        done = run_apart(corpus, heed_permissions)
-        (corpus / folder).chmod(0o755)
-        assert done.returncode == 2
-        assert last_line(done).startswith("error: ")
-        assert folder in last_line(done)
-        assert "Permission denied" in last_line(done)
-
-
-def test_folder_that_cannot_be_written_is_said_before_the_work(corpus):
-    before = sorted(corpus.rglob("*"))
-    corpus.chmod(0o555)
-    done = run_apart(corpus, heed_permissions)
-    corpus.chmod(0o755)
-    assert done.returncode == 2
-    assert last_line(done) == f"error: {corpus}: cannot be written to (Permission denied); choose another folder"
-    assert "sentence embeddings" not in done.stderr
-    assert sorted(corpus.rglob("*")) == before
-
-
-def test_disk_that_fills_up_leaves_all_files_as_they_were(corpus):
-    assert run(corpus) == 0
-    before = {path: path.read_bytes() for path in corpus.rglob("*") if path.is_file()}
-    spoil(corpus, NAME, 4, 11, "2.2")
-    before[corpus / "annotation" / NAME] = (corpus / "annotation" / NAME).read_bytes()
-    limit = (len(before[corpus / "embedding_768.npy"]) - 1000,) * 2
-    done = run_apart(corpus, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit), "--overwrite")
-    assert done.returncode == 2
-    assert last_line(done) == f"error: {corpus / 'embedding_768.npy'}: cannot be written (File too large)"
-    assert {path: path.read_bytes() for path in corpus.rglob("*") if path.is_file()} == before
-
-
-def rename_ids(corpus: Path) -> None:
-    for row in (3, 5):
-        spoil(corpus, NAME, row, 9, "Sess01_F001")
-
-
-def replace_by_other_session(corpus: Path) -> None:
-    shutil.copy(corpus / "annotation" / "Session02_F_res.csv", corpus / "annotation" / NAME)
-
-
-def empty_tables(corpus: Path) -> None:
-    for path in (corpus / "annotation").glob("*.csv"):
-        path.write_bytes(b"")
-
-
-def cut_table(corpus: Path) -> None:
-    path = corpus / "annotation" / NAME
-    path.write_bytes(path.read_bytes()[:-40])
-
-
-def drop_header(corpus: Path) -> None:
-    path = corpus / "annotation" / NAME
-    path.write_text("".join(path.read_text(encoding="utf-8").splitlines(True)[1:]), encoding="utf-8")
-
-
-def open_quote(corpus: Path) -> None:
-    (corpus / "annotation" / NAME).write_text('"' + "a" * 200_000, encoding="utf-8")
-
-
-def break_encoding(corpus: Path) -> None:
-    path = corpus / "annotation" / NAME
-    path.write_bytes(b"\xff\xff" + path.read_bytes())
-
-
-FAULTS: dict[str, Callable[[Path], object]] = {
-    "no annotation": lambda corpus: shutil.rmtree(corpus / "annotation"),
-    "no transcripts": lambda corpus: shutil.rmtree(corpus / "wav"),
-    "ids": rename_ids,
-    "other session": replace_by_other_session,
-    "no rows": empty_tables,
-    "cut": cut_table,
-    "no header": drop_header,
-    "open quote": open_quote,
-    "neither encoding": break_encoding,
-    "text model": lambda corpus: (corpus / "kobert" / "config.json").unlink(),
-}
+    assert [path.name for path in corpus.iterdir() if path.name.startswith(".")] == [".annotation.csv.20241129"]
 
 
 @pytest.mark.parametrize(
-    ("what", "message"),
+    ("damage", "options", "named"),
     [
-        ("no annotation", "annotation: no table such as Session01_F_res.csv"),
-        ("no transcripts", "wav: no readable .txt"),
-        (
-            "ids",
-            "Session01_F_res.csv, row 4: segment id 'Sess01_F001', expected one such as Sess01_script01_F001; 2 rows",
-        ),
-        ("other session", "Session01_F_res.csv, row 3: segment id 'Sess02_"),
-        ("no rows", "annotation: its 12 tables hold no row"),
-        ("cut", "Session01_F_res.csv, row "),
-        ("no header", "Session01_F_res.csv: its first two rows hold an utterance"),
-        ("open quote", "Session01_F_res.csv: not readable as a CSV table"),
-        ("neither encoding", "Session01_F_res.csv: neither UTF-8 nor CP949"),
-        ("text model", "kobert"),
+        ("encoder", "", "kobert"),
+        ("row", "", f"{NAME}, row "),
+        ("wavs", "", "out: "),
+        ("file", "", "out: "),
+        ("", "--audio_path nowhere", "nowhere"),
+        ("", "--data_path nowhere", "nowhere"),
+        ("", "--text_dim 512", "--text_dim 512"),
     ],
 )
-def test_faults_end_in_one_line_and_write_nothing(corpus, capsys, what, message):
-    FAULTS[what](corpus)
-    before = sorted(corpus.rglob("*"))
-    assert run(corpus) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ")
-    assert message in error
+def test_a_fault_ends_in_one_line_and_writes_nothing(corpus, capsys, damage, options, named):
+    out = corpus.parent / "out"
+    match damage:
+        case "encoder":
+            (corpus / "kobert" / "config.json").unlink()
+        case "row":
+            write_rows(corpus, NAME, [row[:20] for row in rows_of(corpus, NAME)])
+        case "wavs":
+            (out / "wav").mkdir(parents=True)
+        case "file":
+            out.touch()
+    before = sorted(corpus.parent.rglob("*"))
+    assert run(corpus, "--out", str(out), *options.split()) == 2
+    assert named in last_error(capsys)
+    assert sorted(corpus.parent.rglob("*")) == before
+
+
+def test_strict_stops_at_any_problem_but_a_label_in_another_spelling(corpus, capsys):
+    problems, before = read(corpus)[1], content(corpus)
+    is_harmless = problems["what"] == OTHER_SPELLING
+    assert run(corpus, "--strict") == 2
+    assert problems[~is_harmless]["id"].iloc[0] in last_error(capsys)
+    assert content(corpus) == before
+    with pytest.warns(UserWarning, match=OTHER_SPELLING):
+        preprocessing.report_faults(problems[is_harmless], strict=True, synthetic=True)
+
+
+def test_a_folder_that_cannot_be_read_is_named(corpus):
+    folder = corpus / "wav" / "Session02"
+    folder.chmod(0)
+    argv = [sys.executable, "preprocessing.py", "--data_path", str(corpus), "--text_model", str(corpus / "kobert")]
+    done = subprocess.run(argv, cwd=ROOT, preexec_fn=heed_permissions, capture_output=True, text=True, check=False)
+    folder.chmod(0o755)
+    assert done.returncode == 2
+    assert f"error: {folder}: " in done.stderr
+    assert not any(corpus.glob("*.csv"))
+
+
+def test_a_full_disk_leaves_no_file_half_written(own, capsys):
+    spoil(own, NAME, 5, 11, "2.2")
+    before = content(own)
+    limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before[own / "embedding_768.npy"]) - 1000, hard))
+    status = run(own, "--overwrite")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    assert status == 2
+    assert f"{own / 'embedding_768.npy'}: " in last_error(capsys)
+    after = content(own)
+    assert after.keys() == before.keys()
+    changed = {path.name for path in after if after[path] != before[path]}
+    assert changed == {"annotation.csv", "df_listener.csv"}  # tables that corpus.json then does not know
+
+
+def test_a_corpus_is_pre_processed_into_another_folder_and_not_touched(corpus, preprocessed, tmp_path):
+    (corpus / "wav").rename(tmp_path / "sound")
+    (corpus / "wav").mkdir()
+    for path in (tmp_path / "sound").rglob("*.txt"):
+        path.rename(corpus / "wav" / path.name)
+    out, before = tmp_path / "made" / "here", sorted(corpus.rglob("*"))
+    assert run(corpus, "--out", str(out), "--audio_path", str(tmp_path / "sound")) == 0
     assert sorted(corpus.rglob("*")) == before
+    for name in FILES[:4]:
+        assert (out / name).read_bytes() == (preprocessed / name).read_bytes()
+    assert find_wavs(out) == find_wavs(corpus, tmp_path / "sound") != {}
+    segments = read_utterances(out, "speaker")["id"].tolist()
+    assert read_transcripts(out, segments)[0] == read_transcripts(corpus, segments)[0] != {}
 
 
-def test_help_imports_nothing_heavy():
-    code = (
-        "import sys, preprocessing\n"
-        "try: preprocessing.main(['--help'])\n"
-        "except SystemExit: print([m for m in ('torch', 'transformers', 'pandas', 'matplotlib') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    *help_lines, heavy = done.stdout.splitlines()
-    assert heavy == "[]"
-    assert any(line.startswith("  --text_model") for line in help_lines)
+# Several corpora as one
 
 
-@pytest.mark.parametrize(
-    "options", [["--batch_size", "0"], ["--batch_size", "-1"], ["--gpu_id", "x"], ["--text_dim", "0"]]
-)
-def test_impossible_options_are_refused(options, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        main(options)
-    assert exit_.value.code == 2
-    assert "expected" in capsys.readouterr().err
+@pytest.fixture(scope="module")
+def both(preprocessed, sample20, tmp_path_factory) -> Path:
+    """One corpus of two, of which KEMDy20 is given first; read only."""
+    out = tmp_path_factory.mktemp("both") / "out"
+    argv = ["--data_path", str(sample20), str(preprocessed), "--out", str(out), "--gpu_id", "cpu"]
+    assert preprocessing.main([*argv, "--text_model", str(preprocessed / "kobert")]) == 0
+    return out
 
 
-def test_missing_folder_and_other_dimension(tmp_path, sample, capsys):
-    assert run(tmp_path / "nowhere") == 2
-    assert "nowhere: no such folder" in capsys.readouterr().err
-    assert main(["--data_path", str(sample), "--text_model", str(sample / "kobert"), "--text_dim", "512"]) == 2
-    assert "768 values, --text_dim is 512" in capsys.readouterr().err
+def test_a_merged_corpus_has_the_rows_embeddings_and_wavs_of_both(both, preprocessed, preprocessed20):
+    folders = (preprocessed, preprocessed20)
+    first, second = (read_utterances(folder, "speaker") for folder in folders)
+    table = read_utterances(both, "speaker")
+    pd.testing.assert_frame_equal(table[: len(first)], first)
+    second["session"] += 100
+    second["dialogue"] = second["dialogue"].str.replace("Sess", "Sess1")
+    pd.testing.assert_frame_equal(table[len(first) :].reset_index(drop=True), second)
+    lines = [(folder / "df_speaker.csv").read_text("utf-8").splitlines() for folder in (both, preprocessed)]
+    assert lines[0][: len(first) + 1] == [f"{lines[1][0]},corpus", *(f"{line},KEMDy19" for line in lines[1][1:])]
+    vectors = load_embeddings(both / "embedding_768.npy", 768)
+    for folder in folders:
+        for key, vector in load_embeddings(folder / "embedding_768.npy", 768).items():
+            np.testing.assert_allclose(vectors[key], vector, rtol=0, atol=1e-5)
+    assert find_wavs(both).keys() == find_wavs(preprocessed).keys() | find_wavs(preprocessed20).keys()
+
+
+def test_a_merged_corpus_is_known_by_its_corpus_json(both, preprocessed, preprocessed20, sample20):
+    found = read_corpus_json(both)
+    assert corpus_of(both).name == found["corpus"] == "KEMDy19+KEMDy20"
+    assert found["raw"] == [str(preprocessed), str(sample20)]
+    assert found["text_models"]["embedding_768.npy"]["sha256"] == digest_file(both / "embedding_768.npy")
+    problems = pd.read_csv(both / "problems.csv")
+    parts = [pd.read_csv(folder / "problems.csv") for folder in (preprocessed, preprocessed20)]
+    files = [f"{folder}/{file}" for folder, part in zip(found["raw"], parts, strict=True) for file in part["file"]]
+    assert problems["file"].tolist() == files
+    assert not (both / "df_listener.csv").exists()  # nobody is rated as listener in KEMDy20
+
+
+def test_corpora_that_cannot_be_merged_are_refused(sample, sample20, both, tmp_path, capsys):
+    out = tmp_path / "out"
+    for folders, options, named in (
+        ((sample, sample), ("--out", str(out)), str(sample)),
+        ((sample, both), ("--out", str(out)), str(both)),
+        ((sample, sample20), (), "--out"),
+        ((sample, tmp_path / "nowhere"), ("--out", str(out)), "nowhere"),
+        ((sample, sample20), ("--out", str(both), "--text_model", str(sample / "kobert")), "embedding_768.npy"),
+    ):
+        assert preprocessing.main(["--data_path", *map(str, folders), *options]) == 2
+        assert named in last_error(capsys)
+    assert not out.exists()

@@ -1,207 +1,247 @@
+"""What a test writes and prints: predictions.csv, result.json, the confusion and the report in a terminal."""
+
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from compared_runs import make_arrays, make_ids
-from sklearn.metrics import confusion_matrix
+import sklearn.metrics as sk
+from windows import make_arrays, make_rows, make_utterances
 
 from constants import EMOTIONS
-from corpora.kemdy19 import KEMDy19
-from corpora.kemdy20 import KEMDy20
-from metric import batch_figures, ccc
-from reports import result as result_module
-from reports.result import (
-    Context,
-    compare_with_majority,
-    compute_result,
-    describe_result,
-    describe_verdict,
-    predictions_table,
-    write_result,
+from corpora.utterances import SHARES
+from metric import (
+    PREDICTION_COLUMNS,
+    PROBABILITIES,
+    WHOLE_FIGURES,
+    batch_figures,
+    ccc,
+    confusion_matrix,
+    figures,
+    published_figures,
+    with_prediction,
 )
+from reports.plots import plot_affect, plot_classes, plot_confusion, plot_figures, plot_loss_curve, plot_losses
+from reports.predictions import look_up, predictions_table, read_predictions, write_predictions
+from reports.result import LABELS, compute_result, figures_by_part, result_text, verdict, write_test
+from utils import InputError
 
-IDS = make_ids((1, 2, 3), 10, 5)  # 150 windows of 30 dialogues
+TRAINING = make_utterances((9,))
+
+
+def make_options(data_path, **changed):
+    """Options of a run that write_test and result_text use."""
+    settings = {"SorL": "listener", "data_path": data_path, "audio_path": None, "test_split": [1, 2, 3]}
+    settings |= {"batch_size": 32, "epochs": 100, "select": "last", "no_pages": True}
+    return SimpleNamespace(**settings | changed)
 
 
 @pytest.fixture
-def arrays(reference):
-    arrays = reference("metric.npz")
-    return {
-        **arrays,
-        "valence": arrays["arousal"][::-1].copy(),
-        "valence_pred": np.full(len(arrays["arousal"]), 3.0),
+def corpus(tmp_path):
+    """A folder with the ids of KEMDy19 and without a wav."""
+    (tmp_path / "corpus").mkdir()
+    TRAINING.rename(columns={"id": "Segment ID"}).to_csv(tmp_path / "corpus" / "df_speaker.csv", index=False)
+    return tmp_path / "corpus"
+
+
+@pytest.fixture
+def rows():
+    return make_rows(sessions=(1, 2, 3))
+
+
+def test_predictions_are_read_with_the_figures_of_those_that_were_written(tmp_path):
+    table = make_utterances((1, 2, 3))
+    table.loc[[3, 4], "text"] = ['"3", 예\n', "NA"]
+    table.loc[5, ["start", "end"]] = np.nan
+    rows = predictions_table(table, range(len(table)), make_arrays(table), TRAINING)
+    write_predictions(tmp_path / "predictions.csv", rows)
+    for found in (pd.read_csv(tmp_path / "predictions.csv"), read_predictions(tmp_path / "predictions.csv")):
+        assert [*found] == [*PREDICTION_COLUMNS, "scripted", "seen", "lookup"]
+        assert figures_by_part(found, "neutral") == figures_by_part(rows, "neutral")
+        np.testing.assert_array_equal(found[[*PROBABILITIES]].astype(np.float32), rows[[*PROBABILITIES]])
+    assert {*SHARES} <= {*rows}  # for the page alone
+    assert found["text"].tolist() == table["text"].tolist()
+    assert found["segment_id"].tolist() == table["id"].tolist()
+    assert (found["pred_emotion"] == found[[*PROBABILITIES]].idxmax(axis=1).str[2:]).all()
+    assert found.loc[found["text"] == "응", "seen"].isna().all()
+
+
+def test_predictions_of_a_table_without_labels_leave_them_empty():
+    table = make_utterances()[["id", "dialogue", "speaker", "start", "end", "text"]]
+    found = predictions_table(table, [2, 0], make_arrays(make_utterances().loc[[2, 0]]))
+    assert [*found] == [*PREDICTION_COLUMNS]
+    assert found["segment_id"].tolist() == table["id"][[2, 0]].tolist()
+    unknown = {"corpus", "session", "true_emotion", "true_arousal", "true_valence"}
+    assert {*found.columns[found.isna().all()]} == unknown
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "found"),
+    [("p_sad", "much", "much"), ("pred_valence", "", "row 6"), ("true_emotion", "joy", "row 6"), (None, "", "p_sad")],
+)
+def test_damaged_predictions_are_one_line_that_names_the_row(tmp_path, rows, column, value, found):
+    path = tmp_path / "predictions.csv"
+    with pytest.raises(InputError, match=r"predictions\.csv: "):
+        read_predictions(path)
+    write_predictions(path, rows)
+    table = pd.read_csv(path, dtype=str)
+    table.loc[4, column or "p_sad"] = value
+    table[[name for name in table if column or name != "p_sad"]].to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"predictions\.csv: .*" + found):
+        read_predictions(path)
+
+
+def test_a_sentence_is_looked_up_in_training_by_its_letters():
+    trained = {
+        "b/ 나는 (안+안) 간다. n/": ["angry", "sad", "sad;happy"],
+        "다른 말을 했다": ["angry", "neutral"],  # of labels that tie the majority
+        "또 다른 말이다": ["happy;disgust"],  # and else the first
+        "응 그래": ["fear"],  # fewer than five letters
+        "QR코드 \u1100\u1173": ["sad"],  # letters composed or not
     }
-
-
-def test_result_holds_the_published_figures_and_the_whole_set_ones(arrays, reference):
-    result = compute_result(arrays, majority=5, batch_size=64)
-    expected = reference("metric.json")
-    assert {name: result[name] for name in expected["result"]} == expected["result"]
-    assert [*result][: len(expected["result"])] == [*expected["result"]]
-    assert result["ccc_arousal"] == pytest.approx(expected["ccc"], abs=1e-4)
-    assert result["ccc_valence"] == 0
-    assert result["overall"]["majority_label"] == "neutral"
-    assert result["overall"]["arousal_mae"] == pytest.approx(
-        np.abs(arrays["arousal"] - arrays["arousal_pred"]).mean(), abs=1e-4
+    pairs = [(text, label) for text, labels in trained.items() for label in labels]
+    train_rows = pd.DataFrame(pairs, columns=["text", "emotion"])
+    texts = pd.Series(
+        ["나는 안안간다", "다른 말을, 했다!", "또 다른 말이다", "응 그래", "", "처음 듣는 말", "qr 코드그"]
     )
+    found = look_up(texts, train_rows, "neutral")
+    assert found["seen"].tolist() == [True, True, True, None, None, False, True]
+    assert found["lookup"].tolist() == ["sad", "neutral", "disgust", "neutral", "neutral", "neutral", "sad"]
+    for unknown in (look_up(texts, train_rows.assign(text=""), "neutral"), look_up(texts * 0, train_rows, "neutral")):
+        assert unknown.isna().all(axis=None)
 
 
-def test_result_has_the_published_figures_as_numbers_too(arrays):
-    result = compute_result(arrays, majority=5, batch_size=64)
-    for k, at, suffix in ((1, "", ""), (2, "@2", "_at_2")):
-        by_batch = batch_figures(arrays["emotion_pred"], arrays["emotion"], k, 64)
-        for name, mean, sd in zip(("Precision", "Recall", "F1"), by_batch.mean(0), by_batch.std(0), strict=True):
-            key = f"{name.lower()}{suffix}"
-            assert (result[key], result[f"{key}_sd"]) == (pytest.approx(mean, abs=5e-5), pytest.approx(sd, abs=5e-5))
-            assert f"{mean:.3f}+-{sd:.3f}" == result[f"{name}{at}"]
+def test_every_part_has_its_figures_counts_and_baselines(rows):
+    found = figures_by_part(rows, "neutral")
+    single = rows["true_emotion"].isin(EMOTIONS)
+    seen = rows["seen"]
+    inside = {"whole": single | True, "scripted": rows["scripted"].eq(True), "improvised": rows["scripted"].eq(False)}
+    inside |= {"seen": seen.eq(True), "unseen": seen.eq(False), "short": seen.isna()}
+    assert found.keys() == inside.keys() == {"whole", *LABELS}
+    for name, part in found.items():
+        own, labelled = rows[inside[name]], rows[inside[name] & single]
+        counts = (len(own), len(labelled), own["dialogue"].nunique())
+        assert (part["n"], part["n_single_label"], part["dialogues"]) == counts
+        assert part["ccc_arousal"] == pytest.approx(ccc(own["pred_arousal"], own["true_arousal"]), abs=6e-5)
+        answers = {"majority": ["neutral"] * len(labelled), "lookup": labelled["lookup"]}
+        for which, predicted in [(part, labelled["pred_emotion"]), *((part[name], answers[name]) for name in answers)]:
+            expected = sk.f1_score(labelled["true_emotion"], predicted, average="weighted", zero_division=0)
+            assert which["weighted_f1"] == pytest.approx(expected, abs=6e-5)
 
 
-def test_predictions_have_one_row_per_window(arrays):
-    table = predictions_table(IDS, arrays)
-    assert table["segment_id"].tolist() == IDS
-    tied = int(np.flatnonzero(arrays["emotion"].sum(axis=1) == 2)[0])
-    assert table["emotion"][tied].count(";") == 1
-    np.testing.assert_array_equal(table["p_happy"], arrays["emotion_pred"][:, 6])
-    assert ccc(table["arousal_pred"], table["arousal"]) == ccc(arrays["arousal_pred"], arrays["arousal"])
+def test_parts_that_a_corpus_lacks_are_left_out_and_empty_ones_have_no_figures(rows):
+    assert figures_by_part(make_rows(corpus="KEMDy20"), "neutral").keys() == {"whole", "seen", "unseen", "short"}
+    parts = figures_by_part(rows.assign(seen=None, lookup=None), "neutral")
+    assert parts.keys() == {"whole", "scripted", "improvised"}
+    assert "lookup" not in parts["whole"]
+    parts = figures_by_part(rows[rows["scripted"].eq(True)], "neutral")
+    assert parts["improvised"] == {"n": 0, "n_single_label": 0, "dialogues": 0}
 
 
-def test_predictions_end_in_who_said_what_and_the_predicted_label(arrays):
-    table = predictions_table(IDS, arrays, [f"말 {i}" for i in range(150)])
-    columns = [*table]
-    assert columns[13:] == ["session", "dialogue", "speaker", "predicted", "text"]
-    row = table.iloc[51]
-    assert (row["session"], row["dialogue"], row["speaker"], row["text"]) == (2, "Sess02_impro00", "M", "말 51")
-    assert table["predicted"].tolist() == [EMOTIONS[i] for i in arrays["emotion_pred"].argmax(1)]
-    assert set(predictions_table(IDS, arrays)["text"]) == {""}  # a table without transcripts
+def test_a_test_writes_its_files_and_its_report(rows, corpus, tmp_path):
+    options = make_options(corpus, no_pages=False, select="best", monitor="ccc", valid_split=[4, 5])
+    told = {"epoch": 7, "missing": {"audio": ["Sess01_script01_F000"]}, "warnings": ["Of another encoder."]}
+    result = write_test(tmp_path, rows, options, TRAINING, **told)
+    files = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert files == {"result.json", "predictions.csv", "confusion.txt", "confusion.png", "dialogues.html"}
+    assert json.loads((tmp_path / "result.json").read_text("utf-8")) == result
+    published = published_figures(rows, 32)
+    assert [*result][: len(published)] == [*published]
+    assert result.items() >= (published | told | {"epochs": 100}).items()
+    overall, found, always = result["overall"], figures(rows), with_prediction(rows, "neutral")
+    expected = {name: found[name] for name in ("accuracy", "balanced_accuracy", "macro_f1", "arousal_mae")}
+    expected["majority_f1"] = batch_figures(always, 1, 32)[:, 2].mean()
+    assert {name: overall[name] for name in expected} == pytest.approx(expected, abs=6e-5)
+    assert overall["majority_label"] == "neutral"
+    difference = found["F1"] - figures(always)["F1"]
+    assert result["against_majority"]["f1_difference"] == pytest.approx(difference, abs=6e-5)
+    text = result_text(result, tmp_path, options)
+    assert "listener, KEMDy19, sessions 1-3: 96 windows of 12 dialogues" in text
+    assert "epoch 7 of 100, best by ccc on the validation sessions 4-5" in text
+    for name in WHOLE_FIGURES:
+        low, high = result["intervals"][name]
+        value = overall.get(name, result.get(name))
+        assert low < value < high
+        assert f"{value:.3f}  {low:.3f} to {high:.3f}".replace(" 0.", " .").replace("to 0.", "to .") in text
+    for part in ("scripted", "seen"):
+        (line,) = [line for line in text.splitlines() if line.startswith(LABELS[part])]
+        assert line.split()[-1] == f"{result['parts'][part]['lookup']['weighted_f1']:.3f}"
+    assert text.splitlines()[-1].endswith(str(tmp_path))
 
 
-def test_description_puts_the_baseline_beside_the_figures(arrays, tmp_path):
-    result = write_result(
-        tmp_path,
-        IDS,
-        arrays,
-        5,
-        64,
-        Context(epoch=7, epochs=100, chosen="best by ccc", warnings=["Of another encoder."]),
-    )
-    text = describe_result(result, tmp_path, "listener", [1, 2], [KEMDy19()])
-    overall = result["overall"]
-    assert "listener, KEMDy19, sessions 1, 2: 150 windows of 30 dialogues, 90 of them" in text
-    for name in ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1"):
-        words = name.replace("_", " ").replace("f1", "F1")
-        (line,) = [line for line in text.splitlines() if line.startswith(f"  {words} ")]
-        numbers = line.removeprefix(f"  {words} ").split()
-        assert [numbers[0], numbers[-1]] == [f"{overall[name]:.3f}", f"{overall['majority'][name]:.3f}"]
-        if name != "balanced_accuracy":
-            bounds = [f"{bound:.3f}".removeprefix("0") for bound in result["intervals"][name]]
-            assert numbers[1:-1] == [bounds[0], "to", bounds[1]]
-    assert f"{overall['majority_f1']:.3f}" in text
-    assert text.splitlines()[-2:] == [describe_verdict(result), f"experiment folder: {tmp_path}"]
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "result.json",
-        "predictions.csv",
-        "confusion.txt",
-        "confusion.png",
-    }
-    stored = json.loads((tmp_path / "result.json").read_text())
-    assert (stored["epoch"], stored["epochs"], stored["warnings"]) == (7, 100, ["Of another encoder."])
-    assert "weights of epoch 7 of 100, best by ccc\n" in text
+def test_macro_f1_is_first_for_a_corpus_of_mostly_one_emotion_and_each_corpus_has_its_figures(rows, tmp_path):
+    rows = pd.concat([rows, make_rows(corpus="KEMDy20")], ignore_index=True)
+    (tmp_path / "df_speaker.csv").write_text("Segment ID\nSess01_script01_User001F_001\n")
+    result = write_test(tmp_path, rows, make_options(tmp_path), TRAINING, epoch=None, missing={})
+    sizes = {name: found["overall"]["n"] for name, found in result["by_corpus"].items()}
+    assert sizes == {"KEMDy19": 96, "KEMDy20": 32}
+    assert result["by_corpus"]["KEMDy20"] == compute_result(rows[rows["corpus"] == "KEMDy20"], "neutral", 32)
+    lines = result_text(result, tmp_path, make_options(tmp_path)).splitlines()
+    assert [line.startswith("macro F1") for line in lines].index(True) == 4
+    assert any(line.split() == ["windows", "128", "96", "32"] for line in lines)
 
 
-def test_own_figures_are_not_headed_published(arrays, tmp_path):
-    text = describe_result(write_result(tmp_path, IDS, arrays, 5, 64), tmp_path, "speaker", [1], [KEMDy19()])
-    assert "published" not in text
-    assert [line.split("  ")[0] for line in text.splitlines() if line.startswith(("as the", "whole"))] == [
-        "whole test set",
-        "as the paper counts (per batch)",
-    ]
+def test_a_test_without_a_window_of_one_label_has_neither_accuracy_nor_its_interval(rows, corpus, tmp_path):
+    rows = rows.assign(true_emotion="sad;happy")
+    result = write_test(tmp_path, rows, make_options(corpus), TRAINING, epoch=None, missing={})
+    assert not {"accuracy", "majority", "classes"} & {*result["overall"]}
+    assert result["intervals"]["accuracy"] is None
+    assert result["intervals"]["ccc_arousal"][0] < result["ccc_arousal"]
+    assert "accuracy" not in result_text(result, tmp_path, make_options(corpus)).partition("by dialogue")[0]
 
 
-def test_confusion_has_true_labels_in_rows_but_for_the_published_file(arrays, tmp_path, monkeypatch):
-    single = arrays["emotion"].sum(axis=1) == 1
-    arrays = {name: array[single] for name, array in arrays.items()}
-    ids = [segment for segment, kept in zip(IDS, single, strict=True) if kept]
-    drawn = []
-    plot = result_module.plot_confusion
-    monkeypatch.setattr(result_module, "plot_confusion", lambda *given: drawn.append(plot(*given)) or drawn[-1])
-    write_result(tmp_path, ids, arrays, 5, 64)
-    expected = confusion_matrix(arrays["emotion"].argmax(1), arrays["emotion_pred"].argmax(1), labels=range(7))
+def test_confusion_has_true_labels_in_rows_but_for_the_published_file(rows, corpus, tmp_path):
+    rows = rows[rows["true_emotion"].isin(EMOTIONS)]
+    write_test(tmp_path, rows, make_options(corpus), TRAINING, epoch=None, missing={})
+    expected = sk.confusion_matrix(rows["true_emotion"], rows["pred_emotion"], labels=EMOTIONS)
     assert not np.array_equal(expected, expected.T)
-    (axes, _) = drawn[0].axes
+    _, _, *lines = (tmp_path / "confusion.txt").read_text().splitlines()
+    np.testing.assert_array_equal([[int(cell) for cell in line.split()[1:]] for line in lines[:7]], expected.T)
+    axes, _ = plot_confusion(confusion_matrix(rows), EMOTIONS).axes
     assert [int(text.get_text()) for text in axes.texts] == expected.ravel().tolist()
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
     np.testing.assert_allclose(axes.images[0].get_array(), expected / np.maximum(expected.sum(1, keepdims=True), 1))
-    head, _, *rows = (tmp_path / "confusion.txt").read_text().splitlines()
-    assert head.startswith("rows: predicted, columns: true, as published")
-    np.testing.assert_array_equal([[int(cell) for cell in row.split()[1:]] for row in rows[:7]], expected.T)
 
 
-# The verdict
+@pytest.mark.parametrize(
+    ("predicted", "difference", "words"),
+    [
+        ("true", 1, "better"),
+        ("one dialogue", 1, "not shown"),  # some windows more are right, but all of them in one dialogue
+        ("neutral", 0, "not shown"),
+        ("disgust", -1, "worse"),
+        ("single dialogue", 1, "not shown"),
+    ],
+)
+def test_a_model_is_better_where_the_interval_over_dialogues_is_above_zero(
+    rows, corpus, tmp_path, predicted, difference, words
+):
+    truth = rows["true_emotion"].str.partition(";")[0]
+    by_case = {"true": truth, "one dialogue": truth.where(rows.index < 8, "neutral"), "single dialogue": truth}
+    rows = with_prediction(rows, by_case.get(predicted, predicted))
+    if predicted == "single dialogue":
+        rows = rows[rows["dialogue"] == rows["dialogue"][0]]
+    result = write_test(tmp_path, rows, make_options(corpus), TRAINING, epoch=None, missing={})
+    assert np.sign(result["against_majority"]["f1_difference"]) == difference
+    assert (result["against_majority"]["low"] is None) == (predicted == "single dialogue")
+    assert verdict(result).startswith(f"verdict: {words}")
 
 
-@pytest.fixture
-def tested() -> dict[str, np.ndarray]:
-    return make_arrays(IDS, 1, 2.0, 0)
-
-
-def verdict(arrays: dict[str, np.ndarray], ids: list[str] = IDS, majority: int = 5) -> tuple[dict, str]:
-    found = compare_with_majority(ids, arrays, majority)
-    return found, describe_verdict({"against_majority": found, "overall": {"majority_label": EMOTIONS[majority]}})
-
-
-def test_a_model_is_better_where_the_interval_over_dialogues_is_above_zero(tested):
-    found, sentence = verdict(tested)
-    assert 0 < found["low"] < found["f1_difference"] < found["high"]
-    assert found["dialogues"] == 30
-    assert sentence.startswith("verdict: better than always answering neutral: its F1 over the whole test set differs")
-    assert "95% interval +." in sentence
-    assert sentence.endswith("over 30 dialogues).")
-
-
-def test_the_difference_is_that_of_f1_over_all_windows(tested):
-    always = np.tile(np.eye(7)[5], (150, 1))
-    model, baseline = (
-        batch_figures(answers, tested["emotion"], 1, 150)[0, 2] for answers in (tested["emotion_pred"], always)
-    )
-    assert verdict(tested)[0]["f1_difference"] == pytest.approx(model - baseline, abs=1e-4)
-
-
-def test_a_model_that_differs_by_chance_is_no_better(tested):
-    """Some windows more are right than always answering neutral gets, but all of them in one dialogue of thirty."""
-    emotion_pred = np.tile(np.eye(7)[5], (150, 1))
-    emotion_pred[:5] = tested["emotion"][:5]
-    found, sentence = verdict(tested | {"emotion_pred": emotion_pred})
-    assert found["f1_difference"] > 0 >= found["low"]
-    assert sentence.startswith("verdict: no better than always answering neutral, as far as this test can tell")
-
-
-def test_the_majority_itself_is_no_better_and_a_worse_model_is_called_worse(tested):
-    found, sentence = verdict(tested | {"emotion_pred": np.tile(np.eye(7)[5], (150, 1))})
-    assert (found["f1_difference"], found["low"], found["high"]) == (0, 0, 0)
-    assert sentence.startswith("verdict: no better than always answering neutral")
-    _, sentence = verdict(tested | {"emotion_pred": 1 - tested["emotion"]})
-    assert sentence.startswith("verdict: worse than always answering neutral")
-
-
-def test_a_single_dialogue_decides_nothing(tested):
-    found, sentence = verdict({name: array[:5] for name, array in tested.items()}, IDS[:5])
-    assert (found["low"], found["high"], found["dialogues"]) == (None, None, 1)
-    assert sentence.startswith("verdict: 1 dialogue cannot tell the model from always answering neutral")
-
-
-def test_predictions_of_a_test_are_read_by_pandas_as_they_were(arrays, tmp_path):
-    write_result(tmp_path, IDS, arrays, 5, 64, Context([f'"{i}", 예\n' for i in range(150)]))
-    table = pd.read_csv(tmp_path / "predictions.csv")
-    assert len(table) == 150
-    assert table["text"][3] == '"3", 예\n'
-
-
-def test_macro_f1_comes_first_for_a_corpus_of_mostly_one_emotion(arrays, tmp_path):
-    result = write_result(tmp_path, IDS, arrays, 5, 64)
-    lines = describe_result(result, tmp_path, "speaker", [1, 2], [KEMDy20()]).splitlines()
-    assert lines[1].startswith("speaker, KEMDy20, sessions 1, 2: ")
-    assert lines[3].startswith("whole test set")
-    assert lines[4].split()[:3] == ["macro", "F1", f"{result['overall']['macro_f1']:.3f}"]
-    assert sum(line.startswith("  macro F1") for line in lines) == 1
-    assert any("CCC" in line for line in lines)
+def test_plots_draw_what_they_are_given(rows):
+    history = [{"epoch": 1, "train_loss": 2.0, "valid_loss": 2.5}, {"epoch": 2, "train_loss": 1.0, "valid_loss": 2.4}]
+    training, validation = plot_loss_curve(history).axes[0].lines
+    np.testing.assert_allclose([training.get_ydata(), validation.get_ydata()], [[2.0, 1.0], [2.5, 2.4]])
+    losses = plot_losses({"a": [pd.DataFrame(history)], "b": []}).axes[0].lines
+    assert [(line.get_linestyle(), [*line.get_ydata()]) for line in losses] == [("-", [2.0, 1.0]), (":", [2.5, 2.4])]
+    bounds, nothing = [(np.nan, np.nan), (0.1, 0.2)], [np.nan, 0.674]
+    axes = plot_figures("F1", ["a", "b"], [[0.1, 0.3], [0.2]], bounds, nothing, [0.5, 0.4]).axes[0]
+    dots = [[*line.get_xdata()] for line in axes.lines if line.get_marker() == "o"]
+    assert dots == [[0.1, 0.3], [0.2]]
+    bars = [bar.get_segments()[0].tolist() for bar in axes.collections if bar.get_linewidth()[0] == 2.5]
+    assert [[0.1, 1], [0.2, 1]] in bars
+    classes = pd.DataFrame(np.arange(14).reshape(2, 7) / 14, columns=EMOTIONS)
+    np.testing.assert_allclose([line.get_xdata() for line in plot_classes(classes).axes[0].lines], classes)
+    axes = plot_affect("arousal", rows["pred_arousal"], rows["true_arousal"]).axes[0]
+    np.testing.assert_allclose(axes.collections[0].get_offsets()[:, 0], rows["true_arousal"])
+    assert f"{ccc(rows['pred_arousal'], rows['true_arousal']):.3f}" in axes.texts[0].get_text()

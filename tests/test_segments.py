@@ -1,14 +1,23 @@
-"""Segments: every file that people have, and every odd thing in it."""
+"""Segments and recordings: every transcript that people have, what is wrong in one, and the parts of a recording."""
 
-import json
+import itertools
+import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
+import soundfile
 
-from prediction.segments import READERS, Segment, order_segments, parse_time, read_segments
+from prediction.inputs import Utterance, from_folder, from_segments
+from prediction.segments import fit_to_recording, parse_time, read_segments
 from utils import InputError
 
-EXPECTED = [Segment(1.5, 3.0, "Kim", "안녕 하세요"), Segment(62.345, 64.0, "", "네")]
+
+def table(*segments: tuple) -> pd.DataFrame:
+    return pd.DataFrame([(*s, *("",) * (4 - len(s))) for s in segments], columns=["start", "end", "speaker", "text"])
+
+
+EXPECTED = table((1.5, 3.0, "Kim", "안녕 하세요"), (62.345, 64.0, "", "네"))
 
 SAME = {
     "whisper.json": '{"text": "x", "segments": ['
@@ -23,161 +32,210 @@ SAME = {
     "first\n00:01.500 --> 00:03.000 align:start\n"
     "<v Kim>안녕 <b>하세요</b></v>\n\n01:02.345 --> 00:01:04.000\n{\\an8}네\n",
     "a.csv": "start,end,speaker,text\n1.5,3,Kim,안녕 하세요\n\n00:01:02.345,64.0,,네\n",
-    "semicolons.csv": 'Start;End;n;Text;Speaker\n1,5;3;1;"안녕\n하세요";Kim\n62,345;64;2;네;\n',
+    "semicolons.CSV": 'Start;End;n;Text;Speaker\n1,5;3;1;"안녕\n하세요";Kim\n62,345;64;2;네;\n',
     "a.tsv": "end\tstart\ttext\tspeaker\n3\t1.5\t안녕 하세요\tKim\n64\t1:02.345\t네\t\n",
 }
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "cp949"])
 @pytest.mark.parametrize("name", SAME)
-def test_every_format_says_the_same(tmp_path, name):
+def test_every_format_gives_the_same_segments(tmp_path, name, encoding):
     path = tmp_path / name
-    path.write_text(SAME[name], encoding="utf-8", newline="")
-    assert read_segments(path) == EXPECTED
+    path.write_text(SAME[name].lstrip("\ufeff" if encoding == "cp949" else ""), encoding=encoding, newline="")
+    pd.testing.assert_frame_equal(read_segments(path), EXPECTED)
 
 
-def test_cp949_and_capitals_are_read(tmp_path):
-    path = tmp_path / "A.CSV"
-    path.write_bytes("start,end,text\n0,1,안녕\n".encode("cp949"))
-    assert read_segments(path) == [Segment(0, 1, "", "안녕")]
+def test_texts_that_are_missing_or_hold_entities(tmp_path):
+    cue = "00:00:00.000 --> 00:00:01.000\na &lt; b &amp; c\n\n00:00:01.000 --> 00:00:02.000\n"
+    contents = {
+        "a.vtt": ("WEBVTT\n\n" + cue, ["a < b & c", ""]),
+        "a.srt": (cue, ["a < b & c", ""]),
+        "a.csv": ("start,end\n0,1\n", [""]),
+    }
+    for name, (content, texts) in contents.items():
+        (tmp_path / name).write_text(content)
+        assert list(read_segments(tmp_path / name)["text"]) == texts, name
 
 
-def test_missing_texts_are_none(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_text("start,end\n0,1\n")
-    assert read_segments(path) == [Segment(0, 1)]
-    path = tmp_path / "a.srt"
-    path.write_text("1\n00:00:00,000 --> 00:00:01,000\n\n2\n00:00:01,000 --> 00:00:02,000\nb\n")
-    assert [segment.text for segment in read_segments(path)] == [None, "b"]
-    path = tmp_path / "a.json"
-    path.write_text('{"segments": [{"start": 0, "end": 1, "text": "\\ud83d x &amp;"}]}')
-    assert read_segments(path)[0].text == "? x &amp;"
-
-
-def test_entities_are_webvtts_alone(tmp_path):
-    for name, text in (("a.vtt", "a < b & c"), ("a.srt", "a &lt; b &amp; c")):
-        path = tmp_path / name
-        path.write_text(("WEBVTT\n\n" if name == "a.vtt" else "") + "00:00:00.000 --> 00:00:01.000\na &lt; b &amp; c\n")
-        assert read_segments(path)[0].text == text
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [("0", 0), (" 62.345 ", 62.345), ("62,5", 62.5), ("1:02.5", 62.5), ("00:01:02.345", 62.345), ("90:00", 5400)],
+TIMES = {62: 62, 1e-7: 0, " 62.345 ": 62.345, "62,5": 62.5, "1:02.5": 62.5, "00:01:02.345": 62.345, "90:00": 5400}
+NO_TIMES = (
+    "",
+    "-1",
+    -0.5,
+    "nan",
+    float("nan"),
+    float("inf"),
+    True,
+    None,
+    "1:60",
+    "1:60:00",
+    "1e9x",
+    "00:00:01:00",
+    "x",
 )
-def test_times(value, seconds):
-    assert parse_time(value) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("value", ["", "-1", "nan", "inf", "1:60", "1:60:00", "1e9x", "00:00:01:00", "1.2.3", "x"])
-def test_no_times(value):
-    with pytest.raises(ValueError, match="the time"):
-        parse_time(value)
+@pytest.mark.parametrize("value", [*TIMES, *NO_TIMES])
+def test_times_are_read_and_others_refused_with_their_place(value):
+    if value in TIMES:
+        assert parse_time(value, "line 3") == pytest.approx(TIMES[value])
+    else:
+        with pytest.raises(ValueError, match="line 3"):
+            parse_time(value, "line 3")
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("name", "content", "place"),
     [
-        ("a.csv", "start,end,text\n0,1,a\n2,1,b\n", "line 3: an end at 1 s before the start at 2 s"),
-        ("a.csv", "start,end,text\n0,1,a\nx,1,b\n", "line 3: the time 'x', expected seconds"),
-        ("a.csv", "start,end\n0,1,a\n", "line 2: 3 columns, expected 2"),
-        ("a.csv", "from,to\n0,1\n", "line 1: no column start"),
-        ("a.csv", "start,end,start\n0,1,2\n", "line 1: no column start"),
-        ("a.csv", 'start,end,text\n0,1,"a\n', "not readable as a table"),
-        ("a.csv", "start,end,text\n", "holds no segment"),
-        ("a.csv", "", "no column start"),
-        ("a.srt", "1\n00:00:01,500 -> 00:00:02,000\nhello\n", "line 2: '00:00:01,500 -> 00:00:02,000' between two"),
-        ("a.srt", "1\n00:00:01,500 --> 00:0x:02,000\nhello\n", "line 2: the time '00:0x:02,000'"),
-        ("a.srt", "1\n00:00:01,500 -->\nhello\n", "line 2: the time ''"),
-        ("a.srt", "1\n00:00:01,500 --> 00:00:02,000\na\n\nstray\n", "line 5: 'stray' between two segments"),
-        ("a.vtt", "00:01.500 --> 00:02.000\nx", "line 1: '00:01.500 --> 00:02.000', expected WEBVTT"),
-        ("a.vtt", "WEBVTT\n", "holds no segment"),
-        ("a.json", "{", "not readable as JSON"),
-        ("a.json", "[" * 100_000, "not readable as JSON"),
-        ("a.json", '{"text": "x"}', "has no list 'segments'"),
-        (
-            "a.json",
-            '{"segments": [{"start": 0, "end": 1}, {"start": 0}]}',
-            "segments[1]: expected an object with start",
-        ),
-        ("a.json", '{"segments": [{"start": 0, "end": true}]}', "segments[0]: the time True"),
-        ("a.json", '{"segments": [{"start": 0, "end": NaN}]}', "segments[0]: the time 'nan'"),
-        ("a.json", '{"segments": [{"start": -0.5, "end": 1}]}', "segments[0]: the time '-0.5"),
-        ("a.json", '{"segments": [{"start": 0, "end": 1, "text": 5}]}', "segments[0]: 5, expected a text"),
-        ("a.docx", "x", "segments are read from .json, .srt, .vtt, .csv, .tsv"),
+        ("a.csv", "start,end,text\n0,1,a\n2,1,b\n", "line 3"),
+        ("a.csv", "start,end,text\n0,1,a\n\nx,1,b\n", "line 4"),
+        ("a.csv", "start,end\n0,1,a\n", "line 2"),
+        ("a.csv", "from,to\n0,1\n", "line 1"),
+        ("a.csv", "", "line 1"),
+        ("a.csv", 'start,end,text\n0,1,"a\n', ""),
+        ("a.csv", "start,end,text\n", ""),
+        ("a.srt", "1\n00:00:01,500 -> 00:00:02,000\nhello\n", "line 2"),
+        ("a.srt", "1\n00:00:01,500 --> 00:0x:02,000\nhello\n", "line 2"),
+        ("a.srt", "1\n00:00:01,500 -->\nhello\n", "line 2"),
+        ("a.srt", "1\n00:00:01,500 --> 00:00:02,000\na\n\nstray\n", "line 5"),
+        ("a.srt", "\0\1\2", ""),
+        ("a.vtt", "WEBVTT\n\n00:01.500 --> 00:0x.000\nx", "line 3"),
+        ("a.vtt", "WEBVTT\n", ""),
+        ("a.json", "{", "line 1"),
+        ("a.json", '{"text": "x"}', "segments"),
+        ("a.json", '{"segments": [{"start": 0, "end": 1}, {"start": 0}]}', "segments[1]"),
+        ("a.json", '{"segments": [{"start": 0, "end": NaN}]}', "segments[0]"),
+        ("a.docx", "x", ".json"),
     ],
 )
-def test_what_cannot_be_read_is_one_line_that_says_where(tmp_path, name, content, message):
-    path = tmp_path / name
-    path.write_text(content, "utf-8")
+def test_the_error_of_an_unreadable_transcript_names_file_and_place(tmp_path, name, content, place):
+    (tmp_path / name).write_text(content, "utf-8")
     with pytest.raises(InputError) as error:
-        read_segments(path)
-    assert str(error.value).startswith(str(path))
-    assert message in str(error.value)
-
-
-def test_no_file_and_no_text(tmp_path):
-    with pytest.raises(InputError, match="no such file"):
-        read_segments(tmp_path / "none.srt")
-    (tmp_path / "a.srt").write_bytes(b"\0\1\2")
-    with pytest.raises(InputError, match="neither UTF-8"):
-        read_segments(tmp_path / "a.srt")
-    assert {*READERS} == {".json", ".srt", ".vtt", ".csv", ".tsv"}
+        read_segments(tmp_path / name)
+    assert str(error.value).startswith(str(tmp_path / name))
+    assert place in str(error.value)
 
 
 # Against the recording
 
 
-def test_orderly_segments_stay_as_they_are_without_a_warning(recwarn):
-    segments = [Segment(0, 1, "A", "a"), Segment(1, 2.4, "B", "b")]
-    assert order_segments(segments, 2.4, "talk") == segments
-    assert order_segments([Segment(0, 2.6)], 2.4, "talk") == [Segment(0, 2.4)]  # a transcriber rounded up
-    assert not recwarn.list
+def test_segments_in_order_stay_as_they_are_without_a_warning():
+    segments = table((0.0, 1.0, "A", "a"), (1.0, 2.4, "B", "b"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pd.testing.assert_frame_equal(fit_to_recording(segments, 2.4, "talk"), segments)
+        assert fit_to_recording(table((0.0, 2.6)), 2.4, "talk")["end"].item() == 2.4  # a transcriber rounded up
+        assert len(fit_to_recording(segments, float("inf"), "talk")) == 2  # no recording
 
 
-def test_odd_segments_are_warned_of_once_for_each_kind():
-    segments = [
-        Segment(5, 6, "", "late"),
-        Segment(0, 2, "", "first"),
-        Segment(1, 3, "", "overlapping"),
-        Segment(4, 4, "", "zero"),
-        Segment(4.5, 4.504, "", "next to nothing"),
-        Segment(9, 12, "", "half beyond"),
-        Segment(9.996, 11, "", "begins with the end"),
-        Segment(99, 100, "", "beyond"),
-    ]
-    with pytest.warns(UserWarning, match=".") as caught:
-        found = order_segments(segments, 10.0, "talk")
-    assert [(s.start, s.end, s.text) for s in found] == [
-        (0, 2, "first"),
-        (1, 3, "overlapping"),
-        (5, 6, "late"),
-        (9, 10, "half beyond"),
-    ]
-    kinds = (
-        "2 of its segments last less than 0.01 s",
-        "2 of its segments begin after the end",
-        "1 of its segments reach beyond",
-        "not in the order of time",
+def test_each_kind_of_odd_segments_is_warned_of_once():
+    segments = table(
+        (5, 6, "", "late"),
+        (0, 2, "", "first"),
+        (1, 3, "", "overlapping"),
+        (4, 4, "", "zero"),
+        (4.5, 4.504, "", "next to nothing"),
+        (9, 12, "", "half beyond"),
+        (9.996, 11, "", "begins with the end"),
+        (99, 100, "", "beyond"),
     )
-    messages = [str(warning.message) for warning in caught]
-    for kind in (*kinds, "1 of its segments begin before the one before ends"):
-        assert sum(kind in message for message in messages) == 1, kind
-    assert len(messages) == 5
+    with pytest.warns(UserWarning, match="talk") as caught:
+        found = fit_to_recording(segments, 10.0, "talk")
+    assert found[["start", "end", "text"]].to_numpy().tolist() == [
+        [0, 2, "first"],
+        [1, 3, "overlapping"],
+        [5, 6, "late"],
+        [9, 10, "half beyond"],
+    ]
+    numbers = [str(warning.message).split()[1] for warning in caught]
+    assert numbers == ["4", "1", "3", "1"]  # left out, cut, sorted, overlapping
 
 
-def test_segments_of_another_recording_are_an_error():
-    with pytest.warns(UserWarning, match="after the end"), pytest.raises(InputError, match="another recording"):
-        order_segments([Segment(11, 12)], 10.0, "talk")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("segments", [table((11, 12)), table((0, 1500), (1500, 9000))])
+def test_segments_of_another_recording_or_in_milliseconds_are_an_error(segments):
+    with pytest.raises(InputError, match="talk"):
+        fit_to_recording(segments, 9.2, "talk")
 
 
-def test_milliseconds_are_not_taken_for_seconds():
-    with pytest.raises(InputError, match="milliseconds"):
-        order_segments([Segment(0, 1500), Segment(1500, 9000)], 9.2, "talk")
+# Recordings
 
 
-def test_a_whisper_file_of_three_hours(tmp_path):
-    words = [{"word": "말", "start": 0.0, "end": 0.1}] * 8
-    segments = [{"start": n * 2.0, "end": n * 2.0 + 1.5, "text": "말", "words": words} for n in range(5400)]
-    (tmp_path / "a.json").write_text(json.dumps({"segments": segments}))
-    starts = [segment.start for segment in read_segments(tmp_path / "a.json")]
-    np.testing.assert_allclose(starts, np.arange(5400) * 2.0)
+def noise(seconds: float, rate: int, channels: int = 1) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-0.5, 0.5, (int(seconds * rate), channels)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "mp3"])
+def test_a_recording_of_any_format_is_read(tmp_path, kind):
+    path = tmp_path / f"talk.{kind}"
+    soundfile.write(path, noise(3, 44100, 2), 44100)
+    (tmp_path / "a.csv").write_text("start,end\n1,2.5\n")
+    (utterance,) = from_segments(tmp_path / "a.csv", path)
+    wave = utterance.read(16000)
+    assert (wave.shape, wave.dtype) == ((24000,), np.float32)
+
+
+# The ends of some lie between two samples at 16 kHz
+PARTS = [(16000, 32000), (22050, 44100), (48000, 96000), (22050, 271217), (44100, 542433)]
+
+
+@pytest.mark.parametrize(("rate", "n"), PARTS)
+def test_a_part_of_a_recording_is_what_its_own_wav_would_be(tmp_path, rate, n):
+    wave, first = noise(33, rate), rate + 7
+    soundfile.write(tmp_path / "talk.wav", wave, rate, subtype="FLOAT")
+    soundfile.write(tmp_path / "part.wav", wave[first : first + n], rate, subtype="FLOAT")
+    whole = Utterance(tmp_path / "part.wav").read(16000)
+    part = Utterance(start=first / rate, end=(first + n) / rate, recording=tmp_path / "talk.wav").read(16000)
+    assert part.dtype == np.float32
+    np.testing.assert_allclose(part, whole, rtol=0, atol=1e-6)
+
+
+def test_samples_are_as_good_as_a_wav(tmp_path):
+    wave = noise(2, 16000)[:, 0]
+    soundfile.write(tmp_path / "a.wav", wave, 16000, subtype="FLOAT")
+    for sr in (16000, 4000):
+        np.testing.assert_allclose(Utterance(wave).read(sr), Utterance(tmp_path / "a.wav").read(sr), atol=1e-6)
+
+
+def test_a_recording_that_cannot_be_used_is_an_input_error(tmp_path):
+    (tmp_path / "a.csv").write_text("start,end\n0,1\n1,2\n")
+    (tmp_path / "text.wav").write_text("text")
+    soundfile.write(tmp_path / "empty.wav", np.zeros((0, 1)), 16000)
+    wave = noise(2, 16000)
+    wave[20_000] = np.nan
+    soundfile.write(tmp_path / "nan.wav", wave, 16000, subtype="FLOAT")
+    for name in ("none.wav", "text.wav", "empty.wav"):
+        with pytest.raises(InputError, match=name):
+            from_segments(tmp_path / "a.csv", tmp_path / name)
+    first, second = from_segments(tmp_path / "a.csv", tmp_path / "nan.wav")
+    assert len(first.read(16000)) == 16000
+    with pytest.raises(InputError, match=r"nan\.wav.* 1\.00 to 2\.00"):
+        second.read(16000)
+
+
+# Speakers and folders
+
+
+def test_a_folder_is_read_in_the_order_of_numbers(tmp_path):
+    texts = {"1": "[A]: 네", "2": "[B]: 네\n", "10": "네 [C]: 네"}
+    for stem, text in texts.items():
+        soundfile.write(tmp_path / f"{stem}.wav", noise(1, 8000), 8000)
+        (tmp_path / f"{stem}.txt").write_text(text, "utf-8")
+    soundfile.write(tmp_path / "9.wav", noise(1, 8000), 8000)
+    found = from_folder(tmp_path)
+    assert [(u.id, u.speaker, u.text) for u in found] == [
+        ("1", "A", "네"),
+        ("2", "B", "네"),
+        ("9", "", None),
+        ("10", "", "네 [C]: 네"),
+    ]
+    assert [(u.start, u.end) for u in found] == list(itertools.pairwise(range(5)))  # one after the other on the page
+
+
+def test_a_folder_of_segment_ids_is_warned_of_and_one_without_sound_is_refused(tmp_path):
+    soundfile.write(tmp_path / "Sess01_script01_F001.wav", noise(1, 8000), 8000)
+    with pytest.warns(UserWarning, match="order"):
+        assert len(from_folder(tmp_path)) == 1
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="none"):
+        from_folder(tmp_path / "none")

@@ -1,0 +1,179 @@
+"""Compare: figures, intervals and McNemar's test of two rows or runs, and what is refused."""
+
+import math
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from run_folders import figures_of, make_rows, make_run, write_run
+
+from metric import HEADINGS, MAIN_FIGURES, bootstrap, dialogue_sums
+from reports.compare import compare, compare_with_baseline, compute_comparison, mcnemar_p
+from reports.result import format_difference
+from reports.runs import read_windows
+from reports.tables import format_differences
+from utils import InputError
+
+FOLDS = {"1-4": [1, 2, 3, 4], "5-8": [5, 6, 7, 8]}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> pd.DataFrame:
+    """B is better than A: two folds and two seeds of the speaker, one fold of the listener; read only."""
+    parent, rows = tmp_path_factory.mktemp("runs"), []
+    wanted = [("speaker", test, seed) for test in FOLDS for seed in (0, 1)]
+    for role, test, seed in [*wanted, ("listener", "1-4", 0)]:
+        a, b = (
+            make_run(parent / f"{role}{test}-{seed}{skill}", skill, SorL=role, test_split=FOLDS[test], seed=seed)
+            for skill in (1.5, 2.0)
+        )
+        rows.append({"role": role, "test": test, "seed": seed, "a": a, "b": b})
+    return pd.DataFrame(rows)
+
+
+def windows_of(pairs: pd.DataFrame) -> dict:
+    return {folder: read_windows(folder) for folder in {*pairs["a"], *pairs["b"]}}
+
+
+def test_figures_are_those_of_the_predictions_and_their_means_over_folds_of_seeds(pairs):
+    windows = windows_of(pairs)
+    figures, intervals, _ = compute_comparison(pairs[:3], windows, 99)  # two seeds, and one
+    mean = figures.iloc[3]
+    assert figures["test"][:3].tolist() == ["1-4", "1-4", "5-8"]
+    assert mean[["windows", "dialogues"]].tolist() == [192, 32]
+    for (_, row), pair in zip(figures.iterrows(), pairs[:3].itertuples(), strict=False):
+        a, b = figures_of(windows[pair.a]), figures_of(windows[pair.b])
+        for what, expected in (("a", a), ("b", b), ("diff", b - a)):
+            found = row[[f"{name}_{what}" for name in MAIN_FIGURES]].tolist()
+            np.testing.assert_allclose(found, expected, atol=1e-9)
+    for name in MAIN_FIGURES:
+        values = figures[f"{name}_diff"]
+        assert mean[f"{name}_diff"] == pytest.approx((values[:2].mean() + values[2]) / 2)
+        assert intervals.loc[name, "value"] == pytest.approx(mean[f"{name}_diff"])
+    sums = [np.stack([dialogue_sums(windows[folder]) for folder in (p.a, p.b)], axis=1) for p in pairs[:3].itertuples()]
+    expected = bootstrap([np.stack(sums[:2], axis=1), sums[2][:, None]], 99)
+    pd.testing.assert_frame_equal(intervals[expected.columns], expected)
+
+
+def test_the_spread_over_seeds_is_that_of_the_mean_over_folds(pairs):
+    windows = windows_of(pairs[:4])
+    differences = [figures_of(windows[pair.b]) - figures_of(windows[pair.a]) for pair in pairs[:4].itertuples()]
+    by_seed = np.reshape(differences, (2, 2, 6)).mean(axis=0)  # from fold, seed, figure
+    _, found, _ = compute_comparison(pairs[:4], windows, 99)
+    np.testing.assert_allclose(found["sd"], np.std(by_seed, axis=0, ddof=1), atol=1e-9)
+    assert found["within"].tolist() == (found["value"].abs() <= found["sd"]).tolist()
+    _, single, _ = compute_comparison(pairs[:1], windows, 99)
+    assert single["sd"].isna().all()
+    assert not single["within"].any()
+
+
+@pytest.mark.parametrize(("a", "b"), [(0, 0), (0, 1), (3, 3), (2, 9), (9, 2), (40, 61)])
+def test_mcnemar_is_the_binomial_sum(a, b):
+    tail = 2 * sum(math.comb(a + b, k) for k in range(min(a, b) + 1)) / 2 ** (a + b)
+    assert mcnemar_p(a, b) == pytest.approx(min(1.0, tail), rel=1e-9)
+
+
+def test_mcnemar_counts_the_windows_that_one_alone_has_right(pairs):
+    windows, counts = windows_of(pairs[:4]), []
+    for pair in pairs[:4].itertuples():
+        columns = [windows[folder][["pred_emotion", "true_emotion"]].to_numpy() for folder in (pair.a, pair.b)]
+        a, b = (np.array([name in true.split(";") for name, true in rows]) for rows in columns)
+        counts.append([(a & ~b).sum(), (b & ~a).sum()])
+    counts += [np.add(counts[0], counts[2]).tolist(), np.add(counts[1], counts[3]).tolist()]
+    _, _, found = compute_comparison(pairs[:4], windows, 99)
+    assert found[["only_a", "only_b"]].values.tolist() == counts
+
+
+# What cannot be compared
+
+
+def set_cell(row: int, column: str, value: object):
+    return lambda rows: rows.assign(**{column: rows[column].where(rows.index != row, value)})
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        (set_cell(0, "segment_id", "Sess04_impro03_F999"), ["F999|F000"]),
+        (set_cell(7, "true_emotion", "disgust;fear"), ["M001", "disgust;fear"]),
+        (set_cell(8, "true_arousal", 4.95), ["F002", "4.95"]),
+        (set_cell(9, "true_valence", 1.05), ["M003", "1.05"]),
+        (set_cell(0, "segment_id", "Sess01_script00_M001"), []),  # twice
+        (set_cell(3, "true_arousal", np.nan), []),
+        (lambda rows: rows.drop(index=[30, 50]), ["missing"]),
+        (lambda rows: rows.drop(columns="segment_id"), ["segment_id"]),
+        (lambda rows: rows[:0], []),
+    ],
+)
+def test_windows_that_are_not_the_same_are_refused(pairs, tmp_path, change, names):
+    damaged = shutil.copytree(pairs["b"][0], tmp_path / "b")
+    path = damaged / "predictions.csv"
+    change(pd.read_csv(path)).to_csv(path, index=False)
+    with pytest.raises(InputError) as error:
+        compare(pairs[:1].assign(b=[damaged]), ("A", "B"), 99)
+    for name in [r"predictions\.csv", *names]:
+        assert re.search(name, str(error.value)), name
+
+
+def test_seeds_of_a_fold_share_their_windows(pairs, tmp_path):
+    other = write_run(tmp_path / "other", make_rows(FOLDS["1-4"], 2, 9, windows=5), test_split=FOLDS["1-4"])
+    with pytest.raises(InputError):
+        compare(pairs[:2].assign(a=[pairs["a"][0], other], b=[pairs["b"][0], other]), ("A", "B"), 99)
+
+
+# As text
+
+
+def test_the_text_has_the_numbers_of_each_role(pairs):
+    speaker, listener = compare(pairs, ("default", "other"), 199, seed=7).split("# listener: ")
+    for part, of_role in ((speaker, pairs[:4]), (listener, pairs[4:])):
+        figures, intervals, mcnemar = compute_comparison(of_role, windows_of(of_role), 199, 7)
+        for name in MAIN_FIGURES:
+            for a, b, difference in figures[[f"{name}_{what}" for what in ("a", "b", "diff")]].to_numpy():
+                assert f" {a:.3f}, {b:.3f} ({format_difference(difference)})" in part
+        lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines()]
+        for name, row in intervals.iterrows():
+            (shown,) = [cells for cells in lines if cells[:1] == [HEADINGS[name]]]
+            assert shown[1:4] == [format_difference(row[column]) for column in ("value", "low", "high")]
+        for _, row in mcnemar.iterrows():
+            assert [*map(str, row[["test", "seed", "windows", "only_a", "only_b"]]), f"{row['p']:.2g}"] in lines
+
+
+# Against a baseline
+
+
+def test_rows_are_compared_with_the_baseline_on_what_both_have(pairs):
+    rows = [pairs[:4].assign(row=row, folder=pairs[column]) for row, column in (("MATE", "a"), ("encoder", "b"))]
+    rows.append(rows[0][:1].assign(row="ccc", folder=None))
+    entries, windows = pd.concat(rows, ignore_index=True).assign(baseline="MATE"), windows_of(pairs[:4])
+    table, notes = compare_with_baseline(entries, windows)
+    _, expected, _ = compute_comparison(pairs[:4], windows)
+    assert notes == []
+    assert set(table["row"]) == {"encoder"}
+    assert table[["folds", "seeds", "dialogues"]].drop_duplicates().values.tolist() == [[2, 2, 32]]
+    columns = ["value", "low", "high"]
+    np.testing.assert_array_equal(table[columns], expected.loc[table["figure"], columns])
+    some, _ = compare_with_baseline(entries[(entries["row"] != "encoder") | (entries["seed"] == 1)], windows)
+    assert some[["folds", "seeds", "dialogues"]].drop_duplicates().values.tolist() == [[2, 1, 32]]
+    folder = entries.loc[entries["row"] == "encoder", "folder"].iloc[0]  # with other windows
+    table, notes = compare_with_baseline(entries, windows | {folder: windows[folder].iloc[1:]})
+    assert table.empty
+    assert [note.partition(":")[0] for note in notes] == ["speaker, encoder"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({}, "+.010\n[.005 to .020]\n± .012 seeds\nwithin"),
+        ({"sd": 0.009, "within": False}, "**+.010**\n[.005 to .020]\n± .009 seeds"),
+        ({"sd": 0.009, "within": False, "low": -0.001}, "+.010\n[-.001 to .020]\n± .009 seeds"),
+        ({"sd": np.nan, "within": False}, "**+.010**\n[.005 to .020]"),
+        ({"sd": np.nan, "within": False, "low": np.nan, "high": np.nan}, "+.010"),
+    ],
+)
+def test_a_difference_is_marked_beyond_its_interval_and_its_spread_alone(changes, shown):
+    place = {"role": "speaker", "row": "ccc", "folds": 2, "seeds": 3, "dialogues": 32, "figure": "accuracy"}
+    row = place | {"value": 0.01, "low": 0.005, "high": 0.02, "sd": 0.012, "within": True} | changes
+    assert format_differences(pd.DataFrame([row]))["accuracy"].tolist() == [shown]

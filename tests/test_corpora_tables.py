@@ -1,0 +1,243 @@
+"""Annotation tables of both corpora: what is read of them, and each fault's row in problems.csv."""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+from raw_corpus import ids, new_problems, read, rows_of, spoil, write_rows
+
+from corpora.problems import OTHER_SPELLING
+from utils import InputError
+
+
+class Raw(NamedTuple):
+    """A copy of a sample that may be spoilt; one of its tables, and the place of the total there, behind the id."""
+
+    path: Path
+    sample: Path
+    table: str
+    total: int
+
+    def spoil(self, row: int, column: int, cell: str) -> str:
+        """Another cell, in a column counted from the total; the id that the row had."""
+        return spoil(self.path, self.table, row, self.total + column, cell)[self.total - 1]
+
+
+@pytest.fixture(scope="module")
+def small(request, tmp_path_factory) -> dict[str, Path]:
+    """The first two sessions of each sample; read only."""
+    folder, samples = tmp_path_factory.mktemp("small"), ("sample", "sample20")
+    others = shutil.ignore_patterns("kobert", "Session0[3-9]*", "Session10*", "Sess0[3-9]*", "Sess10*")
+    return {n: Path(shutil.copytree(request.getfixturevalue(n), folder / n, ignore=others)) for n in samples}
+
+
+@pytest.fixture(params=["sample", "sample20"])
+def raw(request, small, tmp_path) -> Raw:
+    path = Path(shutil.copytree(small[request.param], tmp_path / "corpus"))
+    if request.param == "sample":
+        return Raw(path, small[request.param], "Session01_F_res.csv", 10)
+    return Raw(path, small[request.param], "Sess01_eval.csv", 4)
+
+
+kemdy19 = pytest.mark.parametrize("raw", ["sample"], indirect=True)  # where both corpora take the same way
+
+
+def all_ids(raw: Raw) -> list[str]:
+    return [row[raw.total - 1] for row in rows_of(raw.path, raw.table)[2:]]
+
+
+# What is read
+
+
+DIGESTS = {  # of the files that the program of the first release made of the samples, SHA-256
+    "sample": {
+        "annotation.csv": "5a5a632b6190c92c",
+        "df_speaker.csv": "697d2c988b63afb0",
+        "df_listener.csv": "bf24c6b5e87d04a1",
+        "problems.csv": "3497d5d51b7cf429",
+    },
+    "sample20": {
+        "annotation.csv": "f415aa04c3cb2b58",
+        "df_speaker.csv": "f415aa04c3cb2b58",
+        "problems.csv": "06ba3a927f091270",
+    },
+}
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_the_files_of_a_sample_never_change(name, request):
+    tables, problems = read(request.getfixturevalue(name))
+    found = {**tables, "problems.csv": problems}
+    texts = {file: table.to_csv(index=False).encode() for file, table in found.items()}
+    assert {file: hashlib.sha256(text).hexdigest()[:16] for file, text in texts.items()} == DIGESTS[name]
+
+
+def test_rows_are_the_tables_in_time_order_with_what_their_ids_say(raw):
+    tables, _ = read(raw.path)
+    speaker = tables["df_speaker.csv"]
+    assert set(ids(speaker)) >= set(all_ids(raw))
+    assert all(dialogue["start"].is_monotonic_increasing for _, dialogue in speaker.groupby("dialogue"))
+    assert (speaker.groupby("dialogue")["speaker"].nunique() == 2).all()
+    assert speaker["dialogue"].is_monotonic_increasing or raw.total == 10  # impro after script, in the tables' order
+    row = speaker.iloc[0]
+    session, script, *_ = row["Segment ID"].split("_")
+    assert (f"Sess{row['Session']:02d}", row["script"], row["dialogue"]) == (session, script, f"{session}_{script}")
+
+
+@pytest.mark.parametrize("segment", ["", "Sess01_F001", "../../Sess01_script01_F001", "{id}x", "{other}"])
+def test_a_row_whose_id_is_none_of_the_session_is_left_out(raw, segment):
+    other = ids(read(raw.path)[0]["df_speaker.csv"].query("Session == 2"))[0]
+    segment = segment.format(id=all_ids(raw)[2], other=other)
+    lost = raw.spoil(5, -1, segment)
+    first, *rest = new_problems(raw.path, raw.sample)
+    assert (first["row"], first["id"], first["found"]) == (5, segment, repr(segment))
+    assert {problem["id"] for problem in rest} <= {lost}  # KEMDy19's other table still has the utterance
+    role = "df_listener.csv" if lost[-4] == "M" else "df_speaker.csv"
+    assert lost not in ids(read(raw.path)[0][role])
+
+
+def test_ids_that_occur_twice_are_kept_once_if_their_ratings_agree(raw):
+    rows = rows_of(raw.path, raw.table)
+    own = [row for row in rows[2:] if row[raw.total - 1][-4:-3] != "M"]  # of the table's actor, or KEMDy20's
+    equal, different = own[1], [*own[2]]
+    different[raw.total + 1] = "1.05"
+    write_rows(raw.path, raw.table, [*rows, equal, different])
+    found = {problem["id"]: (problem["found"], problem["done"]) for problem in new_problems(raw.path, raw.sample)}
+    assert found == {
+        equal[raw.total - 1]: ("2 rows", "one kept"),
+        different[raw.total - 1]: ("2 rows", "all left out"),
+    }
+    speaker = ids(read(raw.path)[0]["df_speaker.csv"])
+    assert speaker.count(equal[raw.total - 1]) == 1
+    assert different[raw.total - 1] not in speaker
+
+
+@kemdy19
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [(0, "bored"), (0, ""), (0, "sad;bored"), (1, "5.1"), (1, ""), (2, "0"), (2, "high"), (2, "nan")],
+)
+def test_a_row_without_a_usable_total_is_in_annotation_alone(raw, column, cell):
+    before = read(raw.path)[0]
+    segment = raw.spoil(5, column, cell)
+    (found,) = new_problems(raw.path, raw.sample)
+    assert (found["file"], found["row"], found["id"]) == (f"annotation/{raw.table}", 5, segment)
+    assert found["found"] == f"{cell!r} of the total"
+    file = found["done"].removeprefix("row left out of ")
+    tables, _ = read(raw.path)
+    assert ids(tables[file]) == [known for known in ids(before[file]) if known != segment]
+    assert segment in ids(tables["annotation.csv"])
+
+
+@kemdy19
+@pytest.mark.parametrize(("column", "cell"), [(3, "bored"), (3, "sad;happy"), (3, ""), (4, "7"), (5, "?"), (5, " ")])
+def test_a_raters_cell_that_cannot_be_used_is_left_blank(raw, column, cell):
+    before = read(raw.path)[0]["annotation.csv"]
+    segment = raw.spoil(5, column, cell)
+    (found,) = new_problems(raw.path, raw.sample)
+    assert (found["row"], found["id"], found["found"]) == (5, segment, f"{cell!r} of rater 1")
+    after = read(raw.path)[0]["annotation.csv"]
+    changed = after.ne(before) & ~(after.isna() & before.isna())
+    ((row, name),) = changed.stack()[lambda cells: cells].index
+    assert (after["Segment ID"][row], name) == (segment, ("Emotion.1", "Valence.1", "Arousal.1")[column - 3])
+    assert after[name][row] == ""
+
+
+def test_a_row_without_any_vote_is_left_out_and_its_problem_names_the_raters(raw):
+    for rater in range(1, 11):
+        segment = raw.spoil(5, 3 * rater, "x" if rater == 2 else "bored")
+    votes, row = new_problems(raw.path, raw.sample)
+    assert votes["found"] == "'bored' of raters 1, 3, 4, 5, 6, 7, 8, 9, 10; 'x' of rater 2"
+    tables, _ = read(raw.path)
+    assert segment not in ids(tables[row["done"].removeprefix("row left out of ")])
+
+
+@kemdy19
+@pytest.mark.parametrize("column", [0, 3])
+@pytest.mark.parametrize("spelling", [" {}\t", "{title}", "{upper}"])
+def test_a_label_in_another_spelling_is_harmless(raw, column, spelling):
+    before = read(raw.path)[0]["annotation.csv"]
+    label = rows_of(raw.path, raw.table)[5][raw.total + column]
+    raw.spoil(6, column, spelling.format(label, title=label.title(), upper=label.upper()))
+    (found,) = new_problems(raw.path, raw.sample)
+    assert (found["row"], found["what"]) == (6, OTHER_SPELLING)
+    pd.testing.assert_frame_equal(read(raw.path)[0]["annotation.csv"], before)
+
+
+def test_blank_and_unreadable_starts_leave_the_order_of_time(raw):
+    before = ids(read(raw.path)[0]["df_speaker.csv"])
+    raw.spoil(4, 1 - raw.total, "")
+    segment = raw.spoil(5, 1 - raw.total, "0:01")
+    (found,) = new_problems(raw.path, raw.sample)
+    assert (found["id"], found["found"]) == (segment, "'0:01'")
+    assert ids(read(raw.path)[0]["df_speaker.csv"]) == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["cut", "no header", "quote", "encoding", "no rows", "no transcripts", "no tables", "other session", "dates"],
+)
+def test_a_corpus_that_cannot_be_read_is_named(raw, damage):
+    folder, rows = raw.path / "annotation", rows_of(raw.path, raw.table)
+    table, named = folder / raw.table, f"{raw.table}, row 3 "
+    match damage:
+        case "cut":
+            write_rows(raw.path, raw.table, [*rows[:-1], rows[-1][:20]])
+            named = f"{raw.table}, row {len(rows)}: 20 "
+        case "no header":
+            write_rows(raw.path, raw.table, rows[1:])
+            named = f"{raw.table}: "
+        case "quote":
+            table.write_text('"' + "a" * 200_000)
+            named = f"{raw.table}: "
+        case "encoding":
+            table.write_bytes(b"\xff\xff" + table.read_bytes())
+            named = f"{raw.table}: "
+        case "no rows":
+            for path in folder.iterdir():
+                path.write_bytes(b"")
+            named = "annotation: "
+        case "no transcripts":
+            shutil.rmtree(raw.path / "wav")
+            named = "wav: "
+        case "no tables":
+            shutil.rmtree(folder)
+            named = "annotation: "
+        case "other session":
+            shutil.copy(folder / raw.table.replace("01", "02", 1), table)
+            named += ".*Sess02_"
+        case "dates":  # as a spreadsheet makes of numbers
+            for number in range(3, len(rows) + 1):
+                raw.spoil(number, 1, "03-May")
+            named += ".*'03-May'"
+    with pytest.raises(InputError, match=named):
+        read(raw.path)
+
+
+def test_blank_rows_more_cells_line_ends_and_encodings_change_nothing(raw):
+    rows = rows_of(raw.path, raw.table)
+    rows.insert(4, [])
+    rows.insert(6, ["", " "])
+    lines = [",".join([*row, "", ""]) for row in rows]
+    path = raw.path / "annotation" / raw.table
+    for encoding, end in (("utf-8-sig", "\r\n"), ("cp949", "\n"), ("utf-8", "\r")):
+        path.write_bytes(end.join(lines).encode(encoding))
+        expected, _ = read(raw.sample)
+        tables, _ = read(raw.path)
+        for name in tables:
+            pd.testing.assert_frame_equal(tables[name], expected[name])
+
+
+def test_tables_of_other_names_and_without_rows_are_problems(raw):
+    shutil.copy(raw.path / "annotation" / raw.table, raw.path / "annotation" / "copy (1).csv")
+    write_rows(raw.path, raw.table, rows_of(raw.path, raw.table)[:2])
+    other, empty, *rest = new_problems(raw.path, raw.sample)
+    assert all(row == "" or isinstance(row, int | np.integer) for row in read(raw.path)[1]["row"])
+    assert (other["file"], other["done"]) == ("annotation/copy (1).csv", "not read")
+    assert empty["file"] == f"annotation/{raw.table}"
+    others = [row[9] for row in rows_of(raw.path, "Session01_M_res.csv")[2:]] if raw.total == 10 else []
+    assert [problem["id"] for problem in rest] == others  # each utterance then lacks a role's row

@@ -1,0 +1,322 @@
+"""record: which runs are the same, what a changed file does to resume, test and search, and how a run is loaded."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import argv_of, train
+from speech_encoders import make_encoder
+
+import main as program
+from corpora.utterances import read_utterances
+from features.embeddings import load_embeddings, save_embeddings
+from features.speech import save_speech_embeddings
+from features.speech_encoder import load_speech_encoder
+from training import record
+from training.options import make_options, names_of, parse_args
+from training.record import Record, data_record, load_run, make_record, options_to_resume, options_to_test, run_id
+from utils import InputError, lock_folder, read_json, write_json
+
+DEFAULTS = vars(make_options())
+DATA = {"table": "df_speaker.csv ab", "embeddings": "embedding_768.npy cd", "train_sessions": "5-20"}
+
+
+def data_of(kind: str, corpus: Path, *more: str) -> dict[str, str]:
+    """The data of a tiny run of a kind."""
+    options = record.resolve_sessions(parse_args(argv_of(kind, corpus, Path("exp"), *more))[0])
+    return data_record(options, read_utterances(corpus, options.SorL))
+
+
+# The run's id
+
+
+@pytest.mark.parametrize("name", sorted(DEFAULTS.keys() - {"given"}))
+def test_the_id_depends_on_every_option_that_decides(name):
+    other = {**DEFAULTS, name: "another value"}
+    decides = name in names_of("test", "model", "training") - {"audio_model"}  # counts by its embeddings
+    assert (run_id(other, DATA) != run_id(DEFAULTS, DATA)) is decides
+    assert run_id({key: value for key, value in DEFAULTS.items() if key != name}, DATA) == run_id(DEFAULTS, DATA)
+
+
+def test_the_id_depends_on_the_content_of_the_data_alone():
+    ids = {run_id(DEFAULTS, DATA | {name: "other"}) for name in (*DATA, "audio", "speech_embeddings")}
+    assert len(ids | {run_id(DEFAULTS, DATA)}) == len(DATA) + 3
+    names = {"text_model": "/home/kobert", "corpus": "my corpus", "version": "1.3", "speech_encoder": "hubert"}
+    assert run_id(DEFAULTS, DATA | names) == run_id(DEFAULTS, DATA)
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path):
+    options = make_options(data_path=tmp_path, test_split=[1, 2], lr=3e-4, patience=2, valid_split=[3], speakers=True)
+    written = make_record(options, DATA, {"torch": "2.11"})
+    written.write(tmp_path)
+    content = read_json(tmp_path / "configuration.json")
+    assert content.keys() == {"run_id", "options", "data", "environment"}
+    assert content["options"].keys() == names_of("data", "test", "model", "training")
+    assert content["run_id"] == Record.read(tmp_path).run_id == run_id(options, DATA)
+    assert Record.read(tmp_path) == written
+    expected = {name: vars(options)[name] for name in content["options"]}
+    assert {name: vars(written.namespace())[name] for name in expected} == expected
+
+
+EARLIER = {"versions": {"torch": "2.0"}, "lam": 0.5}
+BAD_OPTION = {"options": {"lam": 2}, "data": DATA, "environment": {}}
+
+
+@pytest.mark.parametrize("content", [None, EARLIER, BAD_OPTION, {"options": {}, "data": {}}, {"options": []}])
+def test_what_is_no_record_is_refused_with_its_file(tmp_path, content):
+    if content is not None:
+        write_json(tmp_path / "configuration.json", content)
+    with pytest.raises(InputError, match=r"configuration\.json"):
+        options_to_resume(tmp_path, make_options())
+
+
+# The same data in another place
+
+
+@pytest.mark.parametrize("kind", ["text", "audio", "speech"])
+def test_data_that_are_copied_without_times_or_seen_from_elsewhere_are_the_same(kind, spoken, tmp_path, monkeypatch):
+    before = data_of(kind, spoken)
+    copied = shutil.copytree(spoken, tmp_path / "another name", copy_function=shutil.copyfile)
+    for path in copied.rglob("*"):
+        os.utime(path, (1, 1))
+    (tmp_path / "link").symlink_to(copied)
+    monkeypatch.chdir(tmp_path)
+    for place in (copied, Path("another name"), Path("link")):
+        assert data_of(kind, place) == before
+
+
+def test_the_data_of_a_run_compute_no_feature(preprocessed, tmp_path):
+    corpus = shutil.copytree(preprocessed, tmp_path / "corpus", ignore=shutil.ignore_patterns("features"))
+    data_of("audio", corpus)
+    assert {path.name for path in corpus.rglob("features/*")} <= {"wavs.json"}
+
+
+def test_the_data_say_what_they_were_made_from(spoken):
+    data = data_of("speech", spoken)
+    text_model = read_json(spoken / "corpus.json")["text_models"]["embedding_768.npy"]
+    assert (data["text_fingerprint"], data["text_random"]) == (text_model["fingerprint"], "yes")
+    assert (data["corpus"], data["synthetic"], data["train_sessions"]) == ("KEMDy19", "yes", "3-6")
+    assert (data["speech_encoder"], data["speech_layers"], data["speech_dimension"]) == ("hubert-group", "3", "16")
+    assert all(isinstance(value, str) for value in data.values())
+
+
+# Exchanged data
+
+
+def exchange(corpus: Path, what: str) -> None:
+    """Exchange what a run is made from."""
+    if what == "df_speaker.csv":
+        table = (corpus / what).read_text("utf-8")
+        (corpus / what).write_text(table.replace("neutral", "happy", 1), "utf-8")
+    elif what == "embedding_768.npy":
+        rows = load_embeddings(corpus / what, 768)
+        save_embeddings(corpus / what, {segment: -vector for segment, vector in rows.items()})
+    elif what == "wavs":
+        first, second, *_ = sorted((corpus / "wav").rglob("*.wav"))
+        shutil.copyfile(first, second)
+    else:
+        shutil.rmtree(corpus / "encoders")
+        shutil.rmtree(corpus / "features")
+        encoder = load_speech_encoder(str(make_encoder(corpus / "encoders", "hubert-group", seed=1)))
+        save_speech_embeddings(corpus, None, encoder)
+
+
+EXCHANGED = [
+    ("text", "df_speaker.csv"),
+    ("text", "embedding_768.npy"),
+    ("audio", "wavs"),
+    ("speech", "speech embeddings"),
+]
+
+
+@pytest.fixture
+def exchanged(request, spoken, tmp_path):
+    """An unfinished run and a corpus of which a file was exchanged since: `kind, what, folder, corpus`."""
+    kind, what = request.param
+    trained = request.getfixturevalue(f"{kind}_run")
+    folder = shutil.copytree(trained, tmp_path / "exp" / trained.name)
+    (folder / "result.json").unlink()
+    corpus = shutil.copytree(spoken, tmp_path / "corpus")
+    exchange(corpus, what)
+    return kind, what, folder, corpus
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of files that are not those of corpus.json
+@pytest.mark.parametrize("exchanged", EXCHANGED, indirect=True, ids=lambda pair: pair[1])
+def test_a_run_is_not_resumed_with_exchanged_data(exchanged, capsys):
+    kind, what, folder, corpus = exchanged
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert program.main(["--resume", str(folder), "--data_path", str(corpus), "--gpu_id", "cpu"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert str(folder) in error
+    assert what in error
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    options = record.resolve_sessions(parse_args(argv_of(kind, corpus, folder.parent))[0])
+    assert record.find_unfinished(folder.parent, run_id(options, data_of(kind, corpus))) is None
+
+
+@pytest.mark.parametrize("exchanged", EXCHANGED[:3], indirect=True, ids=lambda pair: pair[1])
+def test_a_test_warns_of_exchanged_data_and_keeps_it(exchanged, capsys):
+    _, what, folder, corpus = exchanged
+    argv = ["--test_only", str(folder), "--data_path", str(corpus), "--gpu_id", "cpu"]
+    assert program.main(argv) == 0
+    assert sum(what in line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")) >= 1
+    (tested,) = folder.glob("test_*")
+    assert sum(what in warning for warning in read_json(tested / "result.json")["warnings"]) == 1
+    before = load_run(folder).record
+    assert record.differences(before.data, Record.read(tested).data)[0].startswith(what)
+
+
+def test_a_test_with_another_speech_encoder_is_refused(speech_run, spoken, tmp_path, capsys):
+    corpus = shutil.copytree(spoken, tmp_path / "corpus")
+    exchange(corpus, "speech embeddings")
+    assert program.main(["--test_only", str(speech_run), "--data_path", str(corpus), "--gpu_id", "cpu"]) == 2
+    assert "hubert-group" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_an_exchanged_file_is_named_where_no_text_model_is_known(text_run, preprocessed, tmp_path):
+    corpus = shutil.copytree(preprocessed, tmp_path / "corpus")
+    (corpus / "corpus.json").unlink()
+    run = load_run(text_run)
+    options, train_sessions = options_to_test(run, make_options(test_only=str(text_run), data_path=corpus))
+    data = data_of("text", corpus)
+    (version,) = record.warnings_of_test(run, options, data, train_sessions)
+    assert data["text_model"] == "unknown"
+    exchange(corpus, "embedding_768.npy")
+    found = record.warnings_of_test(run, options, data_of("text", corpus), train_sessions)
+    assert found[0] == version
+    assert "embedding_768.npy" in found[1]
+
+
+# Resuming and testing with other options
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """The folder of a run of the merged corpora on 1-2,101-102 without weights; its record alone."""
+    folder = tmp_path / "exp" / "run"
+    folder.mkdir(parents=True)
+    options = make_options(data_path=tmp_path, test_split=[1, 2, 101, 102], audio_model="hubert", epochs=7)
+    data = DATA | {"corpus": "KEMDy19+KEMDy20", "version": "1", "synthetic": "no", "train_sessions": "3-20,103-140"}
+    make_record(options, data | {"speech_encoder": "hubert"}, {}).write(folder)
+    return folder
+
+
+def test_a_run_is_resumed_with_its_own_options_and_those_of_the_call(run):
+    called = make_options(resume="run", data_path="elsewhere", epochs=7, audio_model="hubert", gpu_id=1, no_pages=True)
+    options = options_to_resume(run, called)
+    assert (options.epochs, options.test_split, options.audio_model) == (7, [1, 2, 101, 102], "hubert")
+    assert (options.data_path, options.gpu_id, options.no_pages, options.resume) == (
+        Path("elsewhere"),
+        "1",
+        True,
+        "run",
+    )
+    assert options_to_resume(run, make_options(resume="run")).data_path == run.parent.parent
+
+
+@pytest.mark.parametrize("given", [{"epochs": 8}, {"test_split": [1]}, {"speakers": True}, {"audio_model": "whisper"}])
+def test_an_option_that_contradicts_the_run_is_refused(run, given):
+    with pytest.raises(InputError, match="--" + "".join(given)):
+        options_to_resume(run, make_options(**given))
+
+
+@pytest.mark.parametrize(
+    ("corpus", "given", "tested", "trained"),
+    [
+        ("KEMDy19+KEMDy20", {}, [1, 2, 101, 102], [*range(3, 21), *range(103, 141)]),
+        ("KEMDy20", {}, [1, 2], [*range(3, 41)]),
+        ("KEMDy20+KEMDy19", {"SorL": "listener"}, [101, 102, 1, 2], [*range(103, 121), *range(3, 41)]),
+        ("KEMDy19", {"test_split": [3]}, [3], [*range(3, 21)]),
+        ("own corpus", {}, [5], []),
+    ],
+)
+def test_a_test_takes_the_sessions_that_were_held_out(run, monkeypatch, corpus, given, tested, trained):
+    stored = Record.read(run)
+    options = stored.namespace()
+    trained_run = record.TrainedRun(run, None, options, stored, [*range(3, 21), *range(103, 141)])
+    found = type("Corpus", (), {"name": corpus, "test_fold": (5,)})
+    monkeypatch.setattr(record, "corpus_of", lambda path: found)
+    options, train_sessions = options_to_test(trained_run, make_options(**given, test_only="run"))
+    assert (options.test_split, train_sessions) == (tested, trained)
+    assert options.SorL == given.get("SorL", "speaker")
+    with pytest.raises(InputError, match="--ws"):
+        options_to_test(trained_run, make_options(ws=3, test_only="run"))
+
+
+def test_a_test_warns_of_another_role_and_of_sessions_of_training(text_run, preprocessed):
+    run = load_run(text_run)
+    called = make_options(test_only=str(text_run), SorL="listener", test_split=[2, 4])
+    options, train_sessions = options_to_test(run, called)
+    data = data_record(options, read_utterances(preprocessed, "listener"), train_sessions)
+    seen, role = record.warnings_of_test(run, options, data, train_sessions)
+    assert "4" in seen
+    assert "listener" in role
+
+
+def test_a_test_on_another_corpus_names_both(text_run, preprocessed20):
+    run = load_run(text_run)
+    options, train_sessions = options_to_test(run, make_options(test_only=str(text_run), data_path=preprocessed20))
+    data = data_record(options, read_utterances(preprocessed20, "speaker"), train_sessions)
+    (warning,) = [w for w in record.warnings_of_test(run, options, data, train_sessions) if "KEMDy" in w]
+    assert "KEMDy19" in warning
+    assert "KEMDy20" in warning
+    assert (options.test_split, train_sessions) == ([*range(1, 9)], [])
+
+
+# Folders
+
+
+def test_a_loaded_run_has_its_options_and_sessions(text_run, preprocessed):
+    run = load_run(text_run)
+    assert (run.options.hidden_size, run.options.sr, run.options.select) == (16, 4000, "best")
+    assert run.options.data_path == preprocessed.resolve()
+    assert (run.options.test_split, run.options.valid_split, run.train_sessions) == ([1, 2], [3], [4, 5, 6])
+    assert run.epoch in (1, 2)
+    assert record.unfinished(run) is None
+
+
+def test_an_unfinished_run_says_its_epoch(text_run, tmp_path):
+    folder = shutil.copytree(text_run, tmp_path / "run")
+    (folder / "result.json").unlink()
+    assert "of 2" in record.unfinished(load_run(folder))
+
+
+def test_the_newest_unfinished_run_of_the_id_is_found(tmp_path):
+    options = make_options(data_path=tmp_path, test_split=[1])
+    for number, name in enumerate(("old", "new", "finished", "other", "locked", "damaged")):
+        (tmp_path / name).mkdir()
+        data = DATA | {"table": "other"} if name == "other" else DATA
+        make_record(options, data, {}).write(tmp_path / name)
+        os.utime(tmp_path / name / "configuration.json", (number, number))
+    (tmp_path / "finished" / "result.json").touch()
+    (tmp_path / "damaged" / "configuration.json").write_text("{")
+    with lock_folder(tmp_path / "locked", "training"):
+        assert record.find_unfinished(tmp_path, run_id(options, DATA)) == tmp_path / "new"
+    assert record.find_unfinished(tmp_path / "none", run_id(options, DATA)) is None
+
+
+def test_a_run_is_found_by_its_name_or_path(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for save_path, name in ((run.parent, "run"), (Path("exp"), "run"), (Path("none"), "exp/run"), (run, str(run))):
+        assert record.find_run(save_path, name).resolve() == run
+    for name in ("exp", "nowhere"):  # a folder that is no run's, and none
+        with pytest.raises(InputError, match=name):
+            record.find_run(Path("exp"), name)
+
+
+def test_two_calls_from_different_folders_are_one_run(preprocessed, tmp_path, monkeypatch):
+    corpus, quick = shutil.copytree(preprocessed, tmp_path / "a" / "corpus"), ("--epochs", "1", "--no_pages")
+    monkeypatch.chdir(tmp_path / "a")
+    folder = train("text", Path("corpus"), tmp_path / "exp", *quick)
+    (folder / "result.json").unlink()
+    monkeypatch.chdir(tmp_path)
+    assert program.main(["--resume", str(folder), "--gpu_id", "cpu", "--no_pages"]) == 0
+    (folder / "result.json").unlink()
+    corpus.rename(tmp_path / "moved")
+    assert program.main(argv_of("text", Path("moved"), tmp_path / "exp", *quick, "--resume", "auto")) == 0
+    assert (folder / "result.json").is_file()
+    assert json.loads((folder / "configuration.json").read_text("utf-8"))["run_id"] == Record.read(folder).run_id
+    assert len([*(tmp_path / "exp").iterdir()]) == 1

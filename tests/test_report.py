@@ -1,0 +1,291 @@
+"""The report: numbers of its tables, published figures beside ours, Markdown, LaTeX, and the page in a browser."""
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from run_folders import BATCH, figures_of, make_run
+
+from corpora.corpus import KEMDY19
+from metric import FIGURES, HEADINGS, WHOLE_FIGURES, batch_figures, bootstrap, dialogue_sums, with_prediction
+from reports.page import describe_corpora, read_finished, write_report
+from reports.published import published_beside, read_published
+from reports.runs import read_runs, read_windows
+from reports.tables import make_table
+from sweeps.plan import TABLES, Table, find_planned, make_grid, plan_runs
+from training.options import make_options
+
+FOLDS = KEMDY19.folds
+SCRIPT = "<script>alert(1)</script>|"
+NO_CORPUS = Path("no corpus")
+
+
+def entries_of(exp: Path, tables: dict[str, Table], seeds: int | None = None, **options) -> pd.DataFrame:
+    """The entries of these tables for the speaker, with the runs in `exp`."""
+    valid_split = options.pop("valid_split", None)
+    shared = make_options(**{"epochs": 100, "batch_size": BATCH, "data_path": NO_CORPUS} | options)
+    planned = plan_runs(tables, shared, roles=["speaker"], seeds=seeds, valid_split=valid_split)
+    return find_planned(planned, read_runs(exp)).assign(error="not finished")
+
+
+def section_of(entries: pd.DataFrame, data_path: Path = NO_CORPUS) -> dict:
+    """The only table of `entries`, without files and plots."""
+    entries, windows, _ = read_finished(entries)
+    runs = entries[entries["folder"].notna()]
+    return make_table(entries, windows, published_beside(entries["table"].iloc[0], runs, data_path))
+
+
+def table_of(exp: Path, name: str) -> pd.DataFrame:
+    return section_of(entries_of(exp, {name: TABLES[name]}))["numbers"][""]
+
+
+def write(folder: Path, entries: pd.DataFrame, **settings) -> Path:
+    folder.mkdir()
+    write_report(folder, entries, {"data_path": NO_CORPUS} | settings)
+    return folder
+
+
+GRID = {"lam": [("0.5", 0.5), ("0.6", 0.6)], "backbone": [("lstm", "lstm"), ("gru", "gru")]}
+BASELINE = Table("Beyond", {"MATE": {}, "all": {"speakers": True}}, folds=FOLDS[:2], seeds=2, baseline="MATE")
+
+
+@pytest.fixture(scope="module")
+def exp(tmp_path_factory) -> Path:
+    """Two folds with two seeds of two rows, one of them with a hostile name; a grid that lacks one run; read only."""
+    exp = tmp_path_factory.mktemp("exp")
+    for fold, seed, (skill, options) in itertools.product(FOLDS[:2], (0, 1), ((1.5, {}), (2.5, {"speakers": True}))):
+        make_run(exp / f"{fold[0]}{seed}{skill}", skill, test_split=[*fold], seed=seed, **options)
+    for lam, backbone in ((0.5, "lstm"), (0.5, "gru"), (0.6, "lstm")):
+        make_run(exp / f"{lam}{backbone}", 2 + lam, test_split=[*FOLDS[3]], lam=lam, backbone=backbone)
+    return exp
+
+
+@pytest.fixture(scope="module")
+def entries(exp) -> pd.DataFrame:
+    tables = {"3.2": TABLES["3.2"], "beyond": BASELINE, "grid": make_grid(GRID, [FOLDS[3]])}
+    entries = entries_of(exp, tables, seeds=2)
+    entries.loc[entries["row"] == "all", "row"] = SCRIPT
+    entries.loc[entries["folder"].isna(), "error"] = f"stopped: {SCRIPT}"
+    return entries[(entries["table"] != "grid") | (entries["seed"] == 0)]
+
+
+@pytest.fixture(scope="module")
+def report(entries, tmp_path_factory) -> Path:
+    """The report of `entries`; read only."""
+    return write(tmp_path_factory.mktemp("exp") / "report", entries, epochs=100, compile=False)
+
+
+# Numbers
+
+
+def test_rows_are_means_over_seeds_and_folds_of_what_the_predictions_give(report, entries):
+    table = pd.read_csv(report / "3.2.csv")
+    assert table["test"].tolist() == ["1-4", "5-8", "9-12", "13-16", "17-20", "mean of 2 of 5 folds"]
+    assert table[["runs", "wanted"]].T.values.tolist() == [[2, 2, 0, 0, 0, 4], [2, 2, 2, 2, 2, 10]]
+    assert table["windows"].fillna(0).tolist() == [96, 96, 0, 0, 0, 192]
+    assert table["dialogues"].fillna(0).tolist() == [16, 16, 0, 0, 0, 32]
+    by_run, sums, columns = {}, {"1-4": [], "5-8": []}, [*WHOLE_FIGURES, "F1", "majority_f1"]
+    for run in entries[(entries["table"] == "3.2") & entries["folder"].notna()].itertuples():
+        rows = read_windows(run.folder)
+        ordered = rows.loc[pd.read_csv(run.folder / "predictions.csv")["segment_id"]]
+        by_batch = [batch_figures(some, 1, BATCH)[:, 2] for some in (ordered, with_prediction(ordered, "neutral"))]
+        by_run[run.test, run.seed] = [*figures_of(rows)[:5], *np.mean(by_batch, axis=1)]
+        sums[run.test].append(dialogue_sums(rows))
+    values = pd.DataFrame(by_run, index=columns).T
+    by_fold, by_seed = values.groupby(level=0).mean(), values.groupby(level=1).mean()
+    expected = [by_fold.loc["1-4"], by_fold.loc["5-8"], by_fold.mean()]
+    np.testing.assert_allclose(table.loc[[0, 1, 5], columns], expected, atol=6e-4)
+    for name in ("weighted_f1", "F1"):
+        spreads = [values.loc["1-4"].std(), values.std(), by_seed.std(), by_fold.std()]
+        found = [table[f"{name}_sd_seeds"][0], *(table[f"{name}_{sd}"][5] for sd in ("sd", "sd_seeds", "sd_folds"))]
+        assert found == pytest.approx([spread[name] for spread in spreads], abs=1e-3)
+    folds = [np.stack(of_fold, axis=1) for of_fold in sums.values()]
+    for row, of_row in ((0, folds[:1]), (1, folds[1:]), (5, folds)):
+        bounds = bootstrap(of_row).loc[[*WHOLE_FIGURES]]
+        for side in ("low", "high"):
+            found = table.loc[row, [f"{name}_{side}" for name in WHOLE_FIGURES]].tolist()
+            assert found == pytest.approx(bounds[side].tolist(), abs=1e-5)
+
+
+def test_a_mean_of_folds_weighs_folds_not_runs(exp):
+    entries = entries_of(exp, {"3.2": Table("Two folds", {"default": {}}, folds=FOLDS[:2])}, seeds=2)
+    entries.loc[entries.index[0], "folder"] = np.nan
+    table = section_of(entries)["numbers"][""]
+    assert table["runs"].tolist() == [1, 2, 3]
+    assert table["F1"][2] == pytest.approx((table["F1"][0] + table["F1"][1]) / 2)
+
+
+def test_figures_by_part_are_means_over_seeds_and_sums_of_counts_over_folds(report, entries):
+    table = pd.read_csv(report / "beyond_parts.csv").set_index(["row", "part"])
+    own = entries[(entries["table"] == "beyond") & (entries["row"] == "MATE")]
+    stored = [json.loads((folder / "result.json").read_text())["parts"]["improvised"] for folder in own["folder"]]
+    found = table.loc["MATE", "improvised"]
+    assert {part for _, part in table.index} == {"whole", "scripted", "improvised"}
+    assert found["windows"] == sum(part["n"] for part in stored) / 2  # of two seeds
+    assert found["dialogues"] == 16
+    for name in WHOLE_FIGURES:
+        assert found[name] == pytest.approx(np.mean([part[name] for part in stored]), abs=1e-5)
+
+
+# Published figures
+
+
+def test_every_published_row_is_there():
+    table = read_published()
+    counts = {"3.1": 3, "3.2": 10, "3.3": 2, "3.4": 2, "3.5": 8, "3.6": 8, "3.7": 2, "modality": 4, "KEMDy20": 2}
+    assert table["table"].value_counts().to_dict() == counts | {"beyond": 1}
+    assert not table.duplicated(["table", "row", "role", "test"]).any()
+    assert table[["protocol", "source"]].ne("").all(axis=None)
+    own = table[table["role"].ne("") & ~table["table"].isin(["KEMDy20", "beyond"])]
+    assert own[[*FIGURES]].notna().all(axis=None)
+    harmonic = 2 * own["Precision"] * own["Recall"] / (own["Precision"] + own["Recall"])
+    assert (harmonic - own["F1"]).abs().max() < 0.003
+
+
+def test_published_figures_are_joined_on_table_row_role_and_fold(report, exp):
+    table = pd.read_csv(report / "3.2.csv")
+    assert table["F1_published"][:5].tolist() == [0.674, 0.673, 0.704, 0.733, 0.702]
+    assert table["F1_published"][5] == pytest.approx(0.6972)  # the mean of the folds
+    assert table["F1_diff"][0] == pytest.approx(table["F1"][0] - 0.674, abs=1e-5)
+    assert np.isnan(table["F1_diff"][5])  # three folds are missing
+    found = {name: table_of(exp, name)["F1_published"].tolist() for name in ("3.3", "3.5", "3.7", "backbone")}
+    assert found["3.3"] == [0.733, 0.740]  # the default row has the figures of table 3.2
+    assert found["3.5"] == [0.700, 0.607, 0.705, 0.656]
+    assert found["3.7"][5] == 0.714  # published as a mean alone
+    np.testing.assert_array_equal(found["backbone"], [0.733, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("data", "valid_split", "shown"),
+    [
+        ({}, None, True),
+        ({"utterances": "9900"}, None, True),
+        ({"utterances": "9700"}, None, False),
+        ({"utterances": "10900"}, None, False),
+        ({"synthetic": "yes"}, None, False),
+        ({"corpus": "KEMDy20"}, None, False),
+        ({"corpus": "mine"}, None, False),
+        ({"corpus": "KEMDy19+KEMDy20"}, None, False),
+        ({"train_sessions": "1-3"}, None, False),
+        ({"train_sessions": "1-12"}, [17, 18, 19, 20], True),
+    ],
+)
+def test_they_stand_beside_runs_on_the_whole_of_kemdy19_alone(data, valid_split, shown, tmp_path):
+    options = {"valid_split": valid_split} if valid_split else {}
+    make_run(tmp_path / "exp" / "run", data=data, test_split=[*FOLDS[3]], **options)
+    entries = entries_of(tmp_path / "exp", {"3.6": TABLES["3.6"]}, **options)
+    table = section_of(entries)["numbers"][""]
+    assert table["runs"].sum() == 1
+    assert table["F1_published"].notna().all() == table["F1_published"].notna().any() == shown
+    finished, *_ = read_finished(entries)
+    assert (describe_corpora(finished[finished["folder"].notna()])[1] == "") == shown
+
+
+@pytest.mark.parametrize(
+    ("corpus", "synthetic", "shown"),
+    [(None, False, True), ("KEMDy19", False, True), ("KEMDy19", True, False), ("KEMDy20", False, False)],
+)
+def test_before_a_run_has_finished_the_corpus_decides(corpus, synthetic, shown, tmp_path):
+    if corpus:
+        about = {"corpus": corpus, "version": "1", "synthetic": synthetic, "raw": [], "audio_path": None}
+        (tmp_path / "corpus.json").write_text(json.dumps(about | {"text_models": {}, "files": {}}))
+    entries = entries_of(tmp_path / "exp", {"3.6": TABLES["3.6"]})
+    table = section_of(entries, tmp_path)["numbers"][""]
+    assert table["F1_published"].notna().tolist() == [shown] * 4
+
+
+def test_of_kemdy20_macro_f1_comes_first_and_what_others_reached_stands_with_its_protocol(tmp_path):
+    data = {"corpus": "KEMDy20", "utterances": "13462", "train_sessions": "9-40"}
+    make_run(tmp_path / "exp" / "run", data=data, test_split=[*range(1, 9)])
+    section = section_of(entries_of(tmp_path / "exp", {"KEMDy20": Table("", {"default": {}}, (tuple(range(1, 9)),))}))
+    assert section["figures"] == ("macro_f1", "weighted_f1", "accuracy", "ccc_arousal", "ccc_valence")
+    published = read_published().query("table == 'KEMDy20'")
+    for note, (_, row) in zip(section["notes"], published.iterrows(), strict=True):
+        assert note.startswith(row["row"])
+        assert f"macro F1 {row['macro_f1']:.3f}" in note
+        assert row["protocol"] in note
+
+
+# What is missing
+
+
+def test_a_damaged_run_is_listed_with_its_file_and_the_others_are_reported(exp, tmp_path):
+    shutil.copytree(exp, tmp_path / "exp")
+    damaged = entries_of(tmp_path / "exp", {"3.2": TABLES["3.2"]})["folder"][0]
+    (damaged / "history.csv").write_text("no history")
+    folder = write(tmp_path / "report", entries_of(tmp_path / "exp", {"3.2": TABLES["3.2"]}))
+    assert pd.read_csv(folder / "3.2.csv")["runs"].tolist() == [0, 1, 0, 0, 0, 1]
+    (line,) = [line for line in (folder / "3.2.md").read_text("utf-8").splitlines() if "sessions 1-4, seed 0" in line]
+    assert str(damaged) in line
+    assert "history.csv" in line
+
+
+def test_a_report_before_a_run_has_finished_lists_all_of_them(tmp_path):
+    folder = write(tmp_path / "report", entries_of(tmp_path, {"3.2": TABLES["3.2"]}))
+    assert pd.read_csv(folder / "3.2.csv")["F1"].isna().all()
+    assert (folder / "3.2.md").read_text("utf-8").count("missing: speaker, default, sessions") == 5
+    assert "<figure" not in (folder / "index.html").read_text("utf-8")
+
+
+# Files
+
+
+def test_every_file_has_the_figures_with_spread_interval_and_published_ones_and_marks_the_best(report):
+    row = pd.read_csv(report / "3.2.csv").iloc[0]
+    interval = " to ".join(f"{row[f'weighted_f1_{bound}']:.3f}".removeprefix("0") for bound in ("low", "high"))
+    numbers = [f"{row['F1']:.3f}", f"{row['F1_sd_seeds']:.3f}".removeprefix("0"), interval, "0.674"]
+    table = pd.read_csv(report / "beyond.csv")
+    best = f"{table.loc[table['test'] == '1-4', 'weighted_f1'].max():.3f}"
+    differences = pd.read_csv(report / "beyond_differences.csv")
+    assert differences["figure"].tolist() == [*WHOLE_FIGURES]
+    difference = f"{differences['value'][0]:+.3f}".replace("0.", ".")
+    for suffix, bold in (("md", "**{}**"), ("tex", "\\textbf{{{}}}"), ("html", "<b>{}</b>")):
+        names = ("index", "index") if suffix == "html" else ("3.2", "beyond")
+        published, beyond = ((report / f"{name}.{suffix}").read_text("utf-8") for name in names)
+        assert all(number in published for number in numbers)
+        assert bold.format(best) in beyond
+        assert difference in beyond
+    assert "**" not in (report / "3.2.md").read_text("utf-8")  # it has one row
+    assert "\\label{tab:3.2}" in (report / "3.2.tex").read_text("utf-8")
+
+
+def test_names_cannot_break_a_file(report):
+    markdown = (report / "beyond.md").read_text("utf-8")
+    rows = [line for line in markdown.splitlines() if line.startswith("| speaker")]
+    assert "<script" not in markdown.replace("\\<script", "")
+    assert len({line.replace("\\|", "").count("|") for line in rows[:6]}) == 1
+    page = (report / "index.html").read_text("utf-8")
+    assert page.count("<script") == 1
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+# The page in a browser
+
+
+def test_the_page_sorts_links_its_runs_and_asks_for_nothing(report, browser):
+    for width in (375, 1920):
+        screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width == 375}
+        browser.call("Emulation.setDeviceMetricsOverride", **screen)
+        browser.events.clear()
+        browser.open(report / "index.html")
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    requested = [event["params"]["request"]["url"] for event in browser.events if "request" in event.get("params", {})]
+    assert {url.partition(":")[0] for url in requested} <= {"file", "data"}
+    assert not [event for event in browser.events if event["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")]
+    heads = "[...document.querySelectorAll('#beyond ~ .scroll th')]"
+    heading = f"{heads}.find(head => head.textContent == '{HEADINGS['accuracy']}')"
+    column = browser.evaluate(f"{heading}.cellIndex")
+    rows = f"[...{heading}.closest('table').tBodies[0].rows]"
+    for reverse in (True, False):
+        browser.evaluate(f"{heading}.querySelector('button').click()")
+        found = browser.evaluate(f"{rows}.map(row => parseFloat(row.cells[{column}].textContent))")
+        assert found == sorted(found, reverse=reverse)
+        assert browser.evaluate(f"{heading}.ariaSort") == ("descending" if reverse else "ascending")
+    links = browser.evaluate("[...document.querySelectorAll('main a')].map(link => link.href)")
+    assert links
+    assert all(Path(link.removeprefix("file://")).is_dir() for link in links)
+    assert browser.evaluate("document.querySelectorAll('[aria-label^=\"Heat map\"]').length") == 4

@@ -1,0 +1,179 @@
+"""Runs that are interrupted, killed or out of disk, and resumed: the same bytes as undisturbed on a CPU."""
+
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, argv_of, only_run
+
+import main
+from training.checkpoint import CHECKPOINT
+
+# What a run leaves that depends neither on the time nor on the folder
+FILES = (
+    "model.pth",
+    "history.csv",
+    "train_loss.log",
+    "loss_curve.png",
+    "result.json",
+    "confusion.txt",
+    "predictions.csv",
+)
+MORE = ("--epochs", "4", "--hidden_size", "4", "--no_pages")
+
+# main.py with a checkpoint after every epoch; it prints when its imports are done, and waits after the epoch in WAIT
+PROGRAM = """
+import os, sys, time, main
+main.SAVE_SECONDS = 0
+train = main.train
+
+def wait(epoch, figures):
+    if epoch == int(os.environ.get("WAIT", 0)):
+        print("waiting", flush=True)
+        for _ in range(600):
+            time.sleep(0.1)
+
+main.train = lambda options: train(options, wait)
+print("started", flush=True)
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(preprocessed, tmp_path_factory) -> tuple[Path, float]:
+    """The folder of a run that nothing disturbed, and its seconds; read only."""
+    save_path, began = tmp_path_factory.mktemp("undisturbed"), time.monotonic()
+    assert main.main(argv_of("text", preprocessed, save_path, *MORE)) == 0
+    return only_run(save_path), time.monotonic() - began
+
+
+def start(argv: list[str], **settings) -> subprocess.Popen:
+    """The program in a process of its own, with its imports done."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)} | settings.pop("env", {})
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, *argv], env=environment, **pipes, **settings)
+    assert process.stdout.readline() == "started\n"
+    return process
+
+
+def resume(save_path: Path, argv: list[str]) -> Path:
+    """Resume the run in a save path, or begin it where it was killed before it had a folder; returns its folder."""
+    assert main.main([*argv, "--resume", "auto"]) == 0
+    return only_run(save_path)
+
+
+@pytest.mark.parametrize("number", range(int(os.environ.get("KILLS", "4"))))
+def test_a_run_that_is_killed_at_any_moment_resumes_exactly(preprocessed, undisturbed, tmp_path, number):
+    argv = argv_of("text", preprocessed, tmp_path, *MORE)
+    process = start(argv)
+    time.sleep(random.Random(number).uniform(0, 1.2 * undisturbed[1]))
+    process.kill()
+    process.communicate()
+    finished = [*tmp_path.glob("*/result.json")]
+    folder = finished[0].parent if finished else resume(tmp_path, argv)
+    assert content(folder) == content(undisturbed[0])
+    assert main.main(["--resume", str(folder)]) == 0
+    assert not (folder / CHECKPOINT).exists()
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_at_once_with_a_line_that_resumes_it(preprocessed, undisturbed, tmp_path, number, status):
+    process = start(argv_of("text", preprocessed, tmp_path, *MORE), env={"WAIT": "2"})
+    while process.stdout.readline() != "waiting\n":
+        pass
+    process.send_signal(number)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == status
+    assert "Traceback" not in error
+    folder = only_run(tmp_path)
+    *_, last = error.splitlines()
+    assert last.endswith(f"python main.py --resume {folder}")
+    assert (folder / CHECKPOINT).exists()
+    assert main.main(last[last.index("--resume") :].split()) == 0
+    assert content(folder) == content(undisturbed[0])
+
+
+@pytest.mark.parametrize("limit", [1_000, 20_000_000], ids=["record", "checkpoint"])
+def test_a_full_disk_is_one_line_and_the_run_resumes_exactly(preprocessed, undisturbed, tmp_path, limit):
+    argv = argv_of("text", preprocessed, tmp_path, *MORE)
+    process = start(argv, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "Traceback" not in error
+    assert error.splitlines()[-1].startswith(f"error: {tmp_path}")
+    assert content(resume(tmp_path, argv)) == content(undisturbed[0])
+
+
+@pytest.fixture(scope="module")
+def interrupted_run(preprocessed, tmp_path_factory) -> Path:
+    """The folder of the same run, interrupted after its second epoch; read only."""
+
+    def interrupt(epoch: int, figures: dict[str, float]) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    save_path = tmp_path_factory.mktemp("interrupted")
+    options, _ = main.parse_args(argv_of("text", preprocessed, save_path, *MORE))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(main, "SAVE_SECONDS", 0)
+        with pytest.raises(KeyboardInterrupt):
+            main.train(options, interrupt)
+    return only_run(save_path)
+
+
+@pytest.fixture
+def interrupted(interrupted_run, tmp_path) -> Path:
+    """A copy of `interrupted_run`."""
+    return shutil.copytree(interrupted_run, tmp_path / "exp" / interrupted_run.name)
+
+
+def test_a_run_resumes_from_its_last_checkpoint_wherever_it_lies(interrupted, undisturbed, capsys):
+    assert len((interrupted / "history.csv").read_text().splitlines()) == 3
+    assert main.main(["--resume", interrupted.name, "--save_path", str(interrupted.parent)]) == 0
+    epochs = [line.split(":")[0] for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
+    assert epochs == ["epoch 3/4", "epoch 4/4"]
+    assert content(interrupted) == content(undisturbed[0])
+    before = {path.name: path.stat().st_mtime_ns for path in interrupted.iterdir()}
+    assert main.main(["--resume", str(interrupted)]) == 0
+    assert {path.name: path.stat().st_mtime_ns for path in interrupted.iterdir()} == before
+
+
+def damage(folder: Path, how: str) -> None:
+    path = folder / CHECKPOINT
+    if how in ("cut short", "a flipped bit"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content[: len(content) // 2] if how == "cut short" else content)
+        return
+    content = torch.load(path, weights_only=True)
+    if how == "another run":
+        content["run_id"] = "0" * 16
+    elif how == "a missing part":
+        del content["optimizer"]
+    else:
+        content["model"].pop("lstm.weight_hh_l0")
+    torch.save(content, path)
+
+
+@pytest.mark.parametrize("how", ["cut short", "a flipped bit", "another run", "a missing part", "another model"])
+def test_a_checkpoint_that_is_not_the_runs_is_refused_and_nothing_changes(interrupted, capsys, how):
+    damage(interrupted, how)
+    before = {path.name: path.read_bytes() for path in interrupted.iterdir() if "tfevents" not in path.name}
+    assert main.main(["--resume", str(interrupted)]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert str(interrupted / CHECKPOINT) in error.splitlines()[-1]
+    assert {path.name: path.read_bytes() for path in interrupted.iterdir() if "tfevents" not in path.name} == before
