@@ -1,17 +1,19 @@
 # make train        sample corpus -> pre-processing -> training -> report
 # make experiments  all published tables on the sample corpus, with two epochs at a quarter of the sampling rate
 # make test         lint, format check, all tests
+# make lowest       the tests with the lowest versions that requirements.txt admits, in .venv-lowest
 # make check        the commands of README and docs, in a fresh clone
 # make faults       50 killed runs and 2,000 cases of bad input
 PYTHON ?= python3
 SAMPLE := data/sample
 BIN := .venv/bin
+LOWEST := .venv-lowest
 
-# A thin model and few epochs, so that two cores need minutes; ARGS adds to or replaces any of main.py's options
+# A small model and few epochs, so that two cores need minutes; ARGS adds to or replaces any of main.py's options
 QUICK := --epochs 7 --batch_size 16 --num_layers 1 --lr 2e-4
 ARGS ?=
 
-.PHONY: train experiments test check faults clean
+.PHONY: train experiments test lowest check faults clean
 .DELETE_ON_ERROR:
 
 train: $(SAMPLE)/embedding_768.npy
@@ -25,11 +27,17 @@ test: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
+lowest: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv $(LOWEST)
+	sed -E 's/>=([^,]+),.*/==\1/' requirements.txt > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pytest
+
 check: .venv/run
 	$(BIN)/python tests/check_docs.py
 
 faults: .venv/dev
-	KILLS=50 FUZZ=2000 $(BIN)/python -m pytest tests/test_faults.py tests/test_fuzz.py
+	KILLS=50 FUZZ=2000 $(BIN)/python -m pytest tests/test_resume.py tests/test_fuzz.py
 
 .venv/run: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info[:2] <= (3, 13) else "Python 3.10 to 3.13 is needed, this is " + sys.version.split()[0] + "; call make PYTHON=...")'
@@ -44,9 +52,9 @@ faults: .venv/dev
 $(SAMPLE)/kobert/config.json: | .venv/run
 	$(BIN)/python data/make_sample.py --out $(SAMPLE)
 
-# Written last, so it is there only when all four files are
+# Written last, so it exists only when all four files do
 $(SAMPLE)/embedding_768.npy: $(SAMPLE)/kobert/config.json
 	$(BIN)/python preprocessing.py --data_path $(SAMPLE) --text_model $(SAMPLE)/kobert --overwrite
 
 clean:
-	rm -rf .venv $(SAMPLE)
+	rm -rf .venv $(LOWEST) $(SAMPLE)
