@@ -14,7 +14,6 @@ from constants import EMOTIONS
 Outputs = tuple[Tensor, Tensor, Tensor]  # emotion (B, 7), arousal (B, 1), valence (B, 1)
 Loss = Callable[[Outputs, Outputs], Tensor]
 
-
 CCC_EPS = 1e-8  # keeps the CCC of a batch whose ratings are all the same from 0 / 0
 
 
@@ -37,42 +36,21 @@ def affect_loss(prediction: Outputs, target: Outputs, kind: str = "mse") -> Tens
     return concordance if kind == "ccc" else concordance + affect_loss(prediction, target)
 
 
-def normal_loss(prediction: Outputs, target: Outputs, lam: float, affect: str = "mse") -> Tensor:
-    """lam * KL(soft target || prediction), summed over classes and averaged over windows, + (1 - lam) * affect_loss.
-
-    `prediction[0]` holds log-probabilities, `target[0]` soft labels whose rows sum to 1; both float, shape = (B, 7).
-    `affect` is the kind of `affect_loss`.
-    """
-    emotion = F.kl_div(prediction[0], target[0], reduction="batchmean")
-    return lam * emotion + (1 - lam) * affect_loss(prediction, target, affect)
+def normal_loss(log_probabilities: Tensor, target: Tensor) -> Tensor:
+    """KL(soft target || prediction), summed over classes and averaged over windows; float, shape = (B, 7)."""
+    return F.kl_div(log_probabilities, target, reduction="batchmean")
 
 
-def class_balanced_loss(
-    prediction: Outputs, target: Outputs, lam: float, weight: Tensor, affect: str = "mse"
-) -> Tensor:
-    """lam * binary cross-entropy weighted by class, mean over windows and classes, + (1 - lam) * affect_loss.
-
-    `prediction[0]` holds log-probabilities, `target[0]` soft labels, both float, shape = (B, 7); `weight` is float,
-    shape = (7,). `affect` is the kind of `affect_loss`.
-    """
-    emotion = F.binary_cross_entropy(prediction[0].exp(), target[0], weight=weight)
-    return lam * emotion + (1 - lam) * affect_loss(prediction, target, affect)
+def class_balanced_loss(log_probabilities: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Binary cross-entropy weighted by class, mean over windows and classes; `weight` is float, shape = (7,)."""
+    return F.binary_cross_entropy(log_probabilities.exp(), target, weight=weight)
 
 
 def class_balanced_weights(class_counts: np.ndarray, beta: float) -> Tensor:
-    """Weights (1 - beta) / (1 - beta^n) of Cui et al. 2019, eq. 2, as the published program computes them.
+    """Weights (1 - beta) / (1 - beta^n) of Cui et al. 2019, eq. 2, as published: float32, shape = (7,).
 
-    n is the class's count divided by the smallest count, rounded down. A class that does not occur gets the weight of
-    the rarest class that does, with a warning.
-
-    Parameters
-    ----------
-    class_counts : integers, shape = (7,): how often each emotion labels the last utterance of a training window
-    beta : at least 0 and below 1
-
-    Returns
-    -------
-    float32 tensor, shape = (7,)
+    n is a class's count (the training windows whose last utterance it labels) divided by the smallest count, rounded
+    down. A class that does not occur gets the weight of the rarest class that does, with a warning.
     """
     counts = np.asarray(class_counts)
     absent = [emotion for emotion, count in zip(EMOTIONS, counts, strict=True) if count == 0]
@@ -95,16 +73,21 @@ def make_loss(
     device: torch.device | str = "cpu",
     affect: str = "mse",
 ) -> Loss:
-    """The loss of `--loss` and `--affect_loss`, as a function of a prediction and its target.
+    """lam * (loss of the emotion) + (1 - lam) * `affect_loss`, as a function of a prediction and its target.
+
+    The prediction's emotion holds log-probabilities, the target's soft labels whose rows sum to 1.
 
     Parameters
     ----------
     name : `normal` or `cbloss`
-    lam : weight of the emotion's loss, 0 to 1
     beta, class_counts : of `class_balanced_weights`, for `cbloss`, which keeps the weights on `device`
     affect : kind of `affect_loss`
     """
-    if name == "normal":
-        return partial(normal_loss, lam=lam, affect=affect)
-    weight = class_balanced_weights(class_counts, beta).to(device)
-    return partial(class_balanced_loss, lam=lam, weight=weight, affect=affect)
+    emotion_loss = normal_loss
+    if name == "cbloss":
+        emotion_loss = partial(class_balanced_loss, weight=class_balanced_weights(class_counts, beta).to(device))
+
+    def loss(prediction: Outputs, target: Outputs) -> Tensor:
+        return lam * emotion_loss(prediction[0], target[0]) + (1 - lam) * affect_loss(prediction, target, affect)
+
+    return loss

@@ -29,7 +29,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 
-from corpora.sessions import check_sessions, parse_sessions
+from corpora.sessions import check_sessions, training_sessions
 from corpora.utterances import read_utterances
 from dataset import Features, WindowDataset, load_features, prefetch, shuffled_batches
 from loss import Loss, make_loss
@@ -75,7 +75,8 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
             options = record.options_to_resume(folder, options)
         options = record.resolve_sessions(options)
         table = read_utterances(options.data_path, options.SorL)
-        data = record.data_record(options, table)
+        train_sessions = training_sessions(table["session"], options.test_split, options.valid_split)
+        data = record.data_record(options, table, train_sessions)
         dtype = torch.bfloat16 if engine.trains_in_bfloat16(options.precision, device) else torch.float32
         environment = devices.environment(device) | {"training_precision": str(dtype).removeprefix("torch.")}
         now = record.make_record(options, data, environment)
@@ -84,7 +85,7 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
         # 2. The model and the windows of each split
         devices.seed_everything(options.seed)
         model = engine.to_device(MATE.from_options(options, data), device)
-        sessions = {"train": parse_sessions(data["train_sessions"]), "validate": options.valid_split or []}
+        sessions = {"train": train_sessions, "validate": options.valid_split or []}
         sessions["test"] = options.test_split
         if first:
             print(progress.run_summary(options, data, table, sessions, model, device), flush=True)
@@ -131,7 +132,7 @@ def fit(
     scheduler = engine.make_scheduler(optimizer, options.epochs, options.lr_gamma)
     generator = torch.Generator().manual_seed(options.seed)  # draws the order of the windows
     weights = train_set.weights if options.sampler == "weighted" else None
-    run_id, ids = record.Record.read(folder).run_id, train_set.table["id"].to_numpy()[train_set.targets]
+    run_id = record.Record.read(folder).run_id
     state = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "order": generator}
     history, best = checkpoint.load_checkpoint(folder, run_id, state)
     trained = engine.wrap_for_training(model, accelerator, options.compile)
@@ -148,8 +149,8 @@ def fit(
                 losses.append(accelerator.reduce(loss, "mean") if n > 1 else loss)
                 bar.update()
                 if device.type == "cpu" or len(losses) % CHECK_EVERY == 0:
-                    bar.set_postfix(epoch=epoch, loss=f"{engine.mean_loss(losses, order, ids):.3f}", refresh=False)
-            train_loss = engine.mean_loss(losses, order, ids)
+                    bar.set_postfix(epoch=epoch, loss=f"{engine.mean_loss(losses):.3f}", refresh=False)
+            train_loss = engine.mean_loss(losses)
             engine.check_weights(model)
             row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "train_loss": train_loss}
             history.append(row | validate(options, model, valid_set, loss_function, accelerator))
@@ -288,7 +289,7 @@ def test(options: argparse.Namespace) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    options, _ = parse_args(sys.argv[1:] if argv is None else argv)
+    options = parse_args(sys.argv[1:] if argv is None else argv)
     silent = int(os.environ.get("RANK", 0)) > 0
     return run_command(lambda: test(options) if options.test_only else train(options), silent)
 

@@ -6,6 +6,7 @@ Layer sizes and parameter names are the published program's, so that its weights
 from __future__ import annotations
 
 import argparse
+from collections import OrderedDict
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -41,20 +42,12 @@ class ConvBlock(nn.Module):
         return (size - self.conv.kernel_size[0] + 1) // self.pool
 
 
-class LinearBlock(nn.Module):
-    """Linear layer, ReLU, batch norm."""
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__()
-        self.fc = nn.Sequential(nn.Linear(in_features, out_features), nn.ReLU(), nn.BatchNorm1d(out_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x)
-
-
 def mlp(sizes: tuple[int, ...], out_features: int | None = None) -> nn.Sequential:
-    """`LinearBlock`s from size to size, and a plain linear layer to `out_features` if that is given."""
-    layers: list[nn.Module] = [LinearBlock(a, b) for a, b in pairwise(sizes)]
+    """Linear layers with ReLU and batch norm from size to size, and a plain one to `out_features` if that is given."""
+    layers: list[nn.Module] = []
+    for a, b in pairwise(sizes):
+        fc = nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.BatchNorm1d(b))
+        layers.append(nn.Sequential(OrderedDict(fc=fc)))  # the published name
     if out_features is not None:
         layers.append(nn.Linear(sizes[-1], out_features))
     return nn.Sequential(*layers)
@@ -64,10 +57,6 @@ class SpeechBranch(nn.Module):
     """Embeddings of a speech encoder's layers: standardised, mixed with softmax weights, projected.
 
     Zeros, which stand for a missing utterance, stay zeros.
-
-    Parameters
-    ----------
-    layers, dim : of the embeddings
     """
 
     def __init__(self, layers: int, dim: int) -> None:
@@ -96,7 +85,6 @@ class MATE(nn.Module):
     audio : "cnn" over log-mels, or "encoder": embeddings of a pretrained speech encoder
     speech_shape : layers and dimension of those embeddings
     speakers : add an embedding of whether an utterance is by the speaker of the window's last one
-
     """
 
     @staticmethod

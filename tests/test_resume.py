@@ -3,7 +3,6 @@
 import os
 import random
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,30 +17,17 @@ import main
 from training.checkpoint import CHECKPOINT
 
 # What a run leaves that depends neither on the time nor on the folder
-FILES = (
-    "model.pth",
-    "history.csv",
-    "train_loss.log",
-    "loss_curve.png",
-    "result.json",
-    "confusion.txt",
-    "predictions.csv",
-)
+FILES = ("model.pth", "history.csv", "train_loss.log", "loss_curve.png", "result.json", "predictions.csv")
 MORE = ("--epochs", "4", "--hidden_size", "4", "--no_pages")
 
-# main.py with a checkpoint after every epoch; it prints when its imports are done, and waits after the epoch in WAIT
+# main.py with a checkpoint after every epoch; it prints when its imports are done, and sends SIGNAL to itself
 PROGRAM = """
-import os, sys, time, main
+import os, sys, main
 main.SAVE_SECONDS = 0
 train = main.train
-
-def wait(epoch, figures):
-    if epoch == int(os.environ.get("WAIT", 0)):
-        print("waiting", flush=True)
-        for _ in range(600):
-            time.sleep(0.1)
-
-main.train = lambda options: train(options, wait)
+main.train = lambda options: train(
+    options, lambda epoch, _: epoch == 2 and os.kill(os.getpid(), int(os.environ.get("SIGNAL", 0)))
+)
 print("started", flush=True)
 sys.exit(main.main(sys.argv[1:]))
 """
@@ -60,10 +46,10 @@ def undisturbed(preprocessed, tmp_path_factory) -> tuple[Path, float]:
 
 
 def start(argv: list[str], **settings) -> subprocess.Popen:
-    """The program in a process of its own, with its imports done."""
+    """The program in a process of its own, in another folder, with its imports done."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)} | settings.pop("env", {})
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM, *argv], env=environment, **pipes, **settings)
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, *argv], cwd="/", env=environment, **pipes, **settings)
     assert process.stdout.readline() == "started\n"
     return process
 
@@ -91,10 +77,7 @@ def test_a_run_that_is_killed_at_any_moment_resumes_exactly(preprocessed, undist
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_run_at_once_with_a_line_that_resumes_it(preprocessed, undisturbed, tmp_path, number, status):
-    process = start(argv_of("text", preprocessed, tmp_path, *MORE), env={"WAIT": "2"})
-    while process.stdout.readline() != "waiting\n":
-        pass
-    process.send_signal(number)
+    process = start(argv_of("text", preprocessed, tmp_path, *MORE), env={"SIGNAL": str(int(number))})
     _, error = process.communicate(timeout=30)
     assert process.returncode == status
     assert "Traceback" not in error
@@ -117,27 +100,19 @@ def test_a_full_disk_is_one_line_and_the_run_resumes_exactly(preprocessed, undis
     assert content(resume(tmp_path, argv)) == content(undisturbed[0])
 
 
-@pytest.fixture(scope="module")
-def interrupted_run(preprocessed, tmp_path_factory) -> Path:
-    """The folder of the same run, interrupted after its second epoch; read only."""
+@pytest.fixture
+def interrupted(preprocessed, tmp_path, monkeypatch) -> Path:
+    """The folder of the same run, interrupted after its second epoch."""
 
     def interrupt(epoch: int, figures: dict[str, float]) -> None:
         if epoch == 2:
             raise KeyboardInterrupt
 
-    save_path = tmp_path_factory.mktemp("interrupted")
-    options, _ = main.parse_args(argv_of("text", preprocessed, save_path, *MORE))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(main, "SAVE_SECONDS", 0)
-        with pytest.raises(KeyboardInterrupt):
-            main.train(options, interrupt)
-    return only_run(save_path)
-
-
-@pytest.fixture
-def interrupted(interrupted_run, tmp_path) -> Path:
-    """A copy of `interrupted_run`."""
-    return shutil.copytree(interrupted_run, tmp_path / "exp" / interrupted_run.name)
+    options = main.parse_args(argv_of("text", preprocessed, tmp_path, *MORE))
+    monkeypatch.setattr(main, "SAVE_SECONDS", 0)
+    with pytest.raises(KeyboardInterrupt):
+        main.train(options, interrupt)
+    return only_run(tmp_path)
 
 
 def test_a_run_resumes_from_its_last_checkpoint_wherever_it_lies(interrupted, undisturbed, capsys):
@@ -151,26 +126,27 @@ def test_a_run_resumes_from_its_last_checkpoint_wherever_it_lies(interrupted, un
     assert {path.name: path.stat().st_mtime_ns for path in interrupted.iterdir()} == before
 
 
-def damage(folder: Path, how: str) -> None:
-    path = folder / CHECKPOINT
-    if how in ("cut short", "a flipped bit"):
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content[: len(content) // 2] if how == "cut short" else content)
-        return
-    content = torch.load(path, weights_only=True)
-    if how == "another run":
-        content["run_id"] = "0" * 16
-    elif how == "a missing part":
-        del content["optimizer"]
-    else:
-        content["model"].pop("lstm.weight_hh_l0")
-    torch.save(content, path)
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
-@pytest.mark.parametrize("how", ["cut short", "a flipped bit", "another run", "a missing part", "another model"])
-def test_a_checkpoint_that_is_not_the_runs_is_refused_and_nothing_changes(interrupted, capsys, how):
-    damage(interrupted, how)
+def replace(path: Path, **parts: object) -> None:
+    torch.save(torch.load(path, weights_only=True) | parts, path)
+
+
+DAMAGE = {
+    "cut short": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "a flipped bit": flip_a_bit,
+    "another run": lambda path: replace(path, run_id="0" * 16),
+    "another model": lambda path: replace(path, model={"weight": torch.ones(1)}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_checkpoint_that_is_not_the_runs_is_refused_and_nothing_changes(interrupted, capsys, damage):
+    damage(interrupted / CHECKPOINT)
     before = {path.name: path.read_bytes() for path in interrupted.iterdir() if "tfevents" not in path.name}
     assert main.main(["--resume", str(interrupted)]) == 2
     error = capsys.readouterr().err

@@ -31,17 +31,14 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
     ------
     InputError : the file is missing or damaged, does not fit the model, or holds values that are not finite
     """
-    state, expected = read_tensors(path), model.state_dict()
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise InputError(f"{path}: holds no state dict, expected what torch.save(model.state_dict()) writes")
-    for name in dict.fromkeys([*expected, *state]):
-        found, wanted = (list(tensors[name].shape) if name in tensors else "none" for tensors in (state, expected))
-        if found != wanted:
-            model_of = "the model of the configuration beside it"
-            raise InputError(f"{path}: {name} has shape {found}, {model_of} has {wanted}; do they belong together?")
-        if state[name].layout != torch.strided or not state[name].isfinite().all():
+    try:
+        model.load_state_dict(read_tensors(path))
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]  # torch names every tensor
+        raise InputError(f"{path}: does not fit the model of the configuration beside it ({reason})") from error
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
             raise InputError(f"{path}: {name} is not finite; train again with a smaller --lr, or copy the file again")
-    model.load_state_dict(state)
 
 
 def read_tensors(path: Path) -> Any:
@@ -81,10 +78,7 @@ def save_checkpoint(
 ) -> None:
     """Write the state of a run at the end of an epoch, atomically; then its weights and history by themselves.
 
-    Parameters
-    ----------
-    training : the model, optimizer, scheduler and the generator that shuffles, by name
-    best : weights of the best epoch, with `--select best`
+    `training` holds the model, optimizer, scheduler and the generator that shuffles; `best` the best epoch's weights.
     """
     states = {
         name: part.get_state() if isinstance(part, torch.Generator) else part.state_dict()

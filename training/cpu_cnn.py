@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,81 +23,29 @@ class ChunkedCNN(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
             return super().forward(x)
-        chunks = x.split(self.windows_at_once(x))
+        largest = x[0, 0].numel() * max(block.conv.out_channels for block in self)  # values of a window
+        half = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+        chunks = x.split(max(1, CHUNK_BYTES // (largest * (2 if half else x.element_size()))))
         if not self.training:
             return torch.cat([super(ChunkedCNN, self).forward(chunk) for chunk in chunks])
-        chunks, normalised = [*chunks], [None] * len(chunks)
         for block in self:
-            chunks, normalised = train_block(block, chunks, normalised)
+            chunks = train_block(block, chunks)
         return torch.cat(chunks)
-
-    def windows_at_once(self, x: Tensor) -> int:
-        """How many windows' largest tensor takes at most `CHUNK_BYTES`, and at least one."""
-        largest = x[0, 0].numel() * max(block.conv.out_channels for block in self)
-        half = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
-        return max(1, CHUNK_BYTES // (largest * (2 if half else x.element_size())))
 
 
 # A block's training step
 
 
-@dataclass
-class Normalised:
-    """Batch norm of `x` with given statistics, and ReLU: computed in the forward pass and again in the backward pass.
-
-    Keeping the values in between would take a quarter of the memory of a training step.
-    """
-
-    x: Tensor
-    mean: Tensor
-    variance: Tensor
-    weight: Tensor
-    bias: Tensor
-    eps: float
-    value: Tensor | None = None
-
-    def compute(self) -> Tensor:
-        return F.relu_(F.batch_norm(self.x, self.mean, self.variance, self.weight, self.bias, eps=self.eps))
-
-    def recompute(self) -> Tensor:
-        """The values for the backward pass, which needs them twice."""
-        if self.value is None:
-            self.value = self.compute()
-        return self.value
-
-
-def train_block(
-    block: ConvBlock, chunks: list[Tensor], recomputed: list[Normalised | None]
-) -> tuple[list[Tensor], list[Normalised]]:
-    """The output of `block` in training and what recomputes it, both in chunks of the batch; empties `chunks`.
-
-    `recomputed` is what recomputes `chunks`, None for the CNN's input.
-    """
-    convolved = [convolve(block.conv, chunks.pop(0), one) for one in recomputed]  # each is freed as soon as it is used
-    norm, normalised = block.bn, []
-    mean, variance, *outputs = NormPool.apply(norm.weight, norm.bias, norm.eps, block.pool, normalised, *convolved)
+def train_block(block: ConvBlock, chunks: Sequence[Tensor]) -> list[Tensor]:
+    """The output of `block` in training, both in chunks of the batch."""
+    convolved, norm = [block.conv(x) for x in chunks], block.bn
+    mean, variance, *outputs = NormPool.apply(norm.weight, norm.bias, norm.eps, block.pool, *convolved)
     n = sum(x.numel() for x in convolved) // len(mean)
     with torch.no_grad():
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(variance * (n / (n - 1)), norm.momentum)
         norm.num_batches_tracked += 1
-    return outputs, normalised
-
-
-def convolve(conv: nn.Conv2d, x: Tensor, normalised: Normalised | None) -> Tensor:
-    """The convolution of `x`, which autograd does not keep if it can be recomputed."""
-    if normalised is None:
-        return conv(x)
-    address = x.data_ptr()
-
-    def pack(tensor: Tensor) -> Tensor | Normalised:
-        return normalised if tensor.data_ptr() == address else tensor
-
-    def unpack(kept: Tensor | Normalised) -> Tensor:
-        return kept.recompute() if isinstance(kept, Normalised) else kept
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        return conv(x)
+    return outputs
 
 
 class NormPool(torch.autograd.Function):
@@ -105,14 +53,12 @@ class NormPool(torch.autograd.Function):
 
     It computes what torch's layers compute with less memory, and thus on a CPU in less time. The values are pooled
     first: the largest value is also the largest normalised one (the smallest, where the weight is negative). So only
-    the pooled values are normalised; they and the indices of the maxima are recomputed in the backward pass.
+    the pooled values are normalised; the indices of the maxima are computed again in the backward pass.
     """
 
     @staticmethod
-    def forward(
-        ctx, weight: Tensor, bias: Tensor, eps: float, pool: int, normalised: list[Normalised], *chunks: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Mean and biased variance of each channel, and the outputs of the chunks, which `normalised` collects."""
+    def forward(ctx, weight: Tensor, bias: Tensor, eps: float, pool: int, *chunks: Tensor) -> tuple[Tensor, ...]:
+        """Mean and biased variance of each channel, and the outputs of the chunks."""
         parts = [mean_and_variance(x) for x in chunks]
         share = torch.tensor([len(x) for x in chunks], dtype=torch.float64)[:, None] / sum(map(len, chunks))
         means, variances = (torch.stack(values) for values in zip(*parts, strict=True))
@@ -120,11 +66,11 @@ class NormPool(torch.autograd.Function):
         variance = (share * (variances + (means - mean) ** 2)).sum(0)
         mean, variance = mean.to(weight.dtype), variance.to(weight.dtype)
         pooled = [max_pool_before_norm(x, pool, weight)[0] for x in chunks] if pool > 1 else chunks
-        normalised += [Normalised(p.detach(), mean, variance, weight.detach(), bias.detach(), eps) for p in pooled]
-        ctx.save_for_backward(weight, bias, mean, variance, *chunks, *pooled)
-        ctx.eps, ctx.pool, ctx.normalised = eps, pool, normalised
+        outputs = [F.relu_(F.batch_norm(p, mean, variance, weight, bias, eps=eps)) for p in pooled]
+        ctx.save_for_backward(weight, mean, variance, *chunks, *pooled, *outputs)
+        ctx.eps, ctx.pool = eps, pool
         ctx.mark_non_differentiable(mean, variance)
-        return mean, variance, *(one.compute() for one in normalised)
+        return mean, variance, *outputs
 
     @staticmethod
     def backward(ctx, _mean: None, _variance: None, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -134,12 +80,12 @@ class NormPool(torch.autograd.Function):
         next convolution no longer needs, and the gradient of an input over the input: a graph can be gone back through
         only once.
         """
-        weight, _bias, mean, variance, *saved = ctx.saved_tensors  # torch checks that none has changed
-        chunks, pooled = saved[: len(grads)], saved[len(grads) :]
+        weight, mean, variance, *saved = ctx.saved_tensors  # torch checks that none has changed
+        n = len(grads)
+        chunks, pooled, outputs = saved[:n], saved[n : 2 * n], saved[2 * n :]
         gradients = []  # g
         grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(weight)  # sums of g x' and of g
-        for grad, p, normalised in zip(grads, pooled, ctx.normalised, strict=True):
-            output = normalised.recompute()
+        for grad, p, output in zip(grads, pooled, outputs, strict=True):
             g = torch.ops.aten.threshold_backward.grad_input(grad, output, 0, grad_input=output)
             _, weight_part, bias_part = torch.ops.aten.native_batch_norm_backward(
                 g, p, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
@@ -147,7 +93,6 @@ class NormPool(torch.autograd.Function):
             gradients.append(g)
             grad_weight += weight_part
             grad_bias += bias_part
-        ctx.normalised.clear()
         n = sum(x.numel() for x in chunks) // len(weight)
         scale = -weight * torch.rsqrt(variance + ctx.eps) / n
         zero = torch.zeros_like(mean)
@@ -162,7 +107,7 @@ class NormPool(torch.autograd.Function):
             # Written over x, which nothing else reads: 0.6 GB less at batch 64 in bfloat16
             normalise_(x, mean, variance, scale * grad_weight, scale * grad_bias, ctx.eps)
             x.add_(grad)
-        return grad_weight, grad_bias, None, None, None, *chunks
+        return grad_weight, grad_bias, None, None, *chunks
 
 
 def normalise_(x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float) -> None:

@@ -30,19 +30,11 @@ class NonFinite(ArithmeticError):
     """A loss, weight or prediction is infinite or not a number."""
 
 
-def mean_loss(losses: Sequence[Tensor], order: Sequence[Tensor], ids: np.ndarray) -> float:
-    """The mean loss of an epoch's steps so far; raises `NonFinite`, which names the windows of the step.
-
-    Parameters
-    ----------
-    order : the windows of each step, by number
-    ids : the segment id of each window's last utterance
-    """
+def mean_loss(losses: Sequence[Tensor]) -> float:
+    """The mean loss of an epoch's steps so far; raises `NonFinite`."""
     mean = torch.stack([*losses]).mean().item()
     if not math.isfinite(mean):
-        step = next(step for step, loss in enumerate(losses) if not loss.isfinite())
-        windows = ", ".join(ids[order[step].numpy()])
-        raise NonFinite(f"the loss is {losses[step].item()} at step {step + 1} of the epoch (windows {windows})")
+        raise NonFinite("the loss is not finite")
     return mean
 
 
@@ -109,14 +101,16 @@ def make_optimizer(
     name: str, model: torch.nn.Module, lr: float, lr_decay: float, weight_decay: float, momentum: float = 0.0
 ) -> torch.optim.Optimizer:
     """The optimizer of `--optim`, fused where torch has it; `lr_decay` is for adagrad, `momentum` for sgd."""
-    parameters, common = [*model.parameters()], {"lr": lr, "weight_decay": weight_decay}
-    device = parameters[0].device.type
-    if name == "adagrad":
-        return torch.optim.Adagrad(parameters, **common, lr_decay=lr_decay, fused=device == "cpu")
-    common["fused"] = device in ("cpu", "cuda")
-    if name == "sgd":
-        return torch.optim.SGD(parameters, **common, momentum=momentum)
-    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](parameters, **common)
+    parameters = [*model.parameters()]
+    kinds = {
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "adagrad": torch.optim.Adagrad,
+        "sgd": torch.optim.SGD,
+    }
+    own = {"adagrad": {"lr_decay": lr_decay}, "sgd": {"momentum": momentum}}.get(name, {})
+    fused_on = ("cpu",) if name == "adagrad" else ("cpu", "cuda")
+    return kinds[name](parameters, lr, weight_decay=weight_decay, fused=parameters[0].device.type in fused_on, **own)
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, epochs: int, gamma: float) -> torch.optim.lr_scheduler.LRScheduler:

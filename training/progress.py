@@ -13,7 +13,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from corpora.corpus import corpus_of
@@ -26,9 +25,6 @@ from training.options import names_of
 from training.record import corpus_summary, encoder_summary
 from utils import InputError, lack_of_memory
 
-FIGURES = {"f1": "F1", "accuracy": "accuracy", "macro_f1": "macro F1"}  # of a validation, besides the loss
-FIGURES |= {"ccc_arousal": "CCC arousal", "ccc_valence": "CCC valence"}
-
 
 def progress_bar(epochs: int, steps: int, done: int, hidden: bool) -> tqdm:
     """A bar over the training steps of all epochs, of which `done` are done; shown in a terminal alone."""
@@ -39,21 +35,18 @@ def progress_bar(epochs: int, steps: int, done: int, hidden: bool) -> tqdm:
 
 
 def print_epoch(bar: tqdm, history: Sequence[Row], options: argparse.Namespace) -> None:
-    """Print the line of the last epoch: always into a log; in a terminal, which has a bar, if there is a validation."""
-    row, figures, left = history[-1], "", ""
-    if "valid_loss" in row:
-        known = [f"{word} {row[f'valid_{name}']:.3f}" for name, word in FIGURES.items() if f"valid_{name}" in row]
-        best = f"; best {options.monitor} so far" * (best_epoch(history, options.monitor) == row["epoch"])
-        figures = f"; validation: loss {row['valid_loss']:.4f}, {', '.join(known)}{best}"
+    """Print the last row of the history; without a bar, as in a log, with the time that is left."""
+    row, line = history[-1], f"epoch {len(history)}/{options.epochs}: "
+    line += ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
+    if "valid_loss" in row and best_epoch(history, options.monitor) == row["epoch"]:
+        line += f"; best {options.monitor} so far"
     if bar.disable:
         done, began = bar.began
         seconds = (time.monotonic() - began) / (len(history) - done) * (options.epochs - len(history))
-        left = f"; {tqdm.format_interval(seconds)} left"
-    if figures or left:
-        loss = f"lr {row['lr']:.1e}, loss {row['train_loss']:.4f}"
-        tqdm.write(f"epoch {row['epoch']}/{options.epochs}: {loss}{figures}{left}", file=sys.stderr)
+        line += f"; {tqdm.format_interval(seconds)} left"
     if is_over(history, options) and len(history) < options.epochs:
-        tqdm.write(f"training stopped early: no better {options.monitor} in {options.patience} epochs", file=sys.stderr)
+        line += f"\ntraining stopped early: no better {options.monitor} in {options.patience} epochs"
+    tqdm.write(line, file=sys.stderr)
 
 
 def run_summary(
@@ -68,16 +61,15 @@ def run_summary(
     n, whole = len(table), corpus_of(options.data_path).utterances.get(options.SorL, 0)
     is_part = data["synthetic"] != "yes" and n < 0.95 * whole  # some utterances have no label in the whole one, too
     synthetic = ": its figures say nothing about emotion recognition" * (data["synthetic"] == "yes")
-    counts = {name: int(table["session"].isin(sessions).sum()) for name, sessions in splits.items() if sessions}
+    counts = {name: f"{int(table['session'].isin(sessions).sum()):,}" for name, sessions in splits.items()}
+    windows = (f"{name} on {format_sessions(splits[name])} ({counts[name]} windows)" for name in splits if splits[name])
     precision = {True: "bfloat16", False: "float32"}
     trains = f"trains in {precision[trains_in_bfloat16(options.precision, device)]}, " if "train" in splits else ""
     lines = {
         "corpus": f"{corpus_summary(data)} in {options.data_path}{synthetic}",
         "text model": encoder_summary(data, "embeddings"),
         "role": f"{options.SorL}, {n:,} utterances" + f", the whole corpus has {whole:,}" * is_part,
-        "sessions": "; ".join(f"{name} on {format_sessions(splits[name])}" for name in counts),
-        "windows": ", ".join(f"{count:,} to {name}" for name, count in counts.items())
-        + f", of {options.ws} utterances",
+        "sessions": "; ".join(windows),
         "model": f"{options.backbone}, {options.modality}, {sum(p.numel() for p in model.parameters()):,} parameters",
         "device": f"{device_name(device)}, {trains}tests in {precision[options.precision == 'bf16']}",
     }
@@ -86,19 +78,15 @@ def run_summary(
 
 def start_tracker(accelerator: Accelerator, folder: Path, options: argparse.Namespace, epoch: int) -> None:
     """Have `accelerator.log` report to `--report_to` from `epoch` on; TensorBoard's files lie in the run folder."""
-    names = sorted(names_of("data", "test", "model", "training"))
-    shown = {name: getattr(options, name) for name in names}
-    shown = {name: value if isinstance(value, int | float) else str(value) for name, value in shown.items()}
     if options.report_to == "tensorboard":
         accelerator.project_configuration.logging_dir = str(folder.absolute().parent)
         accelerator.init_trackers(folder.absolute().name, None, {"tensorboard": {"purge_step": epoch}})
-        if accelerator.is_main_process:
-            curves = ["train_loss", *(f"valid_{name}" for name in ("loss", *FIGURES) if options.valid_split)]
-            for summary in hparams(shown, dict.fromkeys(curves, 0)):  # for TensorBoard's table of runs
-                accelerator.get_tracker("tensorboard", unwrap=True).file_writer.add_summary(summary)
-    else:
-        run = {"wandb": {"name": folder.name}, "mlflow": {"run_name": folder.name}, "trackio": {"name": folder.name}}
-        accelerator.init_trackers("MATE", shown, run)
+        return
+    names = sorted(names_of("data", "test", "model", "training"))
+    shown = {name: getattr(options, name) for name in names}
+    shown = {name: value if isinstance(value, int | float) else str(value) for name, value in shown.items()}
+    run = {"wandb": {"name": folder.name}, "mlflow": {"run_name": folder.name}, "trackio": {"name": folder.name}}
+    accelerator.init_trackers("MATE", shown, run)
 
 
 @contextlib.contextmanager
