@@ -34,13 +34,6 @@ PADDING, SAME_SPEAKER, OTHER_SPEAKER = range(3)
 
 # Choices of the command line that several modules share
 ROLES = ("speaker", "listener")
-BACKBONES = ("lstm", "gru")
-MODALITIES = ("audio_text", "audio", "text")
-LOSSES = ("normal", "cbloss")
-AFFECT_LOSSES = ("mse", "ccc", "mse_ccc")
-AUDIO_BRANCHES = ("cnn", "encoder")
-SAMPLERS = ("shuffled", "weighted")
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd")
 PRECISIONS = ("auto", "fp32", "bf16")
-MONITORS = ("loss", "f1", "macro_f1", "ccc")  # validation figures that --select best and --patience use
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio", "none")

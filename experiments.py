@@ -81,7 +81,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, argparse.Namespace]:
         rest += ["--data_path", str(args.data_path)]
     if args.valid_split is not None:
         rest += ["--valid_split", "1"]  # which --select best asks for; the plan replaces it
-    return args, parse_args(rest, of_main)[0]
+    return args, parse_args(rest, of_main)
 
 
 # From the command line to the runs

@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -21,26 +22,23 @@ import filelock
 
 
 class InputError(Exception):
-    """The user's input is wrong: the message names what was found, what was expected and what to do."""
+    """The user's input is wrong: the message says what was found, what was expected and what to do."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: treated as Ctrl-C is, with a status of its own."""
+    """SIGTERM, which ends a command as Ctrl-C does."""
 
 
 def run_command(command: Callable[[], object], quiet: bool = False) -> int:
     """Run the body of a command-line program and return its exit status.
 
-    An `InputError`, a file that the system refuses and a lack of memory print one line and give status 2. Ctrl-C gives
-    130 and SIGTERM 143, each with one line, which ends with the exception's message if it has one (how to resume).
-    Every warning is one line, printed once (none if `quiet`). Any other exception keeps its traceback.
+    An `InputError`, a file that the system refuses and a lack of memory print one line and give status 2; Ctrl-C gives
+    130, SIGTERM 143. A warning is one line, printed once (not if `quiet`). Other exceptions keep their traceback.
     """
-    printed = set()
 
+    @cache  # prints each line once
     def print_line(line: str) -> None:
-        if line not in printed:  # a file's name may hold line breaks
-            print("".join(c if c.isprintable() else " " for c in line), file=sys.stderr)
-        printed.add(line)
+        print("".join(c if c.isprintable() else " " for c in line), file=sys.stderr)  # files' names hold line breaks
 
     def terminate(*_: object) -> None:
         raise Terminated
@@ -80,12 +78,9 @@ def lack_of_memory(error: BaseException) -> str | None:
     """The out-of-memory message of an error, of the machine's memory or a GPU's; None for any other error."""
     pattern = r"(allocate|out of) memory|_ALLOC(ATION)?_FAILED|could not create a primitive$"  # the last is oneDNN's
     of_torch = isinstance(error, RuntimeError) and re.search(pattern, str(error))
-    if not of_torch and not isinstance(error, MemoryError):
-        return None
-    return f"not enough memory ({(str(error).splitlines() or ['of this process'])[0]})"
-
-
-# Files
+    if of_torch or isinstance(error, MemoryError):
+        return f"not enough memory ({(str(error).splitlines() or ['of this process'])[0]})"
+    return None
 
 
 def digest_file(path: Path) -> str:
@@ -95,23 +90,19 @@ def digest_file(path: Path) -> str:
 
 def decode(content: bytes, path: Path) -> str:
     """Text of a file in UTF-8 (with or without a byte order mark) or CP949; `path` is for the `InputError`."""
-    for encoding in ("utf-8-sig", "cp949"):
+    for encoding in ("utf-8-sig", "cp949") if b"\0" not in content else ():  # UTF-16 has NUL characters
         with contextlib.suppress(UnicodeDecodeError):
-            if b"\0" not in content:  # UTF-16
-                return content.decode(encoding)
+            return content.decode(encoding)
     raise InputError(f"{path}: neither UTF-8 nor CP949 text; save it as UTF-8")
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
-    """Open a temporary file beside `path` that replaces it when the block ends; a block that fails leaves no file.
-
-    Raises `InputError` where the folder or the file cannot be written, such as on a full disk.
-    """
+    """Open a temporary file that replaces `path` at the end of the block; `InputError` where it cannot be written."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
     try:
-        with temporary.open(mode.replace("w", "x"), **text) as file:
+        with temporary.open(mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -132,14 +123,11 @@ def read_json(path: Path) -> dict:
     """Read a JSON object; raises `InputError` when the file is missing or holds anything else."""
     try:
         content = json.loads(path.read_text("utf-8-sig"))
+        if not isinstance(content, dict):
+            raise ValueError(f"holds a {type(content).__name__}")
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON ({getattr(error, 'strerror', None) or error})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
+        raise InputError(f"{path}: no readable JSON object ({getattr(error, 'strerror', None) or error})") from error
     return content
-
-
-# Folders
 
 
 def new_folder(parent: Path, name: str) -> Path:
@@ -153,10 +141,7 @@ def new_folder(parent: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
-    """Keep two processes from `doing` something in `folder` at once; remove the temporary files of killed processes.
-
-    Raises `InputError` where another process holds the lock (`wait`: waits for it).
-    """
+    """Lock `folder` against others `doing` the same (`InputError`), and remove temporary files of killed processes."""
     lock = filelock.FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=-1 if wait else 0)

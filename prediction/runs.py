@@ -32,6 +32,8 @@ def open_run(name: str) -> TrainedRun:
     folder = Path(name)
     if not folder.is_dir():
         try:
+            if name.count("/") != 1 or folder.parent.is_dir():  # exp/mistyped asks no network
+                raise ValueError("a name there is user/name")
             folder = Path(snapshot_download(name, allow_patterns=[EXPORTED, WEIGHTS]))
         except (OSError, ValueError) as error:  # ValueError: no name that the hub can have
             raise InputError(f"{name}: no such folder, and not on the hub ({str(error).splitlines()[0]})") from error

@@ -1,11 +1,9 @@
 """Fixtures that several test files share: sample corpora, their pre-processed copies, and a trained run of each kind.
 
-The corpora and runs are made once and shared by all processes of a test session; they are read only. Copy what a test
-changes.
+The corpora and runs are made once and shared by all processes of a test session: copy what a test changes.
 """
 
 import contextlib
-import ctypes
 import io
 import json
 import os
@@ -18,14 +16,20 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many test processes as cores: a core each, also for what they start
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "data"))
+
 import filelock
 import numpy as np
 import pytest
 from browser import browser  # noqa: F401
+from make_sample import make_sample
+from speech_encoders import make_encoder
 
-ROOT = Path(__file__).parent.parent
-REFERENCE = Path(__file__).parent / "reference"
-sys.path.insert(0, str(ROOT / "data"))
+import main
+import preprocessing
+from features.speech import save_speech_embeddings
+from features.speech_encoder import load_speech_encoder
 
 # Options of the trained runs: tiny, on the CPU, a second or two each
 SMALL = ("--hidden_size", "16", "--num_layers", "1", "--batch_size", "8", "--sr", "4000", "--gpu_id", "cpu")
@@ -41,14 +45,6 @@ def pytest_configure() -> None:
     """Heed SIGINT as in a terminal: a shell starts background commands, and so their children, with SIGINT ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def heed_permissions() -> None:
-    """Give up root's right to read and write where the permissions forbid it."""
-    if os.getuid() == 0:
-        drop_capability, capabilities = 24, (1, 2)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
-        for capability in capabilities:
-            assert ctypes.CDLL(None).prctl(drop_capability, capability, 0, 0, 0) == 0
 
 
 def only_run(save_path: Path) -> Path:
@@ -82,23 +78,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 @pytest.fixture(scope="session")
 def sample(made) -> Path:
     """A raw sample corpus of six sessions; read only."""
-    from make_sample import make_sample
-
     return made("sample", lambda folder: make_sample(folder, seed=0, sessions=6, utterances=5))
 
 
 @pytest.fixture(scope="session")
 def sample20(made) -> Path:
     """A raw sample corpus in KEMDy20's layout: ten sessions, two of them outside the first fold; read only."""
-    from make_sample import make_sample
-
     return made("sample20", lambda folder: make_sample(folder, "kemdy20", sessions=10, utterances=3))
 
 
 def preprocessed_copy(sample: Path, folder: Path) -> None:
     """Copy a raw sample corpus and pre-process the copy."""
-    import preprocessing
-
     shutil.copytree(sample, folder)
     with contextlib.redirect_stderr(io.StringIO()):  # warnings of the faults that the sample has on purpose
         argv = ["--data_path", str(folder), "--text_model", str(folder / "kobert"), "--gpu_id", "cpu"]
@@ -120,10 +110,6 @@ def preprocessed20(sample20: Path, made) -> Path:
 @pytest.fixture(scope="session")
 def spoken(preprocessed: Path, made) -> Path:
     """A copy of `preprocessed` that also holds speech embeddings of a tiny HuBERT; read only."""
-    from speech_encoders import make_encoder
-
-    from features.speech import save_speech_embeddings
-    from features.speech_encoder import load_speech_encoder
 
     def make(folder: Path) -> None:
         shutil.copytree(preprocessed, folder)
@@ -149,8 +135,6 @@ def argv_of(kind: str, corpus: Path, save_path: Path, *more: str) -> list[str]:
 
 def train(kind: str, corpus: Path, save_path: Path, *more: str) -> Path:
     """Train a tiny run of a kind; its folder."""
-    import main
-
     assert main.main(argv_of(kind, corpus, save_path, *more)) == 0
     return only_run(save_path)
 
@@ -184,7 +168,7 @@ def reference() -> Callable[[str], dict]:
     """Read a file of tests/reference: arrays of an .npz, content of a .json."""
 
     def read(name: str) -> dict:
-        path = REFERENCE / name
+        path = Path(__file__).parent / "reference" / name
         if path.suffix == ".json":
             return json.loads(path.read_text(encoding="utf-8"))
         with np.load(path, allow_pickle=False) as arrays:

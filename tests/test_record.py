@@ -1,6 +1,5 @@
 """record: which runs are the same, what a changed file does to resume, test and search, and how a run is loaded."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +9,7 @@ from conftest import argv_of, train
 from speech_encoders import make_encoder
 
 import main as program
+from corpora.corpus import corpus_by_name
 from corpora.utterances import read_utterances
 from features.embeddings import load_embeddings, save_embeddings
 from features.speech import save_speech_embeddings
@@ -23,10 +23,9 @@ DEFAULTS = vars(make_options())
 DATA = {"table": "df_speaker.csv ab", "embeddings": "embedding_768.npy cd", "train_sessions": "5-20"}
 
 
-def data_of(kind: str, corpus: Path, *more: str) -> dict[str, str]:
+def data_of(kind: str, corpus: Path) -> dict[str, str]:
     """The data of a tiny run of a kind."""
-    options = record.resolve_sessions(parse_args(argv_of(kind, corpus, Path("exp"), *more))[0])
-    return data_record(options, read_utterances(corpus, options.SorL))
+    return data_record(parse_args(argv_of(kind, corpus, Path("exp"))), read_utterances(corpus, "speaker"), [3])
 
 
 # The run's id
@@ -56,8 +55,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     assert content["options"].keys() == names_of("data", "test", "model", "training")
     assert content["run_id"] == Record.read(tmp_path).run_id == run_id(options, DATA)
     assert Record.read(tmp_path) == written
-    expected = {name: vars(options)[name] for name in content["options"]}
-    assert {name: vars(written.namespace())[name] for name in expected} == expected
+    assert vars(written.namespace()) | {"given": None} == vars(options) | {"given": None}
 
 
 EARLIER = {"versions": {"torch": "2.0"}, "lam": 0.5}
@@ -87,17 +85,11 @@ def test_data_that_are_copied_without_times_or_seen_from_elsewhere_are_the_same(
         assert data_of(kind, place) == before
 
 
-def test_the_data_of_a_run_compute_no_feature(preprocessed, tmp_path):
-    corpus = shutil.copytree(preprocessed, tmp_path / "corpus", ignore=shutil.ignore_patterns("features"))
-    data_of("audio", corpus)
-    assert {path.name for path in corpus.rglob("features/*")} <= {"wavs.json"}
-
-
 def test_the_data_say_what_they_were_made_from(spoken):
     data = data_of("speech", spoken)
     text_model = read_json(spoken / "corpus.json")["text_models"]["embedding_768.npy"]
     assert (data["text_fingerprint"], data["text_random"]) == (text_model["fingerprint"], "yes")
-    assert (data["corpus"], data["synthetic"], data["train_sessions"]) == ("KEMDy19", "yes", "3-6")
+    assert (data["corpus"], data["synthetic"], data["train_sessions"]) == ("KEMDy19", "yes", "3")
     assert (data["speech_encoder"], data["speech_layers"], data["speech_dimension"]) == ("hubert-group", "3", "16")
     assert all(isinstance(value, str) for value in data.values())
 
@@ -123,71 +115,31 @@ def exchange(corpus: Path, what: str) -> None:
         save_speech_embeddings(corpus, None, encoder)
 
 
-EXCHANGED = [
-    ("text", "df_speaker.csv"),
-    ("text", "embedding_768.npy"),
-    ("audio", "wavs"),
-    ("speech", "speech embeddings"),
-]
-
-
-@pytest.fixture
-def exchanged(request, spoken, tmp_path):
-    """An unfinished run and a corpus of which a file was exchanged since: `kind, what, folder, corpus`."""
-    kind, what = request.param
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [("text", "df_speaker.csv"), ("text", "embedding_768.npy"), ("audio", "wavs"), ("speech", "speech embeddings")],
+)
+def test_exchanged_data_are_refused_on_resume_and_named_by_a_test(request, spoken, tmp_path, capsys, kind, what):
     trained = request.getfixturevalue(f"{kind}_run")
     folder = shutil.copytree(trained, tmp_path / "exp" / trained.name)
     (folder / "result.json").unlink()
     corpus = shutil.copytree(spoken, tmp_path / "corpus")
     exchange(corpus, what)
-    return kind, what, folder, corpus
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of files that are not those of corpus.json
-@pytest.mark.parametrize("exchanged", EXCHANGED, indirect=True, ids=lambda pair: pair[1])
-def test_a_run_is_not_resumed_with_exchanged_data(exchanged, capsys):
-    kind, what, folder, corpus = exchanged
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert program.main(["--resume", str(folder), "--data_path", str(corpus), "--gpu_id", "cpu"]) == 2
+    argv = [str(folder), "--data_path", str(corpus), "--gpu_id", "cpu"]
+    assert program.main(["--resume", *argv]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert str(folder) in error
     assert what in error
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    options = record.resolve_sessions(parse_args(argv_of(kind, corpus, folder.parent))[0])
-    assert record.find_unfinished(folder.parent, run_id(options, data_of(kind, corpus))) is None
-
-
-@pytest.mark.parametrize("exchanged", EXCHANGED[:3], indirect=True, ids=lambda pair: pair[1])
-def test_a_test_warns_of_exchanged_data_and_keeps_it(exchanged, capsys):
-    _, what, folder, corpus = exchanged
-    argv = ["--test_only", str(folder), "--data_path", str(corpus), "--gpu_id", "cpu"]
-    assert program.main(argv) == 0
-    assert sum(what in line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")) >= 1
-    (tested,) = folder.glob("test_*")
-    assert sum(what in warning for warning in read_json(tested / "result.json")["warnings"]) == 1
-    before = load_run(folder).record
-    assert record.differences(before.data, Record.read(tested).data)[0].startswith(what)
-
-
-def test_a_test_with_another_speech_encoder_is_refused(speech_run, spoken, tmp_path, capsys):
-    corpus = shutil.copytree(spoken, tmp_path / "corpus")
-    exchange(corpus, "speech embeddings")
-    assert program.main(["--test_only", str(speech_run), "--data_path", str(corpus), "--gpu_id", "cpu"]) == 2
-    assert "hubert-group" in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_an_exchanged_file_is_named_where_no_text_model_is_known(text_run, preprocessed, tmp_path):
-    corpus = shutil.copytree(preprocessed, tmp_path / "corpus")
-    (corpus / "corpus.json").unlink()
-    run = load_run(text_run)
-    options, train_sessions = options_to_test(run, make_options(test_only=str(text_run), data_path=corpus))
-    data = data_of("text", corpus)
-    (version,) = record.warnings_of_test(run, options, data, train_sessions)
-    assert data["text_model"] == "unknown"
-    exchange(corpus, "embedding_768.npy")
-    found = record.warnings_of_test(run, options, data_of("text", corpus), train_sessions)
-    assert found[0] == version
-    assert "embedding_768.npy" in found[1]
+    assert program.main(["--test_only", *argv]) == (2 if kind == "speech" else 0)  # the embeddings do not fit the model
+    if kind == "speech":
+        assert "hubert-group" in capsys.readouterr().err.splitlines()[-1]
+    else:
+        (tested,) = folder.glob("test_*")
+        changed, unfinished = read_json(tested / "result.json")["warnings"]
+        assert what in changed
+        assert "epoch" in unfinished
 
 
 # Resuming and testing with other options
@@ -205,15 +157,10 @@ def run(tmp_path) -> Path:
 
 
 def test_a_run_is_resumed_with_its_own_options_and_those_of_the_call(run):
-    called = make_options(resume="run", data_path="elsewhere", epochs=7, audio_model="hubert", gpu_id=1, no_pages=True)
-    options = options_to_resume(run, called)
-    assert (options.epochs, options.test_split, options.audio_model) == (7, [1, 2, 101, 102], "hubert")
-    assert (options.data_path, options.gpu_id, options.no_pages, options.resume) == (
-        Path("elsewhere"),
-        "1",
-        True,
-        "run",
-    )
+    called = {"data_path": Path("elsewhere"), "epochs": 7, "audio_model": "hubert", "gpu_id": "1", "no_pages": True}
+    options = vars(options_to_resume(run, make_options(**called)))
+    assert {name: options[name] for name in called} == called
+    assert options["test_split"] == [1, 2, 101, 102]
     assert options_to_resume(run, make_options(resume="run")).data_path == run.parent.parent
 
 
@@ -230,15 +177,13 @@ def test_an_option_that_contradicts_the_run_is_refused(run, given):
         ("KEMDy20", {}, [1, 2], [*range(3, 41)]),
         ("KEMDy20+KEMDy19", {"SorL": "listener"}, [101, 102, 1, 2], [*range(103, 121), *range(3, 41)]),
         ("KEMDy19", {"test_split": [3]}, [3], [*range(3, 21)]),
-        ("own corpus", {}, [5], []),
     ],
 )
 def test_a_test_takes_the_sessions_that_were_held_out(run, monkeypatch, corpus, given, tested, trained):
     stored = Record.read(run)
     options = stored.namespace()
     trained_run = record.TrainedRun(run, None, options, stored, [*range(3, 21), *range(103, 141)])
-    found = type("Corpus", (), {"name": corpus, "test_fold": (5,)})
-    monkeypatch.setattr(record, "corpus_of", lambda path: found)
+    monkeypatch.setattr(record, "corpus_of", lambda path: corpus_by_name(corpus))
     options, train_sessions = options_to_test(trained_run, make_options(**given, test_only="run"))
     assert (options.test_split, train_sessions) == (tested, trained)
     assert options.SorL == given.get("SorL", "speaker")
@@ -248,6 +193,7 @@ def test_a_test_takes_the_sessions_that_were_held_out(run, monkeypatch, corpus, 
 
 def test_a_test_warns_of_another_role_and_of_sessions_of_training(text_run, preprocessed):
     run = load_run(text_run)
+    assert (run.options.test_split, run.options.valid_split, run.train_sessions) == ([1, 2], [3], [4, 5, 6])
     called = make_options(test_only=str(text_run), SorL="listener", test_split=[2, 4])
     options, train_sessions = options_to_test(run, called)
     data = data_record(options, read_utterances(preprocessed, "listener"), train_sessions)
@@ -267,21 +213,6 @@ def test_a_test_on_another_corpus_names_both(text_run, preprocessed20):
 
 
 # Folders
-
-
-def test_a_loaded_run_has_its_options_and_sessions(text_run, preprocessed):
-    run = load_run(text_run)
-    assert (run.options.hidden_size, run.options.sr, run.options.select) == (16, 4000, "best")
-    assert run.options.data_path == preprocessed.resolve()
-    assert (run.options.test_split, run.options.valid_split, run.train_sessions) == ([1, 2], [3], [4, 5, 6])
-    assert run.epoch in (1, 2)
-    assert record.unfinished(run) is None
-
-
-def test_an_unfinished_run_says_its_epoch(text_run, tmp_path):
-    folder = shutil.copytree(text_run, tmp_path / "run")
-    (folder / "result.json").unlink()
-    assert "of 2" in record.unfinished(load_run(folder))
 
 
 def test_the_newest_unfinished_run_of_the_id_is_found(tmp_path):
@@ -318,5 +249,4 @@ def test_two_calls_from_different_folders_are_one_run(preprocessed, tmp_path, mo
     corpus.rename(tmp_path / "moved")
     assert program.main(argv_of("text", Path("moved"), tmp_path / "exp", *quick, "--resume", "auto")) == 0
     assert (folder / "result.json").is_file()
-    assert json.loads((folder / "configuration.json").read_text("utf-8"))["run_id"] == Record.read(folder).run_id
     assert len([*(tmp_path / "exp").iterdir()]) == 1

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-import constants
+from constants import OPTIMIZERS, PRECISIONS, ROLES, SAMPLE_RATE, TEXT_DIM, TRACKERS
 from corpora.sessions import parse_sessions
 from utils import InputError
 
@@ -25,15 +25,13 @@ def number(kind: type, low: float, high: float = float("inf")) -> Any:
     """An argparse type: a finite `kind` from `low` to `high`."""
 
     def parse(value: str) -> float:
-        try:
-            parsed = kind(value)
-        except ValueError:
-            parsed = float("nan")
+        parsed = kind(value)
         if not low <= parsed <= high or parsed == float("inf"):
             expected = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
             raise argparse.ArgumentTypeError(f"{value!r}: expected {kind.__name__} {expected}")
         return parsed
 
+    parse.__name__ = kind.__name__  # for argparse's message where `value` is no number
     return parse
 
 
@@ -52,11 +50,10 @@ def file_path(value: str) -> Path:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's parser with errors of one line: no usage page, and a suggestion for a mistyped name."""
+    """argparse's parser with errors of one line, and a suggestion for a mistyped name."""
 
     def __init__(self, **settings: Any) -> None:
-        layout = partial(argparse.HelpFormatter, max_help_position=40, width=120)
-        super().__init__(**{"formatter_class": layout, "allow_abbrev": False} | settings)
+        super().__init__(**{"allow_abbrev": False} | settings)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {' '.join(message.split())}\n")
@@ -72,100 +69,75 @@ class ArgumentParser(argparse.ArgumentParser):
         return parsed
 
 
-# The options of main.py. A group is a scope, which says what may change when a run is resumed or tested
+# The options of main.py. Of the group data a resumed or tested run may have other values, of the group test a tested
+# one; those of model and training are fixed once a run has begun, and those of run are of this call alone
 
 
 def get_args_parser() -> ArgumentParser:
-    """The command line of main.py, in five groups.
-
-    data : where the corpus lies; may be another place when a run is resumed or tested
-    test : what is tested and how; fixed for a resumed run, a test may choose another value
-    model, training : fixed once a run has begun
-    run : of this call alone
-    """
     parser = ArgumentParser(description="Train MATE on KEMDy19 or KEMDy20, test it, and report F1 and CCC.")
-    add_data_options(parser.add_argument_group("data").add_argument)
-    add_test_options(parser.add_argument_group("test").add_argument)
-    add_model_options(parser.add_argument_group("model").add_argument)
-    add_training_options(parser.add_argument_group("training").add_argument)
-    add_run_options(parser.add_argument_group("run").add_argument)
+    add = parser.add_argument_group("data").add_argument
+    corpus = "pre-processed corpus; preprocessing.py --out merges several"
+    add("--data_path", type=file_path, nargs="+", metavar="FOLDER", default=Path("data/KEMDy19"), help=corpus)
+    add("--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
+    add = parser.add_argument_group("test").add_argument
+    add("--SorL", choices=ROLES, default="speaker", help="predict the emotion of the speaker or the listener")
+    fold = "sessions to test on (default: the first fold, 1-4 of KEMDy19 and 1-8 of KEMDy20)"
+    add("--test_split", type=parse_sessions, metavar="SESSIONS", help=fold)
+    add("--batch_size", type=number(int, 1), default=64, help="windows in a batch; the published figures depend on it")
+    bf16 = "bf16: bfloat16 in convolutions; auto: bfloat16 in training where it is fast, float32 in tests"
+    add("--precision", choices=PRECISIONS, default="auto", help=bf16)
+    add_fixed_options(parser)
+    add = parser.add_argument_group("run").add_argument
+    add("--save_path", type=file_path, default=Path("exp"), help="folder of the run folders")
+    add("--resume", metavar="NAME", help="resume run NAME; auto: the newest unfinished run with these options and data")
+    add("--report_to", choices=TRACKERS, default="tensorboard", help="experiment tracker")
+    add("--no_pages", action="store_true", help="do not write dialogues.html")
+    add("--gpu_id", type=gpu, help="number of a GPU, cpu or mps (default: the first CUDA GPU, or the CPU)")
+    add("--test_only", nargs="?", const=True, default=False, metavar="NAME", help="only test the run NAME")
+    add("--test_path", metavar="NAME", help="run to test: a folder in SAVE_PATH, or a path")
+    add("--embed_d", type=int, default=32, help="without effect, as in the published program")
     for action in parser._actions:
         if action.default is not None and action.default is not False and action.default != argparse.SUPPRESS:
             action.help += " (default: %(default)s)"
     return parser
 
 
-def add_data_options(add: Callable[..., Any]) -> None:
-    corpus = {"default": Path("data/KEMDy19"), "help": "pre-processed corpus; preprocessing.py --out merges several"}
-    add("--data_path", type=file_path, nargs="+", metavar="FOLDER", **corpus)
-    add("--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
-
-
-def add_test_options(add: Callable[..., Any]) -> None:
-    add("--SorL", choices=constants.ROLES, default="speaker", help="predict the emotion of the speaker or the listener")
-    fold = "sessions to test on (default: the first fold, 1-4 of KEMDy19 and 1-8 of KEMDy20)"
-    add("--test_split", type=parse_sessions, metavar="SESSIONS", help=fold)
-    add("--batch_size", type=number(int, 1), default=64, help="windows in a batch; the published figures depend on it")
-    bf16 = "bf16: bfloat16 in convolutions; auto: bfloat16 in training where it is fast, float32 in tests"
-    add("--precision", choices=constants.PRECISIONS, default="auto", help=bf16)
-
-
-def add_model_options(add: Callable[..., Any]) -> None:
+def add_fixed_options(parser: ArgumentParser) -> None:
+    add = parser.add_argument_group("model").add_argument
     add("--ws", type=number(int, 1), default=8, help="window size: utterances that the model sees at once")
-    add("--sr", type=number(int, 4000, 48000), default=constants.SAMPLE_RATE, help="sampling rate of the audio in Hz")
-    add("--text_dim", type=number(int, 1), default=constants.TEXT_DIM, help="dimension of the sentence embeddings")
-    add("--backbone", choices=constants.BACKBONES, default="lstm", help="recurrent network over the window")
+    add("--sr", type=number(int, 4000, 48000), default=SAMPLE_RATE, help="sampling rate of the audio in Hz")
+    add("--text_dim", type=number(int, 1), default=TEXT_DIM, help="dimension of the sentence embeddings")
+    add("--backbone", choices=("lstm", "gru"), default="lstm", help="recurrent network over the window")
     add("--hidden_size", type=number(int, 1), default=512, help="hidden size of the recurrent network")
     add("--num_layers", type=number(int, 1), default=4, help="number of recurrent layers")
     flag = {"type": switch, "metavar": "BOOL", "nargs": "?", "const": True, "default": False}
     add("--bidirectional", **flag, help="run the recurrent network in both directions")
-    add("--modality", choices=constants.MODALITIES, default="audio_text", help="inputs of the model")
-    add(
-        "--audio",
-        choices=constants.AUDIO_BRANCHES,
-        default="cnn",
-        help="CNN over log-mels, or speech embeddings",
-    )
+    add("--modality", choices=("audio_text", "audio", "text"), default="audio_text", help="inputs of the model")
+    add("--audio", choices=("cnn", "encoder"), default="cnn", help="CNN over log-mels, or speech embeddings")
     add("--audio_model", metavar="NAME", help="speech encoder of --audio encoder, if the corpus has several")
     add("--speakers", action="store_true", help="add a speaker embedding: same speaker as the last utterance, or other")
     add("--no_concat", action="store_true", help="do not feed emotion probabilities to the arousal and valence heads")
-
-
-def add_training_options(add: Callable[..., Any]) -> None:
+    add = parser.add_argument_group("training").add_argument
     add("--valid_split", type=parse_sessions, metavar="SESSIONS", help="training sessions to validate on instead")
     add("--epochs", type=number(int, 1), default=50, help="passes over the training windows")
-    add("--optim", choices=constants.OPTIMIZERS, default="adam", help="optimizer")
+    add("--optim", choices=OPTIMIZERS, default="adam", help="optimizer")
     add("--momentum", type=number(float, 0, 0.99999), default=0.0, help="momentum of --optim sgd")
     add("--lr", type=number(float, 0), default=1e-3, help="learning rate")
     add("--lr_gamma", type=number(float, 0), default=0.7, help="factor of the learning rate at epochs/3 and epochs/2")
     add("--lr_decay", type=number(float, 0), default=0.0, help="learning rate decay of --optim adagrad")
     add("--weight_decay", type=number(float, 0), default=1e-5, help="weight decay")
-    add("--loss", choices=constants.LOSSES, default="normal", help="normal: KL divergence; cbloss: class-balanced BCE")
-    add("--affect_loss", choices=constants.AFFECT_LOSSES, default="mse", help="loss of arousal and valence")
+    cbloss = "normal: KL divergence; cbloss: class-balanced BCE"
+    add("--loss", choices=("normal", "cbloss"), default="normal", help=cbloss)
+    add("--affect_loss", choices=("mse", "ccc", "mse_ccc"), default="mse", help="loss of arousal and valence")
     add("--lam", type=number(float, 0, 1), default=0.66, help="weight of the emotion loss, from 0 to 1")
-    add("--sampler", choices=constants.SAMPLERS, default="shuffled", help="weighted: by inverse class size")
+    add("--sampler", choices=("shuffled", "weighted"), default="shuffled", help="weighted: by inverse class size")
     add("--beta", type=number(float, 0, 0.99999), default=0.99, help="beta of the class-balanced loss")
     add("--seed", type=number(int, 0, 2**32 - 1), default=0, help="random seed")
     add("--select", choices=("last", "best"), default="last", help="epoch to test: the last, or the best by --monitor")
-    add("--monitor", choices=constants.MONITORS, default="loss", help="validation figure of the best epoch")
+    figures = ("loss", "f1", "macro_f1", "ccc")
+    add("--monitor", choices=figures, default="loss", help="validation figure of the best epoch")
     add("--patience", type=number(int, 1), metavar="EPOCHS", help="stop after so many epochs that are no better")
     add("--compile", action="store_true", help="compile the CNN for training (for GPUs)")
-
-
-def add_run_options(add: Callable[..., Any]) -> None:
-    add("--save_path", type=file_path, default=Path("exp"), help="folder of the run folders")
-    add("--resume", metavar="NAME", help="resume run NAME; auto: the newest unfinished run with these options and data")
-    add(
-        "--report_to",
-        choices=constants.TRACKERS,
-        default="tensorboard",
-        help="experiment tracker",
-    )
-    add("--no_pages", action="store_true", help="do not write dialogues.html")
-    add("--gpu_id", type=gpu, help="number of a GPU, cpu or mps (default: the first CUDA GPU, or the CPU)")
-    add("--test_only", nargs="?", const=True, default=False, metavar="NAME", help="only test the run NAME")
-    add("--test_path", metavar="NAME", help="run to test: a folder in SAVE_PATH, or a path")
-    add("--embed_d", type=int, default=32, help="without effect, as in the published program")
 
 
 @cache
@@ -175,13 +147,10 @@ def names_of(*scopes: str) -> frozenset[str]:
     return frozenset(action.dest for group in groups for action in group._group_actions)
 
 
-def parse_args(
-    argv: Sequence[str], parser: argparse.ArgumentParser | None = None
-) -> tuple[argparse.Namespace, set[str]]:
-    """The options of main.py, and the names of those that the user gave, which `options.given` holds too.
+def parse_args(argv: Sequence[str], parser: ArgumentParser | None = None) -> argparse.Namespace:
+    """The options of main.py, with the names of those that the user gave as `given`; of a `parser` that has them.
 
-    `test_split` is None until `record.resolve_sessions` knows the corpus. `--test_only --NAME`, as the published README
-    writes it, means `--test_only NAME`. `parser` may be another one that has these options.
+    `--test_only --NAME`, as the published README writes it, means `--test_only NAME`.
     """
     parser, argv = parser or get_args_parser(), [*argv]
     if "--test_only" in argv[:-1]:
@@ -189,12 +158,11 @@ def parse_args(
         if argv[after].startswith("--") and argv[after].partition("=")[0] not in parser._option_string_actions:
             argv[after] = argv[after][2:]
     options = parser.parse_args(argv)
-    unset = argparse.Namespace(**dict.fromkeys(vars(options)))
-    options.given = {name for name, value in vars(parser.parse_args(argv, unset)).items() if value is not None}
+    given = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(options))))
+    options.given = {name for name, value in vars(given).items() if value is not None}
     if isinstance(options.data_path, list):
         if len(options.data_path) > 1:
-            merge = f"preprocessing.py --data_path {' '.join(map(str, options.data_path))} --out FOLDER"
-            parser.error(f"--data_path takes one folder; {merge} merges several corpora into one")
+            parser.error("--data_path takes one folder; preprocessing.py --data_path A B --out FOLDER merges two")
         options.data_path = options.data_path[0]
     if isinstance(options.test_only, str):
         options.test_path, options.test_only = options.test_only, True
@@ -203,15 +171,14 @@ def parse_args(
     validates = options.valid_split is not None or options.test_only or options.resume not in (None, "auto")
     if not validates and (options.select == "best" or options.patience is not None):
         parser.error("--select best and --patience need --valid_split")
-    return options, options.given
+    return options
 
 
 def make_options(**keywords: Any) -> argparse.Namespace:
     """Options for `main.train` and `main.test` in a notebook: main.py's defaults, and `keywords` in place of some.
 
-    >>> make_options(data_path="data/sample", modality="text", test_split=[1, 2], epochs=3)
-
-    Raises `InputError` where there is no such option, or it does not take the value.
+    `make_options(data_path="data/sample", modality="text", test_split=[1, 2], epochs=3)`; raises `InputError` where an
+    option does not exist or does not take the value.
     """
     parser, argv = get_args_parser(), []
 
@@ -223,7 +190,7 @@ def make_options(**keywords: Any) -> argparse.Namespace:
         if name in defaults() and value is defaults()[name]:  # None or False, which no command line can express
             continue
         argv.append(f"--{name}" if value is True else f"--{name}={value}")
-    options, _ = parse_args(argv, parser)
+    options = parse_args(argv, parser)
     options.given = {*keywords}
     return options
 

@@ -1,7 +1,7 @@
 """Record: what a run was made with, whether two runs are the same, and how a run folder is found and loaded.
 
-`configuration.json` in a run folder is the record: the options, the data and the environment. The run's id is a hash of
-what decides its result: options, and the content of the files it was made from. Paths and times are no part of it.
+It is `configuration.json` in the run folder. The run's id is a hash of what decides its result: options, and the
+content of the files it was made from. Paths and times are no part of it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 import pandas as pd
 
 from constants import SAMPLE_RATE
-from corpora.corpus import KEMDY19, MERGED_OFFSET, corpus_by_name, corpus_of
+from corpora.corpus import KEMDY19, MERGED_OFFSET, corpus_of
 from corpora.corpus_json import CORPUS_FILE, is_synthetic, read_corpus_json
-from corpora.sessions import format_sessions, parse_sessions, training_sessions
+from corpora.sessions import format_sessions, parse_sessions
 from corpora.wavs import audio_digest, find_wavs, hash_wavs
 from features.speech import encoder_name, find_encoder, speech_digest
 from model import MATE
@@ -31,8 +31,9 @@ from utils import InputError, digest_file, lock_folder, new_folder, read_json, t
 
 FILE = "configuration.json"
 UNKNOWN = "unknown"
-# What decides a run's result besides its options: the content of files, and the sessions
+# What decides a run's result besides its options
 DECISIVE = ("table", "embeddings", "audio", "speech_embeddings", "train_sessions")
+STORED = ("data", "test", "model", "training")  # groups of options in a record
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,12 @@ class Record:
         return make_options(**{name: value for name, value in self.options.items() if value is not None})
 
     def write(self, folder: Path) -> None:
-        """Write `configuration.json`."""
         write_json(folder / FILE, {"run_id": self.run_id} | asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Record:
         """The record of a run folder; raises `InputError` where it is missing, damaged or of an earlier version."""
-        path = folder / FILE
-        content = read_json(path)
+        path, content = folder / FILE, read_json(folder / FILE)
         if "options" in content:
             parts = [content.get(name) for name in ("options", "data", "environment")]
             if not all(isinstance(part, dict) for part in parts):
@@ -68,15 +67,13 @@ class Record:
         if "versions" in content:
             raise InputError(f"{path}: written by an earlier version of this program; train it again")
         # The published program's: its --sr had no effect, and the recurrent network always had four layers
-        known = names_of("data", "test", "model", "training")
-        published = {name: value for name, value in content.items() if name in known}
+        published = {name: value for name, value in content.items() if name in names_of(*STORED)}
         return cls({"test_split": [1, 2, 3, 4]} | published | {"sr": SAMPLE_RATE, "num_layers": 4}, {}, {})
 
 
 def make_record(options: argparse.Namespace, data: dict[str, str], environment: dict[str, Any]) -> Record:
-    """The record of a new run or test, whose `configuration.json` can be read from any folder."""
-    names = names_of("data", "test", "model", "training")
-    values = {name: value for name, value in vars(options).items() if name in names}
+    """The record of a new run or test; its paths are absolute."""
+    values = {name: value for name, value in vars(options).items() if name in names_of(*STORED)}
     for name in names_of("data"):
         values[name] = str(values[name].resolve()) if values[name] else None
     values["audio_model"] = data.get("speech_encoder")
@@ -84,18 +81,12 @@ def make_record(options: argparse.Namespace, data: dict[str, str], environment: 
 
 
 def run_id(options: argparse.Namespace | Mapping[str, Any], data: Mapping[str, str]) -> str:
-    """A hash of what decides a run's result, 16 hexadecimal digits: two runs of one id have the same result.
-
-    An option that is missing has its default. The speech encoder counts by its embeddings, whatever it is called.
-    """
-    values = vars(options) if isinstance(options, argparse.Namespace) else options
+    """A hash of what decides a run's result; a missing option has its default, a speech encoder is its embeddings."""
     names = names_of("test", "model", "training") - ({"audio_model"} if data else set())
-    decisive = {name: values[name] for name in names if name in values and values[name] != defaults()[name]}
+    values = vars(options) if isinstance(options, argparse.Namespace) else options
+    decisive = {name: values[name] for name in names if values.get(name, defaults()[name]) != defaults()[name]}
     decisive |= {name: data[name] for name in DECISIVE if name in data}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
-
-
-# The data of a run
 
 
 def resolve_sessions(options: argparse.Namespace) -> argparse.Namespace:
@@ -104,37 +95,30 @@ def resolve_sessions(options: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**vars(options) | {"test_split": test_split})
 
 
-def data_record(
-    options: argparse.Namespace, table: pd.DataFrame, train_sessions: list[int] | None = None
-) -> dict[str, str]:
-    """What a run is made from, without computing a feature; warns of files that have changed since pre-processing.
+def data_record(options: argparse.Namespace, table: pd.DataFrame, train_sessions: Iterable[int]) -> dict[str, str]:
+    """What a model is trained or tested on; warns of files that have changed since pre-processing.
 
-    `train_sessions` are those of the model that is tested; without it those that `test_split` and `valid_split` leave.
-
-    Returns
-    -------
-    dict of `corpus`, `version`, `synthetic` (yes or no), `utterances` (number), `table`, `train_sessions`; with text
-    `embeddings`, `text_model`, `text_revision`, `text_fingerprint`, `text_random` (yes or no); with the CNN `audio`;
-    with a speech encoder `speech_embeddings`, `speech_encoder`, `speech_fingerprint`, `speech_layers` and
-    `speech_dimension`. `table`, `embeddings`, `audio` and `speech_embeddings` are a name and a SHA-256.
+    `table`, `embeddings`, `audio` and `speech_embeddings` are a name and a SHA-256. `text_model`, `text_revision`,
+    `text_fingerprint` and `text_random` are of the text encoder, `speech_*` of the speech encoder. Computes no feature.
     """
     folder, ids = options.data_path, table["id"].tolist()
-    written = read_corpus_json(folder) or {"version": UNKNOWN, "synthetic": is_synthetic(folder), "files": {}}
+    written = read_corpus_json(folder)
+    written = written or {"version": UNKNOWN, "synthetic": is_synthetic(folder), "files": {}, "text_models": {}}
     data = {"corpus": corpus_of(folder).name, "version": written["version"], "utterances": str(len(table))}
     data["synthetic"] = "yes" if written["synthetic"] else "no"
-    files = {"table": folder / f"df_{options.SorL}.csv", "embeddings": folder / f"embedding_{options.text_dim}.npy"}
-    for name, path in files.items():
-        if (name == "table" or "text" in options.modality) and path.is_file():
-            data[name] = f"{path.name} {digest_file(path)}"
-            if written["files"].get(path.name, data[name]) not in data[name]:
-                warnings.warn(f"{path}: changed since preprocessing.py wrote {CORPUS_FILE}", stacklevel=2)
+    files = {"table": f"df_{options.SorL}.csv"}
+    if "text" in options.modality:
+        files["embeddings"] = f"embedding_{options.text_dim}.npy"
+    for name, file in files.items():
+        if (folder / file).is_file():
+            data[name] = f"{file} {digest_file(folder / file)}"
+            if written["files"].get(file, data[name]) not in data[name]:
+                warnings.warn(f"{folder / file}: changed since preprocessing.py wrote {CORPUS_FILE}", stacklevel=2)
     if "embeddings" in data:
-        data["text_model"] = UNKNOWN
-        model = written.get("text_models", {}).get(files["embeddings"].name)
+        model, data["text_model"] = written["text_models"].get(files["embeddings"]), UNKNOWN
         if model and model["sha256"] in data["embeddings"]:
-            fields = {"model": model["name"], "random": "yes" if model["random"] else "no"}
-            fields |= {name: model[name] for name in ("revision", "fingerprint") if model[name]}
-            data |= {f"text_{name}": value for name, value in fields.items()}
+            data |= {"text_model": model["name"], "text_random": "yes" if model["random"] else "no"}
+            data |= {f"text_{name}": model[name] for name in ("revision", "fingerprint") if model[name]}
     if "audio" in options.modality and options.audio == "encoder":
         encoder = find_encoder(folder, options.audio_model)
         data |= {f"speech_{name}": str(encoder[name]) for name in ("fingerprint", "layers", "dimension")}
@@ -143,21 +127,19 @@ def data_record(
     elif "audio" in options.modality:
         hashes = hash_wavs(folder, find_wavs(folder, options.audio_path), ids)
         data["audio"] = f"wavs {audio_digest(hashes, ids)}"
-    if train_sessions is None:
-        train_sessions = training_sessions(table["session"], options.test_split, options.valid_split)
     return data | {"train_sessions": format_sessions(train_sessions)}
 
 
 def differences(stored: Mapping[str, str], now: Mapping[str, str], names: Iterable[str] = DECISIVE) -> list[str]:
-    """How the `data` of a record differ from other data in what decides a result: a phrase each, which names the file.
+    """How the `data` of a record differ from other data: a phrase each, which names the file.
 
-    What `stored` lacks (the published program's record is empty) is not compared.
+    What `stored` lacks is not compared: the published program's record is empty.
     """
     found = []
     for name in [name for name in names if name in stored and stored[name] != now.get(name)]:
-        file = stored[name].rpartition(" ")[0] or f"training sessions ({stored[name]}; now {now.get(name)})"
-        encoders = [encoder_summary(data, name) for data in (stored, now)] if "embeddings" in name else [""] * 2
-        found.append(file if encoders[0] == encoders[1] else "{} ({}; now {})".format(file, *encoders))
+        file = stored[name].rpartition(" ")[0] or "training sessions"
+        before, after = (encoder_summary(data, name) if "embeddings" in name else "" for data in (stored, now))
+        found.append(file if before == after else f"{file} ({before}; now {after})")
     return found
 
 
@@ -174,14 +156,10 @@ def corpus_summary(data: Mapping[str, str]) -> str:
     return f"{data['corpus']} (version {data['version']}{', SYNTHETIC' if data['synthetic'] == 'yes' else ''})"
 
 
-# Run folders
-
-
 def new_run_folder(options: argparse.Namespace) -> Path:
     """Make a folder in `--save_path` for a run, named after its main options and the time."""
-    kind = f"{options.backbone}_{options.SorL}_{options.optim}_{options.ws}"
-    fold = f"test{format_sessions(options.test_split)}_seed{options.seed}"
-    return new_folder(options.save_path, f"{kind}_{fold}_{timestamp()}")
+    fold = f"test{format_sessions(options.test_split)}_seed{options.seed}_{timestamp()}"
+    return new_folder(options.save_path, f"{options.backbone}_{options.SorL}_{options.optim}_{options.ws}_{fold}")
 
 
 def find_run(save_path: Path, name: str) -> Path:
@@ -204,10 +182,7 @@ def find_unfinished(save_path: Path, run_id: str) -> Path | None:
 
 
 def options_to_resume(folder: Path, options: argparse.Namespace) -> argparse.Namespace:
-    """The options of the run in `folder`; those of the call, and the paths that the user gave, are of `options`.
-
-    Raises `InputError` where another option that the user gave contradicts them, or the run cannot be resumed.
-    """
+    """The options of the run in `folder`; those of the call, and the paths that the user gave, are of `options`."""
     record = Record.read(folder)
     if not record.data:
         raise InputError(f"{folder / FILE}: of the published program, whose runs cannot be resumed; train anew")
@@ -215,7 +190,7 @@ def options_to_resume(folder: Path, options: argparse.Namespace) -> argparse.Nam
 
 
 def _stored_options(folder: Path, record: Record, options: argparse.Namespace, *free: str) -> argparse.Namespace:
-    """The options of a record, with those of the call from `options`, and of the groups `free` the given ones."""
+    """The options of a record, but those of the call, and those of the groups `free` that are given, of `options`."""
     try:
         stored = vars(record.namespace())
     except InputError as error:
@@ -225,24 +200,18 @@ def _stored_options(folder: Path, record: Record, options: argparse.Namespace, *
         value = encoder_name(called[name]) if name == "audio_model" and called[name] else called[name]
         if value != stored[name]:
             raise InputError(f"--{name} {value}: the run in {folder} has {stored[name]}; leave the option out")
-    replaced = of_call | (names_of(*free) & options.given)
-    return argparse.Namespace(**stored | {name: called[name] for name in {*replaced, "given"}})
+    replaced = of_call | (names_of(*free) & options.given) | {"given"}
+    return argparse.Namespace(**stored | {name: called[name] for name in replaced})
 
 
 def check_resumed(folder: Path, record: Record, now: Record) -> None:
     """Raise `InputError` where the run in `folder` began with other data; warn of another environment."""
     if found := differences(record.data, now.data):
-        raise InputError(
-            f"{folder}: began with other data; changed: {', '.join(found)}. Restore what has changed, or train anew "
-            "without --resume"
-        )
+        raise InputError(f"{folder}: these data have changed: {', '.join(found)}; restore them, or train anew")
     before, after = record.environment, now.environment
     changed = [f"{key} {before.get(key)} is {value} now" for key, value in after.items() if before.get(key) != value]
     if changed:
         warnings.warn(f"{folder}: {'; '.join(changed)}: the result may differ", stacklevel=2)
-
-
-# Trained runs
 
 
 @dataclass(frozen=True)
@@ -258,13 +227,11 @@ class TrainedRun:
 
 
 def load_run(folder: Path) -> TrainedRun:
-    """Load a run folder, of this program or of the published one; `InputError` where it cannot be used."""
+    """Load a run folder, of this program or of the published one; raises `InputError` where it cannot be used."""
     record = Record.read(folder)
     options = _stored_options(folder, record, make_options())
-    if "train_sessions" in record.data:
-        train_sessions = parse_sessions(record.data["train_sessions"])
-    else:
-        train_sessions = [session for session in KEMDY19.sessions if session not in options.test_split]
+    published = [session for session in KEMDY19.sessions if session not in options.test_split]
+    train_sessions = parse_sessions(record.data["train_sessions"]) if record.data else published
     model = MATE.from_options(options, record.data)
     load_weights(model, folder / "model.pth")
     epoch = epoch_of_weights(folder, options.select, options.monitor)
@@ -272,11 +239,7 @@ def load_run(folder: Path) -> TrainedRun:
 
 
 def options_to_test(run: TrainedRun, options: argparse.Namespace) -> tuple[argparse.Namespace, list[int]]:
-    """The options of a test of `run`, and its training sessions as the tested corpus numbers them.
-
-    The user may give other paths and other options of the group `test`; any other that differs is an `InputError`.
-    Without `--test_split` the sessions that the run held out are tested, or the first fold of a corpus without them.
-    """
+    """The options of a test of `run`, of what it held out or else the first fold, and its training sessions there."""
     tested = _stored_options(run.folder, run.record, options, "data", "test")
     corpora = run.record.data.get("corpus", KEMDY19.name), corpus_of(tested.data_path).name
     if "test_split" not in options.given:
@@ -286,8 +249,6 @@ def options_to_test(run: TrainedRun, options: argparse.Namespace) -> tuple[argpa
 
 def _renumber(sessions: list[int], corpus: str, other: str) -> list[int]:
     """The sessions of a corpus that another one has too, by its numbers: a merged corpus has those of its parts."""
-    if corpus == other or (corpus_by_name(corpus) is None and corpus_by_name(other) is None):
-        return sessions  # a corpus of the user's is called after its folder, which may have been renamed
     parts, others = dict(enumerate(corpus.split("+"))), other.split("+")
     pairs = [(parts.get(session // MERGED_OFFSET), session % MERGED_OFFSET) for session in sessions]
     return [others.index(part) * MERGED_OFFSET + session for part, session in pairs if part in others]
@@ -296,10 +257,7 @@ def _renumber(sessions: list[int], corpus: str, other: str) -> list[int]:
 def warnings_of_test(
     run: TrainedRun, options: argparse.Namespace, data: Mapping[str, str], train_sessions: list[int]
 ) -> list[str]:
-    """How a test (its `data_record`, and what `options_to_test` gives) differs from one of the run on its own data.
-
-    Raises `InputError` where the speech embeddings are of another encoder than the run was trained with.
-    """
+    """How a test differs from one of the run on its own data; `InputError` where its speech encoder is another."""
     found, stored, role = [], run.record.data, run.options.SorL
     if stored.get("speech_fingerprint") != data.get("speech_fingerprint"):
         (change,) = differences(stored, data, ["speech_embeddings"])
@@ -319,7 +277,7 @@ def warnings_of_test(
 
 
 def unfinished(run: TrainedRun) -> str | None:
-    """That a run of this program has not finished, and of which epoch its weights are; None of a finished one."""
-    if run.epoch is None or (run.folder / "result.json").exists():
-        return None
-    return f"the run has not finished: its weights are of epoch {run.epoch} of {run.options.epochs}"
+    """That a run has not finished, and of which epoch its weights are; None of a finished or a published one."""
+    if run.epoch and not (run.folder / "result.json").exists():
+        return f"the run has not finished: its weights are of epoch {run.epoch} of {run.options.epochs}"
+    return None
