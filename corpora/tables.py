@@ -35,7 +35,7 @@ def read_annotation(data_path: Path, corpus: Corpus) -> tuple[pd.DataFrame, pd.D
 
     Raises
     ------
-    InputError : a table cannot be read, most of its rows cannot be used, or all tables together hold no row
+    InputError : a table cannot be read, over 5% of its rows cannot be used, or all tables together hold no row
     """
     rows, of_files = read_tables(data_path, corpus)
     of_rows = []
@@ -120,12 +120,13 @@ def _mend_prefixes(rows: pd.DataFrame, data_path: Path, corpus: Corpus) -> tuple
 
 
 def _refuse_ruined_table(data_path: Path, rows: pd.DataFrame, is_lost: pd.Series, problems: pd.DataFrame) -> None:
-    """Raise `InputError` where most rows of a table cannot be used.
+    """Raise `InputError` where over 5% of a table's rows, and more than three, cannot be used.
 
     It is another session's table, say, or one in which a spreadsheet made dates of numbers.
     """
-    lost = is_lost.groupby(rows["file"]).mean()
-    if lost.max() > 0.5:
+    by_table = is_lost.groupby(rows["file"])
+    lost = by_table.mean().where(by_table.sum() > 3, 0)
+    if lost.max() > 0.05:
         of_table = problems[(problems["file"] == lost.idxmax()) & problems["done"].str.startswith("row left out")]
         first = of_table.iloc[0]
         raise InputError(
