@@ -15,9 +15,9 @@ from constants import AFFECT_RANGE, EMOTIONS, N_EMOTIONS, N_RATERS
 
 AFFECT = ("arousal", "valence")
 PROBABILITIES = tuple(f"p_{name}" for name in EMOTIONS)
-KNOWN_COLUMNS = ("segment_id", "corpus", "session", "dialogue", "speaker", "start", "end", "text")
-LABEL_COLUMNS = ("true_emotion", "true_arousal", "true_valence", "pred_emotion", "pred_arousal", "pred_valence")
-PREDICTION_COLUMNS = (*KNOWN_COLUMNS, *LABEL_COLUMNS, *PROBABILITIES)  # of predictions.csv, a row per window
+PREDICTION_COLUMNS = ("segment_id", "corpus", "session", "dialogue", "speaker", "start", "end", "text")
+PREDICTION_COLUMNS += tuple(f"{side}_{name}" for side in ("true", "pred") for name in ("emotion", *AFFECT))
+PREDICTION_COLUMNS += PROBABILITIES  # of predictions.csv, a row per window
 
 BATCH_FIGURES = ("Precision", "Recall", "F1")  # published: computed by batch, then averaged over batches
 FIGURES = (*BATCH_FIGURES, "ccc_arousal", "ccc_valence")  # of a run, by their names in result.json
@@ -149,10 +149,9 @@ def batch_figures(rows: pd.DataFrame, k: int, batch_size: int) -> np.ndarray:
 
 
 def published_figures(rows: pd.DataFrame, batch_size: int) -> dict[str, str | float]:
-    """Mean and population standard deviation over batches, @1 and @2: as published, `0.748+-0.050`, and as numbers.
+    """Mean and population standard deviation over batches, @1 and @2: `Precision@2` as published, `0.748+-0.050`, ...
 
-    The strings have the published keys: `Precision`, `Recall`, `F1`, `Precision@2`, ... The numbers, to four decimals,
-    are `precision`, `precision_sd`, ..., `precision_at_2`, `precision_at_2_sd`, ...
+    and numbers to four decimals: `precision_at_2`, `precision_at_2_sd`, ...
     """
     strings, numbers = {}, {}
     for k in (1, 2):
@@ -175,9 +174,8 @@ def validation_figures(rows: pd.DataFrame, batch_size: int) -> dict[str, float]:
 def confusion_matrix(rows: pd.DataFrame) -> np.ndarray:
     """The published counts of confusion, laid out as scikit-learn does: rows are true labels, columns predicted ones.
 
-    A window with k true labels adds its k likeliest labels, the likeliest first. A predicted label that is true counts
-    on the diagonal, and that true label is matched. One that is not true counts against the first true label that is
-    still unmatched. int64, shape = (7, 7).
+    A window with k true labels adds its k likeliest labels, the likeliest first: a true one on the diagonal, which is
+    then matched, another one against the first true label that is not. int64, shape = (7, 7).
     """
     order, unmatched = ranked(rows[[*PROBABILITIES]]), multi_hot(rows["true_emotion"])
     n_true = unmatched.sum(axis=1)
@@ -207,9 +205,8 @@ def dialogue_sums(rows: pd.DataFrame) -> np.ndarray:
 def bootstrap(folds: Sequence[np.ndarray], n_resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
     """Mean over folds and runs of each of `MAIN_FIGURES`, or of its difference, with its 95% bootstrap interval.
 
-    Whole dialogues are resampled within each fold, because windows of one dialogue overlap; all runs of a fold have
-    the same dialogues in a resample. The method is BCa (Efron and Tibshirani 1993, equations 14.9 and 15.36); where
-    that is not defined, it is the percentile interval; if a fold has a single dialogue, there is none.
+    Whole dialogues are resampled within each fold, the same for all its runs, because windows of one dialogue overlap.
+    The method is BCa (Efron and Tibshirani 1993, equations 14.9 and 15.36), else the percentile interval.
 
     `folds` are of each test split the `dialogue_sums` of S runs, shape = (D, S, 36), or of S pairs of runs A and B on
     the same windows, shape = (D, S, 2, 36), whose difference B - A is the figure. Returns columns `value`, `low`,
@@ -256,7 +253,6 @@ def fleiss_kappa(shares: np.ndarray, n_raters: int = N_RATERS) -> float:
     `shares` are each emotion's share of an utterance's votes, shape = (N, 7). NaN if all votes are for one emotion.
     """
     shares = np.asarray(shares, dtype=np.float64)
-    # probability that two raters of one utterance agree, mean over utterances
     agreement = ((n_raters * (shares**2).sum(axis=1) - 1) / (n_raters - 1)).mean()
     chance = (shares.mean(axis=0) ** 2).sum()
     return float((agreement - chance) / (1 - chance)) if chance < 1 else float("nan")

@@ -14,7 +14,6 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +24,7 @@ from sample_layouts import SampleKEMDy19, SampleKEMDy20, read_dialogues, speak  
 from transformers import BertConfig, BertModel
 
 # isort: split
-from constants import EMOTIONS, TEXT_DIM
+from constants import TEXT_DIM
 from training.options import ArgumentParser, file_path
 from utils import InputError, run_command, write_json
 
@@ -39,7 +38,8 @@ NOTE = "computer speech and simulated raters, made by data/make_sample.py; says 
 # The stand-in for KoBERT
 VOCAB_SIZE = 1_000  # pieces at most; the lines hold fewer
 SPECIAL_PIECES = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4, as in KoBERT
-TOKENS = {"bos": "[CLS]", "eos": "[SEP]", "unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]"}
+TOKENS = {"bos_token": "[CLS]", "eos_token": "[SEP]", "unk_token": "[UNK]"}
+TOKENS |= {"sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
 
 
 def write_text_encoder(folder: Path, seed: int) -> None:
@@ -49,25 +49,19 @@ def write_text_encoder(folder: Path, seed: int) -> None:
     unk, pad, *control = SPECIAL_PIECES
     settings = {"model_type": "unigram", "vocab_size": VOCAB_SIZE, "hard_vocab_limit": False, "character_coverage": 1.0}
     settings |= {"num_threads": 1, "minloglevel": 2}  # with more threads the scores depend on the order of their ends
-    settings |= {"unk_id": 0, "pad_id": 1, "bos_id": -1, "eos_id": -1}
-    settings |= {"unk_piece": unk, "pad_piece": pad, "control_symbols": control}
+    settings |= {"unk_id": 0, "pad_id": 1, "bos_id": -1, "eos_id": -1, "unk_piece": unk, "pad_piece": pad}
     lines = (text for dialogue in read_dialogues().values() for _, _, text in dialogue)
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=lines, model_writer=pieces, **settings)
+    settings |= {"control_symbols": control, "sentence_iterator": lines, "model_writer": pieces}
+    sentencepiece.SentencePieceTrainer.train(**settings)
     (folder / "spiece.model").write_bytes(pieces.getvalue())
-    about = {"do_lower_case": False, "remove_space": True, "keep_accents": False}
-    about |= {f"{name}_token": piece for name, piece in TOKENS.items()}
-    about |= {"mask_token": "[MASK]", "tokenizer_class": "XLNetTokenizer"}
+    about = {"do_lower_case": False, "remove_space": True, "keep_accents": False} | TOKENS
+    about["tokenizer_class"] = "XLNetTokenizer"
     (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
     sizes = {"hidden_size": TEXT_DIM, "intermediate_size": TEXT_DIM, "num_hidden_layers": 1, "num_attention_heads": 12}
-    config = BertConfig(
-        **sizes,
-        vocab_size=sentencepiece.SentencePieceProcessor(model_proto=pieces.getvalue()).vocab_size(),
-        max_position_embeddings=512,
-        pad_token_id=SPECIAL_PIECES.index("[PAD]"),
-        architectures=["BertModel"],
-        random_weights=True,  # which pre-processing records
-    )
+    sizes["vocab_size"] = sentencepiece.SentencePieceProcessor(model_proto=pieces.getvalue()).vocab_size()
+    sizes |= {"max_position_embeddings": 512, "pad_token_id": SPECIAL_PIECES.index("[PAD]")}
+    config = BertConfig(**sizes, architectures=["BertModel"], random_weights=True)  # which pre-processing records
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
         torch.default_generator.manual_seed(seed)
         model = BertModel(config)
@@ -79,8 +73,8 @@ def write_corpus(folder: Path, corpus: SampleKEMDy19 | SampleKEMDy20, progress: 
     """Write transcripts, wavs and tables; returns the seconds of speech."""
     for u in corpus.utterances:
         (folder / u.folder).mkdir(parents=True, exist_ok=True)
-        content = f"{u.transcript}\n".encode(corpus.transcript_encoding(u.session)) if u.transcript else b""
-        (folder / u.folder / f"{u.id}.txt").write_bytes(content)
+        encoding = "cp949" if corpus.cp949 and u.session != 2 else "utf-8"
+        (folder / u.folder / f"{u.id}.txt").write_bytes(f"{u.transcript}\n".encode(encoding) if u.transcript else b"")
     paths = {u.id: folder / u.folder / f"{u.id}.wav" for u in corpus.utterances}
     spoken = speak([[str(paths[u.id]), u.line, *u.speech] for u in corpus.utterances], progress)
     seconds = dict(zip(paths, spoken, strict=True))
@@ -104,15 +98,7 @@ def make_sample(
 ) -> str:
     """Make the sample corpus in a new folder, which appears whole at the end or not at all; returns a summary.
 
-    Parameters
-    ----------
-    layout : kemdy19 or kemdy20
-    seed : the same seed gives the same bytes
-    sessions, utterances : fewer than all 20 or 40 sessions; cut every dialogue after so many utterances
-
-    Raises
-    ------
-    InputError : `out` exists, which is then left as it is, or a number is out of range
+    `utterances` cuts every dialogue after so many. Raises `InputError` if `out` exists or a number is out of range.
     """
     limits = {"seed": (seed, 0, 2**32 - 1), "sessions": (sessions, 1, N_SESSIONS[layout])}
     for name, (value, least, most) in (limits | {"utterances": (utterances, 1, 1_000)}).items():
@@ -133,17 +119,11 @@ def make_sample(
             folder.rename(out)
     except (OSError, RuntimeError) as error:  # torch.save raises a RuntimeError on a full disk
         raise InputError(f"{out}: cannot be written ({error}); nothing is left of it") from error
-    labels = Counter(u.ratings[u.speaker].total_emotion for u in corpus.utterances)
-    counts = ", ".join(f"{emotion} {labels[emotion]}" for emotion in sorted(EMOTIONS, key=lambda name: -labels[name]))
-    tied = sum(count for label, count in labels.items() if ";" in label)
-    return (
-        f"{len(corpus.utterances)} utterances, {seconds / 60:.1f} minutes of synthetic speech in {out}\n"
-        f"speakers' majority labels: {counts}, tied {tied}"
-    )
+    return f"{len(corpus.utterances)} utterances, {seconds / 60:.1f} minutes of synthetic speech in {out}"
 
 
 def get_args_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Make the synthetic sample corpus in a raw layout.", allow_abbrev=False)
+    parser = ArgumentParser(description="Make the synthetic sample corpus in a raw layout.")
     option = parser.add_argument
     option("--layout", choices=LAYOUTS, default="kemdy19", help="corpus whose layout it has (default: %(default)s)")
     option("--out", type=file_path, help="new folder to make (default: data/sample or data/sample_kemdy20)")
@@ -154,11 +134,9 @@ def get_args_parser() -> ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    args = get_args_parser().parse_args(argv)
-    out = args.out or OUT[args.layout]
-    given = (args.layout, args.seed, args.sessions, args.utterances)
-    return run_command(lambda: print(make_sample(out, *given, progress=True)))
+    args = vars(get_args_parser().parse_args(argv))
+    args["out"] = args["out"] or OUT[args["layout"]]
+    return run_command(lambda: print(make_sample(**args, progress=True)))
 
 
 if __name__ == "__main__":

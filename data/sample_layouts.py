@@ -31,10 +31,9 @@ ACTING, CONFUSIONS, REACTIONS, MARKUP = json.loads((FOLDER / "sample_acting.json
 N_SCRIPTS, N_IMPROVISATIONS = 6, 10  # dialogues in that file
 N_IMPRO_NAMES = 4  # improvisations are named impro01 to impro04 in every session, whatever their content
 
-# Speech in espeak-ng's units: words a minute for the rate, 0 to 99 for pitch and range, percent for the volume
 VOICES = {"F": "ko+f4", "M": "ko+m3"}  # f2 and f3 add noise seeded by the clock, which could not be repeated
-BASE_RATE = 180  # 4 to 5 s an utterance, as in KEMDy19
-BASE_PITCH = {"F": 56, "M": 40}  # about 190 Hz and 100 Hz
+BASE_RATE = 180  # words a minute: 4 to 5 s an utterance, as in KEMDy19
+BASE_PITCH = {"F": 56, "M": 40}  # of espeak-ng's 0 to 99: about 190 Hz and 100 Hz
 
 AGREEMENT = (0.50, 0.90)  # share of the raters who recognise the acted emotion, drawn for each row
 OWN_LINE = 0.5  # chance that a listener already feels the emotion of her own neighbouring line
@@ -68,12 +67,10 @@ class Rating:
 
     @property
     def total_emotion(self) -> str:
-        """The most frequent label; ties joined by `;`."""
         votes = Counter(self.emotions)
         return ";".join(sorted(emotion for emotion in votes if votes[emotion] == max(votes.values())))
 
     def cells(self) -> list[str]:
-        """The 3 + 3 x 10 cells of a table row."""
         total = [self.total_emotion, f"{np.mean(self.valences):.1f}", f"{np.mean(self.arousals):.1f}"]
         votes = zip(self.emotions, self.valences, self.arousals, strict=True)
         cells = total + [str(cell) for vote in votes for cell in vote]
@@ -90,13 +87,13 @@ class Utterance:
     speaker: str  # F or M
     line: str  # what is spoken
     transcript: str  # what the .txt file holds
-    speech: list  # voice, rate, volume, pitch and range: espeak-ng's parameters, in their order
+    speech: list  # of `draw_speech`
     ratings: dict[str, Rating]  # by actor, F or M
 
 
 def read_dialogues() -> dict[str, list[tuple[str, str, str]]]:
     """(speaker, emotion, text) of each line by dialogue: script01.., which several pairs act, and impro_a.. ."""
-    dialogues: dict[str, list[tuple[str, str, str]]] = {}
+    dialogues = {}
     with (FOLDER / "sample_dialogues.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             dialogues.setdefault(row["dialogue"], []).append((row["speaker"], row["emotion"], row["line"]))
@@ -109,10 +106,7 @@ def draw_speaker(rng: np.random.Generator) -> list[float]:
 
 
 def draw_speech(rng: np.random.Generator, sex: str, emotion: str, speaker: list[float], excitement: float) -> list:
-    """espeak-ng's parameters of an utterance.
-
-    `excitement` is the standardised arousal of this utterance relative to the emotion's, which the raters notice, too.
-    """
+    """espeak-ng's parameters of an utterance; `excitement` is its standardised arousal relative to the emotion's."""
     rate, pitch, spread, volume, *_ = ACTING[emotion].values()
     rate *= BASE_RATE * speaker[0] * (1 + 0.03 * excitement + rng.normal(0, 0.03))
     volume += speaker[2] + 7 * excitement + rng.normal(0, 3)
@@ -141,17 +135,14 @@ def draw_rating(rng: np.random.Generator, emotion: str, excitement: float = 0.0,
 def add_text_oddities(utterances: Sequence[Utterance], rng: np.random.Generator) -> list[Utterance]:
     """Markup in a few transcripts, each template at most once, and empty transcripts."""
     marked = list(utterances)
-    order = iter(rng.permutation(len(utterances)).tolist())
-    for template in MARKUP[: len(utterances) // UTTERANCES_A_MARK]:
-        i = next(order)
+    order = rng.permutation(len(utterances)).tolist()
+    templates = MARKUP[: len(utterances) // UTTERANCES_A_MARK]
+    templates = [*templates, *(empty for empty, least in MIN_FOR_EMPTY.items() if len(utterances) >= least)]
+    for template, i in zip(templates, order, strict=False):
         line = marked[i].line
         first, _, rest = line.partition(" ")
         transcript = template.format(line=line, first=first, rest=rest, word=first.rstrip(".,!?"))
         marked[i] = replace(marked[i], transcript=transcript)
-    for transcript, least in MIN_FOR_EMPTY.items():
-        if len(utterances) >= least:
-            i = next(order)
-            marked[i] = replace(marked[i], transcript=transcript)
     return marked
 
 
@@ -173,6 +164,8 @@ class SampleKEMDy19:
     misspelt labels, a listener's row twice with two ratings, a table with a byte order mark and CRLF, one in CP949.
     """
 
+    cp949 = False  # of the transcripts but session 2's
+
     def __init__(self, seed: int, sessions: int, n_utterances: int | None) -> None:
         self.seed, self.sessions, self.n_utterances = seed, sessions, n_utterances
         planned = [u for session in range(1, sessions + 1) for u in self.plan_session(session)]
@@ -183,11 +176,11 @@ class SampleKEMDy19:
         longest = max(planned, key=lambda u: len(u.line)).line
         plain = [u.id for u in planned if u.transcript == u.line != longest and u != self.repeated]
         self.missing_wav = plain[int(rng.integers(len(plain)))] if len(planned) >= MIN_FOR_MISSING_WAV else None
-        self.second_rating = draw_conflict(rng, self.repeated.ratings["M" if self.repeated.speaker == "F" else "F"])
+        first = self.repeated.ratings["M" if self.repeated.speaker == "F" else "F"]
+        self.second_rating = first
+        while self.second_rating.total_emotion == first.total_emotion:
+            self.second_rating = draw_rating(rng, str(rng.choice(EMOTIONS)), listening=True)
         self.without_biosignals = next(u.folder for u in planned if u.session == min(2, sessions))
-
-    def transcript_encoding(self, session: int) -> str:
-        return "utf-8"
 
     def plan_session(self, session: int) -> Iterator[Utterance]:
         """The six scripts alternate; session s and session s + 10 share an improvisation.
@@ -267,17 +260,8 @@ def add_misspellings(utterances: list[Utterance], rng: np.random.Generator) -> l
     candidates = [i for i, u in enumerate(utterances) if "disgust" in u.ratings[u.speaker].total_emotion]
     for i in rng.permutation(candidates)[:N_MISSPELT].astype(int).tolist():
         u = utterances[i]
-        rating = replace(u.ratings[u.speaker], misspelt=MISSPELT_CELLS)
-        utterances[i] = replace(u, ratings={**u.ratings, u.speaker: rating})
+        u.ratings[u.speaker] = replace(u.ratings[u.speaker], misspelt=MISSPELT_CELLS)
     return utterances
-
-
-def draw_conflict(rng: np.random.Generator, rating: Rating) -> Rating:
-    """A second rating of the same row with another majority."""
-    while True:
-        second = draw_rating(rng, str(rng.choice(EMOTIONS)), listening=True)
-        if second.total_emotion != rating.total_emotion:
-            return second
 
 
 # KEMDy20
@@ -292,7 +276,7 @@ STREAM_KEMDY20 = 20
 class SampleKEMDy20:
     """As `SampleKEMDy19`; the last session is of one sex, the first utterance's votes tie, one table has wrong ids."""
 
-    missing_wav = None
+    missing_wav, cp949 = None, True
 
     def __init__(self, seed: int, sessions: int, n_utterances: int | None) -> None:
         self.seed, self.sessions, self.n_utterances = seed, sessions, n_utterances
@@ -300,9 +284,6 @@ class SampleKEMDy20:
         ((speaker, rating),) = planned[0].ratings.items()
         planned[0] = replace(planned[0], ratings={speaker: replace(rating, emotions=TIE)})
         self.utterances = add_text_oddities(planned, np.random.default_rng([seed, STREAM_KEMDY20]))
-
-    def transcript_encoding(self, session: int) -> str:
-        return "utf-8" if session == 2 else "cp949"
 
     def plan_session(self, session: int) -> Iterator[Utterance]:
         rng = np.random.default_rng([self.seed, STREAM_KEMDY20, session])
@@ -328,17 +309,14 @@ class SampleKEMDy20:
         for session in range(1, self.sessions + 1):
             rng, clock = np.random.default_rng([self.seed, STREAM_KEMDY20, session, 1]), 0.0
             raters = [f"rater{(session * N_RATERS + n) % 80:02d}" for n in range(N_RATERS)]
-            rows = [
-                ["Numb", "WAV", "", "Segment ID", *spread(["Total Evaluation", *raters], 3)],
-                ["", "start", "end", "", *COLUMNS * (1 + N_RATERS)],
-            ]
+            first = ["Numb", "WAV", "", "Segment ID", *spread(["Total Evaluation", *raters], 3)]
+            rows = [first, ["", "start", "end", "", *COLUMNS * (1 + N_RATERS)]]
             # One table, 17 as in KEMDy20 or the last one, has the ids of the session before
             prefix = session - 1 if session > 1 and session == min(17, self.sessions) else session
             for u in (u for u in self.utterances if u.session == session):
-                end = clock + seconds[u.id]
-                (rating,) = u.ratings.values()
-                table_id = f"Sess{prefix:02d}{u.id[6:]}"
-                rows.append([str(len(rows) - 1), f"{clock:.3f}", f"{end:.3f}", table_id, *rating.cells()])
+                end, (rating,) = clock + seconds[u.id], u.ratings.values()
+                place = [str(len(rows) - 1), f"{clock:.3f}", f"{end:.3f}", f"Sess{prefix:02d}{u.id[6:]}"]
+                rows.append([*place, *rating.cells()])
                 clock = end + rng.uniform(*PAUSE20)
             yield f"Sess{session:02d}_eval.csv", encode_table(rows, "utf-8-sig" if session == 3 else "utf-8")
 
@@ -349,8 +327,7 @@ class SampleKEMDy20:
 def speak(jobs: Sequence[list], progress: bool) -> list[float]:
     """Write wavs and return the seconds of each; a job is [path, text, voice, rate, volume, pitch, range].
 
-    It runs in a process of its own: espeak-ng keeps some of its state, such as the phase of its flutter, until the
-    process ends, so that a second corpus made in one process would differ from the first.
+    In a process of its own: espeak-ng keeps some state, such as the phase of its flutter, until the process ends.
     """
     work = json.dumps({"jobs": jobs, "progress": progress}).encode()
     done = subprocess.run([sys.executable, __file__], input=work, stdout=subprocess.PIPE, check=True)

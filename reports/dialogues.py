@@ -36,15 +36,13 @@ def write_dialogues_page(  # noqa: PLR0913 (a page's parts, the last ones by key
 ) -> None:
     """Write the page of the dialogues in rows of predictions.csv, whose true labels may be empty.
 
-    Where they are columns, the raters' shares (`SHARES`) and standard deviations between runs (`p_disgust_sd`, ...,
-    `pred_arousal_sd`, `pred_valence_sd`) are shown. `audio` has the file of each utterance that is to be played by its
-    id, if `recording` one of a whole dialogue, of which an utterance is `start` to `end` (s). `notes` are sentences
-    below the `title`; `role` is whose emotion is predicted, "speaker" or "listener".
+    Columns of the raters' shares (`SHARES`) and of standard deviations between runs (`p_disgust_sd`, ...) are shown, if
+    any. `audio` has by its id the file of each utterance that is to be played, if `recording` one of a whole dialogue,
+    of which an utterance is `start` to `end` (s). `role` is whose emotion is predicted, "speaker" or "listener".
     """
     folder = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    loader = jinja2.FileSystemLoader(folder)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     # `tojson` escapes < > & ', so that no text can end the script element that holds it
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
     paths = {name: os.path.relpath(file.absolute(), path.absolute().parent) for name, file in audio.items()}
@@ -54,17 +52,11 @@ def write_dialogues_page(  # noqa: PLR0913 (a page's parts, the last ones by key
         for name, own in rows.groupby("dialogue", sort=False, dropna=False)
     ]
     script = (folder / "dialogues.js").read_text("utf-8")
-    text = environment.get_template("dialogues.html").render(
-        title=title,
-        role=role,
-        notes=notes,
-        emotions=EMOTIONS,
-        data={"emotions": EMOTIONS, "recording": recording, "dialogues": dialogues},
-        script=Markup(script),
-        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
+    parts = {"title": title, "role": role, "notes": notes, "emotions": EMOTIONS, "script": Markup(script)}
+    parts["data"] = {"emotions": EMOTIONS, "recording": recording, "dialogues": dialogues}
+    parts["digest"] = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     with atomic_write(path) as file:
-        file.write(text)
+        file.write(environment.get_template("dialogues.html").render(parts))
 
 
 def _utterance(row: Mapping[str, Any], urls: Mapping[str, str]) -> dict[str, Any]:

@@ -19,24 +19,14 @@ from utils import atomic_write
 COLOURS = ("#1a7fc4", "#d55e00", "#009070", "#b0629a", "#a67400", "#767676")
 MARKERS = dict(zip("osD^vPX", "●■◆▲▼✚✖", strict=True))  # seven beside six colours: 42 rows look different
 TEXT_INK = "#010203"  # stands for the colour of the page's text, which is light or dark
-PLOT_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "mate",  # the same file from the same runs
-    "text.parse_math": False,  # a row's label is not a formula
-    "font.size": 9,
-    "grid.alpha": 0.15,
-    "grid.linewidth": 0.6,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-} | dict.fromkeys(
-    ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), TEXT_INK
-)
+INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
+PLOT_STYLE = dict.fromkeys(INKED, TEXT_INK) | {"font.size": 9, "grid.alpha": 0.15, "grid.linewidth": 0.6}
+PLOT_STYLE |= {"axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False}
+PLOT_STYLE |= {"svg.fonttype": "none", "svg.hashsalt": "mate"}  # the same file from the same runs
+PLOT_STYLE |= {"text.parse_math": False}  # a row's label is not a formula
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write `figure` as a PNG file; raises `InputError` when it cannot be written."""
     with atomic_write(path, "wb") as file:
         figure.savefig(file, format="png")
 
@@ -48,9 +38,7 @@ def line_style(number: int) -> dict[str, str]:
 
 def new_axes(width: float, height: float, **settings: object) -> Axes:
     """The axes of an empty figure of `width` x `height` inches, which needs no screen; `settings` as of `Axes.set`."""
-    axes = Figure(figsize=(width, height), dpi=150, layout="constrained").subplots()
-    axes.set(**settings)
-    return axes
+    return Figure(figsize=(width, height), dpi=150, layout="constrained").subplots(subplot_kw=settings)
 
 
 def plot_loss_curve(history: Sequence[Mapping[str, float]]) -> Figure:

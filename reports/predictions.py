@@ -32,10 +32,9 @@ def predictions_table(
 ) -> pd.DataFrame:
     """The rows of predictions.csv: what is known of each window's last utterance, and what was predicted.
 
-    `targets` are the positions of N utterances in `table`, of `read_utterances`; one without labels or corpus gives
-    empty cells. `arrays` are those of `engine.evaluate`: `emotion_pred`, shape = (N, 7), `arousal_pred` and
-    `valence_pred`, shape = (N,). With `train_rows`, the utterances of the training sessions, a test's columns
-    `scripted`, `seen` and `lookup` follow; the raters' shares at the end are not written.
+    `targets` are the positions of N utterances in `table`, of `read_utterances`; `arrays` are those of
+    `engine.evaluate`. With `train_rows`, the utterances of the training sessions, a test's columns `scripted`, `seen`
+    and `lookup` follow; the raters' shares at the end are not written.
     """
     chosen = table.iloc[targets].reset_index(drop=True)
     names = {"id": "segment_id"} | {name: f"true_{name}" for name in ("emotion", *AFFECT)}
@@ -78,16 +77,15 @@ def majority_label(train_rows: pd.DataFrame, rows: pd.DataFrame) -> str:
 
 
 def normalise(transcript: str) -> str:
-    """The letters and digits of a transcript, without markup, marks and spaces: equal for the same sentence."""
+    """The letters and digits of a transcript, without markup: equal for the same sentence."""
     return "".join(filter(str.isalnum, unicodedata.normalize("NFC", clean_transcript(transcript)))).lower()
 
 
 def look_up(texts: pd.Series, train_rows: pd.DataFrame, majority: str) -> pd.DataFrame:
     """Whether each transcript's sentence occurs in `train_rows`, and the label that it has there.
 
-    `seen` is True, False, or None for fewer than five letters. `lookup` is the sentence's commonest training label, of
-    labels that tie `majority` or else the first; `majority` for a sentence that training lacks. Both are None
-    throughout where the training sessions or the texts are not transcribed.
+    `seen` is None for fewer than five letters. `lookup` is the sentence's commonest training label, of labels that tie
+    `majority` or else the first; `majority` for other sentences. Both are None where there are no transcripts.
     """
     if not train_rows["text"].any() or not texts.any():
         return pd.DataFrame({"seen": None, "lookup": None}, index=texts.index, dtype=object)

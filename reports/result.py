@@ -21,7 +21,6 @@ from reports.plots import plot_confusion, save_figure
 from reports.predictions import majority_label, write_predictions
 from utils import atomic_write, count, write_json
 
-OF_CORPUS = "The texts are part of the corpus: its licence does not permit sharing them, and so not this page."
 SINGLE_LABEL = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")  # as result.json orders them
 LABELS = {
     "scripted": "scripted dialogues",
@@ -50,11 +49,9 @@ def compute_result(rows: pd.DataFrame, majority: str, batch_size: int) -> dict[s
 
 
 def figures_by_part(rows: pd.DataFrame, majority: str) -> dict[str, dict[str, Any]]:
-    """The figures of the whole test and of its parts, as `result.json` holds them under `parts`.
+    """The figures of the whole test and of its parts (see `LABELS`), as `result.json` holds them under `parts`.
 
-    The parts are `scripted` and `improvised` dialogues of a corpus that has both, and sentences `seen` in training,
-    `unseen` and `short` (fewer than five letters), where training and test are transcribed. `majority` and `lookup`
-    have the figures of these two baselines. What is not defined is left out.
+    `majority` and `lookup` have the figures of these two baselines. What is not defined is left out.
     """
     parts, baselines = {"whole": rows["segment_id"].notna()}, {"majority": majority}
     if rows["scripted"].notna().all():
@@ -108,9 +105,8 @@ def write_test(  # noqa: PLR0913 (a run's parts, the last ones by keyword)
 ) -> dict[str, Any]:
     """Write a test's files into `folder` and return the content of its `result.json`, the last one.
 
-    `rows` are those of `predictions_table` with `train_rows`, the utterances of the training sessions. `epoch` is that
-    of the tested weights, None where it is not known; `missing` has the ids of utterances that lack a feature, by its
-    name; `warnings` are sentences that a reader of the figures must know.
+    `rows` are those of `predictions_table` with `train_rows`, `epoch` that of the tested weights, None where it is not
+    known; `missing` has the ids of utterances that lack a feature, by its name.
     """
     if not len(train_rows):
         python_warnings.warn("no training session: the most frequent label is that of the tested windows", stacklevel=2)
@@ -134,14 +130,10 @@ def write_test(  # noqa: PLR0913 (a run's parts, the last ones by keyword)
     write_predictions(folder / "predictions.csv", rows)
     write_confusion(folder, metric.confusion_matrix(rows))
     if not options.no_pages:
-        write_dialogues_page(
-            folder / "dialogues.html",
-            rows,
-            find_wavs(options.data_path, options.audio_path),
-            title="Tested dialogues",
-            role=options.SorL,
-            notes=[f"Run {folder.absolute().name}: {len(rows)} tested utterances. {OF_CORPUS}"],
-        )
+        note = f"Run {folder.absolute().name}: {len(rows)} tested utterances. The texts are part of the corpus: "
+        note += "its licence does not permit sharing them, and so not this page."
+        wavs, about = find_wavs(options.data_path, options.audio_path), {"role": options.SorL, "notes": [note]}
+        write_dialogues_page(folder / "dialogues.html", rows, wavs, title="Tested dialogues", **about)
     write_json(folder / "result.json", result)  # with it the run is finished
     return result
 
@@ -149,14 +141,11 @@ def write_test(  # noqa: PLR0913 (a run's parts, the last ones by keyword)
 def write_confusion(folder: Path, confusion: np.ndarray) -> None:
     """Write `confusion.txt`, predicted labels in rows as published, and `confusion.png`."""
     macro = ", ".join(f"{name} {value:.4f}" for name, value in metric.matched_macro(confusion).items())
-    lines = [
-        "rows: predicted, columns: true, as published (true ones are the rows everywhere else); "
-        "a window with k true labels adds its k likeliest ones",
-        pd.DataFrame(confusion.T, index=EMOTIONS, columns=EMOTIONS).to_string(),
-        f"of these counts, macro {macro}\n",
-    ]
+    text = "rows: predicted, columns: true, as published (true ones are the rows everywhere else); "
+    text += "a window with k true labels adds its k likeliest ones\n"
+    text += pd.DataFrame(confusion.T, index=EMOTIONS, columns=EMOTIONS).to_string()
     with atomic_write(folder / "confusion.txt") as file:
-        file.write("\n".join(lines))
+        file.write(f"{text}\nof these counts, macro {macro}\n")
     save_figure(plot_confusion(confusion, EMOTIONS), folder / "confusion.png")
 
 
@@ -221,7 +210,6 @@ def verdict(result: dict[str, Any]) -> str:
     found, baseline = result["against_majority"], f"always predicting {result['overall']['majority_label']}"
     low, high = (np.nan if found[name] is None else found[name] for name in ("low", "high"))  # of a single dialogue
     words = "better than" if low > 0 else "worse than" if high < 0 else "not shown to be better than"
-    return (
-        f"verdict: {words} {baseline}\ndifference in F1 over all windows: {format_difference(found['f1_difference'])} "
-        f"(95% interval {format_interval(low, high) or 'not defined'}, {count(found['dialogues'], 'dialogue')})"
-    )
+    difference, interval = format_difference(found["f1_difference"]), format_interval(low, high) or "not defined"
+    text = f"verdict: {words} {baseline}\ndifference in F1 over all windows: {difference} "
+    return text + f"(95% interval {interval}, {count(found['dialogues'], 'dialogue')})"

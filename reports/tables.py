@@ -49,27 +49,18 @@ def make_table(entries: pd.DataFrame, windows: Windows, published: pd.DataFrame)
         texts[f"Difference of each row from {baseline}"] = format_differences(differences)
     if len(parts):
         texts["By dialogue and sentence"] = format_parts(parts)
-    return {
-        "name": name,
-        "title": f"Table {name}: {title}" if name[0].isdigit() else title,
-        "figures": figures,
-        "numbers": {"": table, "_differences": differences, "_parts": parts},
-        "texts": texts,
-        "notes": [*notes, *describe_others(published, entries)],
-    }
-
-
-# The numbers
+    section = {"name": name, "title": f"Table {name}: {title}" if name[0].isdigit() else title, "figures": figures}
+    section |= {"numbers": {"": table, "_differences": differences, "_parts": parts}, "texts": texts}
+    return section | {"notes": [*notes, *describe_others(published, entries)]}
 
 
 def summarise(entries: pd.DataFrame, windows: Windows, published: pd.DataFrame) -> pd.DataFrame:
     """A table's rows: one per role, row and test split, and the mean of several test splits.
 
-    Of each of `KNOWN` there are the mean over seeds (of several folds: mean of the folds' means), `_sd` the sample
-    standard deviation over runs, `_sd_seeds` that over seeds (of several folds: of the mean over folds of each seed
-    that has them all), `_sd_folds` that of the folds' means, `_published`, `_published_sd` (over folds), and `_diff`,
-    ours less the published one if no fold is missing; of `MAIN_FIGURES` `_low` and `_high`, the 95% interval over
-    dialogues, of F1 that over all windows at once. What is not known is NaN.
+    Of each of `KNOWN` there are the mean over seeds (of several folds: mean of the folds' means), sample standard
+    deviations: `_sd` over runs, `_sd_seeds` over seeds (of the mean over folds of each seed that has them all),
+    `_sd_folds` of the folds' means, and `_published`, `_published_sd`, `_diff`. `_low` and `_high` are the 95% interval
+    over dialogues, of F1 that over all windows at once. What is not known is NaN.
     """
     rows = []
     for (role, row), of_row in entries.groupby(["role", "row"], sort=False):
@@ -80,21 +71,14 @@ def summarise(entries: pd.DataFrame, windows: Windows, published: pd.DataFrame) 
 
 
 def summarise_folds(entries: pd.DataFrame, windows: Windows, published: pd.DataFrame) -> dict[str, Any]:
-    """The columns of one test split, or of the mean over several."""
     tests, done = entries["test"].unique(), entries[entries["folder"].notna()]
     theirs, theirs_sd = find_published(published, entries)
     by_fold = done.groupby("test", sort=False)[FIGURE_COLUMNS].mean()
     by_seed = done.groupby("seed")[FIGURE_COLUMNS]
     mean, is_whole = by_fold.mean(), len(by_fold) == len(tests)
-    found = {
-        "": mean,
-        "_sd": done[FIGURE_COLUMNS].std(),
-        "_sd_seeds": by_seed.mean()[by_seed.size() == len(by_fold)].std(),
-        "_sd_folds": by_fold.std(),
-        "_published": theirs,
-        "_published_sd": theirs_sd,
-        "_diff": mean - (theirs if is_whole else np.nan),
-    }
+    whole_seeds = by_seed.mean()[by_seed.size() == len(by_fold)]
+    found = {"": mean, "_sd": done[FIGURE_COLUMNS].std(), "_sd_seeds": whole_seeds.std(), "_sd_folds": by_fold.std()}
+    found |= {"_published": theirs, "_published_sd": theirs_sd, "_diff": mean - (theirs if is_whole else np.nan)}
     columns = {f"{name}{suffix}": values[name] for name in KNOWN for suffix, values in found.items()}
     tables = [[windows[folder] for folder in folders] for _, folders in done.groupby("test", sort=False)["folder"]]
     bounds = pd.DataFrame(np.nan, index=[*MAIN_FIGURES], columns=["low", "high"])
@@ -103,15 +87,13 @@ def summarise_folds(entries: pd.DataFrame, windows: Windows, published: pd.DataF
     columns |= {f"{name}_{side}": bounds.loc[name, side] for name in MAIN_FIGURES for side in ("low", "high")}
     whole = pd.DataFrame([parts["whole"] for parts in done.drop_duplicates("test")["parts"]], columns=[*COUNTS])
     n_folds = f"{len(tests)}" if is_whole else f"{len(by_fold)} of {len(tests)}"
-    return {
-        "test": tests[0] if len(tests) == 1 else f"mean of {n_folds} folds",
-        "folds": 1 if len(tests) == 1 else len(by_fold),
-        "runs": len(done),
-        "wanted": len(entries),
-        **whole.astype(float).sum(min_count=1).rename(COUNTS),
-        **columns,
-        "majority_f1": mean["majority_f1"],
-    }
+    place = (
+        {"test": tests[0], "folds": 1}
+        if len(tests) == 1
+        else {"test": f"mean of {n_folds} folds", "folds": len(by_fold)}
+    )
+    counts = {"runs": len(done), "wanted": len(entries), **whole.astype(float).sum(min_count=1).rename(COUNTS)}
+    return place | counts | columns | {"majority_f1": mean["majority_f1"]}
 
 
 def summarise_parts(entries: pd.DataFrame) -> pd.DataFrame:
@@ -121,9 +103,9 @@ def summarise_parts(entries: pd.DataFrame) -> pd.DataFrame:
     """
     rows, key, means = [], ["role", "row", "part"], [*WHOLE_FIGURES, "lookup"]
     for entry in entries[entries["folder"].notna()].itertuples():
+        place = {"role": entry.role, "row": entry.row, "test": entry.test}
         for name, part in entry.parts.items():
-            place = {"role": entry.role, "row": entry.row, "part": name, "test": entry.test}
-            rows.append(part | place | {"lookup": part.get("lookup", {}).get("weighted_f1")})
+            rows.append(part | place | {"part": name, "lookup": part.get("lookup", {}).get("weighted_f1")})
     table = pd.DataFrame(rows, columns=[*key, "test", *COUNTS, *means]).astype(dict.fromkeys(means, float))
     table = table.rename(columns=COUNTS)
     by_fold = table.groupby([*key, "test"], sort=False).mean().groupby(key, sort=False)
@@ -134,7 +116,6 @@ def summarise_parts(entries: pd.DataFrame) -> pd.DataFrame:
 
 
 def format_value(value: float) -> str:
-    """`0.674`, or `-` for NaN."""
     return "-" if np.isnan(value) else f"{value:.3f}"
 
 
@@ -180,7 +161,6 @@ def format_differences(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def format_parts(parts: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `summarise_parts`."""
     texts = parts[["role", "row"]].assign(part=parts["part"].map(LABELS).fillna("all"))
     texts["windows"] = parts["windows"].map("{:,.0f}".format) + parts["single_label"].map(" ({:,.0f})".format)
     texts["dialogues"] = parts["dialogues"].map("{:,.0f}".format)
@@ -213,11 +193,9 @@ def escape_markdown(text: str) -> str:
 
 
 def format_latex(texts: pd.DataFrame, caption: str, label: str) -> str:
-    """A table of text as LaTeX, as wide as a line."""
-    columns = "lll" + "r" * (len(texts.columns) - 3)
-    caption = re.sub(r"([&%$#_{}])", r"\\\1", caption.replace("\\", "/"))
-    texts = texts.replace("\n", " ", regex=True)
-    text = texts.to_latex(index=False, escape=True, column_format=columns, caption=caption, label=label)
+    settings = {"column_format": "lll" + "r" * (len(texts.columns) - 3), "label": label}
+    settings["caption"] = re.sub(r"([&%$#_{}])", r"\\\1", caption.replace("\\", "/"))
+    text = texts.replace("\n", " ", regex=True).to_latex(index=False, escape=True, **settings)
     text = re.sub(r"\*\*(.*?)\*\*", r"\\textbf{\1}", text).replace("±", "$\\pm$")
     text = text.replace("\\begin{tabular}", "\\resizebox{\\linewidth}{!}{%\n\\begin{tabular}")
     return text.replace("\\end{tabular}", "\\end{tabular}}")

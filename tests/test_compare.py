@@ -1,7 +1,6 @@
 """Compare: figures, intervals and McNemar's test of two rows or runs, and what is refused."""
 
 import math
-import re
 import shutil
 
 import numpy as np
@@ -64,9 +63,6 @@ def test_the_spread_over_seeds_is_that_of_the_mean_over_folds(pairs):
     _, found, _ = compute_comparison(pairs[:4], windows, 99)
     np.testing.assert_allclose(found["sd"], np.std(by_seed, axis=0, ddof=1), atol=1e-9)
     assert found["within"].tolist() == (found["value"].abs() <= found["sd"]).tolist()
-    _, single, _ = compute_comparison(pairs[:1], windows, 99)
-    assert single["sd"].isna().all()
-    assert not single["within"].any()
 
 
 @pytest.mark.parametrize(("a", "b"), [(0, 0), (0, 1), (3, 3), (2, 9), (9, 2), (40, 61)])
@@ -89,32 +85,26 @@ def test_mcnemar_counts_the_windows_that_one_alone_has_right(pairs):
 # What cannot be compared
 
 
-def set_cell(row: int, column: str, value: object):
-    return lambda rows: rows.assign(**{column: rows[column].where(rows.index != row, value)})
-
-
 @pytest.mark.parametrize(
-    ("change", "names"),
+    ("row", "column", "cell", "named"),
     [
-        (set_cell(0, "segment_id", "Sess04_impro03_F999"), ["F999|F000"]),
-        (set_cell(7, "true_emotion", "disgust;fear"), ["M001", "disgust;fear"]),
-        (set_cell(8, "true_arousal", 4.95), ["F002", "4.95"]),
-        (set_cell(9, "true_valence", 1.05), ["M003", "1.05"]),
-        (set_cell(0, "segment_id", "Sess01_script00_M001"), []),  # twice
-        (set_cell(3, "true_arousal", np.nan), []),
-        (lambda rows: rows.drop(index=[30, 50]), ["missing"]),
-        (lambda rows: rows.drop(columns="segment_id"), ["segment_id"]),
-        (lambda rows: rows[:0], []),
+        (0, "segment_id", "Sess04_impro03_F999", "F999|F000"),
+        (7, "true_emotion", "disgust;fear", "M001.*disgust;fear"),
+        (8, "true_arousal", 4.95, "F002.*4.95"),
+        (0, "segment_id", "Sess01_script00_M001", ""),  # twice
+        (3, "true_arousal", np.nan, ""),
+        (5, None, None, "missing"),
     ],
 )
-def test_windows_that_are_not_the_same_are_refused(pairs, tmp_path, change, names):
+def test_windows_that_are_not_the_same_are_refused(pairs, tmp_path, row, column, cell, named):
     damaged = shutil.copytree(pairs["b"][0], tmp_path / "b")
     path = damaged / "predictions.csv"
-    change(pd.read_csv(path)).to_csv(path, index=False)
-    with pytest.raises(InputError) as error:
+    rows = pd.read_csv(path)
+    if column:
+        rows.loc[row, column] = cell
+    rows.drop(index=[] if column else [row]).to_csv(path, index=False)
+    with pytest.raises(InputError, match=rf"predictions\.csv.*({named})"):
         compare(pairs[:1].assign(b=[damaged]), ("A", "B"), 99)
-    for name in [r"predictions\.csv", *names]:
-        assert re.search(name, str(error.value)), name
 
 
 def test_seeds_of_a_fold_share_their_windows(pairs, tmp_path):
@@ -130,13 +120,12 @@ def test_the_text_has_the_numbers_of_each_role(pairs):
     speaker, listener = compare(pairs, ("default", "other"), 199, seed=7).split("# listener: ")
     for part, of_role in ((speaker, pairs[:4]), (listener, pairs[4:])):
         figures, intervals, mcnemar = compute_comparison(of_role, windows_of(of_role), 199, 7)
-        for name in MAIN_FIGURES:
-            for a, b, difference in figures[[f"{name}_{what}" for what in ("a", "b", "diff")]].to_numpy():
-                assert f" {a:.3f}, {b:.3f} ({format_difference(difference)})" in part
+        for a, b, difference in figures[["macro_f1_a", "macro_f1_b", "macro_f1_diff"]].to_numpy():
+            assert f" {a:.3f}, {b:.3f} ({format_difference(difference)})" in part
         lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines()]
         for name, row in intervals.iterrows():
-            (shown,) = [cells for cells in lines if cells[:1] == [HEADINGS[name]]]
-            assert shown[1:4] == [format_difference(row[column]) for column in ("value", "low", "high")]
+            texts = [format_difference(row[column]) for column in ("value", "low", "high")]
+            assert [HEADINGS[name], *texts] in [cells[:4] for cells in lines]
         for _, row in mcnemar.iterrows():
             assert [*map(str, row[["test", "seed", "windows", "only_a", "only_b"]]), f"{row['p']:.2g}"] in lines
 
@@ -150,9 +139,7 @@ def test_rows_are_compared_with_the_baseline_on_what_both_have(pairs):
     entries, windows = pd.concat(rows, ignore_index=True).assign(baseline="MATE"), windows_of(pairs[:4])
     table, notes = compare_with_baseline(entries, windows)
     _, expected, _ = compute_comparison(pairs[:4], windows)
-    assert notes == []
-    assert set(table["row"]) == {"encoder"}
-    assert table[["folds", "seeds", "dialogues"]].drop_duplicates().values.tolist() == [[2, 2, 32]]
+    assert (notes, set(table["row"])) == ([], {"encoder"})
     columns = ["value", "low", "high"]
     np.testing.assert_array_equal(table[columns], expected.loc[table["figure"], columns])
     some, _ = compare_with_baseline(entries[(entries["row"] != "encoder") | (entries["seed"] == 1)], windows)
@@ -169,7 +156,6 @@ def test_rows_are_compared_with_the_baseline_on_what_both_have(pairs):
         ({}, "+.010\n[.005 to .020]\n± .012 seeds\nwithin"),
         ({"sd": 0.009, "within": False}, "**+.010**\n[.005 to .020]\n± .009 seeds"),
         ({"sd": 0.009, "within": False, "low": -0.001}, "+.010\n[-.001 to .020]\n± .009 seeds"),
-        ({"sd": np.nan, "within": False}, "**+.010**\n[.005 to .020]"),
         ({"sd": np.nan, "within": False, "low": np.nan, "high": np.nan}, "+.010"),
     ],
 )

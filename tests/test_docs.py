@@ -3,14 +3,19 @@
 import csv
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import check_docs
+import make_sample
 import pytest
 from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "data"))
+import experiments
+import export
+import predict
+import preprocessing
+from tools import benchmark
+from training.options import get_args_parser
 
 ENGLISH = [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ENGLISH = [page for page in ENGLISH if not page.name.endswith(".ko.md")]
@@ -53,15 +58,6 @@ def test_links_within_the_repository_lead_somewhere_and_from_korean_to_korean_pa
 
 
 def test_options_and_files_that_are_named_exist():
-    import make_sample
-
-    import experiments
-    import export
-    import predict
-    import preprocessing
-    from tools import benchmark
-    from training.options import get_args_parser
-
     parsers = [module.get_args_parser() for module in (export, make_sample, predict, preprocessing, benchmark)]
     parsers += [get_args_parser(), experiments.get_parser()]
     options = {f"--{name}" for name in FOREIGN.split()}.union(*(parser._option_string_actions for parser in parsers))
@@ -74,51 +70,6 @@ def test_options_and_files_that_are_named_exist():
         places = [ROOT, ROOT / "reports"]
         wrong += [f"{page.name}: {name}" for name in files if not any((place / name).exists() for place in places)]
     assert wrong == []
-
-
-PAGE = """Text with `code`.
-
-```bash
-python main.py  # a comment
-python main.py \\
-  --epochs 3
-```
-
-<!-- check: error -->
-```bash
-python main.py --data_path data/KEMDy19
-```
-
-```text
-not run
-```
-```bash
-make test
-```
-<!-- check: skip it downloads -->
-```bash
-hf download
-```
-"""
-
-
-def test_commands_are_read_with_their_marks_and_judged_by_them():
-    found = [command[1:] for command in check_docs.read_commands("a.md", PAGE)]
-    expected = [(4, "python main.py", ""), (5, "python main.py --epochs 3", "")]
-    expected += [(11, "python main.py --data_path data/KEMDy19", "error"), (18, "make test", "")]
-    assert found == [*expected, (22, "hf download", "skip it downloads")]
-    error = "error: data/KEMDy19: no such folder\n"
-    for mark, status, output, is_fault in [
-        ("", 0, "done\n", False),
-        ("", 2, "error: --epochs: no such option\n", True),
-        ("", 2, error, False),  # the corpus is not there
-        ("error", 2, f"bar 10%\r{error}", False),
-        ("error", 2, error * 2, True),
-        ("error", 0, "done\n", True),
-        ("error", 2, f"Traceback (most recent call last):\n{error}", True),
-    ]:
-        command = check_docs.Command("a.md", 1, "python main.py", mark)
-        assert (check_docs.fault(command, status, output) is not None) is is_fault
 
 
 def test_commands_of_pages_have_no_placeholder_but_a_run_and_known_targets():

@@ -84,13 +84,9 @@ def test_an_own_recording_gives_the_numbers_of_the_test(audio_run, talk, tmp_pat
     assert list(found) == [*PREDICTION_COLUMNS, "role"]
     assert found["true_emotion"].isna().all()
     assert found["segment_id"].is_unique
-    assert {path.name for path in out.iterdir()} == {"predictions.csv", "dialogue.html"}
     page = (out / "dialogue.html").read_text("utf-8")
     assert "talk.wav" in page if "--segments" in arguments else "1.wav" in page
-    assert found["text"][0] in page
-    captured = capsys.readouterr()
-    assert "random text encoder" in captured.err
-    assert str(out / "predictions.csv") in captured.out
+    assert "random text encoder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["text", "audio", "speech"])
@@ -143,48 +139,32 @@ def test_several_runs_give_their_mean_and_spread(audio_run, talk, tmp_path):
     spread = both[[f"{name}_sd" for name in RESULTS]].to_numpy()
     np.testing.assert_allclose(spread, (a[RESULTS] - b[RESULTS]).abs() / 2, atol=1e-5)
     assert spread.max() > 1e-4
-    assert not [name for name in a if name.endswith("_sd")]
 
 
-def test_runs_of_other_roles_and_embeddings_have_no_mean(text_run, audio_run, tmp_path):
+def test_runs_of_other_roles_have_no_mean(text_run, tmp_path):
     listener = changed_copy(text_run, tmp_path / "listener", options={"SorL": "listener"})
     with pytest.raises(InputError, match="listener"):
         Predictor(text_run, listener, gpu_id="cpu")
-    assert Predictor(text_run, audio_run, gpu_id="cpu").text_dim == 768
 
 
 # Encoders
 
 
-def test_a_corpus_embedded_by_another_text_encoder_is_warned_of(text_run, preprocessed, tmp_path, capsys):
+def test_a_text_encoder_that_is_not_found_or_is_another_one_is_asked_for(
+    text_run, talk, preprocessed, tmp_path, capsys
+):
+    lost = changed_copy(text_run, tmp_path / "lost", data={"text_model": "unknown", "text_fingerprint": None})
     other = changed_copy(text_run, tmp_path / "other", data={"text_fingerprint": "00"})
-    dialogue = ("--dialogue", "Sess01_script01", "--data_path", preprocessed)
-    for run, n_warnings in ((text_run, 0), (other, 1)):
-        assert run_predict(run, *dialogue, "--out", tmp_path / f"out {run.name}") == 0
-        assert capsys.readouterr().err.count("another text encoder") == n_warnings
-
-
-NOT_RECORDED = {"text_model": "unknown", "text_fingerprint": None}
-MOVED = {"text_model": "/gone/away/kobert"}
-
-
-@pytest.mark.parametrize("data", [NOT_RECORDED, MOVED])
-def test_a_text_encoder_that_is_not_found_is_asked_for(text_run, talk, preprocessed, tmp_path, capsys, data):
-    run, out = changed_copy(text_run, tmp_path / "run", data=data), tmp_path / "out"
-    assert run_predict(run, talk / "talk.json", "--out", out) == 2
-    assert "--text_model" in capsys.readouterr().err.splitlines()[-1]
+    given, out = ("--text_model", preprocessed / "kobert"), tmp_path / "out"
+    for runs in ((lost,), (text_run, other)):
+        assert run_predict(*runs, talk / "talk.json", "--out", out) == 2
+        assert "--text_model" in capsys.readouterr().err.splitlines()[-1]
     assert not out.exists()
-    assert run_predict(run, talk / "talk.json", "--text_model", preprocessed / "kobert", "--out", out) == 0
-
-
-def test_runs_of_different_text_encoders_need_one_that_is_given(text_run, preprocessed, tmp_path):
-    moved = changed_copy(text_run, tmp_path / "moved", data={"text_model": "elsewhere"})
-    other = changed_copy(text_run, tmp_path / "other", data={"text_fingerprint": "00"})
-    Predictor(text_run, moved, gpu_id="cpu").encoder("text")  # the same one by its fingerprint
-    with pytest.raises(InputError, match="--text_model"):
-        Predictor(text_run, other, gpu_id="cpu").encoder("text")
-    with pytest.warns(UserWarning, match=str(other)):
-        Predictor(text_run, other, text_model=str(preprocessed / "kobert"), gpu_id="cpu").encoder("text")
+    assert run_predict(lost, other, talk / "talk.json", *given, "--out", out) == 0
+    assert f"{other}" in capsys.readouterr().err
+    dialogue = ("--dialogue", "Sess01_script01", "--data_path", preprocessed)
+    assert run_predict(other, *dialogue, "--out", tmp_path / "embedded") == 0
+    assert capsys.readouterr().err.count("another text encoder") == 1
 
 
 HUB = """
@@ -220,15 +200,10 @@ PLACES = {"run": "audio_run", "talk": "talk", "corpus": "preprocessed"}
     [
         (("{run}", "{talk}/talk.wav"), "talk.wav"),
         (("{run}", "{talk}/talk.json"), "talk_0001"),
-        (("{run}", "{talk}/none"), "none"),
         (("{run}", "{talk}/none.wav", "--segments", "{talk}/talk.json"), "none.wav"),
-        (("{run}", "{talk}/talk.json", "--segments", "{talk}/talk.json"), "talk.json"),
-        (("{run}", "{talk}/talk.wav", "--segments", "{talk}/none.json"), "none.json"),
         (("{run}", "{talk}/parts", "--segments", "{talk}/talk.json"), "parts"),
-        (("{talk}/parts", "{talk}/parts"), "configuration.json"),
         (("{talk}/no run", "{talk}/parts"), "no run"),
         (("{run}", "--dialogue", "Sess01_script99", "--data_path", "{corpus}"), "Sess01_script99"),
-        (("{run}", "--dialogue", "Sess01_script01", "--data_path", "{talk}/none"), "none"),
         (("{run}", "{talk}/parts", "--out", "{talk}/parts"), "parts"),
         (("{run}", "{talk}/parts", "--out", "{talk}/talk.wav/out"), "talk.wav/out"),
     ],
@@ -242,14 +217,6 @@ def test_wrong_input_is_one_line_and_leaves_nothing(request, tmp_path, capsys, a
     assert named in error
     assert not (tmp_path / "out").exists()
     assert {*places["talk"].rglob("*")} == before
-
-
-def test_a_failed_prediction_leaves_no_folder(audio_run, talk, tmp_path):
-    parts = shutil.copytree(talk / "parts", tmp_path / "parts")
-    for path in parts.glob("*.wav"):
-        path.write_bytes(b"")
-    assert run_predict(audio_run, parts, "--out", tmp_path / "out") == 2
-    assert not (tmp_path / "out").exists()
 
 
 def test_missing_texts_and_unusable_wavs_are_warned_of_once(audio_run, talk, tmp_path):
@@ -283,9 +250,8 @@ def test_the_readme_example_runs(audio_run, talk, monkeypatch, capsys):
     assert len(capsys.readouterr().out.splitlines()) == len([*(talk / "parts").glob("*.wav")])
 
 
-@pytest.mark.parametrize("argv", [["a", "b", "--segmets", "x"], ["a"], ["a", "--dialogue", "x", "--segments", "y"]])
+@pytest.mark.parametrize("argv", [["a"], ["a", "--dialogue", "x", "--segments", "y"]])
 def test_a_mistyped_command_is_one_line(argv, capsys):
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit, match="2"):
         predict.main(argv)
-    captured = capsys.readouterr()
-    assert (stopped.value.code, captured.out, captured.err.count("\n")) == (2, "", 1)
+    assert capsys.readouterr().err.count("\n") == 1

@@ -47,39 +47,19 @@ def test_every_format_gives_the_same_segments(tmp_path, name, encoding):
 
 def test_texts_that_are_missing_or_hold_entities(tmp_path):
     cue = "00:00:00.000 --> 00:00:01.000\na &lt; b &amp; c\n\n00:00:01.000 --> 00:00:02.000\n"
-    contents = {
-        "a.vtt": ("WEBVTT\n\n" + cue, ["a < b & c", ""]),
-        "a.srt": (cue, ["a < b & c", ""]),
-        "a.csv": ("start,end\n0,1\n", [""]),
-    }
-    for name, (content, texts) in contents.items():
-        (tmp_path / name).write_text(content)
-        assert list(read_segments(tmp_path / name)["text"]) == texts, name
+    (tmp_path / "a.vtt").write_text("WEBVTT\n\n" + cue)
+    assert list(read_segments(tmp_path / "a.vtt")["text"]) == ["a < b & c", ""]
+    (tmp_path / "a.csv").write_text("start,end\n0,1\n")
+    assert list(read_segments(tmp_path / "a.csv")["text"]) == [""]
 
 
 TIMES = {62: 62, 1e-7: 0, " 62.345 ": 62.345, "62,5": 62.5, "1:02.5": 62.5, "00:01:02.345": 62.345, "90:00": 5400}
-NO_TIMES = (
-    "",
-    "-1",
-    -0.5,
-    "nan",
-    float("nan"),
-    float("inf"),
-    True,
-    None,
-    "1:60",
-    "1:60:00",
-    "1e9x",
-    "00:00:01:00",
-    "x",
-)
+NO_TIMES = ("", "-1", float("nan"), float("inf"), True, None, "1:60", "1:60:00", "00:00:01:00", "x")
 
 
-@pytest.mark.parametrize("value", [*TIMES, *NO_TIMES])
-def test_times_are_read_and_others_refused_with_their_place(value):
-    if value in TIMES:
-        assert parse_time(value, "line 3") == pytest.approx(TIMES[value])
-    else:
+def test_times_are_read_and_others_refused_with_their_place():
+    assert [parse_time(value, "line 3") for value in TIMES] == pytest.approx([*TIMES.values()])
+    for value in NO_TIMES:
         with pytest.raises(ValueError, match="line 3"):
             parse_time(value, "line 3")
 
@@ -89,18 +69,13 @@ def test_times_are_read_and_others_refused_with_their_place(value):
     [
         ("a.csv", "start,end,text\n0,1,a\n2,1,b\n", "line 3"),
         ("a.csv", "start,end,text\n0,1,a\n\nx,1,b\n", "line 4"),
-        ("a.csv", "start,end\n0,1,a\n", "line 2"),
         ("a.csv", "from,to\n0,1\n", "line 1"),
-        ("a.csv", "", "line 1"),
         ("a.csv", 'start,end,text\n0,1,"a\n', ""),
         ("a.csv", "start,end,text\n", ""),
-        ("a.srt", "1\n00:00:01,500 -> 00:00:02,000\nhello\n", "line 2"),
         ("a.srt", "1\n00:00:01,500 --> 00:0x:02,000\nhello\n", "line 2"),
-        ("a.srt", "1\n00:00:01,500 -->\nhello\n", "line 2"),
         ("a.srt", "1\n00:00:01,500 --> 00:00:02,000\na\n\nstray\n", "line 5"),
         ("a.srt", "\0\1\2", ""),
         ("a.vtt", "WEBVTT\n\n00:01.500 --> 00:0x.000\nx", "line 3"),
-        ("a.vtt", "WEBVTT\n", ""),
         ("a.json", "{", "line 1"),
         ("a.json", '{"text": "x"}', "segments"),
         ("a.json", '{"segments": [{"start": 0, "end": 1}, {"start": 0}]}', "segments[1]"),
@@ -141,12 +116,8 @@ def test_each_kind_of_odd_segments_is_warned_of_once():
     )
     with pytest.warns(UserWarning, match="talk") as caught:
         found = fit_to_recording(segments, 10.0, "talk")
-    assert found[["start", "end", "text"]].to_numpy().tolist() == [
-        [0, 2, "first"],
-        [1, 3, "overlapping"],
-        [5, 6, "late"],
-        [9, 10, "half beyond"],
-    ]
+    assert found["text"].tolist() == ["first", "overlapping", "late", "half beyond"]
+    assert found[["start", "end"]].to_numpy().tolist() == [[0, 2], [1, 3], [5, 6], [9, 10]]
     numbers = [str(warning.message).split()[1] for warning in caught]
     assert numbers == ["4", "1", "3", "1"]  # left out, cut, sorted, overlapping
 
@@ -176,10 +147,7 @@ def test_a_recording_of_any_format_is_read(tmp_path, kind):
 
 
 # The ends of some lie between two samples at 16 kHz
-PARTS = [(16000, 32000), (22050, 44100), (48000, 96000), (22050, 271217), (44100, 542433)]
-
-
-@pytest.mark.parametrize(("rate", "n"), PARTS)
+@pytest.mark.parametrize(("rate", "n"), [(16000, 32000), (48000, 96000), (22050, 271217), (44100, 542433)])
 def test_a_part_of_a_recording_is_what_its_own_wav_would_be(tmp_path, rate, n):
     wave, first = noise(33, rate), rate + 7
     soundfile.write(tmp_path / "talk.wav", wave, rate, subtype="FLOAT")
@@ -188,13 +156,8 @@ def test_a_part_of_a_recording_is_what_its_own_wav_would_be(tmp_path, rate, n):
     part = Utterance(start=first / rate, end=(first + n) / rate, recording=tmp_path / "talk.wav").read(16000)
     assert part.dtype == np.float32
     np.testing.assert_allclose(part, whole, rtol=0, atol=1e-6)
-
-
-def test_samples_are_as_good_as_a_wav(tmp_path):
-    wave = noise(2, 16000)[:, 0]
-    soundfile.write(tmp_path / "a.wav", wave, 16000, subtype="FLOAT")
-    for sr in (16000, 4000):
-        np.testing.assert_allclose(Utterance(wave).read(sr), Utterance(tmp_path / "a.wav").read(sr), atol=1e-6)
+    if rate == 16000:  # samples are as good as a wav
+        np.testing.assert_allclose(Utterance(wave[first : first + n, 0]).read(rate), whole, rtol=0, atol=1e-6)
 
 
 def test_a_recording_that_cannot_be_used_is_an_input_error(tmp_path):
@@ -223,12 +186,8 @@ def test_a_folder_is_read_in_the_order_of_numbers(tmp_path):
         (tmp_path / f"{stem}.txt").write_text(text, "utf-8")
     soundfile.write(tmp_path / "9.wav", noise(1, 8000), 8000)
     found = from_folder(tmp_path)
-    assert [(u.id, u.speaker, u.text) for u in found] == [
-        ("1", "A", "네"),
-        ("2", "B", "네"),
-        ("9", "", None),
-        ("10", "", "네 [C]: 네"),
-    ]
+    assert [u.id for u in found] == ["1", "2", "9", "10"]
+    assert [(u.speaker, u.text) for u in found] == [("A", "네"), ("B", "네"), ("", None), ("", "네 [C]: 네")]
     assert [(u.start, u.end) for u in found] == list(itertools.pairwise(range(5)))  # one after the other on the page
 
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 import training  # isort: skip  (sets what torch reads when it is imported)  # noqa: F401
 
 import argparse
-import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -42,7 +40,7 @@ from utils import InputError, run_command
 
 WS = 8
 LOSS = make_loss("normal", 0.66, 0.99, np.ones(N_EMOTIONS, dtype=int))
-Stage = Callable[[], int]  # does its work and returns the number of windows (or utterances)
+Stage = Callable[[], int]  # does its work and returns the number of windows, or of the utterances of log-mels
 
 
 class PlainWindows(Dataset):
@@ -77,16 +75,13 @@ class PlainWindows(Dataset):
 
 
 class PlainBlock(ConvBlock):
-    """The published order of layers."""
-
     def forward(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(F.relu(self.bn(self.conv(x))), self.pool)
+        return F.max_pool2d(F.relu(self.bn(self.conv(x))), self.pool)  # the published order
 
 
 def plain_stages(windows: PlainWindows, model: MATE, batch: Batch, device: torch.device) -> dict[str, Stage]:
     """The stages of the plain side, which trains a copy of `model`."""
-    size = len(batch.text)
-    plain = MATE()
+    size, plain = len(batch.text), MATE()
     for block in plain.audio_embedding:
         block.__class__ = PlainBlock
     plain.load_state_dict(model.state_dict())
@@ -94,38 +89,34 @@ def plain_stages(windows: PlainWindows, model: MATE, batch: Batch, device: torch
     optimizer = torch.optim.Adam(plain.parameters(), lr=1e-3, weight_decay=1e-5)
     loaded = [part.float().contiguous() for part in (batch.audio, batch.text, *batch.target)]
 
-    def train(batches: Iterable[list[Tensor]]) -> int:
-        plain.train()
+    def run(batches: Iterable[list[Tensor]], learning: bool = True) -> int:
+        plain.train(learning)
         n = 0
         for audio, text, *target in batches:
-            prediction = plain(audio.to(device), text.to(device), log=True)
+            with torch.set_grad_enabled(learning):
+                prediction = plain(audio.to(device), text.to(device), log=True)
             loss = LOSS(prediction, tuple(part.to(device) for part in target))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            if learning:
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
             loss.item()
             n += len(audio)
         return n
 
-    @torch.no_grad()
-    def test() -> int:
-        plain.eval()
-        batches = DataLoader(Subset(windows, range(size)), size, num_workers=1)
-        return sum(len(plain(audio.to(device), text.to(device))[0].cpu()) for audio, text, *_ in batches)
-
     return {
         "log-mels": lambda: len([windows.log_mel(utterance) for utterance in range(min(32, len(windows)))]),
-        "batch": lambda: len([windows[index] for index in range(WS, WS + 4)]),
-        "training step": lambda: train([loaded]),
-        "evaluation": test,
-        "epoch": lambda: train(DataLoader(windows, size, shuffle=True, num_workers=1, drop_last=True)),
+        "training step": lambda: run([loaded]),
+        "evaluation": lambda: run(DataLoader(Subset(windows, range(size)), size, num_workers=1), learning=False),
+        "epoch": lambda: run(DataLoader(windows, size, shuffle=True, num_workers=1, drop_last=True)),
     }
 
 
-def our_stages(windows: WindowDataset, model: MATE, paths: list[Path], size: int, bfloat16: bool) -> dict[str, Stage]:
+def our_stages(
+    windows: WindowDataset, model: MATE, paths: list[Path], batch: Batch, bfloat16: bool
+) -> dict[str, Stage]:
     """The stages of this program, put together as in main.py."""
-    device, optimizer = windows.device, make_optimizer("adam", model, 1e-3, 0.0, 1e-5)
-    made = windows.batch(torch.arange(size))
+    size, device, optimizer = len(batch.text), windows.device, make_optimizer("adam", model, 1e-3, 0.0, 1e-5)
 
     def train(batches: Iterable[Batch]) -> int:
         model.train()
@@ -133,15 +124,14 @@ def our_stages(windows: WindowDataset, model: MATE, paths: list[Path], size: int
 
     return {
         "log-mels": lambda: len(LogMels([*compute_log_mels(paths, SAMPLE_RATE)])),
-        "batch": lambda: len(windows.batch(torch.arange(size)).text),
-        "training step": lambda: train([made]),
+        "training step": lambda: train([batch]),
         "evaluation": lambda: len(evaluate(model, windows, size, device)[0]["emotion_pred"]),
         "epoch": lambda: train(prefetch(windows, shuffled_batches(len(windows), size, torch.Generator()), device)),
     }
 
 
 def seconds(stage: Stage, device: torch.device) -> float:
-    """Seconds of a stage for each window (or utterance)."""
+    """Seconds of a stage for each window or utterance."""
     start = time.perf_counter()
     n = stage()
     if device.type == "cuda":
@@ -149,22 +139,7 @@ def seconds(stage: Stage, device: torch.device) -> float:
     return (time.perf_counter() - start) / n
 
 
-def peak_memory(device: torch.device) -> float:
-    """Peak memory in GB: on a GPU what torch allocated there, else that of this process (on Linux)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    status = Path("/proc/self/status").read_text()  # getrusage would count the process that started this one, too
-    return int(re.search(r"VmHWM:\s*(\d+)", status)[1]) * 1024 / 1e9
-
-
-def measure_memory(side: str) -> float:
-    """`peak_memory` of one side in a process of its own, which has the options of this one."""
-    command = [sys.executable, "-m", "tools.benchmark", *sys.argv[1:], "--side", side]
-    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1])
-
-
 def compare(args: argparse.Namespace) -> None:
-    """Print a table of both sides; with `args.side` the peak memory of one of them alone."""
     set_up_process()
     seed_everything(0)
     table, wavs = read_utterances(args.data_path, "speaker"), find_wavs(args.data_path)
@@ -178,20 +153,14 @@ def compare(args: argparse.Namespace) -> None:
     settings = {"soft_targets": True, "crop_seed": 0, "audio_dtype": torch.bfloat16 if bfloat16 else torch.float32}
     windows = WindowDataset(table, features, np.arange(len(table)), WS, **settings)
     model, batch = to_device(MATE.from_options(options, {}), device), windows.batch(torch.arange(args.batch_size))
-    ours = our_stages(windows, model, paths, args.batch_size, bfloat16)
+    ours = our_stages(windows, model, paths, batch, bfloat16)
     plain = plain_stages(PlainWindows(table, paths, features.text.cpu()), model, batch, device)
-    if args.side:
-        (ours["epoch"] if args.side == "ours" else plain["training step"])()
-        print(peak_memory(device))
-        return
     print(f"{'seconds a window':20}{'plain':>10}{'here':>10}{'ratio':>8}")
     for stage in plain:
         warm_up = stage != "epoch"
         times = [[seconds(side[stage], device) for side in (plain, ours)] for _ in range(args.rounds + warm_up)]
         medians = np.median(times[warm_up:], axis=0)
         print(f"{stage:20}{medians[0]:10.5f}{medians[1]:10.5f}{medians[1] / medians[0]:8.3f}", flush=True)
-    memory = [measure_memory(side) for side in ("plain", "ours")]
-    print(f"{'peak memory, GB':20}{memory[0]:10.2f}{memory[1]:10.2f}{memory[1] / memory[0]:8.3f}")
     precision = "bfloat16" if bfloat16 else "float32"
     print(f"{device_name(device)}, torch {torch.__version__}, batches of {args.batch_size}, training in {precision}")
 
@@ -205,7 +174,6 @@ def get_args_parser() -> ArgumentParser:
     add("--rounds", type=number(int, 1), default=3, help="rounds, whose median counts (default: %(default)s)")
     add("--precision", choices=PRECISIONS, default="auto", help="as of main.py (default: %(default)s)")
     add("--gpu_id", type=gpu, help="as of main.py")
-    add("--side", choices=("plain", "ours"), help=argparse.SUPPRESS)  # see `measure_memory`
     return parser
 
 
