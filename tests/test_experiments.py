@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import ROOT, only_run
 from run_folders import make_run
 
 import experiments
@@ -209,14 +209,33 @@ def test_runs_are_made_once_and_one_that_fails_stops_no_other(preprocessed, tmp_
         assert planned("run", *argv)["folder"].isna().all()
 
 
+def start(exp: Path, argv: list[str], n_runs: int) -> subprocess.Popen:
+    """Start a call of experiments.py, and wait until it has made `n_runs` run folders in `exp`."""
+    command = [sys.executable, str(ROOT / "experiments.py"), *argv]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while running.poll() is None and len([*exp.glob("*/configuration.json")]) < n_runs:
+        time.sleep(0.1)
+    return running
+
+
+def test_a_killed_call_that_is_repeated_makes_no_run_twice(preprocessed, tmp_path):
+    exp = tmp_path / "exp"
+    argv = ["run", *GRID, "lam=0.5", *TEXT, "--epochs", "10", "--data_path", str(preprocessed)]
+    argv += ["--save_path", str(exp)]
+    killed = start(exp, argv, 1)
+    killed.kill()
+    killed.communicate()
+    deadline = time.monotonic() + 60
+    while experiments.main(argv) and time.monotonic() < deadline:  # the run of the killed call may be at work
+        time.sleep(1)
+    assert (only_run(exp) / "result.json").exists()
+
+
 def test_sigterm_ends_the_runs(preprocessed, tmp_path):
     exp = tmp_path / "exp"
     argv = ["run", *GRID, "lam=0.5,0.6", *TEXT, "--epochs", "5000", "--data_path", str(preprocessed)]
     argv += ["--save_path", str(exp), "--jobs", "2"]
-    command = [sys.executable, str(ROOT / "experiments.py"), *argv]
-    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while running.poll() is None and len([*exp.glob("*/configuration.json")]) < 2:
-        time.sleep(0.1)
+    running = start(exp, argv, 2)
     running.send_signal(signal.SIGTERM)
     _, error = running.communicate(timeout=60)
     assert running.returncode == 128 + signal.SIGTERM
