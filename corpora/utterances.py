@@ -70,10 +70,12 @@ def read_cells(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """The cells of a table as text, without its empty rows, which the index counts; it must have all `columns`."""
     try:
         text = io.StringIO(decode(path.read_bytes(), path))
-        table = pd.read_csv(text, dtype=str, keep_default_na=False, index_col=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas would leave out surplus cells
+            table = pd.read_csv(text, dtype=str, keep_default_na=False, index_col=False)
     except FileNotFoundError as error:
         raise InputError(f"{path}: not found; run preprocessing.py --data_path {path.parent} first") from error
-    except ValueError as error:  # pandas' parser errors are ValueErrors
+    except (ValueError, pd.errors.ParserWarning) as error:  # pandas' parser errors are ValueErrors
         raise InputError(f"{path}: not readable as a CSV table ({error})") from error
     if absent := [column for column in columns if column not in table.columns]:
         first = ", ".join(map(repr, table.columns[:3]))

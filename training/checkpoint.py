@@ -144,7 +144,7 @@ def tested_epoch(history: Sequence[Row], select: str, monitor: str) -> int:
 
 def epoch_of_weights(folder: Path, select: str, monitor: str) -> int | None:
     """The epoch whose weights a run's `model.pth` holds, by its `history.csv`; None where that does not say it."""
-    with contextlib.suppress(OSError, ValueError, KeyError, IndexError):
+    with contextlib.suppress(OSError, ValueError, KeyError, IndexError, TypeError):
         return tested_epoch(pd.read_csv(folder / "history.csv").to_dict("records"), select, monitor)
     return None
 

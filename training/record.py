@@ -61,7 +61,7 @@ class Record:
         path, content = folder / FILE, read_json(folder / FILE)
         if "options" in content:
             parts = [content.get(name) for name in ("options", "data", "environment")]
-            if not all(isinstance(part, dict) for part in parts):
+            if not all(isinstance(part, dict) for part in parts) or "train_sessions" not in (parts[1] or DECISIVE):
                 raise InputError(f"{path}: lacks options, data or environment; restore the file")
             return cls(*parts)
         if "versions" in content:
