@@ -190,10 +190,8 @@ def summary(folder: Path, tables: Tables, problems: pd.DataFrame) -> str:
 
 
 def get_args_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        description="Make annotation.csv, df_speaker.csv, df_listener.csv and the sentence embeddings of a raw corpus.",
-        allow_abbrev=False,
-    )
+    files = "annotation.csv, df_speaker.csv, df_listener.csv and the sentence embeddings"
+    parser = ArgumentParser(description=f"Make {files} of a raw corpus.")
     add = parser.add_argument
     add(
         "--data_path",

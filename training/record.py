@@ -61,8 +61,8 @@ class Record:
         path, content = folder / FILE, read_json(folder / FILE)
         if "options" in content:
             parts = [content.get(name) for name in ("options", "data", "environment")]
-            if not all(isinstance(part, dict) for part in parts) or "train_sessions" not in (parts[1] or DECISIVE):
-                raise InputError(f"{path}: lacks options, data or environment; restore the file")
+            if not all(isinstance(part, dict) for part in parts) or (parts[1] and "train_sessions" not in parts[1]):
+                raise InputError(f"{path}: lacks options, data, train_sessions or environment; restore the file")
             return cls(*parts)
         if "versions" in content:
             raise InputError(f"{path}: written by an earlier version of this program; train it again")
