@@ -40,23 +40,30 @@ def write_dialogues_page(  # noqa: PLR0913 (a page's parts, the last ones by key
     any. `audio` has by its id the file of each utterance that is to be played, if `recording` one of a whole dialogue,
     of which an utterance is `start` to `end` (s). `role` is whose emotion is predicted, "speaker" or "listener".
     """
-    folder = Path(__file__).parent
-    loader = jinja2.FileSystemLoader(folder)
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    # `tojson` escapes < > & ', so that no text can end the script element that holds it
-    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
     paths = {name: os.path.relpath(file.absolute(), path.absolute().parent) for name, file in audio.items()}
     urls = {name: quote(os.fsencode(relative)) for name, relative in paths.items()}
     dialogues = [
         {"name": str(name), "utterances": [_utterance(row, urls) for row in own.to_dict("records")]}
         for name, own in rows.groupby("dialogue", sort=False, dropna=False)
     ]
-    script = (folder / "dialogues.js").read_text("utf-8")
-    parts = {"title": title, "role": role, "notes": notes, "emotions": EMOTIONS, "script": Markup(script)}
-    parts["data"] = {"emotions": EMOTIONS, "recording": recording, "dialogues": dialogues}
-    parts["digest"] = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    data = {"emotions": EMOTIONS, "recording": recording, "dialogues": dialogues}
+    parts = {"title": title, "role": role, "notes": notes, "emotions": EMOTIONS, "data": data}
+    write_page(path, "dialogues.html", "dialogues.js", parts)
+
+
+def write_page(path: Path, template: str, script: str, parts: Mapping[str, Any]) -> None:
+    """Write a page from a template and its only script, which lie beside this module.
+
+    The page's content security policy admits the script by its hash.
+    """
+    folder = Path(__file__).parent
+    loader, code = jinja2.FileSystemLoader(folder), (folder / script).read_text("utf-8")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    # `tojson` escapes < > & ', so that no text can end the script element that holds it
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     with atomic_write(path) as file:
-        file.write(environment.get_template("dialogues.html").render(parts))
+        file.write(environment.get_template(template).render(parts, script=Markup(code), digest=digest))
 
 
 def _utterance(row: Mapping[str, Any], urls: Mapping[str, str]) -> dict[str, Any]:

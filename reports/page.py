@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
 import itertools
 import os
@@ -15,7 +13,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import matplotlib
 import pandas as pd
 from markupsafe import Markup, escape
@@ -28,10 +25,11 @@ from constants import EMOTIONS
 from metric import AFFECT, HEADINGS, confusion_matrix
 from reports import plots
 from reports.compare import Windows
+from reports.dialogues import write_page
 from reports.published import PUBLISHED_CORPUS, published_beside, whole_corpus
 from reports.runs import read_windows
 from reports.tables import LEGEND, make_table, write_table
-from utils import InputError, atomic_write, count
+from utils import InputError, count
 
 
 def write_report(folder: Path, entries: pd.DataFrame, settings: dict[str, Any]) -> None:
@@ -52,23 +50,18 @@ def write_report(folder: Path, entries: pd.DataFrame, settings: dict[str, Any]) 
         write_table(folder, section, corpora, warning)
         sections.append(section | show_section(section, own, windows, histories))
     machines = pd.DataFrame([*runs.drop_duplicates("folder")["environment"]]).items()
-    script = (Path(__file__).parent / "sort.js").read_text("utf-8")
-    template = (Path(__file__).parent / "page.html").read_text("utf-8")
-    text = jinja2.Template(template, autoescape=True).render(
-        sections=sections,
-        corpora=corpora,
-        warning=warning,
-        legend=LEGEND,
-        machines={name: "; ".join(values.dropna().astype(str).unique()) for name, values in machines},
-        settings={name: value for name, value in settings.items() if value not in (None, False)},
-        n_finished=runs["run_id"].nunique(),
-        n_wanted=entries["run_id"].nunique(),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        published_corpus=PUBLISHED_CORPUS,
-    )
-    with atomic_write(folder / "index.html") as file:
-        file.write(text)
+    parts = {
+        "sections": sections,
+        "corpora": corpora,
+        "warning": warning,
+        "legend": LEGEND,
+        "machines": {name: "; ".join(values.dropna().astype(str).unique()) for name, values in machines},
+        "settings": {name: value for name, value in settings.items() if value not in (None, False)},
+        "n_finished": runs["run_id"].nunique(),
+        "n_wanted": entries["run_id"].nunique(),
+        "published_corpus": PUBLISHED_CORPUS,
+    }
+    write_page(folder / "index.html", "page.html", "sort.js", parts)
 
 
 def read_finished(entries: pd.DataFrame) -> tuple[pd.DataFrame, Windows, dict[Path, pd.DataFrame]]:
