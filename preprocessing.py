@@ -193,14 +193,9 @@ def get_args_parser() -> ArgumentParser:
     files = "annotation.csv, df_speaker.csv, df_listener.csv and the sentence embeddings"
     parser = ArgumentParser(description=f"Make {files} of a raw corpus.")
     add = parser.add_argument
-    add(
-        "--data_path",
-        nargs="+",
-        type=file_path,
-        default=[Path("data/KEMDy19")],
-        metavar="FOLDER",
-        help="corpus folder, with annotation/ and wav/ (data/KEMDy19); two make one corpus in --out",
-    )
+    corpus = {"nargs": "+", "type": file_path, "metavar": "FOLDER", "default": [Path("data/KEMDy19")]}
+    text = "corpus folder, with annotation/ and wav/ (data/KEMDy19); two make one corpus in --out"
+    add("--data_path", **corpus, help=text)
     add("--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
     add("--out", type=file_path, metavar="FOLDER", help="where to write (DATA_PATH); train with it as --data_path")
     add("--text_model", default=KOBERT, help="hub name or folder of the sentence encoder (%(default)s)")

@@ -119,9 +119,8 @@ def _read_labels(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
         is_bad = ~votes[column].isin(EMOTIONS) & (cells[column].str.strip() != "")
         _refuse(path, ids, is_bad, f"{known} as {column}", cells[column])
     counts = np.stack([(votes == emotion).sum(axis=1) for emotion in EMOTIONS], axis=1).astype(np.float32)
-    _refuse(
-        path, ids, pd.Series(counts.sum(axis=1) == 0, ids.index), f"no rater's emotion in {VOTES[0]} to {VOTES[-1]}"
-    )
+    is_unrated = pd.Series(counts.sum(axis=1) == 0, ids.index)
+    _refuse(path, ids, is_unrated, f"no rater's emotion in {VOTES[0]} to {VOTES[-1]}")
     labels[SHARES] = counts / counts.sum(axis=1, keepdims=True)
     return labels
 

@@ -17,7 +17,7 @@ import soundfile
 from constants import SAMPLE_RATE
 from corpora.corpus import corpus_of_id
 from corpora.utterances import read_utterances
-from corpora.wavs import find_wavs, read_wav
+from corpora.wavs import find_wavs, read_wav, resample
 from features.embeddings import load_embeddings
 from prediction.segments import fit_to_recording, read_segments, split_speaker
 from utils import InputError, decode
@@ -52,7 +52,7 @@ class Utterance:
         if self.recording is not None:
             return read_part(Path(self.recording), self.start, self.end, sr)
         if isinstance(self.wave, np.ndarray):
-            return librosa.resample(self.wave, orig_sr=SAMPLE_RATE, target_sr=sr)
+            return librosa.resample(self.wave, orig_sr=SAMPLE_RATE, target_sr=sr)  # which refuses what is no sound
         if self.wave is None:
             raise InputError(f"utterance {self.id} has no audio; give its wav, or a recording with segments")
         return read_wav(Path(self.wave), sr)
@@ -69,7 +69,7 @@ def read_part(path: Path, start: float, end: float, sr: int) -> np.ndarray:
         raise InputError(f"{path}: not readable from {start:.2f} to {end:.2f} s ({error})") from error
     if len(wave) == 0 or not np.isfinite(wave).all():
         raise InputError(f"{path}: no sound, or no numbers, from {start:.2f} to {end:.2f} s; is the file whole?")
-    return librosa.resample(wave.mean(axis=1), orig_sr=rate, target_sr=sr)
+    return resample(wave, rate, sr)
 
 
 def from_segments(segments_path: Path, recording: Path | None = None) -> list[Utterance]:
