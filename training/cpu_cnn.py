@@ -53,7 +53,7 @@ class NormPool(torch.autograd.Function):
 
     It computes what torch's layers compute with less memory, and thus on a CPU in less time. The values are pooled
     first: the largest value is also the largest normalised one (the smallest, where the weight is negative). So only
-    the pooled values are normalised; the indices of the maxima are computed again in the backward pass.
+    the pooled values are normalised. The backward pass pools again: keeping its results would need more memory.
     """
 
     @staticmethod
@@ -67,7 +67,7 @@ class NormPool(torch.autograd.Function):
         mean, variance = mean.to(weight.dtype), variance.to(weight.dtype)
         pooled = [max_pool_before_norm(x, pool, weight)[0] for x in chunks] if pool > 1 else chunks
         outputs = [F.relu_(F.batch_norm(p, mean, variance, weight, bias, eps=eps)) for p in pooled]
-        ctx.save_for_backward(weight, mean, variance, *chunks, *pooled, *outputs)
+        ctx.save_for_backward(weight, mean, variance, *chunks, *outputs)
         ctx.eps, ctx.pool = eps, pool
         ctx.mark_non_differentiable(mean, variance)
         return mean, variance, *outputs
@@ -81,14 +81,14 @@ class NormPool(torch.autograd.Function):
         only once.
         """
         weight, mean, variance, *saved = ctx.saved_tensors  # torch checks that none has changed
-        n = len(grads)
-        chunks, pooled, outputs = saved[:n], saved[n : 2 * n], saved[2 * n :]
+        chunks, outputs = saved[: len(grads)], saved[len(grads) :]
         gradients = []  # g
         grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(weight)  # sums of g x' and of g
-        for grad, p, output in zip(grads, pooled, outputs, strict=True):
+        for x, grad, output in zip(chunks, grads, outputs, strict=True):
+            pooled = max_pool_before_norm(x, ctx.pool, weight)[0] if ctx.pool > 1 else x
             g = torch.ops.aten.threshold_backward.grad_input(grad, output, 0, grad_input=output)
             _, weight_part, bias_part = torch.ops.aten.native_batch_norm_backward(
-                g, p, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
+                g, pooled, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
             )
             gradients.append(g)
             grad_weight += weight_part
