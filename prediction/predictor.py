@@ -20,10 +20,12 @@ from dataset import Features, WindowDataset
 from features.log_mel import LogMels, log_mel, on_all_cores
 from prediction.inputs import Utterance
 from prediction.runs import load_encoder, open_run, warn_of_other_encoder
-from training.devices import pick_device
+from training.devices import pick_device, return_freed_memory
 from training.engine import PREDICTIONS, NonFinite, evaluate, to_device
 from training.record import TrainedRun
 from utils import InputError, count
+
+BATCH = 8  # windows; with more a CPU needs more memory and no less time
 
 
 class Prediction(NamedTuple):
@@ -98,9 +100,11 @@ class Predictor:
             dataset = WindowDataset(table, features, range(len(table)), options.ws, speakers=options.speakers)
             settings = {"bfloat16": options.precision == "bf16", "progress": None if self.quiet else "predicting"}
             try:
-                found.append(evaluate(run.model, dataset, options.batch_size, self.device, **settings)[0])
+                found.append(evaluate(run.model, dataset, BATCH, self.device, **settings)[0])
             except NonFinite as error:
                 raise InputError(f"{name}: {error}; its weights cannot be used") from error
+        del audio, features, dataset  # 50 MB an hour
+        return_freed_memory()
         arrays = [np.stack([arrays[name] for arrays in found]) for name in PREDICTIONS]
         return Prediction(*(a.mean(axis=0) for a in arrays), *(a.std(axis=0) for a in arrays))
 
