@@ -188,10 +188,10 @@ def compare_rows(args: argparse.Namespace, options: argparse.Namespace) -> str:
             runs = read_runs(folder.parent).rename(columns={"SorL": "role"})
             runs = runs[runs["folder"] == folder]
         sides.append(runs[["role", "test", "seed", "folder"]])
-    a, b = sides
-    if len(a) == len(b) == 1:  # two runs may differ in their seeds
-        a["seed"] = b["seed"] = " / ".join(map(str, dict.fromkeys([*a["seed"], *b["seed"]])))
-    pairs = a.merge(b, on=["role", "test", "seed"])
+    if len(sides[0]) == len(sides[1]) == 1:  # two runs may differ in their seeds
+        seeds = " / ".join(map(str, dict.fromkeys(pd.concat(sides)["seed"])))
+        sides = [side.assign(seed=seeds) for side in sides]
+    pairs = sides[0].merge(sides[1], on=["role", "test", "seed"])
     if pairs.empty:
         raise InputError(f"{' and '.join(options.names)}: no finished runs of the same role, test sessions and seed")
     return compare(pairs.rename(columns={"folder_x": "a", "folder_y": "b"}), tuple(options.names), args.resamples)

@@ -49,6 +49,7 @@ class MATE(
     def __init__(self, options: dict[str, Any], data: dict[str, str], card: dict[str, Any]) -> None:
         super().__init__(**self.architecture(options, data))
         self.about = {"options": options, "data": data, "card": card}
+        self.eval()  # from_pretrained of huggingface_hub 1 leaves dropout on
 
     def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
         """The card, from the parameters alone, so that a model that was loaded and is pushed has the same."""

@@ -198,7 +198,7 @@ def matched_macro(confusion: np.ndarray) -> dict[str, float]:
 
 def dialogue_sums(rows: pd.DataFrame) -> np.ndarray:
     """The sum of `window_values` over each dialogue, in the order of corpora and dialogues; float64, (D, 36)."""
-    keys = [rows[name].array for name in ("corpus", "dialogue")]
+    keys = [rows[name].to_numpy() for name in ("corpus", "dialogue")]
     return pd.DataFrame(window_values(rows)).groupby(keys, dropna=False).sum().to_numpy()
 
 
