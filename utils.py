@@ -79,8 +79,22 @@ def lack_of_memory(error: BaseException) -> str | None:
     pattern = r"(allocate|out of) memory|_ALLOC(ATION)?_FAILED|could not create a primitive$"  # the last is oneDNN's
     of_torch = isinstance(error, RuntimeError) and re.search(pattern, str(error))
     if of_torch or isinstance(error, MemoryError):
-        return f"not enough memory ({(str(error).splitlines() or ['of this process'])[0]})"
+        return f"not enough memory ({first_line(error)})"
     return None
+
+
+def first_line(error: BaseException, *files: Path) -> str:
+    """The first line of a reader's error, or which of the `files` that it read is a Git LFS pointer."""
+    for path in files:
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            if file.read(24) == b"version https://git-lfs.":
+                return f"{path.name} is a Git LFS pointer, not the file itself; 'git lfs pull' in its folder fetches it"
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def expand_home(path: str) -> str:
+    """`path` with the home folder in place of its `~`, which no shell expands in `--text_model=~/kobert`."""
+    return os.path.expanduser(path)  # noqa: PTH111 (Path would turn the slash of a name on the hub on Windows)
 
 
 def digest_file(path: Path) -> str:

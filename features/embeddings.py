@@ -2,11 +2,13 @@
 
 The format is `numpy.save` of a dict "<segment id>.txt" -> float32 (text_dim,). That is a pickle, and a pickle calls
 what it names. Only the names of numpy's constructors are admitted, and they stand for the classes below: numpy's own
-constructors can be made to read memory that is not theirs.
+constructors can be made to read memory that is not theirs. Tuples are read as lists, which nothing can hash: the hash
+of 90 bytes of nested tuples takes forever, and Ctrl-C does not end it.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from utils import InputError, atomic_write
+from utils import InputError, atomic_write, first_line
 
 
 class _DType:
@@ -22,7 +24,7 @@ class _DType:
 
     def __init__(self, code: str, *_: Any) -> None:
         if code not in {"f2", "f4", "f8", "O8"}:
-            raise pickle.UnpicklingError(f"it holds values of type {code!r}, expected floating point")
+            raise pickle.UnpicklingError("it holds values that are no floating-point numbers")
         self.code = code
 
     def __setstate__(self, state: tuple) -> None:
@@ -43,8 +45,12 @@ class _Array:
         self.value = content[0] if dtype.code.endswith("O8") else np.frombuffer(content, dtype.code)
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Calls only the stand-ins above."""
+class _ArrayUnpickler(pickle._Unpickler):
+    """Calls only the stand-ins above; written in Python, so that it can be interrupted and makes lists of tuples."""
+
+    dispatch = pickle._Unpickler.dispatch | {pickle.TUPLE[0]: pickle._Unpickler.load_list}
+    for n, code in enumerate((pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3), start=1):
+        dispatch[code[0]] = lambda self, n=n: self.stack.append([self.stack.pop() for _ in range(n)][::-1])
 
     def find_class(self, module: str, name: str) -> Any:
         match module, name:
@@ -70,18 +76,21 @@ def load_embeddings(path: Path, text_dim: int) -> dict[str, np.ndarray]:
     """
     try:
         with path.open("rb") as file:
-            np.lib.format.read_magic(file)
-            np.lib.format.read_array_header_1_0(file)
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("its header is not of version 1.0")
+            file.seek(int.from_bytes(file.read(2), "little"), os.SEEK_CUR)  # the pickle alone says what it holds
             arrays = _ArrayUnpickler(file).load().value.items()  # a 0-dimensional array holds the dict
     except FileNotFoundError as error:
         others = ", ".join(sorted(other.name for other in path.parent.glob("embedding_*.npy"))) or "none"
         todo = "run preprocessing.py with a text encoder of this dimension, or give the --text_dim of another"
         raise InputError(f"{path}: not found; {todo} (embedding files there: {others})") from error
     except Exception as error:  # readers raise almost anything for damaged bytes
-        raise InputError(f"{path}: not an embedding file of preprocessing.py ({error})") from error
+        raise InputError(f"{path}: not an embedding file of preprocessing.py ({first_line(error, path)})") from error
     vectors = {}
     for key, array in arrays:
         vector = getattr(array, "value", None)
+        if not isinstance(key, str):
+            raise InputError(f"{path}: a key is a {type(key).__name__}, expected '<segment id>.txt'")
         if not isinstance(vector, np.ndarray) or vector.size != text_dim or not np.isfinite(vector).all():
             found = f"{vector.size} numbers" if isinstance(vector, np.ndarray) else type(array).__name__
             raise InputError(f"{path}: {key} ({found}), expected {text_dim} finite numbers (--text_dim)")

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from utils import InputError, atomic_write
+from utils import InputError, atomic_write, first_line
 
 CHECKPOINT = "checkpoint.pt"  # in a run folder, until the run has finished
 
@@ -54,7 +54,7 @@ def read_tensors(path: Path) -> Any:
     except FileNotFoundError as error:
         raise InputError(f"{path}: not found") from error
     except Exception as error:  # damaged bytes make the readers raise almost anything
-        raise InputError(f"{path}: damaged, or not a file of tensors alone ({first_line(error)})") from error
+        raise InputError(f"{path}: damaged, or not a file of tensors alone ({first_line(error, path)})") from error
 
 
 def save_tensors(content: Any, path: Path) -> None:
@@ -64,10 +64,6 @@ def save_tensors(content: Any, path: Path) -> None:
             torch.save(content, file)
     except RuntimeError as error:  # torch's, for what the file raised
         raise InputError(f"{path}: cannot be written; is the disk full? ({first_line(error)})") from error
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 # Checkpoints

@@ -18,12 +18,12 @@ from tqdm import tqdm
 from corpora.corpus import corpus_of
 from corpora.sessions import format_sessions
 from model import MATE
-from training.checkpoint import Row, best_epoch, epoch_of_weights, first_line, is_over
+from training.checkpoint import Row, best_epoch, epoch_of_weights, is_over
 from training.devices import device_name, n_processes
 from training.engine import NonFinite, trains_in_bfloat16
 from training.options import names_of
 from training.record import corpus_summary, encoder_summary
-from utils import InputError, lack_of_memory
+from utils import InputError, first_line, lack_of_memory
 
 
 def progress_bar(epochs: int, steps: int, done: int, hidden: bool) -> tqdm:
