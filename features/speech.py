@@ -20,7 +20,7 @@ from torch import Tensor
 
 from corpora.utterances import read_utterances
 from features.store import FeatureStore, open_features, try_to_read
-from utils import InputError
+from utils import InputError, expand_home
 
 if TYPE_CHECKING:  # training does not need transformers
     from features.speech_encoder import SpeechEncoder
@@ -30,7 +30,7 @@ EXAMPLE = "team-lucid/hubert-base-korean"  # on the Hugging Face hub, for error 
 
 def encoder_name(name_or_folder: str) -> str:
     """The name of a speech encoder: its name on the hub, or that of its folder, wherever it lies."""
-    folder = Path(name_or_folder)
+    folder = Path(expand_home(name_or_folder))
     return folder.resolve().name if folder.is_dir() else name_or_folder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,12 +13,14 @@ import transformers
 from torch import Tensor
 
 from features.speech import EXAMPLE, encoder_name
-from features.text import fingerprint, loading
+from features.text import fingerprint, load_model, loading
+from utils import expand_home
 
+PREPROCESSOR = "preprocessor_config.json"
 FAMILIES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "whisper")
 MAX_PART_SECONDS = 120  # a longer wave is embedded in parts: attention takes memory by the square of the length
 FIRST_FRAME = 400  # samples; a shorter wave is padded with zeros
-UNUSED = "masked_spec_embed"  # a weight for training; drawn at random if the encoder's file has none
+UNUSED = ("masked_spec_embed", "decoder.")  # a weight for training, and what is left out of Whisper
 
 
 class SpeechEncoder:
@@ -80,20 +83,17 @@ def load_speech_encoder(name_or_folder: str, device: torch.device | str = "cpu")
 
     Raises `InputError` if it cannot be loaded, is of none of `FAMILIES`, or its file lacks weights.
     """
-    source = {"pretrained_model_name_or_path": name_or_folder, "trust_remote_code": False}
+    name_or_folder, hub = expand_home(name_or_folder), {"trust_remote_code": False}
     with loading(name_or_folder, "speech encoder", EXAMPLE):
-        config = transformers.AutoConfig.from_pretrained(**source)
+        config = transformers.AutoConfig.from_pretrained(name_or_folder, **hub)
         if config.model_type not in FAMILIES:
             raise ValueError(f"of the family {config.model_type}, expected {', '.join(FAMILIES)}")
-        model, found = transformers.AutoModel.from_pretrained(**source, dtype="float32", output_loading_info=True)
-        absent = [name for name in found["missing_keys"] if name != UNUSED and not name.startswith("decoder.")]
-        if absent:
-            raise ValueError(f"its file lacks {min(absent)}")
+        model = load_model(name_or_folder, UNUSED, **hub)
         try:
-            extractor = transformers.AutoFeatureExtractor.from_pretrained(**source)
-        except (OSError, ValueError):  # no such file
-            if config.model_type == "whisper":
+            extractor = transformers.AutoFeatureExtractor.from_pretrained(name_or_folder, **hub)
+        except (OSError, ValueError):
+            if config.model_type == "whisper" or Path(name_or_folder, PREPROCESSOR).is_file():
                 raise
             extractor = transformers.Wav2Vec2FeatureExtractor()
-            warnings.warn(f"{name_or_folder}: no preprocessor_config.json, waves are standardised", stacklevel=2)
+            warnings.warn(f"{name_or_folder}: no {PREPROCESSOR}, waves are standardised", stacklevel=2)
     return SpeechEncoder(encoder_name(name_or_folder), model.to(device), extractor)

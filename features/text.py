@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,17 +26,28 @@ import transformers
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from utils import InputError
+from utils import InputError, expand_home, first_line
 
 KOBERT = "skt/kobert-base-v1"
 VOCABULARY = "spiece.model"
+FILES = (".safetensors", ".bin", ".model", ".json", ".txt")  # of weights and tokenizers
 MAX_TOKENS = 512  # positions of the encoder; of a longer sentence only the first 510 pieces are used
+WARN_UNKNOWN, REFUSE_UNKNOWN = 0.02, 0.2  # shares of the pieces of all sentences that the tokenizer does not know
+
+
+def may_be_on_hub(name: str) -> bool:
+    """Whether a name that is no folder can be one on the hub: a path is not, nor a name in a folder that is here."""
+    named = re.fullmatch(r"(?!exp/|data/)(\w[\w.-]*/)?\w[\w.-]*", name)
+    return named is not None and ("/" not in name or not Path(name).parent.is_dir())
 
 
 @contextlib.contextmanager
 def loading(name_or_folder: str, what: str, example: str) -> Iterator[None]:
     """Turn whatever fails while an encoder is loaded from a folder, or by its name on the hub, into an `InputError`."""
-    if not Path(name_or_folder).is_dir():
+    folder = Path(name_or_folder)
+    if not folder.is_dir():
+        if not may_be_on_hub(name_or_folder):
+            raise InputError(f"{what} {name_or_folder}: no such folder, and no name on the Hugging Face hub")
         print(f"looking for {name_or_folder} on the Hugging Face hub", file=sys.stderr)
     # No attempts to reach the hub, nor that a pooling layer, which is not used, is lacking
     huggingface_hub.utils.logging.set_verbosity_error()
@@ -43,17 +56,36 @@ def loading(name_or_folder: str, what: str, example: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # readers raise almost anything for damaged files and other models
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error, *(path for path in sorted(folder.glob("*.*")) if path.suffix in FILES))
         raise InputError(
-            f"{what} {name_or_folder}: cannot be loaded ({reason}); expected a folder, or a name on the Hugging Face "
-            f"hub such as {example}. Without a network pass a folder made by 'hf download NAME --local-dir FOLDER'"
+            f"{what} {name_or_folder}: cannot be loaded ({reason}); expected the whole folder of an encoder, or a name "
+            f"on the hub such as {example}. Without a network pass a folder of 'hf download NAME --local-dir FOLDER'"
         ) from error
 
 
-def fingerprint(content: bytes, model: torch.nn.Module, unused: str) -> str:
+def load_model(name_or_folder: str, unused: tuple[str, ...], **hub: Any) -> transformers.PreTrainedModel:
+    """The model of a folder or of the hub in float32, with all weights but those whose names begin with `unused`.
+
+    transformers draws at random what a file lacks: raises `ValueError` for that, and for weights that are not finite.
+    """
+    model, found = transformers.AutoModel.from_pretrained(
+        name_or_folder, dtype="float32", output_loading_info=True, **hub
+    )
+    if lacking := sorted(name for name in found["missing_keys"] if not name.startswith(unused)):
+        instead = f"; it has {min(found['unexpected_keys'])}" if found["unexpected_keys"] else ""
+        raise ValueError(f"its file lacks {len(lacking)} weights, first {lacking[0]}{instead}")
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all() and not name.startswith(unused):
+            raise ValueError(f"its {name} is not finite")
+    if left_out := sorted(name for name in found["unexpected_keys"] if re.search(r"\blayers?\.\d+\.", name)):
+        warnings.warn(f"{name_or_folder}: config.json leaves out {left_out[0]} of its file", stacklevel=4)
+    return model
+
+
+def fingerprint(content: bytes, model: torch.nn.Module, unused: tuple[str, ...]) -> str:
     """SHA-256 of what embeddings depend on besides their input: `content` (settings or tokenizer) and the weights.
 
-    Weights whose names begin with `unused` do not count: they are drawn at random if the encoder's file lacks them.
+    Weights whose names begin with `unused` do not count (see `load_model`).
     """
     digest = hashlib.sha256(content)
     for name, tensor in model.state_dict().items():
@@ -67,6 +99,7 @@ def fingerprint(content: bytes, model: torch.nn.Module, unused: str) -> str:
 class Tokenizer:
     encode: Callable[[str], list[int]]  # ids of a sentence, with the marks of its begin and end
     pad_id: int  # of padding
+    unknown_id: int | None  # of what is not in the vocabulary
     size: int  # number of pieces in the vocabulary
     content: bytes  # all that the ids depend on
 
@@ -81,7 +114,7 @@ def kobert_tokenizer(vocabulary: Path) -> Tokenizer:
     def encode(text: str) -> list[int]:
         return [cls, *pieces.encode(text)[: MAX_TOKENS - 2], sep]
 
-    return Tokenizer(encode, pad, pieces.get_piece_size(), pieces.serialized_model_proto())
+    return Tokenizer(encode, pad, unknown, pieces.get_piece_size(), pieces.serialized_model_proto())
 
 
 def own_tokenizer(name_or_folder: str, config: transformers.PretrainedConfig, **hub: Any) -> Tokenizer:
@@ -89,11 +122,14 @@ def own_tokenizer(name_or_folder: str, config: transformers.PretrainedConfig, **
     own = transformers.AutoTokenizer.from_pretrained(name_or_folder, **hub)
     if own.pad_token_id is None:
         raise ValueError(f"a {config.model_type} without a padding token, expected an encoder such as BERT")
+    n_marked = sum(piece.startswith("\u2581") for piece in own.get_vocab())  # how SentencePiece begins a word
+    if type(own.backend_tokenizer.model).__name__ == "WordPiece" and n_marked > len(own) / 10:
+        raise ValueError("its vocabulary is SentencePiece's, but is read as WordPiece's, which finds few words in it")
     # RoBERTa's positions start after the id of padding
     offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
     max_tokens = min(MAX_TOKENS, config.max_position_embeddings - offset)
     encode = partial(own.encode, truncation=True, max_length=max_tokens)
-    return Tokenizer(encode, own.pad_token_id, len(own), own.backend_tokenizer.to_str().encode())
+    return Tokenizer(encode, own.pad_token_id, own.unk_token_id, len(own), own.backend_tokenizer.to_str().encode())
 
 
 class TextEncoder:
@@ -109,7 +145,7 @@ class TextEncoder:
         self.description = {
             "name": name,
             "revision": getattr(model.config, "_commit_hash", None),
-            "fingerprint": fingerprint(tokenizer.content, model, "pooler."),
+            "fingerprint": fingerprint(tokenizer.content, model, ("pooler.",)),
             "random": getattr(model.config, "random_weights", None),
         }
 
@@ -118,9 +154,12 @@ class TextEncoder:
         """Sentence embeddings, float32, shape = (len(texts), dim).
 
         They are the mean of the last hidden states over a sentence's tokens, [CLS] and [SEP] included. Sentences go
-        through the encoder in order of length, so that batches hold little padding, and equal ones once.
+        through the encoder in order of length, so that batches hold little padding, and equal ones once. With
+        `progress` the share of unknown pieces is printed; raises `InputError` where it is `REFUSE_UNKNOWN` or more.
         """
-        ids = {text: torch.tensor(self.tokenizer.encode(text)) for text in dict.fromkeys(texts)}
+        ids = {text: self.tokenizer.encode(text) for text in dict.fromkeys(texts)}
+        self._check_pieces(texts, ids, progress)
+        ids = {text: torch.tensor(pieces) for text, pieces in ids.items()}
         order, found = sorted(ids, key=lambda text: len(ids[text])), {}
         for start in tqdm(range(0, len(order), batch_size), "sentence embeddings", unit="batch", disable=not progress):
             batch = order[start : start + batch_size]
@@ -132,30 +171,49 @@ class TextEncoder:
             found |= zip(batch, vectors.float().cpu().numpy(), strict=True)
         return np.array([found[text] for text in texts], dtype=np.float32).reshape(-1, self.dim)
 
+    def _check_pieces(self, texts: Sequence[str], ids: dict[str, list[int]], show: bool) -> None:
+        """Print the share of unknown pieces over all texts, warn of a large one, and refuse another's tokenizer."""
+        unknown = {text: pieces[1:-1].count(self.tokenizer.unknown_id) for text, pieces in ids.items()}
+        n, total = sum(unknown[text] for text in texts), sum(len(ids[text][1:-1]) for text in texts)
+        share = n / max(1, total)
+        found = f"{n} of the {total} pieces of the sentences ({share:.1%}) are unknown to the tokenizer"
+        if show:
+            print(found, flush=True)
+        if share >= WARN_UNKNOWN:
+            first = next(text for text in texts if unknown[text])
+            found = f"text encoder {self.description['name']}: {found}, first in {first!r}"
+            if share >= REFUSE_UNKNOWN and n > 3:
+                raise InputError(f"{found}; expected under {REFUSE_UNKNOWN:.0%}: give a --text_model for Korean")
+            warnings.warn(found, stacklevel=3)
+
 
 def load_text_encoder(
     name_or_folder: str, device: torch.device | str = "cpu", revision: str | None = None
 ) -> TextEncoder:
     """The text encoder (evaluation mode, float32) of a folder or of a name on the hub.
 
-    A BERT with a `spiece.model` is KoBERT. `revision` is the hub's commit, by default the newest. Raises `InputError`.
+    A BERT with a `spiece.model` is KoBERT. `revision` is the hub's commit, by default the newest. Raises `InputError`
+    if it cannot be loaded, or its files lack weights or the tokenizer.
     """
+    name_or_folder = expand_home(name_or_folder)
     hub = {"trust_remote_code": False, "revision": revision or "main"}
     with loading(name_or_folder, "text encoder", KOBERT):
         config = transformers.AutoConfig.from_pretrained(name_or_folder, **hub)
-        if config.model_type == "bert" and (vocabulary := _find_vocabulary(name_or_folder, hub["revision"])):
-            tokenizer = kobert_tokenizer(vocabulary)
-        else:
-            tokenizer = own_tokenizer(name_or_folder, config, **hub)
-        # Without its vocabulary file AutoTokenizer makes a tokenizer that knows nothing but special tokens
-        if not config.vocab_size / 2 < tokenizer.size <= config.vocab_size:
-            raise ValueError(f"its vocabulary has {tokenizer.size} pieces, its weights {config.vocab_size}")
-        model = transformers.AutoModel.from_pretrained(name_or_folder, dtype="float32", **hub)
+        vocabulary = _find_vocabulary(name_or_folder, hub["revision"]) if config.model_type == "bert" else None
+        try:
+            tokenizer = kobert_tokenizer(vocabulary) if vocabulary else own_tokenizer(name_or_folder, config, **hub)
+            # Without its vocabulary file AutoTokenizer makes a tokenizer that knows nothing but special tokens
+            if not config.vocab_size / 2 < tokenizer.size <= config.vocab_size:
+                raise ValueError(f"its vocabulary has {tokenizer.size} pieces, its weights {config.vocab_size}")
+        except Exception as error:  # see `loading`
+            kobert = f"; if it is KoBERT, it needs {VOCABULARY} of {KOBERT}" if config.model_type == "bert" else ""
+            raise ValueError(f"its tokenizer: {first_line(error)}{kobert}") from error
+        model = load_model(name_or_folder, ("pooler.",), **hub)
     return TextEncoder(name_or_folder, tokenizer, model.to(device))
 
 
 def _find_vocabulary(name_or_folder: str, revision: str) -> Path | None:
-    """KoBERT's SentencePiece model in a folder or on the hub, or None where there is none."""
+    """KoBERT's SentencePiece model in a folder or on the hub; None where there is none, or none in an offline cache."""
     if Path(name_or_folder).is_dir():
         return next(Path(name_or_folder).glob(VOCABULARY), None)
     try:

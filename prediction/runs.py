@@ -10,11 +10,11 @@ import torch
 from huggingface_hub import snapshot_download
 
 from features.speech_encoder import SpeechEncoder, load_speech_encoder
-from features.text import TextEncoder, load_text_encoder
+from features.text import TextEncoder, load_text_encoder, may_be_on_hub
 from model import MATE
 from training.checkpoint import load_weights
 from training.record import Record, TrainedRun, load_run, unfinished
-from utils import InputError, read_json
+from utils import InputError, expand_home, first_line, read_json
 
 EXPORTED, WEIGHTS = "config.json", "model.safetensors"  # the files of a folder of export.py
 # Of each kind of encoder: the option that names it, its name in a record, and the size of its embeddings for the model
@@ -29,14 +29,14 @@ def open_run(name: str) -> TrainedRun:
 
     Warns of a run that has not finished, or whose text encoder is random; `InputError` where it is none of these.
     """
-    folder = Path(name)
+    folder = Path(expand_home(name))
     if not folder.is_dir():
+        if "/" not in name or not may_be_on_hub(name):
+            raise InputError(f"{name}: no such folder; give a run folder, or user/name on the Hugging Face hub")
         try:
-            if name.count("/") != 1 or folder.parent.is_dir():  # exp/mistyped asks no network
-                raise ValueError("a name there is user/name")
             folder = Path(snapshot_download(name, allow_patterns=[EXPORTED, WEIGHTS]))
         except (OSError, ValueError) as error:  # ValueError: no name that the hub can have
-            raise InputError(f"{name}: no such folder, and not on the hub ({str(error).splitlines()[0]})") from error
+            raise InputError(f"{name}: no such folder, and not on the hub ({first_line(error)})") from error
     if (folder / EXPORTED).is_file():
         content = read_json(folder / EXPORTED)
         if not {"options", "data", "card"} <= content.keys():

@@ -15,8 +15,9 @@ import preprocessing
 from corpora.utterances import read_utterances
 from corpora.wavs import find_wavs, read_wav
 from dataset import WindowDataset, load_features
-from features.speech import find_encoder, save_speech_embeddings, speech_digest, speech_encoders
+from features.speech import encoder_name, find_encoder, save_speech_embeddings, speech_digest, speech_encoders
 from features.speech_encoder import load_speech_encoder
+from training.options import file_path
 from utils import InputError
 
 
@@ -69,11 +70,28 @@ def test_without_a_feature_extractor_waves_are_standardised_and_other_damages_ar
     model.save_pretrained(folder, state_dict=state)
     with pytest.raises(InputError, match=r"damaged.*layers\.1"):
         load_speech_encoder(str(folder))
+    model.save_pretrained(folder, state_dict={name: tensor * np.nan for name, tensor in model.state_dict().items()})
+    with pytest.raises(InputError, match=r"damaged.*finite"):
+        load_speech_encoder(str(folder))
+    (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+    with pytest.raises(InputError, match=r"damaged.*LFS"):
+        load_speech_encoder(str(folder))
     (folder / "model.safetensors").write_bytes(b"half")
     with pytest.raises(InputError, match="damaged"):
         load_speech_encoder(str(folder))
     with pytest.raises(InputError, match="bert"):
         load_speech_encoder(str(sample / "kobert"))
+
+
+def test_a_damaged_feature_extractor_is_not_taken_for_none_and_a_home_folder_is_found(encoders, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    folder = Path(shutil.copytree(encoders / "hubert-layer", tmp_path / "hubert"))
+    assert load_speech_encoder("~/hubert").name == encoder_name("~/hubert") == "hubert"
+    assert file_path("~/hubert") == folder  # of --data_path=~/hubert, which no shell expands
+    (folder / "preprocessor_config.json").write_text("{")
+    with pytest.raises(InputError, match="hubert"):
+        load_speech_encoder(str(folder))
 
 
 # The embeddings of a corpus

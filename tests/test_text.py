@@ -9,15 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 import transformers
 from conftest import ROOT
+from safetensors.torch import load_file, save_file
 
+import preprocessing
 from features.embeddings import load_embeddings, save_embeddings
 from features.text import Tokenizer, kobert_tokenizer, load_text_encoder
-from utils import InputError
+from utils import InputError, read_json, write_json
 
 TEXTS = ["안녕?", "", "어제 밤을 새웠는데도 끝이 안 나네요. 정말 힘들어요.", "네.", "안녕?", "QR코드 6살"]
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
 
 
 class Attack:
@@ -56,7 +61,7 @@ def test_long_decomposed_and_marked_sentences(skt):
 
 
 def make_encoder(folder: Path, kind: str) -> str:
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"안녕어제밤을새웠는데도끝이네요정말힘들?.,QR코드6살"]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"안녕어제밤을새웠는데도끝이나네요정말힘들?.,QR코드6살"]
     vocabulary = [*vocabulary, *(f"##{piece}" for piece in vocabulary[5:])]
     vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(vocabulary))}
     transformers.BertTokenizer(vocab=vocabulary, do_lower_case=False).save_pretrained(folder)
@@ -120,6 +125,8 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "other config": lambda folder: (folder / "config.json").write_text('{"model_type": "nothing of the kind"}'),
     "not JSON": lambda folder: (folder / "config.json").write_text("{"),
     "empty": lambda folder: [path.unlink() for path in folder.iterdir()],
+    "LFS pointer of the weights": lambda folder: (folder / "pytorch_model.bin").write_bytes(POINTER),
+    "LFS pointer of the vocabulary": lambda folder: (folder / "spiece.model").write_bytes(POINTER),
 }
 
 
@@ -130,15 +137,89 @@ def test_a_folder_that_holds_no_text_encoder_is_one_line_that_names_it(sample, t
     with pytest.raises(InputError, match=str(folder)) as error:
         load_text_encoder(str(folder))
     assert "\n" not in str(error.value)
+    assert ("LFS" in str(error.value)) == ("LFS" in damage)
+    assert ("needs spiece.model" in str(error.value)) == ("vocabulary" in damage and "LFS" not in damage)
     assert not (folder / "marker").exists()
 
 
-@pytest.mark.parametrize("name", ["skt/kobert-base-v1", "/not/there"])
-def test_an_encoder_that_cannot_be_had_is_one_line(monkeypatch, name):
+def word_pieces(folder: Path) -> None:
+    """KoBERT's pieces as BERT's vocabulary, which finds few of them: a word begins with a mark that no text has."""
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+    (folder / "vocab.txt").write_text("\n".join(map(pieces.id_to_piece, range(len(pieces)))), "utf-8")
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    (folder / "spiece.model").unlink()
+
+
+def test_kobert_without_its_own_vocabulary_file_is_refused_with_its_name(sample, tmp_path):
+    folder = shutil.copytree(sample / "kobert", tmp_path / "encoder")
+    word_pieces(folder)
+    with pytest.raises(InputError, match=r"needs spiece\.model"):
+        load_text_encoder(str(folder))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "KoBertTokenizer"}')
+    with pytest.raises(InputError, match=r"needs spiece\.model"):
+        load_text_encoder(str(folder))
+
+
+WEIGHTS: dict[str, tuple[Callable[[dict], dict], str]] = {
+    "of DDP": (lambda state: {f"module.{n}": t for n, t in state.items()}, "embeddings.LayerNorm.bias; .*module"),
+    "lacking": (lambda state: {n: t for n, t in state.items() if ".1.output.dense" not in n}, "1.output.dense.bias"),
+    "no numbers": (lambda state: {n: t * np.nan if ".0.output" in n else t for n, t in state.items()}, "0.output"),
+}
+
+
+@pytest.mark.parametrize("fault", WEIGHTS)
+def test_weights_that_are_lacking_or_no_numbers_are_refused_by_the_first_name(tmp_path, fault):
+    folder, (change, named) = make_encoder(tmp_path / "encoder", "bert"), WEIGHTS[fault]
+    save_file(change(load_file(f"{folder}/model.safetensors")), f"{folder}/model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=named):
+        load_text_encoder(folder)
+
+
+def test_a_configuration_with_other_layers_than_the_file_is_refused_or_warned_of(tmp_path, monkeypatch):
+    folder = make_encoder(tmp_path / "encoder", "roberta")
+    config = read_json(tmp_path / "encoder" / "config.json")
+    write_json(tmp_path / "encoder" / "config.json", config | {"num_hidden_layers": 3})
+    with pytest.raises(InputError, match=r"encoder\.layer\.2"):
+        load_text_encoder(folder)
+    write_json(tmp_path / "encoder" / "config.json", config | {"num_hidden_layers": 1})
+    monkeypatch.setenv("HOME", str(tmp_path))  # no shell expands the ~ of --text_model=~/encoder
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    with pytest.warns(UserWarning, match=r"encoder\.layer\.1"):
+        assert load_text_encoder("~/encoder").description["name"] == folder
+
+
+def test_unknown_pieces_are_counted_over_all_sentences_warned_of_and_refused(tmp_path, capsys, recwarn):
+    encoder, known = load_text_encoder(make_encoder(tmp_path / "bert", "bert")), ["안 밤 끝 이"] * 25
+    encoder.embed([*known, *["봄"] * 2], progress=True)  # 2.0% of 102
+    assert "2 of the 102" in capsys.readouterr().out
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="3 of the 103.*봄"):
+        encoder.embed([*known, *["봄"] * 3])
+    with pytest.warns(UserWarning, match="3 of the 4"):  # too few to refuse
+        encoder.embed(["봄 밤", "꽃", "새벽"])
+    with pytest.raises(InputError, match=r"25 of the 125.*봄"):
+        encoder.embed([*known, *["봄"] * 25])
+
+
+def test_preprocessing_with_the_tokenizer_of_another_language_writes_nothing(corpus, tmp_path, capsys):
+    before = sorted(corpus.rglob("*"))
+    argv = ["--data_path", str(corpus), "--gpu_id", "cpu", "--text_model", make_encoder(tmp_path / "bert", "bert")]
+    assert preprocessing.main(argv) == 2
+    assert argv[-1] in capsys.readouterr().err.splitlines()[-1]
+    assert sorted(corpus.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["skt/kobert-base-v1", "/not/there", "exp/kobert", "encoders/kobret", "../kobert"])
+def test_an_encoder_that_cannot_be_had_is_one_line_and_a_path_is_not_looked_for_on_the_hub(
+    monkeypatch, tmp_path, name, capsys
+):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "encoders").mkdir()
     with pytest.raises(InputError, match=name) as error:
         load_text_encoder(name)
     assert "\n" not in str(error.value)
+    assert (name in capsys.readouterr().err) == name.startswith("skt")
 
 
 # The embedding file
@@ -181,6 +262,7 @@ REFUSED = {
     "empty": b"",
     "no content": b"\x93NUMPY",
     "text instead": b"text",
+    "LFS pointer": POINTER,
 }
 
 
@@ -194,6 +276,19 @@ def test_other_contents_and_damaged_files_are_refused_and_nothing_is_run(tmp_pat
         np.save(path, held if content == "floats" else np.array(held, dtype=object))
     if content == "cut":
         os.truncate(path, path.stat().st_size - 20)
-    with pytest.raises(InputError, match=r"e\.npy: "):
+    with pytest.raises(InputError, match=r"e\.npy: .*LFS" if content == "LFS pointer" else r"e\.npy: "):
         load_embeddings(path, 4)
     assert not Path("marker").exists()
+
+
+def test_keys_that_are_no_names_are_refused_before_they_are_hashed(tmp_path):
+    path = tmp_path / "e.npy"
+    np.save(path, np.array({"a.txt": np.zeros(4)}, dtype=object))
+    key, nested = b"\x8c\x05a.txt", b")" + b"2\x86" * 26  # a pair of the same pair of ...: 2^26 tuples to hash
+    assert path.read_bytes().count(key) == 1
+    path.write_bytes(path.read_bytes().replace(key, nested))
+    with pytest.raises(InputError, match=r"e\.npy: "):
+        load_embeddings(path, 4)
+    np.save(path, np.array({1: np.zeros(4)}, dtype=object))
+    with pytest.raises(InputError, match=r"e\.npy: "):
+        load_embeddings(path, 4)

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from constants import OPTIMIZERS, PRECISIONS, ROLES, SAMPLE_RATE, TEXT_DIM, TRACKERS
 from corpora.sessions import parse_sessions
-from utils import InputError
+from utils import InputError, expand_home
 
 
 def switch(value: str) -> bool:
@@ -46,7 +46,7 @@ def file_path(value: str) -> Path:
     """A path that a file can have and a configuration can hold."""
     if "\0" in value or value != value.encode(errors="ignore").decode():
         raise argparse.ArgumentTypeError(f"{value!r}: expected a path in UTF-8 without NUL characters")
-    return Path(value)
+    return Path(expand_home(value))
 
 
 class ArgumentParser(argparse.ArgumentParser):
