@@ -11,6 +11,8 @@ python experiments.py runs                                        every run fold
 
 from __future__ import annotations
 
+import training  # noqa: F401, isort: skip (before all others: see there)
+
 import argparse
 import shutil
 import sys

@@ -9,6 +9,8 @@ from export import MATE
 
 from __future__ import annotations
 
+import training  # noqa: F401, isort: skip (before all others: see there)
+
 import sys
 import tempfile
 import warnings

@@ -12,6 +12,8 @@ from predict import Predictor, Utterance
 
 from __future__ import annotations
 
+import training  # noqa: F401, isort: skip (before all others: see there)
+
 import argparse
 import contextlib
 import sys

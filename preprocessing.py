@@ -10,7 +10,7 @@ corpora the second command makes one.
 
 from __future__ import annotations
 
-import training  # noqa: F401, isort: skip (sets what torch reads when it is imported)
+import training  # noqa: F401, isort: skip (before all others: see there)
 
 import argparse
 import contextlib

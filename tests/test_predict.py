@@ -84,9 +84,10 @@ def test_an_own_recording_gives_the_numbers_of_the_test(audio_run, talk, tmp_pat
     assert list(found) == [*PREDICTION_COLUMNS, "role"]
     assert found["true_emotion"].isna().all()
     assert found["segment_id"].is_unique
-    page = (out / "dialogue.html").read_text("utf-8")
+    page, printed = (out / "dialogue.html").read_text("utf-8"), capsys.readouterr()
     assert "talk.wav" in page if "--segments" in arguments else "1.wav" in page
-    assert "random text encoder" in capsys.readouterr().err
+    assert "random text encoder" in printed.err
+    assert "(0.0%)" in printed.out  # of pieces that the tokenizer does not know
 
 
 @pytest.mark.parametrize("kind", ["text", "audio", "speech"])
@@ -188,6 +189,10 @@ def test_the_recorded_revision_of_a_text_encoder_is_loaded(text_run, preprocesse
     command = [sys.executable, "-W", "ignore", "-c", HUB, run]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.split() == ["old"], done.stderr
+    for path in repository.rglob("spiece.model"):  # which an interrupted download has left out
+        path.unlink()
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert "needs spiece.model" in done.stderr.splitlines()[-1], done.stderr
 
 
 # What is wrong with the input
@@ -248,6 +253,26 @@ def test_the_readme_example_runs(audio_run, talk, monkeypatch, capsys):
     monkeypatch.chdir(talk)
     exec(compile(code.replace("exp/<run>", str(audio_run)), "README.md", "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) == len([*(talk / "parts").glob("*.wav")])
+
+
+@pytest.mark.parametrize("name", ["exp/typo", "./exp/typo", "a/b/c", "typo", "{}/typo"])
+def test_a_run_in_the_home_folder_is_found_and_a_mistyped_one_not_looked_for_on_the_hub(
+    monkeypatch, tmp_path, text_run, name
+):
+    monkeypatch.setenv("HOME", str(text_run.parent))
+    monkeypatch.setenv("USERPROFILE", str(text_run.parent))
+    assert Predictor(f"~/{text_run.name}", gpu_id="cpu").role == "speaker"
+    monkeypatch.chdir(tmp_path)  # where no exp lies
+    monkeypatch.setattr("prediction.runs.snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
+    with pytest.raises(InputError, match=r"typo|a/b/c"):
+        Predictor(name.format(tmp_path), gpu_id="cpu")
+
+
+@pytest.mark.parametrize("command", ["main", "preprocessing", "predict", "experiments", "export"])
+def test_a_missing_package_is_one_line(command):
+    done = subprocess.run([sys.executable, "-S", f"{command}.py"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "requirements.txt" in done.stderr
 
 
 @pytest.mark.parametrize("argv", [["a"], ["a", "--dialogue", "x", "--segments", "y"]])
