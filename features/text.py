@@ -179,7 +179,7 @@ class TextEncoder:
         found = f"{n} of the {total} pieces of the sentences ({share:.1%}) are unknown to the tokenizer"
         if show:
             print(found, flush=True)
-        if share >= WARN_UNKNOWN:
+        if share >= WARN_UNKNOWN and n > 1:  # a sentence may have an emoji
             first = next(text for text in texts if unknown[text])
             found = f"text encoder {self.description['name']}: {found}, first in {first!r}"
             if share >= REFUSE_UNKNOWN and n > 3:
