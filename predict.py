@@ -23,8 +23,9 @@ from pathlib import Path
 import pandas as pd
 
 from metric import AFFECT, PROBABILITIES
-from prediction.inputs import Utterance, from_corpus, from_folder, from_segments
+from prediction.inputs import Utterance, from_corpus, from_folder, from_segments, length
 from prediction.predictor import Prediction, Predictor
+from prediction.segments import CONVERSIONS, READERS
 from reports.dialogues import write_dialogues_page
 from reports.predictions import predictions_table, write_predictions
 from training.devices import set_up_process
@@ -79,8 +80,13 @@ def read_input(args: argparse.Namespace, predictor: Predictor) -> tuple[pd.DataF
         return from_corpus(args.dialogue, args.data_path, predictor.role, text_dim, args.audio_path)
     if args.segments:
         utterances = from_segments(args.segments, args.input)
+    elif args.input.is_dir():
+        utterances = from_folder(args.input)
+    elif args.input.suffix.lower() in {*READERS, *CONVERSIONS}:
+        utterances = from_segments(args.input)
     else:
-        utterances = (from_folder if args.input.is_dir() else from_segments)(args.input)
+        seconds = length(args.input)  # refuses what is no sound, before anybody makes segments of it
+        raise InputError(f"{args.input}: a recording of {seconds:.1f} s needs its transcript as --segments")
     return pd.DataFrame(utterances).assign(dialogue=args.input.resolve().stem), utterances
 
 
@@ -100,7 +106,7 @@ def get_args_parser() -> ArgumentParser:
     add, either = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
     inputs = "run folders (several: their mean), then a recording, or a folder of wavs with a .txt beside each"
     add("paths", nargs="+", metavar="RUN... INPUT", help=f"{inputs}; with --dialogue, runs alone")
-    either("--segments", type=file_path, help="of the recording: JSON of Whisper or WhisperX, SRT, WebVTT, CSV or TSV")
+    either("--segments", type=file_path, help="of the recording: JSON of a recogniser, SRT, WebVTT, CSV or TSV")
     either("--dialogue", metavar="NAME", help="a dialogue of a pre-processed corpus, such as Sess01_script01")
     add("--data_path", type=file_path, default=Path("data/KEMDy19"), help="that corpus (%(default)s)")
     add("--audio_path", type=file_path, help="folder of its wavs, if neither DATA_PATH/wav nor ./audio")

@@ -19,7 +19,7 @@ from corpora.corpus import corpus_of_id
 from corpora.utterances import read_utterances
 from corpora.wavs import find_wavs, read_wav, resample
 from features.embeddings import load_embeddings
-from prediction.segments import fit_to_recording, read_segments, split_speaker
+from prediction.segments import fit_to_recording, name_speakers, read_segments
 from utils import InputError, decode
 
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".w64", ".au", ".opus")
@@ -72,14 +72,18 @@ def read_part(path: Path, start: float, end: float, sr: int) -> np.ndarray:
     return resample(wave, rate, sr)
 
 
+def length(recording: Path) -> float:
+    """The length of a recording (s); raises `InputError` where it cannot be read."""
+    try:
+        return soundfile.info(recording).duration
+    except soundfile.SoundFileError as error:
+        raise InputError(f"{recording}: not readable as sound ({error}); expected WAV, FLAC, OGG or MP3") from error
+
+
 def from_segments(segments_path: Path, recording: Path | None = None) -> list[Utterance]:
     """The segments of a transcript in the order of time; without a recording for a model that reads text alone."""
-    segments, duration = read_segments(segments_path), math.inf
-    if recording is not None:
-        try:
-            duration = soundfile.info(recording).duration
-        except soundfile.SoundFileError as error:
-            raise InputError(f"{recording}: not readable as sound ({error}); expected WAV, FLAC, OGG or MP3") from error
+    duration = length(recording) if recording else math.inf
+    segments = read_segments(segments_path, duration)
     segments = fit_to_recording(segments, duration, f"{segments_path} of {recording}" if recording else segments_path)
     stem = (recording or segments_path).stem
     return [
@@ -91,21 +95,23 @@ def from_segments(segments_path: Path, recording: Path | None = None) -> list[Ut
 def from_folder(folder: Path) -> list[Utterance]:
     """The sound files of a folder in the order of their names (2 before 10); a `.txt` beside each is its text.
 
-    A text such as `[Kim]: word` names the speaker. Of several formats of one name the last is read, such as the wav.
+    Texts such as `[Kim]: word` name the speaker. Of several formats of one name the last is read, such as the wav.
     """
     files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SOUNDS}
     if not files:
         raise InputError(f"{folder}: holds no .wav; expected a folder of utterances, with a .txt beside each")
     if all(map(corpus_of_id, files)):
         warnings.warn(f"{folder}: ids of a corpus are not in the order of time; use --dialogue", stacklevel=2)
+    names = sorted(files, key=lambda name: re.sub(r"\d+", lambda number: number[0].zfill(20), name))
+    transcripts = {name: path for name in names if (path := files[name].with_suffix(".txt")).is_file()}
+    texts = [decode(path.read_bytes(), path) for path in transcripts.values()]
+    said = dict(zip(transcripts, name_speakers([""] * len(texts), texts), strict=True))
     utterances, end = [], 0.0
-    for name in sorted(files, key=lambda name: re.sub(r"\d+", lambda number: number[0].zfill(20), name)):
-        start, transcript = end, files[name].with_suffix(".txt")
-        speaker, text = "", None
-        if transcript.is_file():
-            speaker, text = split_speaker(" ".join(decode(transcript.read_bytes(), transcript).split()))
+    for name in names:
+        start = end
         with contextlib.suppress(soundfile.SoundFileError):  # which the predictor reports
             end += soundfile.info(files[name]).duration
+        speaker, text = said.get(name, ("", None))
         utterances.append(Utterance(files[name], text, speaker, start, end, id=name))
     return utterances
 

@@ -85,10 +85,8 @@ class Predictor:
         Raises `InputError` where no utterance can be used, an encoder cannot be loaded, or a run predicts NaN.
         """
         table = pd.DataFrame({"dialogue": "", "speaker": [utterance.speaker for utterance in utterances]})
-        unnamed = np.flatnonzero(table["speaker"] == "")
-        if unnamed.size and any(run.options.speakers for run in self.runs.values()):
-            sources = "WhisperX's --diarize, a column speaker, or '[Kim]: ' before the text"
-            raise InputError(f"utterance {unnamed[0] + 1} has no speaker, which a run with --speakers needs: {sources}")
+        if any(run.options.speakers for run in self.runs.values()):
+            table["speaker"] = nearest_speakers(utterances)
         text = self.embed_texts(utterances) if self.readers["text"] else None
         audio, found = {None: None}, []
         for name, run in self.runs.items():
@@ -164,6 +162,24 @@ def common_option(option: str, runs: Mapping[str, TrainedRun]) -> Any:
     if len({*values.values()}) > 1:
         raise InputError(f"--{option} differs between the runs, which have no mean then: {values}")
     return next(iter(values.values()), None)
+
+
+def nearest_speakers(utterances: Sequence[Utterance]) -> list[str]:
+    """The speaker of each utterance; where one has none, that of the nearest in time, or in order if times lack."""
+    speakers = np.array([utterance.speaker for utterance in utterances], dtype=object)
+    named, unnamed = np.flatnonzero(speakers != ""), np.flatnonzero(speakers == "")
+    if len(unnamed) and not len(named):
+        sources = "WhisperX's --diarize, a column speaker, or '[Kim]: ' before the text"
+        raise InputError(f"no utterance has a speaker, which a run with --speakers needs: {sources}")
+    if len(unnamed):
+        lacking = f"{len(unnamed)} of {count(len(speakers), 'utterance')} without a speaker"
+        warnings.warn(f"{lacking}, given the nearest one's; first: utterance {unnamed[0] + 1}", stacklevel=3)
+        start, end = (np.array([getattr(u, name) for u in utterances], float) for name in ("start", "end"))
+        if np.isnan(start + end).any():
+            start = end = np.arange(len(utterances))
+        apart = np.maximum(start[named] - end[unnamed, None], start[unnamed, None] - end[named])
+        speakers[unnamed] = speakers[named[apart.argmin(axis=1)]]
+    return speakers.tolist()
 
 
 def check_missing(what: str, missing: Sequence[str], n: int) -> None:

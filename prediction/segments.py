@@ -1,6 +1,6 @@
-"""Segments: who says what and when in a recording, from the transcripts that Whisper, WhisperX and people write.
+"""Segments: who says what and when in a recording, from the transcripts that recognisers and people write.
 
-SRT and WebVTT have a reader of our own: pysubs2 takes a line with a damaged time for text and drops `<v Kim>`.
+A reader for each kind of file gives fields; times, speakers and texts are read from them in one way for all.
 """
 
 from __future__ import annotations
@@ -9,80 +9,141 @@ import csv
 import html
 import io
 import json
+import math
 import re
+import shlex
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from prediction.captions import TAG, read_captions
 from utils import InputError, count, decode
 
 SHORTEST = 0.01  # s; a shorter segment is left out
 OVERRUN = 0.5  # s by which a segment may exceed the recording without a warning: transcribers round up
-TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:[.,]\d*)?)")
-SPEAKER = re.compile(r"(?:<v(?:\.[^\s>]*)?\s+([^>]+)>|\[([^\[\]]+)\]:)?")  # as WebVTT and WhisperX name one
-TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<\d[\d:.]*>|\{\\[^{}]*\}")
+WINDOW = 30.0  # s that Whisper reads at a time: its last segment, where it has no end, is not longer
+LONG = 100  # whole numbers by which more than half of the segments are longer than this are milliseconds
+MAX_ODD = 0.05  # share of the segments that may have times that cannot be used
+TIME = re.compile(r"(-?)(?:(?:(\d+):)?(\d+):)?(\d+(?:[.,]\d*)?)")
+LABEL = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>|\[([^\[\]]+)\]:")  # as WebVTT and WhisperX name a speaker
+NAME = re.compile(r"([^\W\d_][\w.()-]*(?: [\w.()-]+){0,2}) ?[:：](?:\s+(?=\S)|(?=[^\W\d_]))")  # as people do
+FIELDS = {"starttime": "start", "endtime": "end", "speakerno": "speaker"}  # AI Hub's
+FIELDS |= {"tmin": "start", "tmax": "end", "tier": "speaker"}  # Praat's
+LISTS = ("segments", "chunks", "transcription", "conversation")  # where a JSON file has its segments
 
 Rows = Iterator[tuple[str, dict[str, Any]]]  # place in the file; start, end, speaker and text as the file has them
 
 
-def read_segments(path: Path) -> pd.DataFrame:
-    """The segments of a transcript in the file's order: JSON of Whisper or WhisperX, SRT, WebVTT, CSV or TSV.
+def read_segments(path: Path, duration: float = math.inf) -> pd.DataFrame:
+    """The segments of a transcript in the file's order; `duration` (s) of the recording tells milliseconds from s.
 
     Returns
     -------
-    DataFrame of `start` and `end` (s), `speaker` and `text` ("" where the file has none)
+    DataFrame of `start` and `end` (s; NaN where they cannot be read), `speaker` and `text` ("" where the file has
+    none); its index has the place of each in the file, and the times as they stand there
 
     Raises
     ------
-    InputError : the file cannot be read or has no segment, or one with a wrong time; the message names its place
+    InputError : the file cannot be read or has no segment; the message says where
     """
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        kinds = ", ".join(READERS)
-        raise InputError(f"{path}: not a transcript ({kinds}), nor a folder; a recording needs one as --segments")
-    segments = []
+    suffix = path.suffix.lower()
+    if command := CONVERSIONS.get(suffix):
+        command = command.format(*(shlex.quote(str(name)) for name in (path, path.with_suffix(""))))
+        raise InputError(f"{path}: {suffix} is not read; convert it by {command}")
+    if suffix not in READERS:
+        raise InputError(f"{path}: not a transcript ({', '.join(READERS)})")
     try:
-        for place, fields in reader(decode(path.read_bytes(), path)):
-            start, end = (parse_time(fields.get(name), place) for name in ("start", "end"))
-            if end < start:
-                raise ValueError(f"{place}: ends at {end:g} s, before its start at {start:g} s")
-            speaker, text = (" ".join(str(fields.get(name) or "").split()) for name in ("speaker", "text"))
-            segments.append((start, end, speaker, text))
-    except (ValueError, csv.Error) as error:
+        rows = dict(READERS[suffix](decode(path.read_bytes(), path)))
+    except (ValueError, csv.Error, RecursionError) as error:
         raise InputError(f"{path}: {error}") from error
-    if not segments:
+    if not rows:
         raise InputError(f"{path}: no segment; is the transcript empty?")
-    return pd.DataFrame(segments, columns=["start", "end", "speaker", "text"])
+    fields = pd.DataFrame([*rows.values()], columns=["start", "end", "speaker", "text"], dtype=object)
+    written, table = (fields[["start", "end"]].map(read) for read in (read_text, parse_time))
+    is_whole = written.map(lambda text: text.lstrip("-").isdecimal()) | table.isna()
+    is_beyond = math.isinf(duration) or table["end"].max() > duration
+    if is_whole.all(axis=None) and is_beyond and (table["end"] - table["start"]).median() > LONG:
+        warnings.warn(f"{path}: times up to {table['end'].max():.0f}, read as milliseconds", stacklevel=2)
+        table /= 1000
+    said = name_speakers(fields["speaker"], fields["text"])
+    table["speaker"], table["text"] = zip(*said, strict=True)
+    table.index = [
+        f"{place}, {start:.20} to {end:.20}" for place, (start, end) in zip(rows, written.values, strict=True)
+    ]
+    return table
 
 
-def parse_time(value: Any, place: str) -> float:
-    """Seconds of 62.5, "62,5", "01:02.5" or "00:01:02,500"; for anything else a `ValueError` that names the place."""
+# Fields
+
+
+def parse_time(value: Any) -> float:
+    """Seconds of 62.5, "62,5", "1,234.5", "01:02.5" or "00:01:02,500", also negative; NaN for anything else."""
     text = f"{value:.6f}" if isinstance(value, float) else str(value).strip()
-    if match := TIME.fullmatch(text):
-        hours, minutes, seconds = (float((part or "0").replace(",", ".")) for part in match.groups())
-        if (match[2] is None or seconds < 60) and (match[1] is None or minutes < 60):
-            return 3600 * hours + 60 * minutes + seconds
-    raise ValueError(f"{place}: the time {text[:40]!r}, expected seconds such as 62.345, or 00:01:02.345")
+    match = TIME.fullmatch(re.sub(r",(?=\d{3}[,.])", "", text))
+    if match is None:
+        return math.nan
+    hours, minutes, seconds = (float((part or "0").replace(",", ".")) for part in match.groups()[1:])
+    time = 3600 * hours + 60 * minutes + seconds
+    is_time = (match[3] is None or seconds < 60) and (match[2] is None or minutes < 60) and math.isfinite(time)
+    return time * (-1 if match[1] else 1) if is_time else math.nan
 
 
-def split_speaker(text: str) -> tuple[str, str]:
-    """Speaker ("" if none is named) and words, without tags, of `<v Kim>word</v>`, `[Kim]: word` or `word`."""
-    match = SPEAKER.match(text)
-    return match[1] or match[2] or "", TAG.sub("", text[match.end() :]).strip()
+def read_text(value: Any) -> str:
+    """A field on one line, "" for null and NaN."""
+    return "" if value is None or value != value else " ".join(str(value).split())
 
 
-def read_whisper(content: str) -> Rows:
-    """`{"segments": [{"start": 0.0, "end": 1.5, "text": "...", "speaker": "..."}]}`, or the list alone."""
+def name_speakers(speakers: Iterable[Any], texts: Iterable[Any]) -> list[tuple[str, str]]:
+    """Speaker ("" where none is named) and words, without the tags of captions, of each segment of a dialogue.
+
+    A speaker is a name, a number, or an object such as CLOVA's `{"label": "1", "name": "Kim"}`. Where a segment has
+    none, its text may name one: `[Kim]: word`, `<v Kim>word</v>`, or `Kim: word` where no segment of the dialogue has
+    a speaker otherwise, and the name recurs or most texts begin with one.
+    """
+    found = []
+    for speaker, text in zip(speakers, map(read_text, texts), strict=True):
+        if isinstance(speaker, dict):
+            speaker = speaker.get("name") or speaker.get("label")
+        match = LABEL.match(text)
+        words = html.unescape(TAG.sub("", text[match.end() :] if match else text)).strip()
+        found.append((read_text(speaker) or read_text(match and (match[1] or match[2])), words))
+    if any(speaker for speaker, _ in found):
+        return found
+    names = [NAME.match(words) for _, words in found]
+    counts = Counter(match[1] for match in names if match)
+    are_most = 1 < counts.total() > len(found) / 2
+    return [
+        (name[1], words[name.end() :]) if name and (are_most or counts[name[1]] > 1) else ("", words)
+        for name, (_, words) in zip(names, found, strict=True)
+    ]
+
+
+# Kinds of files
+
+
+def read_json(content: str) -> Rows:
+    """JSON of Whisper, WhisperX, CLOVA, the pipeline of transformers, whisper.cpp or AI Hub; or the list alone."""
     data = json.loads(content)
-    segments = data.get("segments") if isinstance(data, dict) else data
+    lists = {name.lower(): found for name, found in data.items()} if isinstance(data, dict) else {"segments": data}
+    kind = next((name for name in LISTS if name in lists), "segments")
+    segments = lists.get(kind)
     if not isinstance(segments, list) or not all(isinstance(segment, dict) for segment in segments):
-        raise ValueError("expected a list 'segments' of objects, as in the JSON of Whisper or WhisperX")
+        raise ValueError(f"expected a list of objects: {', '.join(LISTS)}, as recognisers or AI Hub name it")
     for number, segment in enumerate(segments):
-        yield f"segments[{number}]", segment
+        fields = {FIELDS.get(name.lower(), name.lower()): found for name, found in segment.items()}
+        if kind == "chunks" and isinstance(times := fields.get("timestamp"), list) and len(times) == 2:
+            start, end = times
+            if end is None and number == len(segments) - 1:
+                end = parse_time(start) + WINDOW
+            fields |= {"start": start, "end": end}
+        elif kind == "transcription" and isinstance(times := fields.get("offsets"), dict):
+            fields |= {"start": parse_time(times.get("from")) / 1000, "end": parse_time(times.get("to")) / 1000}
+        yield f"{kind}[{number}]", fields
 
 
 def read_table(content: str) -> Rows:
@@ -90,7 +151,8 @@ def read_table(content: str) -> Rows:
     first = content.partition("\n")[0]
     delimiter = max("\t;,", key=first.count)  # a spreadsheet's CSV may have semicolons
     rows = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
-    rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or []]
+    names = [name.strip().lower() for name in rows.fieldnames or []]
+    rows.fieldnames = [FIELDS.get(name, name) for name in names]
     if not {"start", "end"} <= {*rows.fieldnames}:
         raise ValueError(f"line 1: {first.strip()[:60]!r}, expected columns such as start,end,speaker,text")
     for row in rows:
@@ -100,55 +162,56 @@ def read_table(content: str) -> Rows:
             yield f"line {rows.line_num}", row
 
 
-def read_cues(content: str, strict: bool = True) -> Rows:
-    """The cues of SRT or WebVTT: a line of times, lines of text.
-
-    Between them `strict` admits only numbers; otherwise notes, styles and names of cues are left out.
-    """
-    cues, text = [], None  # the text of the cue that is being read
-    for number, line in enumerate(map(str.strip, content.splitlines()), start=1):
-        if "-->" in line:
-            if text and text[-1].isdecimal():
-                text.pop()  # the number of this cue, without an empty line before it
-            start, _, after = line.partition("-->")
-            end, text = (after.split() or [""])[0], []  # WebVTT's settings follow the end
-            cues.append((f"line {number}", {"start": start, "end": end}, text))
-        elif not line:
-            text = None
-        elif text is not None:
-            text.append(line)
-        elif strict and not line.isdecimal():
-            raise ValueError(f"line {number}: {line[:60]!r}, expected a number, or 00:00:01,000 --> 00:00:02,500")
-    for place, times, text in cues:
-        speaker, words = split_speaker(" ".join(text))
-        yield place, times | {"speaker": speaker, "text": html.unescape(words)}
+READERS = {".json": read_json, ".csv": read_table, ".tsv": read_table}
+READERS |= {".srt": read_captions, ".vtt": partial(read_captions, strict=False)}
+CONVERSIONS = {  # from {0}; {1} is its name without the ending
+    ".rttm": """awk 'BEGIN {{print "start,end,speaker"}} {{printf "%s,%.3f,%s\\n", $4, $4+$5, $8}}' {0} > {1}.csv""",
+    ".textgrid": """pip install praat-parselmouth && python -c "import sys, parselmouth as p; c = p.praat.call; """
+    """print(c(c(p.read(sys.argv[1]), 'Down to Table', 0, 6, 1, 0), 'List', 0))" {0} > {1}.tsv""",
+    **dict.fromkeys((".ass", ".ssa", ".smi", ".lrc", ".sub"), "ffmpeg -i {0} {1}.srt"),
+}
 
 
-READERS = {".json": read_whisper, ".csv": read_table, ".tsv": read_table}
-READERS |= {".srt": read_cues, ".vtt": partial(read_cues, strict=False)}
+# Against the recording
 
 
 def fit_to_recording(segments: pd.DataFrame, duration: float, name: str | Path) -> pd.DataFrame:
     """The segments that lie in a recording of `duration` s, sorted by start; one warning per kind of odd segments.
 
-    Those that reach beyond the end of the recording are cut; those of which nothing is left are left out.
-    Raises `InputError`, which begins with `name`, where no segment is left or the times are milliseconds.
+    Those that reach beyond the end of the recording are cut. Those whose times cannot be used are left out, as are
+    those that are empty. Raises `InputError`, which begins with `name`, where the former are more than one and over
+    5%, or no segment is left.
     """
 
-    def warn(odd: Sequence[bool], what: str) -> None:
-        if any(odd):
-            warnings.warn(f"{name}: {count(int(sum(odd)), 'segment')} {what}", stacklevel=3)
+    def describe(odd: pd.Series, what: str) -> list[str]:
+        places = segments.index[segments.index.isin(odd.index[odd])]
+        return [f"{count(len(places), 'segment')} {what}; first: {places[0]}"] if len(places) else []
 
-    times = segments[["start", "end"]].to_numpy()
-    if (times % 1 == 0).all() and times.max() > 10 * duration:
-        raise InputError(f"{name}: times beyond {duration:.1f} s; for milliseconds, as in Whisper's TSV, give its JSON")
-    inside = segments.assign(end=segments["end"].clip(upper=duration))
-    inside = inside[inside["end"] - inside["start"] >= SHORTEST]
-    warn(~segments.index.isin(inside.index), "empty, or after the end of the recording, left out")
+    start, end = segments["start"], segments["end"]
+    kinds = {
+        "without a start or end that can be read": start.isna() | end.isna(),
+        "with a negative time": (start < 0) | (end < 0),
+        "with the end before the start": end < start,
+        "after the end of the recording": start >= duration,
+    }
+    odd, found = start < -math.inf, []
+    for what, of_kind in kinds.items():
+        found += describe(of_kind & ~odd, f"{what}, left out")
+        odd |= of_kind
+    if odd.sum() > max(1, MAX_ODD * len(odd)):
+        advice = f"these are over {MAX_ODD:.0%} of {len(odd)}: correct them, or is it of another recording?"
+        raise InputError(f"{name}: {'; '.join([*found, advice])}")
+    inside = segments[~odd].assign(end=end.clip(upper=duration))
+    is_empty = inside["end"] - inside["start"] < SHORTEST
+    found += describe(is_empty, "that are empty, left out")
+    inside = inside[~is_empty]
     if inside.empty:
-        raise InputError(f"{name}: no segment within the {duration:.2f} s of the recording; is it of another one?")
-    warn(segments["end"][inside.index] > duration + OVERRUN, f"cut at the end of the recording at {duration:.2f} s")
+        raise InputError(f"{name}: {'; '.join([*found, 'none is left; is it of another recording?'])}")
+    found += describe(end[inside.index] > duration + OVERRUN, f"cut at the end of the recording at {duration:.2f} s")
     ordered = inside.sort_values(["start", "end"], kind="stable")
-    warn(ordered.index != inside.index, "not in the order of time, sorted")
-    warn(ordered["start"] < ordered["end"].shift(), "overlapping the one before: both speakers are heard in them")
+    found += describe(pd.Series(ordered.index != inside.index, inside.index), "not in the order of time, sorted")
+    overlapping = ordered["start"] < ordered["end"].shift()
+    found += describe(overlapping, "overlapping the one before: both speakers are heard in them")
+    for line in found:
+        warnings.warn(f"{name}: {line}", stacklevel=2)
     return ordered.reset_index(drop=True)
