@@ -23,7 +23,7 @@ from pathlib import Path
 import pandas as pd
 
 from metric import AFFECT, PROBABILITIES
-from prediction.inputs import Utterance, from_corpus, from_folder, from_segments, length
+from prediction.inputs import Utterance, from_corpus, from_folder, from_segments, recording_length
 from prediction.predictor import Prediction, Predictor
 from prediction.segments import CONVERSIONS, READERS
 from reports.dialogues import write_dialogues_page
@@ -85,7 +85,7 @@ def read_input(args: argparse.Namespace, predictor: Predictor) -> tuple[pd.DataF
     elif args.input.suffix.lower() in {*READERS, *CONVERSIONS}:
         utterances = from_segments(args.input)
     else:
-        seconds = length(args.input)  # refuses what is no sound, before anybody makes segments of it
+        seconds = recording_length(args.input)  # refuses what is no sound, before anybody makes segments of it
         raise InputError(f"{args.input}: a recording of {seconds:.1f} s needs its transcript as --segments")
     return pd.DataFrame(utterances).assign(dialogue=args.input.resolve().stem), utterances
 

@@ -8,26 +8,19 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<\d[\d:.]*>|\{\\[^{}]*\}")
 WORD_TIME = re.compile(r"<\d+:\d[\d:.]*>")
 HIGHLIGHT = re.compile(r"<(?:u|font\b[^<>]*)>")  # round the word that is spoken: Whisper's, stable-ts's
 
 
-class Cue(NamedTuple):
-    """A cue: its place in the file, start and end as written there, and its lines with their tags."""
-
-    place: str
-    start: str
-    end: str
-    lines: list[str]
+Cue = tuple[str, str, str, list[str]]  # place in the file; start, end and lines as they stand there
 
 
 def read_captions(content: str, strict: bool = True) -> Iterator[tuple[str, dict[str, str]]]:
     """Place, start, end and text of each sentence of SRT or WebVTT; `strict` as `read_cues` has it."""
-    for cue in drop_repeats(read_cues(content, strict), has_word_times=bool(WORD_TIME.search(content))):
-        yield cue.place, {"start": cue.start, "end": cue.end, "text": " ".join(cue.lines)}
+    for place, start, end, lines in drop_repeats(read_cues(content, strict), bool(WORD_TIME.search(content))):
+        yield place, {"start": start, "end": end, "text": " ".join(lines)}
 
 
 def read_cues(content: str, strict: bool) -> list[Cue]:
@@ -42,7 +35,7 @@ def read_cues(content: str, strict: bool) -> list[Cue]:
                 text.pop()  # the number of this cue, without an empty line before it
             start, _, after = line.partition("-->")
             text = []
-            cues.append(Cue(f"line {number}", start, (after.split() or [""])[0], text))  # WebVTT's settings follow
+            cues.append((f"line {number}", start, (after.split() or [""])[0], text))  # WebVTT's settings follow the end
         elif not line:
             text = None
         elif text is not None:
@@ -53,28 +46,25 @@ def read_cues(content: str, strict: bool) -> list[Cue]:
 
 
 def drop_repeats(cues: list[Cue], has_word_times: bool) -> list[Cue]:
-    """The cues without what they repeat, in two ways of showing a sentence that is being spoken.
+    """The cues with each sentence once, where a file shows one again and again while it is spoken.
 
     Rolling captions (yt-dlp's of YouTube): a cue begins with the lines on which the one before it ends. These go.
     Highlights (`--highlight_words`): a cue for each word, all with the whole sentence, are one cue.
     """
-    plain = [[TAG.sub("", line).strip() for line in cue.lines] for cue in cues]
+    plain = [[TAG.sub("", line).strip() for line in lines] for *_, lines in cues]
     carried = [0, *(overlap(before, lines) for before, lines in itertools.pairwise(plain))]
     rolls = [n > 0 for n, lines in zip(carried, plain, strict=False) if sum(map(bool, lines)) > 1]
     is_padded = any("" in lines for lines in plain)
     is_rolling = sum(rolls) > max(1, len(rolls) / 2) or (has_word_times and (is_padded or any(rolls)))
-    found, highlighted = [], -1
-    for row, (cue, lines) in enumerate(zip(cues, plain, strict=True)):
-        match = HIGHLIGHT.search(" ".join(cue.lines))
-        position, last = match.start() if match else -1, highlighted
-        highlighted = position
-        if row and lines == plain[row - 1] and (position > last if match else last >= 0):
-            found[-1] = found[-1]._replace(end=cue.end)
-            highlighted = max(position, last)
-        elif not is_rolling:
-            found.append(cue)
-        elif any(lines[carried[row] :]):
-            found.append(cue._replace(lines=cue.lines[carried[row] :]))
+    found, highlighted = [], -1  # where in its sentence the highlighted word stands
+    for row, (place, start, end, lines) in enumerate(cues):
+        match, last = HIGHLIGHT.search(" ".join(lines)), highlighted
+        highlighted = match.start() if match else -1
+        if row and plain[row] == plain[row - 1] and (highlighted > last if match else last >= 0):
+            found[-1] = (*found[-1][:2], end, found[-1][3])
+            highlighted = max(highlighted, last)
+        elif not is_rolling or any(plain[row][carried[row] :]):
+            found.append((place, start, end, lines[carried[row] if is_rolling else 0 :]))
     return found
 
 

@@ -72,7 +72,7 @@ def read_part(path: Path, start: float, end: float, sr: int) -> np.ndarray:
     return resample(wave, rate, sr)
 
 
-def length(recording: Path) -> float:
+def recording_length(recording: Path) -> float:
     """The length of a recording (s); raises `InputError` where it cannot be read."""
     try:
         return soundfile.info(recording).duration
@@ -82,7 +82,7 @@ def length(recording: Path) -> float:
 
 def from_segments(segments_path: Path, recording: Path | None = None) -> list[Utterance]:
     """The segments of a transcript in the order of time; without a recording for a model that reads text alone."""
-    duration = length(recording) if recording else math.inf
+    duration = recording_length(recording) if recording else math.inf
     segments = read_segments(segments_path, duration)
     segments = fit_to_recording(segments, duration, f"{segments_path} of {recording}" if recording else segments_path)
     stem = (recording or segments_path).stem
@@ -103,16 +103,15 @@ def from_folder(folder: Path) -> list[Utterance]:
     if all(map(corpus_of_id, files)):
         warnings.warn(f"{folder}: ids of a corpus are not in the order of time; use --dialogue", stacklevel=2)
     names = sorted(files, key=lambda name: re.sub(r"\d+", lambda number: number[0].zfill(20), name))
-    transcripts = {name: path for name in names if (path := files[name].with_suffix(".txt")).is_file()}
-    texts = [decode(path.read_bytes(), path) for path in transcripts.values()]
-    said = dict(zip(transcripts, name_speakers([""] * len(texts), texts), strict=True))
+    transcripts = [files[name].with_suffix(".txt") for name in names]
+    texts = [decode(path.read_bytes(), path) if path.is_file() else None for path in transcripts]
+    said = name_speakers([None] * len(texts), texts)
     utterances, end = [], 0.0
-    for name in names:
+    for name, text, (speaker, words) in zip(names, texts, said, strict=True):
         start = end
         with contextlib.suppress(soundfile.SoundFileError):  # which the predictor reports
             end += soundfile.info(files[name]).duration
-        speaker, text = said.get(name, ("", None))
-        utterances.append(Utterance(files[name], text, speaker, start, end, id=name))
+        utterances.append(Utterance(files[name], None if text is None else words, speaker, start, end, id=name))
     return utterances
 
 

@@ -31,7 +31,7 @@ LONG = 100  # whole numbers by which more than half of the segments are longer t
 MAX_ODD = 0.05  # share of the segments that may have times that cannot be used
 TIME = re.compile(r"(-?)(?:(?:(\d+):)?(\d+):)?(\d+(?:[.,]\d*)?)")
 LABEL = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>|\[([^\[\]]+)\]:")  # as WebVTT and WhisperX name a speaker
-NAME = re.compile(r"([^\W\d_][\w.()-]*(?: [\w.()-]+){0,2}) ?[:：](?:\s+(?=\S)|(?=[^\W\d_]))")  # as people do
+NAME = re.compile(r"([^\W\d_][\w()-]*(?: [\w()-]+){0,2}) ?[:：](?:\s+(?=\S)|(?=[^\W\d_]))")  # as people do
 FIELDS = {"starttime": "start", "endtime": "end", "speakerno": "speaker"}  # AI Hub's
 FIELDS |= {"tmin": "start", "tmax": "end", "tier": "speaker"}  # Praat's
 LISTS = ("segments", "chunks", "transcription", "conversation")  # where a JSON file has its segments
@@ -70,11 +70,8 @@ def read_segments(path: Path, duration: float = math.inf) -> pd.DataFrame:
     if is_whole.all(axis=None) and is_beyond and (table["end"] - table["start"]).median() > LONG:
         warnings.warn(f"{path}: times up to {table['end'].max():.0f}, read as milliseconds", stacklevel=2)
         table /= 1000
-    said = name_speakers(fields["speaker"], fields["text"])
-    table["speaker"], table["text"] = zip(*said, strict=True)
-    table.index = [
-        f"{place}, {start:.20} to {end:.20}" for place, (start, end) in zip(rows, written.values, strict=True)
-    ]
+    table["speaker"], table["text"] = zip(*name_speakers(fields["speaker"], fields["text"]), strict=True)
+    table.index = [f"{place}, {a:.20} to {b:.20}" for place, (a, b) in zip(rows, written.values, strict=True)]
     return table
 
 
@@ -116,7 +113,7 @@ def name_speakers(speakers: Iterable[Any], texts: Iterable[Any]) -> list[tuple[s
         return found
     names = [NAME.match(words) for _, words in found]
     counts = Counter(match[1] for match in names if match)
-    are_most = 1 < counts.total() > len(found) / 2
+    are_most = 1 < counts.total() > sum(words != "" for _, words in found) / 2
     return [
         (name[1], words[name.end() :]) if name and (are_most or counts[name[1]] > 1) else ("", words)
         for name, (_, words) in zip(names, found, strict=True)
@@ -137,10 +134,8 @@ def read_json(content: str) -> Rows:
     for number, segment in enumerate(segments):
         fields = {FIELDS.get(name.lower(), name.lower()): found for name, found in segment.items()}
         if kind == "chunks" and isinstance(times := fields.get("timestamp"), list) and len(times) == 2:
-            start, end = times
-            if end is None and number == len(segments) - 1:
-                end = parse_time(start) + WINDOW
-            fields |= {"start": start, "end": end}
+            is_open = times[1] is None and number == len(segments) - 1
+            fields |= {"start": times[0], "end": parse_time(times[0]) + WINDOW if is_open else times[1]}
         elif kind == "transcription" and isinstance(times := fields.get("offsets"), dict):
             fields |= {"start": parse_time(times.get("from")) / 1000, "end": parse_time(times.get("to")) / 1000}
         yield f"{kind}[{number}]", fields
@@ -150,9 +145,9 @@ def read_table(content: str) -> Rows:
     """A table with the columns start and end, and perhaps speaker and text, in any order among others."""
     first = content.partition("\n")[0]
     delimiter = max("\t;,", key=first.count)  # a spreadsheet's CSV may have semicolons
-    rows = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
-    names = [name.strip().lower() for name in rows.fieldnames or []]
-    rows.fieldnames = [FIELDS.get(name, name) for name in names]
+    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL  # Whisper's TSV has texts as they are
+    rows = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+    rows.fieldnames = [FIELDS.get(name, name) for name in map(str.lower, map(str.strip, rows.fieldnames or []))]
     if not {"start", "end"} <= {*rows.fieldnames}:
         raise ValueError(f"line 1: {first.strip()[:60]!r}, expected columns such as start,end,speaker,text")
     for row in rows:
@@ -165,7 +160,7 @@ def read_table(content: str) -> Rows:
 READERS = {".json": read_json, ".csv": read_table, ".tsv": read_table}
 READERS |= {".srt": read_captions, ".vtt": partial(read_captions, strict=False)}
 CONVERSIONS = {  # from {0}; {1} is its name without the ending
-    ".rttm": """awk 'BEGIN {{print "start,end,speaker"}} {{printf "%s,%.3f,%s\\n", $4, $4+$5, $8}}' {0} > {1}.csv""",
+    ".rttm": """awk 'BEGIN {{print "start,end,speaker"}} /^SP/ {{printf "%s,%.3f,%s\\n", $4, $4+$5, $8}}' {0}>{1}.csv""",
     ".textgrid": """pip install praat-parselmouth && python -c "import sys, parselmouth as p; c = p.praat.call; """
     """print(c(c(p.read(sys.argv[1]), 'Down to Table', 0, 6, 1, 0), 'List', 0))" {0} > {1}.tsv""",
     **dict.fromkeys((".ass", ".ssa", ".smi", ".lrc", ".sub"), "ffmpeg -i {0} {1}.srt"),
@@ -194,14 +189,14 @@ def fit_to_recording(segments: pd.DataFrame, duration: float, name: str | Path) 
         "with the end before the start": end < start,
         "after the end of the recording": start >= duration,
     }
-    odd, found = start < -math.inf, []
+    odd, found = pd.Series(False, segments.index), []
     for what, of_kind in kinds.items():
         found += describe(of_kind & ~odd, f"{what}, left out")
         odd |= of_kind
     if odd.sum() > max(1, MAX_ODD * len(odd)):
         advice = f"these are over {MAX_ODD:.0%} of {len(odd)}: correct them, or is it of another recording?"
         raise InputError(f"{name}: {'; '.join([*found, advice])}")
-    inside = segments[~odd].assign(end=end.clip(upper=duration))
+    inside = segments.assign(end=end.clip(upper=duration))[~odd]
     is_empty = inside["end"] - inside["start"] < SHORTEST
     found += describe(is_empty, "that are empty, left out")
     inside = inside[~is_empty]

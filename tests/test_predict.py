@@ -203,7 +203,8 @@ PLACES = {"run": "audio_run", "talk": "talk", "corpus": "preprocessed"}
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("{run}", "{talk}/talk.wav"), "talk.wav"),
+        (("{run}", "{talk}/talk.wav"), "--segments"),
+        (("{run}", "{talk}/parts/1.txt"), "1.txt: not readable as sound"),
         (("{run}", "{talk}/talk.json"), "talk_0001"),
         (("{run}", "{talk}/none.wav", "--segments", "{talk}/talk.json"), "none.wav"),
         (("{run}", "{talk}/parts", "--segments", "{talk}/talk.json"), "parts"),
@@ -238,10 +239,24 @@ def test_missing_texts_and_unusable_wavs_are_warned_of_once(audio_run, talk, tmp
             predictor.dialogue(utterances)
 
 
-def test_a_run_with_speakers_needs_one_of_each_utterance(speech_run, talk):
-    utterances = [Utterance(talk / "parts" / "1.wav", "네", speaker) for speaker in ("A", "")]
-    with pytest.raises(InputError, match="utterance 2"):
-        Predictor(speech_run, gpu_id="cpu").dialogue(utterances)
+def test_an_utterance_without_a_speaker_has_the_nearest_one(speech_run, spoken, talk):
+    (encoder,), wav = (spoken / "encoders").iterdir(), talk / "parts" / "1.wav"
+    predictor = Predictor(speech_run, audio_model=str(encoder), gpu_id="cpu")
+
+    def predict(speakers: str, times: list[tuple]) -> np.ndarray:
+        rows = zip(speakers, times, strict=True)
+        return predictor.dialogue([Utterance(wav, "네", who.strip(), *time) for who, time in rows]).emotion
+
+    times, none = [(0, 1), (3, 4), (4.1, 5)], [()] * 3
+    assert (predict("AAB", times) != predict("ABB", times)).any()
+    for expected, given in (("ABB", times), ("AAB", none)):
+        with pytest.warns(UserWarning, match="1 of 3.* utterance 2"):
+            np.testing.assert_array_equal(predict("A B", given), predict(expected, given))
+
+
+def test_a_run_with_speakers_needs_a_speaker(speech_run, talk):
+    with pytest.raises(InputError, match="speaker"):
+        Predictor(speech_run, gpu_id="cpu").dialogue([Utterance(talk / "parts" / "1.wav", "네")] * 2)
 
 
 # As a library and as a command

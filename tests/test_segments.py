@@ -1,7 +1,12 @@
 """Segments and recordings: every transcript that people have, what is wrong in one, and the parts of a recording."""
 
 import itertools
+import json
+import math
+import re
+import subprocess
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,7 +14,7 @@ import pytest
 import soundfile
 
 from prediction.inputs import Utterance, from_folder, from_segments
-from prediction.segments import fit_to_recording, parse_time, read_segments
+from prediction.segments import fit_to_recording, name_speakers, parse_time, read_segments
 from utils import InputError
 
 
@@ -32,17 +37,25 @@ SAME = {
     "first\n00:01.500 --> 00:03.000 align:start\n"
     "<v Kim>안녕 <b>하세요</b></v>\n\n01:02.345 --> 00:01:04.000\n{\\an8}네\n",
     "a.csv": "start,end,speaker,text\n1.5,3,Kim,안녕 하세요\n\n00:01:02.345,64.0,,네\n",
+    "whisper.cpp.json": '{"transcription": [{"offsets": {"from": 1500, "to": 3000}, "text": " 안녕 하세요",'
+    '"speaker": "Kim"}, {"timestamps": {}, "offsets": {"from": 62345, "to": 64000}, "text": "네"}]}',
+    "clova.json": '{"segments": [{"start": 1500, "end": 3000, "text": "안녕 하세요", "speaker": {"label": "1",'
+    '"name": "Kim"}}, {"start": 62345, "end": 64000, "text": "네", "speaker": {"label": "", "name": ""}}]}',
+    "aihub.json": '{"Conversation": [{"TextNo": "1", "Text": "안녕 하세요", "StartTime": "1.50", "EndTime": "3.00",'
+    '"SpeakerNo": "Kim"}, {"Text": "네", "StartTime": "62.345", "EndTime": "64.00", "SpeakerNo": ""}]}',
+    "praat.tsv": "tmin\ttier\ttext\ttmax\n1.5\tKim\t안녕 하세요\t3\n62.345\t\t네\t64\n",
     "semicolons.CSV": 'Start;End;n;Text;Speaker\n1,5;3;1;"안녕\n하세요";Kim\n62,345;64;2;네;\n',
     "a.tsv": "end\tstart\ttext\tspeaker\n3\t1.5\t안녕 하세요\tKim\n64\t1:02.345\t네\t\n",
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*milliseconds:UserWarning")
 @pytest.mark.parametrize("encoding", ["utf-8", "cp949"])
 @pytest.mark.parametrize("name", SAME)
 def test_every_format_gives_the_same_segments(tmp_path, name, encoding):
     path = tmp_path / name
     path.write_text(SAME[name].lstrip("\ufeff" if encoding == "cp949" else ""), encoding=encoding, newline="")
-    pd.testing.assert_frame_equal(read_segments(path), EXPECTED)
+    pd.testing.assert_frame_equal(read_segments(path).reset_index(drop=True), EXPECTED)
 
 
 def test_texts_that_are_missing_or_hold_entities(tmp_path):
@@ -54,21 +67,148 @@ def test_texts_that_are_missing_or_hold_entities(tmp_path):
 
 
 TIMES = {62: 62, 1e-7: 0, " 62.345 ": 62.345, "62,5": 62.5, "1:02.5": 62.5, "00:01:02.345": 62.345, "90:00": 5400}
-NO_TIMES = ("", "-1", float("nan"), float("inf"), True, None, "1:60", "1:60:00", "00:00:01:00", "x")
+TIMES |= {"1,234.56": 1234.56, "1,234,567.8": 1234567.8, -0.02: -0.02, "-00:00:01,500": -1.5}
+NO_TIMES = ("", float("nan"), float("inf"), True, None, "1:60", "1:60:00", "00:00:01:00", "x", "9" * 400, "1,2.3")
 
 
-def test_times_are_read_and_others_refused_with_their_place():
-    assert [parse_time(value, "line 3") for value in TIMES] == pytest.approx([*TIMES.values()])
-    for value in NO_TIMES:
-        with pytest.raises(ValueError, match="line 3"):
-            parse_time(value, "line 3")
+def test_times_are_read_and_others_are_none():
+    assert [parse_time(value) for value in TIMES] == pytest.approx([*TIMES.values()])
+    assert np.isnan([parse_time(value) for value in NO_TIMES]).all()
+
+
+def read(folder: Path, name: str, content: str, duration: float = math.inf) -> list[tuple]:
+    """Start, end, speaker and text of the segments that are used of a transcript with this content."""
+    (folder / name).write_text(content, "utf-8")
+    segments = fit_to_recording(read_segments(folder / name, duration), duration, name)
+    return [tuple(row) for row in segments.to_numpy()]
+
+
+def test_the_last_chunk_of_a_pipeline_ends_with_the_recording(tmp_path):
+    chunks = [{"timestamp": [0.0, 5.0], "text": " 네"}, {"timestamp": [5.0, None], "text": " 그래"}]
+    content = json.dumps({"text": "네 그래", "chunks": chunks})
+    with pytest.warns(UserWarning, match="cut"):
+        assert read(tmp_path, "a.json", content, 9.0) == [(0, 5, "", "네"), (5, 9, "", "그래")]
+    assert read(tmp_path, "a.json", content)[1] == (5, 35, "", "그래")
+    chunks[0]["timestamp"] = None
+    with pytest.warns(UserWarning, match=r"chunks\[0\]"):
+        assert len(read(tmp_path, "a.json", json.dumps({"chunks": chunks}))) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*left out:UserWarning")
+@pytest.mark.parametrize("duration", [math.inf, 9.0])
+@pytest.mark.parametrize("end", ["", "\n-20\t900\t앞", "\n\t900\t앞"])
+def test_milliseconds_of_whisper_are_recognised_with_and_without_a_recording(tmp_path, duration, end):
+    content = f'start\tend\ttext\n0\t5500\t"네" 그래\n5500\t8000\t"왜{end}\n'
+    with pytest.warns(UserWarning, match="milliseconds"):
+        assert read(tmp_path, "a.tsv", content, duration) == [(0, 5.5, "", '"네" 그래'), (5.5, 8, "", '"왜')]
+
+
+@pytest.mark.parametrize(("rows", "duration"), [("0\t5\t네\n5\t30\t왜", math.inf), ("0\t150\t네\n150\t290\t왜", 300)])
+def test_whole_seconds_stay_seconds(tmp_path, rows, duration):
+    assert read(tmp_path, "a.tsv", f"start\tend\ttext\n{rows}\n", duration)[0][1] == int(rows.split("\t")[1])
+
+
+# Captions that show a sentence again and again
+
+ROLLING = """WEBVTT
+Kind: captions
+
+00:00:00.000 --> 00:00:02.000 align:start position:0%
+ 
+안녕<00:00:00.480><c> 하세요</c>
+
+00:00:02.000 --> 00:00:02.010 align:start position:0%
+안녕 하세요
+ 
+
+00:00:02.010 --> 00:00:04.000 align:start position:0%
+안녕 하세요
+네
+
+00:00:04.000 --> 00:00:04.010 align:start position:0%
+네
+ 
+
+00:00:04.010 --> 00:00:05.000 align:start position:0%
+네
+네
+
+00:00:05.000 --> 00:00:05.010 align:start position:0%
+네
+ 
+
+00:00:09.000 --> 00:00:11.000 align:start position:0%
+ 
+네<00:00:09.500><c> 그래요</c>
+"""
+SAID = [(0, 2, "", "안녕 하세요"), (2.01, 4, "", "네"), (4.01, 5, "", "네"), (9, 11, "", "네 그래요")]
+TAGS = re.compile("<.*?>")
+
+
+def as_srt(vtt: str) -> str:
+    """What ffmpeg makes of WebVTT: without word times and settings."""
+    numbers = itertools.count(1)
+    cues = TAGS.sub("", vtt.partition("\n\n")[2]).replace(" align:start position:0%", "")
+    return re.sub("^(.*-->.*)$", lambda times: f"{next(numbers)}\n{times[1].replace('.', ',')}", cues, flags=re.M)
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.vtt", ROLLING), ("a.srt", as_srt(ROLLING))])
+def test_rolling_captions_have_each_sentence_once_in_its_time(tmp_path, name, content):
+    assert read(tmp_path, name, content) == SAID
+
+
+HIGHLIGHTED = ["<u>왜</u> 이제 와", "왜 이제 와", "왜 <u>이제</u> 와", "왜 이제 <u>와</u>", "<u>네</u>", "<u>네</u>"]
+
+
+@pytest.mark.parametrize("tags", ["<u> </u>", '<font color="#00ff00"> </font>'])
+def test_highlighted_words_are_one_utterance_a_sentence(tmp_path, tags):
+    start, end = tags.rsplit(" ", 1)
+    texts = [text.replace("<u>", start).replace("</u>", end) for text in HIGHLIGHTED]
+    cues = (f"{n + 1}\n00:00:0{n},000 --> 00:00:0{n + 1},000\n[김]: {text}\n" for n, text in enumerate(texts))
+    expected = [(0, 4, "김", "왜 이제 와"), (4, 5, "김", "네"), (5, 6, "김", "네")]
+    assert read(tmp_path, "a.srt", "\n".join(cues)) == expected
+
+
+def test_people_repeat_themselves(tmp_path):
+    texts = ["네", "네", "왜\n그래", "그래\n왜", "<u>네</u>", "네 네", "네 네"]
+    cues = [f"00:00:0{n}.000 --> 00:00:0{n + 1}.000\n{text}\n" for n, text in enumerate(texts)]
+    found = read(tmp_path, "a.vtt", "WEBVTT\n\n" + "\n".join(cues))
+    assert [row[3] for row in found] == [TAGS.sub("", text).replace("\n", " ") for text in texts]
+
+
+# Speakers
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["김민수: 안녕하세요", "이영희:네", "김민수: 그래", "참고: 내일"], ["김민수", "이영희", "김민수", "참고"]),
+        (["화자 1: 네", "왜", "이제", "와", "화자 1: 네", "참고: 내일"], ["화자 1", "", "", "", "화자 1", ""]),
+        (["참고: 내일", "12: 30에 봐", "오후 3:30에", "오후 3:40에"], [""] * 4),
+        (["[김]: 네", "<v 이>왜</v>", "참고: 가", "참고: 나"], ["김", "이", "", ""]),
+        (["가: 나"], [""]),
+    ],
+)
+def test_a_text_names_its_speaker(texts, expected):
+    found = name_speakers([None] * len(texts), texts)
+    assert [speaker for speaker, _ in found] == expected
+    for text, (speaker, words) in zip(texts, found, strict=True):
+        assert words == TAGS.sub("", re.sub(rf"^\[?{speaker}\]?:" if speaker else "", "", text)).strip()
+
+
+def test_numbers_objects_and_nothing_are_speakers():
+    given = [0, 1, None, {"label": "1", "name": "A"}, {"label": "2"}, float("nan"), "  김\n민수 "]
+    assert [speaker for speaker, _ in name_speakers(given, ["네"] * 7)] == ["0", "1", "", "A", "2", "", "김 민수"]
+
+
+# What cannot be read
 
 
 @pytest.mark.parametrize(
     ("name", "content", "place"),
     [
-        ("a.csv", "start,end,text\n0,1,a\n2,1,b\n", "line 3"),
-        ("a.csv", "start,end,text\n0,1,a\n\nx,1,b\n", "line 4"),
+        ("a.csv", "start,end,text\n2,1,b\n", "line 2"),
+        ("a.csv", "start,end,text\n0,1,a\n\nx,1,b\ny,2,c\n", "line 4"),
         ("a.csv", "from,to\n0,1\n", "line 1"),
         ("a.csv", 'start,end,text\n0,1,"a\n', ""),
         ("a.csv", "start,end,text\n", ""),
@@ -78,17 +218,28 @@ def test_times_are_read_and_others_refused_with_their_place():
         ("a.vtt", "WEBVTT\n\n00:01.500 --> 00:0x.000\nx", "line 3"),
         ("a.json", "{", "line 1"),
         ("a.json", '{"text": "x"}', "segments"),
-        ("a.json", '{"segments": [{"start": 0, "end": 1}, {"start": 0}]}', "segments[1]"),
+        ("a.json", '{"segments": [{"start": 0}]}', "segments[0]"),
         ("a.json", '{"segments": [{"start": 0, "end": NaN}]}', "segments[0]"),
         ("a.docx", "x", ".json"),
+        ("a.ass", "x", "ffmpeg -i"),
+        ("a.TextGrid", "x", "parselmouth"),
     ],
 )
 def test_the_error_of_an_unreadable_transcript_names_file_and_place(tmp_path, name, content, place):
     (tmp_path / name).write_text(content, "utf-8")
     with pytest.raises(InputError) as error:
-        read_segments(tmp_path / name)
+        from_segments(tmp_path / name)
     assert str(error.value).startswith(str(tmp_path / name))
     assert place in str(error.value)
+
+
+def test_the_command_that_converts_rttm_does_so(tmp_path):
+    path = tmp_path / "my talk.rttm"
+    path.write_text(";; x\nSPEAKER talk 1 3600.123 2.30 <NA> <NA> A <NA> <NA>\n")
+    with pytest.raises(InputError) as error:
+        read_segments(path)
+    subprocess.run(str(error.value).split("by ", 1)[1], shell=True, check=True)
+    assert read_segments(tmp_path / "my talk.csv").to_numpy().tolist() == [[3600.123, 3602.423, "A", ""]]
 
 
 # Against the recording
@@ -119,14 +270,28 @@ def test_each_kind_of_odd_segments_is_warned_of_once():
     assert found["text"].tolist() == ["first", "overlapping", "late", "half beyond"]
     assert found[["start", "end"]].to_numpy().tolist() == [[0, 2], [1, 3], [5, 6], [9, 10]]
     numbers = [str(warning.message).split()[1] for warning in caught]
-    assert numbers == ["4", "1", "3", "1"]  # left out, cut, sorted, overlapping
+    assert numbers == ["1", "3", "1", "3", "1"]  # beyond, empty, cut, sorted, overlapping
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("segments", [table((11, 12)), table((0, 1500), (1500, 9000))])
-def test_segments_of_another_recording_or_in_milliseconds_are_an_error(segments):
+ODD = {"end before": (1, 0.98), "negative": (-0.02, 1), "nan": (1, math.nan), "null": (None, 1), "beyond": (50, 60)}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_segment_of_many_is_left_out_and_counted(tmp_path, kind):
+    rows = [{"start": n, "end": n + 1, "text": "네"} for n in range(40)]
+    odd = [{"start": ODD[kind][0], "end": ODD[kind][1], "text": "odd"}] * 3
+    for n, share in ((1, 2), (2, 40)):  # one, or up to 5%, of them
+        with pytest.warns(UserWarning, match=rf"\[{share}\]") as caught:
+            found = read(tmp_path, "a.json", json.dumps(rows[:share] + odd[:n]), 45.0)
+        assert len(found) == share
+        assert [str(warning.message).split()[1] for warning in caught] == [str(n)]
+    with pytest.raises(InputError, match=r"a\.json: 3 segments .*\[40\]"):
+        read(tmp_path, "a.json", json.dumps(rows + odd), 45.0)
+
+
+def test_segments_of_another_recording_are_an_error():
     with pytest.raises(InputError, match="talk"):
-        fit_to_recording(segments, 9.2, "talk")
+        fit_to_recording(table((11, 12)), 9.2, "talk")
 
 
 # Recordings
@@ -160,6 +325,12 @@ def test_a_part_of_a_recording_is_what_its_own_wav_would_be(tmp_path, rate, n):
         np.testing.assert_allclose(Utterance(wave[first : first + n, 0]).read(rate), whole, rtol=0, atol=1e-6)
 
 
+def test_the_format_of_a_recording_is_checked_before_its_segments(tmp_path):
+    (tmp_path / "talk.m4a").write_bytes(b"\0\0\0\x1cftypM4A ")
+    with pytest.raises(InputError, match=r"talk\.m4a"):
+        from_segments(tmp_path / "none.srt", tmp_path / "talk.m4a")
+
+
 def test_a_recording_that_cannot_be_used_is_an_input_error(tmp_path):
     (tmp_path / "a.csv").write_text("start,end\n0,1\n1,2\n")
     (tmp_path / "text.wav").write_text("text")
@@ -176,18 +347,18 @@ def test_a_recording_that_cannot_be_used_is_an_input_error(tmp_path):
         second.read(16000)
 
 
-# Speakers and folders
+# Folders
 
 
 def test_a_folder_is_read_in_the_order_of_numbers(tmp_path):
-    texts = {"1": "[A]: 네", "2": "[B]: 네\n", "10": "네 [C]: 네"}
+    texts = {"1": "A: 네", "2": "B: 네\n", "10": "네, C: 네"}
     for stem, text in texts.items():
         soundfile.write(tmp_path / f"{stem}.wav", noise(1, 8000), 8000)
         (tmp_path / f"{stem}.txt").write_text(text, "utf-8")
     soundfile.write(tmp_path / "9.wav", noise(1, 8000), 8000)
     found = from_folder(tmp_path)
     assert [u.id for u in found] == ["1", "2", "9", "10"]
-    assert [(u.speaker, u.text) for u in found] == [("A", "네"), ("B", "네"), ("", None), ("", "네 [C]: 네")]
+    assert [(u.speaker, u.text) for u in found] == [("A", "네"), ("B", "네"), ("", None), ("", "네, C: 네")]
     assert [(u.start, u.end) for u in found] == list(itertools.pairwise(range(5)))  # one after the other on the page
 
 
