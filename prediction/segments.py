@@ -160,7 +160,7 @@ def read_table(content: str) -> Rows:
 READERS = {".json": read_json, ".csv": read_table, ".tsv": read_table}
 READERS |= {".srt": read_captions, ".vtt": partial(read_captions, strict=False)}
 CONVERSIONS = {  # from {0}; {1} is its name without the ending
-    ".rttm": """awk 'BEGIN {{print "start,end,speaker"}} /^SP/ {{printf "%s,%.3f,%s\\n", $4, $4+$5, $8}}' {0}>{1}.csv""",
+    ".rttm": """awk 'BEGIN {{print "start,end,speaker"}} {{printf "%s,%.3f,%s\\n", $4, $4 + $5, $8}}' {0} > {1}.csv""",
     ".textgrid": """pip install praat-parselmouth && python -c "import sys, parselmouth as p; c = p.praat.call; """
     """print(c(c(p.read(sys.argv[1]), 'Down to Table', 0, 6, 1, 0), 'List', 0))" {0} > {1}.tsv""",
     **dict.fromkeys((".ass", ".ssa", ".smi", ".lrc", ".sub"), "ffmpeg -i {0} {1}.srt"),
