@@ -38,8 +38,8 @@ from model import MATE
 from reports.plots import plot_loss_curve, save_figure
 from reports.predictions import predictions_table
 from reports.result import result_text, write_test
-from training import checkpoint, devices, engine, progress, record
-from utils import InputError, lock_folder, new_folder, run_command, timestamp
+from training import checkpoint, devices, engine, progress, record, statistics
+from utils import InputError, new_folder, run_command, timestamp
 
 SAVE_SECONDS = 60  # at least, between two checkpoints
 CHECK_EVERY = 50  # steps between looks at the loss on a GPU, each of which waits for it
@@ -80,7 +80,7 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
         dtype = torch.bfloat16 if engine.trains_in_bfloat16(options.precision, device) else torch.float32
         environment = devices.environment(device) | {"training_precision": str(dtype).removeprefix("torch.")}
         now = record.make_record(options, data, environment)
-        folder = devices.on_main_process(accelerator, lambda: lock_resumed(folder, options, now, stack))
+        folder = devices.on_main_process(accelerator, lambda: record.lock_resumed(folder, options, now, stack))
 
         # 2. The model and the windows of each split
         devices.seed_everything(options.seed)
@@ -94,18 +94,21 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
         valid_set = windows(sessions["validate"], soft_targets=True)
         test_set = windows(sessions["test"])
         engine.check_batch_size(options.batch_size, len(train_set))
-        folder = devices.on_main_process(accelerator, lambda: folder or make_folder(options, now, stack))
+        folder = devices.on_main_process(accelerator, lambda: folder or record.make_folder(options, now, stack))
         if first:
             print(f"{'folder:':<12}{folder}", flush=True)
+            if options.bn_statistics == "train":
+                print(statistics.announcement(model, train_set, options, accelerator.num_processes), flush=True)
 
         # 3. Training, and the test
         with progress.one_line_errors(folder, options):
             history = fit(folder, options, model, (train_set, valid_set), accelerator, on_epoch)
             epoch = checkpoint.tested_epoch(history, options.select, options.monitor)
             arrays, _ = evaluate_windows(options, model, test_set, accelerator, progress="testing")
+            facts = statistics.compare_statistics(model, train_set, options)
             if first:
                 save_figure(plot_loss_curve(history), folder / "loss_curve.png")
-                report(folder, options, test_set, arrays, sessions["train"], epoch=epoch)
+                report(folder, options, test_set, arrays, sessions["train"], epoch=epoch, **facts)
                 (folder / checkpoint.CHECKPOINT).unlink()
         return folder
 
@@ -152,6 +155,8 @@ def fit(
                     bar.set_postfix(epoch=epoch, loss=f"{engine.mean_loss(losses):.3f}", refresh=False)
             train_loss = engine.mean_loss(losses)
             engine.check_weights(model)
+            if options.bn_statistics == "train" and (len(valid_set) or epoch == options.epochs):
+                statistics.compute_statistics(model, train_set, options, epoch, accelerator)
             row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "train_loss": train_loss}
             history.append(row | validate(options, model, valid_set, loss_function, accelerator))
             scheduler.step()
@@ -200,29 +205,6 @@ def windows_of(
     return WindowDataset(table, features, targets, options.ws, speakers=options.speakers, **settings)
 
 
-def lock_resumed(
-    folder: Path | None, options: argparse.Namespace, now: record.Record, stack: contextlib.ExitStack
-) -> Path | None:
-    """The folder of the run to resume, locked until `stack` closes; None where a new run begins."""
-    if options.resume == "auto":
-        folder = record.find_unfinished(options.save_path, now.run_id)
-        found = f"resuming {folder}" if folder else "no unfinished run with these options and data, a new one begins"
-        print(f"{options.save_path}: {found}")
-    if folder is not None:
-        stack.enter_context(lock_folder(folder, "training"))
-        record.check_resumed(folder, record.Record.read(folder), now)
-    return folder
-
-
-def make_folder(options: argparse.Namespace, now: record.Record, stack: contextlib.ExitStack) -> Path:
-    """The folder of a new run with its record, locked until `stack` closes."""
-    folder = record.new_run_folder(options)
-    stack.callback(lambda: any(folder.iterdir()) or folder.rmdir())  # the disk was full
-    stack.enter_context(lock_folder(folder, "training"))
-    now.write(folder)
-    return folder
-
-
 # Testing
 
 
@@ -268,22 +250,32 @@ def test(options: argparse.Namespace) -> Path:
         check_sessions(table["session"], options.test_split, "--test_split")
         data = record.data_record(options, table, train_sessions)
         model = engine.to_device(run.model, device)
+        dtype = torch.bfloat16 if engine.trains_in_bfloat16(options.precision, device) else torch.float32
+        of_training = argparse.Namespace(**vars(options) | {"batch_size": run.options.batch_size})
+        new_statistics = options.bn_statistics == "train" and "bn_statistics" in options.given
         if first:
             summary = progress.run_summary(options, data, table, {"test": options.test_split}, model, device)
             print(summary, f"{'run:':<12}{run.folder}", sep="\n", flush=True)
         found = record.warnings_of_test(run, options, data, train_sessions)
         for sentence in found:
             warnings.warn(sentence, stacklevel=2)
-        features = load(options, table, accelerator).to(device)
-        windows = windows_of(options, table, features, options.test_split)
+        windows = partial(windows_of, options, table, load(options, table, accelerator).to(device))
+        train_set = windows(train_sessions, soft_targets=True, crop_seed=options.seed, audio_dtype=dtype)
+        test_set = windows(options.test_split)
+        if new_statistics:
+            statistics.compute_statistics(model, train_set, of_training, run.epoch or 0, accelerator)
         try:
-            arrays, _ = evaluate_windows(options, model, windows, accelerator, progress="testing")
+            arrays, _ = evaluate_windows(options, model, test_set, accelerator, progress="testing")
+            facts = statistics.compare_statistics(model, train_set, of_training)
         except engine.NonFinite as error:
             raise InputError(f"{run.folder}: {error}; train again with a smaller --lr") from error
         folder = devices.on_main_process(accelerator, lambda: new_folder(run.folder, f"test_{timestamp()}"))
         if first:
             record.make_record(options, data, devices.environment(device)).write(folder)
-            report(folder, options, windows, arrays, train_sessions, epoch=run.epoch, warnings=found)
+            if new_statistics:
+                checkpoint.save_tensors(model.state_dict(), folder / "model.pth")
+            facts["warnings"] = found + facts["warnings"]
+            report(folder, options, test_set, arrays, train_sessions, epoch=run.epoch, **facts)
         return folder
 
 

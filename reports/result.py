@@ -102,11 +102,13 @@ def write_test(  # noqa: PLR0913 (a run's parts, the last ones by keyword)
     epoch: int | None,
     missing: Mapping[str, Sequence[str]],
     warnings: Sequence[str] = (),
+    batch_norm: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a test's files into `folder` and return the content of its `result.json`, the last one.
 
     `rows` are those of `predictions_table` with `train_rows`, `epoch` that of the tested weights, None where it is not
-    known; `missing` has the ids of utterances that lack a feature, by its name.
+    known; `missing` has the ids of utterances that lack a feature, by its name; `batch_norm` is of `compare_statistics`
+    in training/statistics.py.
     """
     if not len(train_rows):
         python_warnings.warn("no training session: the most frequent label is that of the tested windows", stacklevel=2)
@@ -125,6 +127,7 @@ def write_test(  # noqa: PLR0913 (a run's parts, the last ones by keyword)
         "epochs": options.epochs,
         "chosen": chosen,
         "warnings": [*warnings],
+        "batch_norm": batch_norm,
         "missing": {name: [*ids] for name, ids in missing.items()},
     }
     write_predictions(folder / "predictions.csv", rows)
@@ -167,6 +170,10 @@ def result_text(result: dict[str, Any], folder: Path, options: argparse.Namespac
     heading += f"{whole['n_single_label']} of them with one majority label"
     if result["epoch"] is not None:
         heading += f"\nweights of epoch {result['epoch']} of {result['epochs']}, {result['chosen']}"
+    if found := result["batch_norm"]:
+        kind = {"running": "running statistics", "train": "statistics of training windows"}[found["statistics"]]
+        heading += f"\nbatch norm: {kind}; loss of {found['windows']:,} training windows {found['loss']:.3f}"
+        heading += f", with each batch's own statistics {found['loss_of_batches']:.3f}"
     overall = overall_table(result)
     if corpus.imbalanced:
         overall = overall.sort_index(key=lambda names: names != "macro F1", kind="stable")

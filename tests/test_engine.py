@@ -116,8 +116,10 @@ def cnn_step(cnn: torch.nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().double() for name, tensor in found.items()}
 
 
-@pytest.mark.parametrize("chunk_bytes", [1, 1 << 20, 1 << 40], ids=["single", "few", "whole"])
-def test_cnn_in_chunks_trains_as_torch_does_on_the_whole_batch(chunk_bytes, monkeypatch):
+@pytest.mark.parametrize(
+    ("chunk_bytes", "momentum"), [(1, 0.1), (1 << 20, None), (1 << 40, 0.1)], ids=["single", "few", "whole"]
+)
+def test_cnn_in_chunks_trains_as_torch_does_on_the_whole_batch(chunk_bytes, momentum, monkeypatch):
     monkeypatch.setattr(training.cpu_cnn, "CHUNK_BYTES", chunk_bytes)
     torch.manual_seed(0)
     chunked = ChunkedCNN(ConvBlock(2, 6, 3, 1), ConvBlock(6, 5, 3, 2), ConvBlock(5, 3, 2, 3)).to(
@@ -127,6 +129,7 @@ def test_cnn_in_chunks_trains_as_torch_does_on_the_whole_batch(chunk_bytes, monk
         for block in chunked:
             block.bn.weight[::2] *= -0.7  # the largest value is the smallest once it is normalised
             block.bn.bias.uniform_(-0.5, 0.5)
+            block.bn.momentum = momentum
     plain, rough = torch.nn.Sequential(*copy.deepcopy(chunked)).double(), copy.deepcopy(chunked)
     x = torch.randn(5, 2, 40, 51).to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import ROOT, SMALL, only_run
 
 import main
@@ -15,7 +16,7 @@ from training.checkpoint import CHECKPOINT
 from utils import read_json
 
 RUN = (*SMALL, "--modality", "text", "--test_split", "1-2", "--valid_split", "3", "--epochs", "3")
-RUN = (*RUN, "--affect_loss", "ccc")
+RUN = (*RUN, "--affect_loss", "ccc", "--bn_statistics", "train")
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 ACCELERATE = (
     *("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"),
@@ -89,7 +90,11 @@ def test_two_processes_share_the_test_and_print_once(two, preprocessed):
     (test,) = folder.glob("test_*")
     ours, expected = (pd.read_csv(path / "predictions.csv") for path in (folder, test))
     assert ours["segment_id"].tolist() == expected["segment_id"].tolist()
+    assert main.main(["--test_only", str(folder), "--gpu_id", "cpu", "--bn_statistics", "train"]) == 0
+    (mended,) = {*folder.glob("test_*")} - {test}
     np.testing.assert_allclose(ours.select_dtypes("number"), expected.select_dtypes("number"), rtol=0, atol=1e-5)
+    statistics = [torch.load(path / "model.pth", weights_only=True) for path in (folder, mended)]
+    torch.testing.assert_close(*(state["mlp_av.0.fc.2.running_mean"] for state in statistics))  # both halves of batches
     history = pd.read_csv(folder / "history.csv")
     assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
 

@@ -193,7 +193,7 @@ def test_precision_decides_where_bfloat16_is_used(preprocessed, tmp_path, monkey
     monkeypatch.setattr(main.MATE, "forward", note)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": fast})
     folder = trained(preprocessed, tmp_path, *TEXT, "--precision", precision, "--report_to", "none")
-    assert used == {(True, expected[0]), (False, expected[1])}
+    assert used == {(True, expected[0]), (False, expected[1]), (False, expected[0])}  # the last with both statistics
     stored = read_json(folder / "configuration.json")["environment"]["training_precision"]
     assert stored == ("bfloat16" if expected[0] else "float32")
     assert not [*folder.glob("events*")]
@@ -201,7 +201,7 @@ def test_precision_decides_where_bfloat16_is_used(preprocessed, tmp_path, monkey
 
 def test_a_notebook_trains_and_tests_and_may_end_a_run(preprocessed, tmp_path):
     options = make_options(data_path=preprocessed, test_split=[1, 2], save_path=tmp_path / "a", gpu_id="cpu")
-    vars(options).update(modality="text", hidden_size=4, num_layers=1, batch_size=8, epochs=2)
+    vars(options).update(modality="text", hidden_size=4, num_layers=1, batch_size=8, epochs=2, bn_statistics="train")
     folder = main.train(options)
     tested = main.test(make_options(test_only=True, test_path=str(folder), gpu_id="cpu"))
     assert (tested / "predictions.csv").read_bytes() == (folder / "predictions.csv").read_bytes()

@@ -42,9 +42,10 @@ def train_block(block: ConvBlock, chunks: Sequence[Tensor]) -> list[Tensor]:
     mean, variance, *outputs = NormPool.apply(norm.weight, norm.bias, norm.eps, block.pool, *convolved)
     n = sum(x.numel() for x in convolved) // len(mean)
     with torch.no_grad():
-        norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(variance * (n / (n - 1)), norm.momentum)
         norm.num_batches_tracked += 1
+        momentum = 1 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
+        norm.running_mean.lerp_(mean, momentum)
+        norm.running_var.lerp_(variance * (n / (n - 1)), momentum)
     return outputs
 
 

@@ -155,6 +155,13 @@ def train_step(
     return loss.detach()
 
 
+def predict(model: torch.nn.Module, batch: Batch, bfloat16: bool = False) -> tuple[Tensor, ...]:
+    """What the model predicts of a batch, with log-probabilities; `bfloat16` means what it does in `train_step`."""
+    device = next(model.parameters()).device.type
+    with tensor_cores(bfloat16 and device == "cuda"), torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+        return model(batch.audio, batch.text, log=True, speakers=batch.speakers)
+
+
 def over_processes(loss_function: Loss) -> Loss:
     """The loss of the windows of all processes, for one that is not a mean over windows, such as 1 - CCC."""
 
@@ -201,10 +208,7 @@ def evaluate(  # noqa: PLR0913 (the last ones by keyword)
         broadcast(list(model.buffers()))  # each process has running statistics of its own batches
     outputs: list[tuple[Tensor, ...]] = []
     for batch in tqdm(prefetch(dataset, own, device), progress, len(own), disable=None if progress else True):
-        fast = tensor_cores(bfloat16 and device.type == "cuda")
-        with fast, torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            prediction = model(batch.audio, batch.text, log=True, speakers=batch.speakers)
-        outputs.append((*prediction, *(batch.target if loss_function else ())))
+        outputs.append((*predict(model, batch, bfloat16), *(batch.target if loss_function else ())))
     if several:
         everyones = gather_object([[tuple(tensor.cpu() for tensor in output) for output in outputs]])
         outputs = [output for turn in zip_longest(*everyones) for output in turn if output is not None]

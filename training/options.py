@@ -86,6 +86,9 @@ def get_args_parser() -> ArgumentParser:
     add("--batch_size", type=number(int, 1), default=64, help="windows in a batch; the published figures depend on it")
     bf16 = "bf16: bfloat16 in convolutions; auto: bfloat16 in training where it is fast, float32 in tests"
     add("--precision", choices=PRECISIONS, default="auto", help=bf16)
+    fresh = "running: of training, as published; train: computed anew over training windows before validation and test"
+    add("--bn_statistics", choices=("running", "train"), default="running", help=f"statistics of batch norm: {fresh}")
+    add("--bn_windows", type=number(int, 1), default=2048, help="training windows for --bn_statistics train, at most")
     add_fixed_options(parser)
     add = parser.add_argument_group("run").add_argument
     add("--save_path", type=file_path, default=Path("exp"), help="folder of the run folders")

@@ -156,10 +156,18 @@ def corpus_summary(data: Mapping[str, str]) -> str:
     return f"{data['corpus']} (version {data['version']}{', SYNTHETIC' if data['synthetic'] == 'yes' else ''})"
 
 
-def new_run_folder(options: argparse.Namespace) -> Path:
-    """Make a folder in `--save_path` for a run, named after its main options and the time."""
+def make_folder(options: argparse.Namespace, now: Record, stack: contextlib.ExitStack) -> Path:
+    """Make the folder of a new run in `--save_path` with its record, locked until `stack` closes.
+
+    It is named after the run's main options and the time.
+    """
     fold = f"test{format_sessions(options.test_split)}_seed{options.seed}_{timestamp()}"
-    return new_folder(options.save_path, f"{options.backbone}_{options.SorL}_{options.optim}_{options.ws}_{fold}")
+    name = f"{options.backbone}_{options.SorL}_{options.optim}_{options.ws}_{fold}"
+    folder = new_folder(options.save_path, name)
+    stack.callback(lambda: any(folder.iterdir()) or folder.rmdir())  # the disk was full
+    stack.enter_context(lock_folder(folder, "training"))
+    now.write(folder)
+    return folder
 
 
 def find_run(save_path: Path, name: str) -> Path:
@@ -214,6 +222,20 @@ def check_resumed(folder: Path, record: Record, now: Record) -> None:
         warnings.warn(f"{folder}: {'; '.join(changed)}: the result may differ", stacklevel=2)
 
 
+def lock_resumed(
+    folder: Path | None, options: argparse.Namespace, now: Record, stack: contextlib.ExitStack
+) -> Path | None:
+    """The folder of the run to resume, locked until `stack` closes; None where a new run begins."""
+    if options.resume == "auto":
+        folder = find_unfinished(options.save_path, now.run_id)
+        found = f"resuming {folder}" if folder else "no unfinished run with these options and data, a new one begins"
+        print(f"{options.save_path}: {found}")
+    if folder is not None:
+        stack.enter_context(lock_folder(folder, "training"))
+        check_resumed(folder, Record.read(folder), now)
+    return folder
+
+
 @dataclass(frozen=True)
 class TrainedRun:
     """A run folder with its trained model, which is on the CPU."""
@@ -241,6 +263,8 @@ def load_run(folder: Path) -> TrainedRun:
 def options_to_test(run: TrainedRun, options: argparse.Namespace) -> tuple[argparse.Namespace, list[int]]:
     """The options of a test of `run`, of what it held out or else the first fold, and its training sessions there."""
     tested = _stored_options(run.folder, run.record, options, "data", "test")
+    if tested.bn_statistics == "running" != run.options.bn_statistics:
+        raise InputError(f"--bn_statistics running: {run.folder} holds statistics of training windows; leave it out")
     corpora = run.record.data.get("corpus", KEMDY19.name), corpus_of(tested.data_path).name
     if "test_split" not in options.given:
         tested.test_split = _renumber(run.options.test_split, *corpora)

@@ -1,0 +1,133 @@
+"""Statistics of batch norm: computed anew over training windows, and running ones compared with those of batches.
+
+MATE's heads are Linear, ReLU, batch norm. The running variance of a unit that hardly ever fires decays to almost 0, as
+momentum .1 forgets the windows in which it did; where it fires in a test, it is multiplied by up to 1e-5^-.5 = 316.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dataset import WindowDataset, prefetch, shuffled_batches
+from loss import make_loss
+from model import MATE
+from training.engine import mean_loss, predict
+from utils import InputError, count
+
+COMPARED = 16  # training batches on which the two losses are compared
+LIMIT = 1.25  # of their ratio
+
+
+@contextlib.contextmanager
+def statistics_of_batches(model: torch.nn.Module, update: bool) -> Iterator[None]:
+    """A block in which batch norm takes each batch's own statistics, and `update` makes their mean the running ones.
+
+    Nothing else in MATE depends on the mode of training: it has no dropout, which would have to be off, as in a test.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    model.train()
+    for norm in norms:
+        norm.momentum = None if update else 0.0  # None: cumulative means
+        if update:
+            norm.reset_running_stats()
+    try:
+        yield
+    finally:
+        model.eval()
+        for norm, (momentum, n_batches) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            if not update:
+                norm.num_batches_tracked.copy_(n_batches)
+
+
+def draw_batches(windows: WindowDataset, options: argparse.Namespace, epoch: int) -> list[Tensor]:
+    """Numbers of the windows of batches as training draws them, the same for a seed and epoch; sets its crops."""
+    windows.set_epoch(epoch)
+    generator = torch.Generator().manual_seed(options.seed * 1_000_003 + epoch)  # training's own is not touched
+    weights = windows.weights if options.sampler == "weighted" else None
+    return shuffled_batches(len(windows), options.batch_size, generator, weights)
+
+
+def outputs(
+    model: MATE, windows: WindowDataset, batches: list[Tensor]
+) -> Iterator[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
+    """Prediction and target of each batch, in the precision of training."""
+    for batch in prefetch(windows, batches, next(model.parameters()).device):
+        yield predict(model, batch, windows.audio_dtype == torch.bfloat16), batch.target
+
+
+@torch.no_grad()
+def compute_statistics(
+    model: MATE, windows: WindowDataset, options: argparse.Namespace, epoch: int, accelerator: Accelerator
+) -> None:
+    """Set the statistics of all batch norms to their means over batches of up to `--bn_windows` training windows.
+
+    Several processes share the batches as they do in training. Raises `InputError` where there is no whole batch.
+    """
+    n, rank = accelerator.num_processes, accelerator.process_index
+    batches = draw_batches(windows, options, epoch)[: math.ceil(options.bn_windows / options.batch_size)]
+    if not batches:
+        raise InputError(
+            f"--bn_statistics train: {options.data_path} has {count(len(windows), 'window')} of the sessions that the "
+            f"run was trained on, of {options.batch_size} that a batch needs; give the corpus of the training"
+        )
+    with statistics_of_batches(model, update=True):
+        for _ in outputs(model, windows, [indices[rank::n] for indices in batches]):
+            pass
+    if n > 1:
+        running = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        torch._foreach_copy_(running, accelerator.reduce(running, "mean"))
+
+
+@torch.no_grad()
+def announcement(model: MATE, windows: WindowDataset, options: argparse.Namespace, n_processes: int) -> str:
+    """The line that says what `compute_statistics` will do, and how long it takes, by the second of two batches."""
+    batches, began = draw_batches(windows, options, 0), time.monotonic()
+    with statistics_of_batches(model, update=False):
+        for prediction, _ in outputs(model, windows, [indices[::n_processes] for indices in batches[:2]]):
+            prediction[0].sum().item()  # waits for a GPU
+            began, seconds = time.monotonic(), time.monotonic() - began
+    n = min(len(batches), math.ceil(options.bn_windows / options.batch_size))
+    line = f"{'batch norm:':<12}statistics of {n * options.batch_size:,} training windows, computed before each "
+    return f"{line}validation and the test, each time in about {math.ceil(n * seconds)} s"
+
+
+@torch.no_grad()
+def compare_statistics(model: MATE, windows: WindowDataset, options: argparse.Namespace) -> dict[str, Any]:
+    """The mean losses of training batches with running statistics and with the batches' own: keywords of `write_test`.
+
+    Warns where the first is more than `LIMIT` times the second. Without a whole batch, as in a test on another corpus,
+    there are no losses. Raises `NonFinite`.
+    """
+    batches = draw_batches(windows, options, 0)[:COMPARED]
+    if not batches:
+        return {"batch_norm": None, "warnings": []}
+    device, counts = next(model.parameters()).device, windows.class_counts
+    loss_function = make_loss(options.loss, options.lam, options.beta, counts, device, options.affect_loss)
+    model.eval()
+    running = mean_loss([loss_function(*output) for output in outputs(model, windows, batches)])
+    with statistics_of_batches(model, update=False):
+        own = mean_loss([loss_function(*output) for output in outputs(model, windows, batches)])
+    found = {"statistics": options.bn_statistics, "windows": len(batches) * options.batch_size}
+    found |= {"loss": round(running, 4), "loss_of_batches": round(own, 4)}
+    if running <= LIMIT * own:
+        return {"batch_norm": found, "warnings": []}
+    sentence = (
+        f"batch norm: the loss of {found['windows']:,} training windows is {running:.3f} with running statistics, and "
+        f"{own:.3f} with each batch's own: they do not fit the weights, and every figure of this test suffers; "
+        "--bn_statistics train computes them anew, also in a test of a run that exists (--test_only)"
+    )
+    warnings.warn(sentence, stacklevel=2)
+    return {"batch_norm": found, "warnings": [sentence]}
