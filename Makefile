@@ -17,7 +17,7 @@ ARGS ?=
 .DELETE_ON_ERROR:
 
 train: $(SAMPLE)/embedding_768.npy
-	$(BIN)/python main.py --data_path $(SAMPLE) --SorL speaker --test_split 1-4 $(QUICK) $(ARGS)
+	$(BIN)/python main.py --data_path $(SAMPLE) --SorL speaker --test_split 1-4 --bn_statistics train $(QUICK) $(ARGS)
 
 experiments: $(SAMPLE)/embedding_768.npy
 	$(BIN)/python experiments.py run --data_path $(SAMPLE) --save_path exp/tables --jobs 2 $(QUICK) --epochs 2 --sr 4000 --hidden_size 64 $(ARGS)

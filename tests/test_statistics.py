@@ -91,12 +91,12 @@ def test_dead_units_ruin_a_test_which_says_so_and_are_mended(running, tmp_path, 
     (ruined,) = folder.glob("test_*")
     result = read_json(ruined / "result.json")
     assert result["batch_norm"]["statistics"] == "running"
-    assert result["batch_norm"]["loss"] > 1.25 * result["batch_norm"]["loss_of_batches"]
+    assert result["batch_norm"]["loss"] > 1.1 * result["batch_norm"]["loss_of_batches"]
     (sentence,) = [text for text in result["warnings"] if "--bn_statistics train" in text]
     assert f"warning: {sentence}" in capsys.readouterr().err.splitlines()
     mended = mend(folder)
     result = read_json(mended / "result.json")
-    assert result["batch_norm"]["loss"] <= 1.25 * result["batch_norm"]["loss_of_batches"]
+    assert result["batch_norm"]["loss"] <= 1.1 * result["batch_norm"]["loss_of_batches"]
     assert result["warnings"] == []
     assert (weights(mended)["mlp_emotion.0.fc.2.running_var"] != planted["mlp_emotion.0.fc.2.running_var"]).all()
     assert torch.equal(weights(folder)["mlp_emotion.0.fc.2.running_var"], planted["mlp_emotion.0.fc.2.running_var"])
