@@ -7,19 +7,18 @@ momentum .1 forgets the windows in which it did; where it fires in a test, it is
 from __future__ import annotations
 
 import argparse
-import contextlib
+import copy
 import math
 import time
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
-from dataset import WindowDataset, prefetch, shuffled_batches
+from dataset import Batch, WindowDataset, prefetch, shuffled_batches
 from loss import make_loss
 from model import MATE
 from training.engine import mean_loss, predict
@@ -29,27 +28,15 @@ COMPARED = 16  # training batches on which the two losses are compared
 LIMIT = 1.1  # of their ratio: 1.00 at most where statistics fit, and above it in 47 of 49 tests that lost .05 of F1
 
 
-@contextlib.contextmanager
-def statistics_of_batches(model: torch.nn.Module, update: bool) -> Iterator[None]:
-    """A block in which batch norm takes each batch's own statistics, and `update` makes their mean the running ones.
+class OfBatch(torch.nn.Module):
+    """MATE as a function of a `Batch`, as `update_bn` calls it; in the precision of training."""
 
-    Nothing else in MATE depends on the mode of training: it has no dropout, which would have to be off, as in a test.
-    """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    model.train()
-    for norm in norms:
-        norm.momentum = None if update else 0.0  # None: cumulative means
-        if update:
-            norm.reset_running_stats()
-    try:
-        yield
-    finally:
-        model.eval()
-        for norm, (momentum, n_batches) in zip(norms, before, strict=True):
-            norm.momentum = momentum
-            if not update:
-                norm.num_batches_tracked.copy_(n_batches)
+    def __init__(self, model: MATE, windows: WindowDataset) -> None:
+        super().__init__()
+        self.model, self.bfloat16 = model, windows.audio_dtype == torch.bfloat16
+
+    def forward(self, batch: Batch) -> tuple[Tensor, ...]:
+        return predict(self.model, batch, self.bfloat16)
 
 
 def draw_batches(windows: WindowDataset, options: argparse.Namespace, epoch: int) -> list[Tensor]:
@@ -60,21 +47,13 @@ def draw_batches(windows: WindowDataset, options: argparse.Namespace, epoch: int
     return shuffled_batches(len(windows), options.batch_size, generator, weights)
 
 
-def outputs(
-    model: MATE, windows: WindowDataset, batches: list[Tensor]
-) -> Iterator[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
-    """Prediction and target of each batch, in the precision of training."""
-    for batch in prefetch(windows, batches, next(model.parameters()).device):
-        yield predict(model, batch, windows.audio_dtype == torch.bfloat16), batch.target
-
-
-@torch.no_grad()
 def compute_statistics(
     model: MATE, windows: WindowDataset, options: argparse.Namespace, epoch: int, accelerator: Accelerator
 ) -> None:
     """Set the statistics of all batch norms to their means over batches of up to `--bn_windows` training windows.
 
-    Several processes share the batches as they do in training. Raises `InputError` where there is no whole batch.
+    Several processes share the batches as they do in training. Nothing but batch norm depends on the mode of training,
+    in which the passes are made: MATE has no dropout. Raises `InputError` where there is no whole batch.
     """
     n, rank = accelerator.num_processes, accelerator.process_index
     batches = draw_batches(windows, options, epoch)[: math.ceil(options.bn_windows / options.batch_size)]
@@ -83,9 +62,8 @@ def compute_statistics(
             f"--bn_statistics train: {options.data_path} has {count(len(windows), 'window')} of the sessions that the "
             f"run was trained on, of {options.batch_size} that a batch needs; give the corpus of the training"
         )
-    with statistics_of_batches(model, update=True):
-        for _ in outputs(model, windows, [indices[rank::n] for indices in batches]):
-            pass
+    parts = prefetch(windows, [indices[rank::n] for indices in batches], next(model.parameters()).device)
+    update_bn(([batch] for batch in parts), OfBatch(model, windows))
     if n > 1:
         running = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
         torch._foreach_copy_(running, accelerator.reduce(running, "mean"))
@@ -94,14 +72,14 @@ def compute_statistics(
 @torch.no_grad()
 def announcement(model: MATE, windows: WindowDataset, options: argparse.Namespace, n_processes: int) -> str:
     """The line that says what `compute_statistics` will do, and how long it takes, by the second of two batches."""
-    batches, began = draw_batches(windows, options, 0), time.monotonic()
-    with statistics_of_batches(model, update=False):
-        for prediction, _ in outputs(model, windows, [indices[::n_processes] for indices in batches[:2]]):
-            prediction[0].sum().item()  # waits for a GPU
-            began, seconds = time.monotonic(), time.monotonic() - began
+    batches, of_batch = draw_batches(windows, options, 0), OfBatch(copy.deepcopy(model), windows).train()
+    for indices in batches[:2]:
+        began = time.monotonic()
+        batch = windows.batch(indices[::n_processes]).to(next(model.parameters()).device)
+        of_batch(batch)[0].sum().item()  # waits for a GPU
     n = min(len(batches), math.ceil(options.bn_windows / options.batch_size))
     line = f"{'batch norm:':<12}statistics of {n * options.batch_size:,} training windows, computed before each "
-    return f"{line}validation and the test, each time in about {math.ceil(n * seconds)} s"
+    return f"{line}validation and the test, each time in about {math.ceil(n * (time.monotonic() - began))} s"
 
 
 @torch.no_grad()
@@ -116,10 +94,10 @@ def compare_statistics(model: MATE, windows: WindowDataset, options: argparse.Na
         return {"batch_norm": None, "warnings": []}
     device, counts = next(model.parameters()).device, windows.class_counts
     loss_function = make_loss(options.loss, options.lam, options.beta, counts, device, options.affect_loss)
-    model.eval()
-    running = mean_loss([loss_function(*output) for output in outputs(model, windows, batches)])
-    with statistics_of_batches(model, update=False):
-        own = mean_loss([loss_function(*output) for output in outputs(model, windows, batches)])
+    running, own = (
+        mean_loss([loss_function(of_batch(batch), batch.target) for batch in prefetch(windows, batches, device)])
+        for of_batch in (OfBatch(model, windows).eval(), OfBatch(copy.deepcopy(model), windows).train())
+    )
     found = {"statistics": options.bn_statistics, "windows": len(batches) * options.batch_size}
     found |= {"loss": round(running, 4), "loss_of_batches": round(own, 4)}
     if running <= LIMIT * own:
