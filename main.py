@@ -31,7 +31,7 @@ from accelerate import Accelerator
 
 from corpora.sessions import check_sessions, training_sessions
 from corpora.utterances import read_utterances
-from dataset import Features, WindowDataset, load_features, prefetch, shuffled_batches
+from dataset import Features, WindowDataset, load_features, prefetch
 from loss import Loss, make_loss
 from metric import validation_figures
 from model import MATE
@@ -96,9 +96,8 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
         engine.check_batch_size(options.batch_size, len(train_set))
         folder = devices.on_main_process(accelerator, lambda: folder or record.make_folder(options, now, stack))
         if first:
-            print(f"{'folder:':<12}{folder}", flush=True)
-            if options.bn_statistics == "train":
-                print(statistics.announcement(model, train_set, options, accelerator.num_processes), flush=True)
+            about = statistics.announcement(model, train_set, options) if options.bn_statistics == "train" else []
+            print(f"{'folder:':<12}{folder}", *about, sep="\n", flush=True)
 
         # 3. Training, and the test
         with progress.one_line_errors(folder, options):
@@ -134,7 +133,6 @@ def fit(
     optimizer = engine.make_optimizer(options.optim, model, *rates)
     scheduler = engine.make_scheduler(optimizer, options.epochs, options.lr_gamma)
     generator = torch.Generator().manual_seed(options.seed)  # draws the order of the windows
-    weights = train_set.weights if options.sampler == "weighted" else None
     run_id = record.Record.read(folder).run_id
     state = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "order": generator}
     history, best = checkpoint.load_checkpoint(folder, run_id, state)
@@ -146,18 +144,17 @@ def fit(
             epoch, losses = len(history) + 1, []
             trained.train()
             train_set.set_epoch(epoch)
-            order = shuffled_batches(len(train_set), options.batch_size, generator, weights)
+            order = engine.draw_batches(train_set, options.batch_size, options.sampler, generator)
             for batch in prefetch(train_set, [indices[rank::n] for indices in order], device):
                 loss = engine.train_step(trained, batch, step_loss, optimizer, bfloat16)
                 losses.append(accelerator.reduce(loss, "mean") if n > 1 else loss)
                 bar.update()
                 if device.type == "cpu" or len(losses) % CHECK_EVERY == 0:
                     bar.set_postfix(epoch=epoch, loss=f"{engine.mean_loss(losses):.3f}", refresh=False)
-            train_loss = engine.mean_loss(losses)
+            row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "train_loss": engine.mean_loss(losses)}
             engine.check_weights(model)
             if options.bn_statistics == "train" and (len(valid_set) or epoch == options.epochs):
                 statistics.compute_statistics(model, train_set, options, epoch, accelerator)
-            row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "train_loss": train_loss}
             history.append(row | validate(options, model, valid_set, loss_function, accelerator))
             scheduler.step()
             if options.select == "best" and checkpoint.best_epoch(history, options.monitor) == epoch:

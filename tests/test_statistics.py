@@ -15,7 +15,7 @@ import main
 import training.statistics
 from training.checkpoint import CHECKPOINT
 from training.options import make_options
-from training.statistics import compare_statistics, compute_statistics, draw_batches
+from training.statistics import batches_of, compare_statistics, compute_statistics
 from utils import read_json
 
 RUN = (*SMALL, "--modality", "text", "--test_split", "1-2", "--valid_split", "3", "--epochs", "3", "--no_pages")
@@ -57,7 +57,7 @@ def test_statistics_are_the_means_of_those_of_batches_in_float64(n_windows, n_ba
     for name, norm in plain.named_modules():
         if isinstance(norm, _BatchNorm):
             norm.register_forward_pre_hook(lambda _, x, name=name: found.setdefault(name, []).append(x[0].detach()))
-    for indices in draw_batches(windows, options, 7)[:n_batches]:
+    for indices in batches_of(windows, options, 7)[:n_batches]:
         plain(None, windows.batch(indices).text.double())
     before = copy.deepcopy(model)
     compute_statistics(model, windows, options, 7, Accelerator(cpu=True))

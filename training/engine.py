@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 from tqdm import tqdm
 
-from dataset import Batch, WindowDataset, prefetch
+from dataset import Batch, WindowDataset, prefetch, shuffled_batches
 from loss import Loss
 from model import MATE
 from training.cpu_cnn import ChunkedCNN
@@ -117,6 +117,12 @@ def make_scheduler(optimizer: torch.optim.Optimizer, epochs: int, gamma: float) 
     """Multiply the learning rate by `gamma` after epochs/3 and again after epochs/2, as published."""
     milestones = [epoch for epoch in (epochs // 3, epochs // 2) if epoch > 0]
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma)
+
+
+def draw_batches(windows: WindowDataset, batch_size: int, sampler: str, generator: torch.Generator) -> list[Tensor]:
+    """The windows' numbers in the batches of an epoch, as `--sampler` draws them."""
+    weights = windows.weights if sampler == "weighted" else None
+    return shuffled_batches(len(windows), batch_size, generator, weights)
 
 
 @contextlib.contextmanager

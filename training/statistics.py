@@ -18,10 +18,11 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
-from dataset import Batch, WindowDataset, prefetch, shuffled_batches
+from dataset import Batch, WindowDataset, prefetch
 from loss import make_loss
 from model import MATE
-from training.engine import mean_loss, predict
+from training.devices import n_processes
+from training.engine import draw_batches, mean_loss, predict
 from utils import InputError, count
 
 COMPARED = 16  # training batches on which the two losses are compared
@@ -39,12 +40,11 @@ class OfBatch(torch.nn.Module):
         return predict(self.model, batch, self.bfloat16)
 
 
-def draw_batches(windows: WindowDataset, options: argparse.Namespace, epoch: int) -> list[Tensor]:
+def batches_of(windows: WindowDataset, options: argparse.Namespace, epoch: int) -> list[Tensor]:
     """Numbers of the windows of batches as training draws them, the same for a seed and epoch; sets its crops."""
     windows.set_epoch(epoch)
     generator = torch.Generator().manual_seed(options.seed * 1_000_003 + epoch)  # training's own is not touched
-    weights = windows.weights if options.sampler == "weighted" else None
-    return shuffled_batches(len(windows), options.batch_size, generator, weights)
+    return draw_batches(windows, options.batch_size, options.sampler, generator)
 
 
 def compute_statistics(
@@ -56,7 +56,7 @@ def compute_statistics(
     in which the passes are made: MATE has no dropout. Raises `InputError` where there is no whole batch.
     """
     n, rank = accelerator.num_processes, accelerator.process_index
-    batches = draw_batches(windows, options, epoch)[: math.ceil(options.bn_windows / options.batch_size)]
+    batches = batches_of(windows, options, epoch)[: math.ceil(options.bn_windows / options.batch_size)]
     if not batches:
         raise InputError(
             f"--bn_statistics train: {options.data_path} has {count(len(windows), 'window')} of the sessions that the "
@@ -70,16 +70,16 @@ def compute_statistics(
 
 
 @torch.no_grad()
-def announcement(model: MATE, windows: WindowDataset, options: argparse.Namespace, n_processes: int) -> str:
+def announcement(model: MATE, windows: WindowDataset, options: argparse.Namespace) -> list[str]:
     """The line that says what `compute_statistics` will do, and how long it takes, by the second of two batches."""
-    batches, of_batch = draw_batches(windows, options, 0), OfBatch(copy.deepcopy(model), windows).train()
+    batches, of_batch = batches_of(windows, options, 0), OfBatch(copy.deepcopy(model), windows).train()
     for indices in batches[:2]:
         began = time.monotonic()
-        batch = windows.batch(indices[::n_processes]).to(next(model.parameters()).device)
+        batch = windows.batch(indices[:: n_processes()]).to(next(model.parameters()).device)
         of_batch(batch)[0].sum().item()  # waits for a GPU
     n = min(len(batches), math.ceil(options.bn_windows / options.batch_size))
     line = f"{'batch norm:':<12}statistics of {n * options.batch_size:,} training windows, computed before each "
-    return f"{line}validation and the test, each time in about {math.ceil(n * (time.monotonic() - began))} s"
+    return [f"{line}validation and the test, each time in about {math.ceil(n * (time.monotonic() - began))} s"]
 
 
 @torch.no_grad()
@@ -89,7 +89,7 @@ def compare_statistics(model: MATE, windows: WindowDataset, options: argparse.Na
     Warns where the first is more than `LIMIT` times the second. Without a whole batch, as in a test on another corpus,
     there are no losses. Raises `NonFinite`.
     """
-    batches = draw_batches(windows, options, 0)[:COMPARED]
+    batches = batches_of(windows, options, 0)[:COMPARED]
     if not batches:
         return {"batch_norm": None, "warnings": []}
     device, counts = next(model.parameters()).device, windows.class_counts
