@@ -154,6 +154,7 @@ def test_training_learns(preprocessed, tmp_path):
     assert loss.iloc[-1] < 0.6 * loss.iloc[0]
 
 
+@pytest.mark.filterwarnings("ignore:batch norm")
 def test_training_stops_after_patience_and_tests_the_best_epoch(preprocessed, tmp_path, capsys):
     options = ("--valid_split", "3", "--select", "best", "--monitor", "macro_f1", "--patience", "2", "--epochs", "6")
     reported = {}

@@ -26,7 +26,7 @@ from training.engine import draw_batches, mean_loss, predict
 from utils import InputError, count
 
 COMPARED = 16  # training batches on which the two losses are compared
-LIMIT = 1.1  # of their ratio: 1.00 at most where statistics fit, and above it in 47 of 49 tests that lost .05 of F1
+LIMIT = 1.1  # of their ratio: 1.00 at most where statistics fit, and above it in 77 of 82 tests that lost .05 of F1
 
 
 class OfBatch(torch.nn.Module):
