@@ -25,8 +25,9 @@ class Corpus:
     example_id : a segment id, for error messages
     example_table : the name of an annotation table, for error messages
     table : what the names of its annotation tables match, with the group `session`
-    id_column : position in these tables, from 0, of the segment id. Three columns of all raters together follow, their
-        emotion, valence and arousal, and then three of each rater; start and end stand in columns 1 and 2
+    id_column : position in these tables, from 0, of the segment id, where their header does not say it. Three columns
+        of all raters together follow, their emotion, valence and arousal, and then three of each rater; start and end
+        are columns 1 and 2
     segment : what a segment id matches, with the groups session, script, speaker and sequence
     sessions : all session numbers
     folds : test sessions of each fold of the usual protocol

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+from itertools import accumulate, chain
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +52,11 @@ def read_annotation(data_path: Path, corpus: Corpus) -> tuple[pd.DataFrame, pd.D
     is_rated = own["speaker"] == own["actor"].str.upper() if "actor" in own else True
     own["role"] = np.where(is_rated, "speaker", "listener")
     annotation, of_cells = _read_cells(own)
+    of_tables = _doubtful_tables(data_path, own) if "actor" in own else None
     problems = pd.concat([*of_rows, of_cells]).sort_index(kind="stable")
     is_lost = ~annotation["usable"].reindex(rows.index, fill_value=False)
     _refuse_ruined_table(data_path, rows, is_lost, problems)
-    return _in_time_order(annotation), pd.concat([of_files, problems, _half_rated(own)])
+    return _in_time_order(annotation), pd.concat([of_files, of_tables, problems, _half_rated(own)])
 
 
 # Reading
@@ -82,25 +84,49 @@ def read_table(path: Path, corpus: Corpus) -> pd.DataFrame:
 
     Raises
     ------
-    InputError : it cannot be read as a CSV table, has no header rows, or a row has too few columns
+    InputError : it cannot be read as a CSV table, has no header rows or another one, or a row has too few columns
     """
-    names = {1: "start", 2: "end", **dict(enumerate(["Segment ID", *RATING_COLUMNS], start=corpus.id_column))}
-    n_columns = max(names) + 1
     try:
         lines = [*csv.reader(io.StringIO(decode(path.read_bytes(), path), newline=None))]
     except csv.Error as error:
         raise InputError(f"{path}: not readable as a CSV table ({error}); is a quote left open?") from error
     if any(corpus.segment.fullmatch(cell.strip()) for cells in lines[:HEADER_ROWS] for cell in cells):
         raise InputError(f"{path}: its first two rows hold an utterance; expected two header rows, as in ETRI's tables")
+    columns = _find_columns(path, [*lines, [], []][:HEADER_ROWS], corpus)
+    n_columns = max(columns.values()) + 1
     rows = {n: cells for n, cells in enumerate(lines, start=1) if n > HEADER_ROWS and "".join(cells).strip()}
     for number, cells in rows.items():
         if len(cells) < n_columns:
             raise InputError(f"{path}, row {number}: {len(cells)} columns, expected {n_columns}; is it whole?")
     table = pd.DataFrame([cells[:n_columns] for cells in rows.values()], columns=range(n_columns), dtype=str)
-    table = table[[*names]].rename(columns=names)
+    table = table[[*columns.values()]].set_axis([*columns], axis=1)
     stripped = {name: table[name].str.strip() for name in ("Segment ID", "start", "end")}
     parts_of_name = corpus.table.fullmatch(path.name).groupdict()
     return table.assign(**stripped, file=f"annotation/{path.name}", row=np.array([*rows], dtype=int), **parts_of_name)
+
+
+def _find_columns(path: Path, header: list[list[str]], corpus: Corpus) -> dict[str, int]:
+    """The positions of a table's columns: those of the header's words, of words that it has not those of ETRI's tables.
+
+    Raises `InputError` where only some columns of ratings are named, and not as ETRI's.
+    """
+    width, names = max(map(len, header), default=0), [name.lower() for name in RATINGS]
+    groups, words = ([c.strip().lower() for c in cells] + [""] * (width - len(cells)) for cells in header)
+    heads = [*zip(accumulate(groups, lambda last, own: own or last), words, strict=True)]
+    known = {"start": (("wav", "start"), 1), "end": (("wav", "end"), 2)}
+    known |= {"Segment ID": (("segment id", ""), corpus.id_column)}
+    columns = {name: heads.index(head) if head in heads else place for name, (head, place) in known.items()}
+    columns |= {name: columns["Segment ID"] + n for n, name in enumerate(RATING_COLUMNS, start=1)}
+    found = [[place for place, word in enumerate(words) if word == name] for name in names]
+    if {*map(len, found)} == {1 + N_RATERS}:
+        triples = [*zip(*found, strict=True)]
+        triples.sort(key=lambda triple: not any("total" in groups[place] for place in triple))  # before the raters
+        return columns | dict(zip(RATING_COLUMNS, chain(*triples), strict=True))
+    for column, place in columns.items():
+        if place < width and words[place] in names and not column.lower().startswith(words[place]):
+            expected = f"expected {column.partition('.')[0]}, or names of all {len(RATING_COLUMNS)} columns of ratings"
+            raise InputError(f"{path}, row {HEADER_ROWS}, column {place + 1}: {words[place]!r}, {expected}")
+    return columns
 
 
 def _mend_prefixes(rows: pd.DataFrame, data_path: Path, corpus: Corpus) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -133,6 +159,22 @@ def _refuse_ruined_table(data_path: Path, rows: pd.DataFrame, is_lost: pd.Series
             f"{data_path / problem_text(first)}: {first['what']}; {lost.max():.0%} of the table's rows cannot be used: "
             "take the table as it was distributed"
         )
+
+
+def _doubtful_tables(data_path: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """The tables of KEMDy19 that repeat the ratings of their session's other table, or rate one actor's rows alone."""
+    content = ["Segment ID", *RATING_COLUMNS]
+    distinct = rows.drop_duplicates(["file", *content])
+    is_equal, problems = distinct.duplicated(content, keep=False), []
+    for file, table in distinct.groupby("file"):
+        n_equal, (speaker, role) = is_equal[table.index].sum(), table[["speaker", "role"]].iloc[0]
+        if n_equal > len(table) / 2:  # ten raters do not agree on both actors by chance
+            what, done = "table with the ratings of its session's other table", "used, though one rates the wrong actor"
+            problems.append((data_path / file, "", what, f"{n_equal} of {len(table)} rows", done))
+        if table["role"].nunique() == 1:
+            what, found = "table whose ids are all of one actor", f"{len(table)} rows of {speaker}"
+            problems.append((data_path / file, "", what, found, f"it gives {role} rows alone"))
+    return file_problems(data_path, problems)
 
 
 def _half_rated(rows: pd.DataFrame) -> pd.DataFrame:
@@ -177,6 +219,7 @@ def _read_cells(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     ordered = "its place in the table orders it"
     problems = [
         _cell_problems(rows, values, left_out.to_numpy()),
+        *_doubtful_totals(rows, values),
         row_problems(rows[~has_vote], "row without a usable vote", "", left_out[~has_vote]),
         row_problems(rows[bad_start], "start that is no number", rows["start"][bad_start].map(repr), ordered),
     ]
@@ -201,6 +244,23 @@ def _cell_problems(rows: pd.DataFrame, values: pd.DataFrame, left_out: np.ndarra
     texts = ["; ".join(f"{cell!r} of {_whose(raters)}" for cell, raters in cells.items()) for cells in found.values()]
     positions, what, done = np.array([*found], dtype=object).reshape(-1, 3).T
     return row_problems(rows.iloc[positions.astype(int)], what, texts, done)
+
+
+def _doubtful_totals(rows: pd.DataFrame, values: pd.DataFrame) -> list[pd.DataFrame]:
+    """The totals that are not the majority label, or the mean, of their votes, where all of these can be used."""
+    counts = np.stack([(values[VOTES] == emotion).sum(axis=1) for emotion in EMOTIONS], axis=1)
+    is_majority = counts == counts.max(axis=1, keepdims=True)
+    differs = (values["Emotion"].str.get_dummies(";").reindex(columns=EMOTIONS, fill_value=0) != is_majority).any(
+        axis=1
+    )
+    majority = pd.Series([";".join(np.array(EMOTIONS)[of_row]) for of_row in is_majority], rows.index)
+    found = {"Emotion": (differs & values[["Emotion", *VOTES]].notna().all(axis=1), majority)}
+    for name in RATINGS[1:]:
+        mean = values[[f"{name}.{rater}" for rater in range(1, 1 + N_RATERS)]].astype(float).mean(axis=1, skipna=False)
+        found[name] = (values[name].astype(float) - mean).abs() > 0.051, mean.round(2).astype(str)  # one decimal
+    what = {name: f"total {name.lower()} that its votes do not give" for name in RATINGS}
+    text = {name: rows[name].map(repr) + ", of the votes " + of_votes for name, (_, of_votes) in found.items()}
+    return [row_problems(rows[bad], what[name], text[name][bad], "used as it is") for name, (bad, _) in found.items()]
 
 
 def _whose(raters: list[int]) -> str:

@@ -45,6 +45,37 @@ def raw(request, small, tmp_path) -> Raw:
 kemdy19 = pytest.mark.parametrize("raw", ["sample"], indirect=True)  # where both corpora take the same way
 
 
+HEADERS = {  # cells of a row in other places, with the place of the total; both header rows change likewise
+    "arousal first": lambda row, total: [
+        *row[:total],
+        *(row[n - (n - total) % 3 * 2 + 2] for n in range(total, len(row))),
+    ],
+    "raters first": lambda row, total: [*row[:total], *row[total + 3 :], *row[total : total + 3]],
+    "a column more": lambda row, total: ["", *row],
+}
+
+
+@pytest.mark.parametrize("moved", HEADERS.values(), ids=HEADERS)
+def test_columns_are_found_by_the_words_of_the_header(raw, moved):
+    rows = [row + [""] * (raw.total + 33 - len(row)) for row in rows_of(raw.path, raw.table)]
+    write_rows(raw.path, raw.table, [moved(row, raw.total) for row in rows])
+    expected, problems = read(raw.sample)
+    tables, found = read(raw.path)
+    pd.testing.assert_frame_equal(tables["annotation.csv"], expected["annotation.csv"])
+    pd.testing.assert_frame_equal(found, problems)
+
+
+def test_columns_without_names_are_those_of_etri_and_a_contradiction_is_refused(raw):
+    for name in ("Emotion", "Valence", "Arousal"):
+        rows = rows_of(raw.path, raw.table)
+        rows[1] = ["" if cell == name else cell for cell in rows[1]]
+        write_rows(raw.path, raw.table, rows)
+        pd.testing.assert_frame_equal(read(raw.path)[0]["annotation.csv"], read(raw.sample)[0]["annotation.csv"])
+    spoil(raw.path, raw.table, 2, raw.total + 4, "Arousal")
+    with pytest.raises(InputError, match=rf"{raw.table}, row 2, column {raw.total + 5}: 'arousal'"):
+        read(raw.path)
+
+
 def all_ids(raw: Raw) -> list[str]:
     return [row[raw.total - 1] for row in rows_of(raw.path, raw.table)[2:]]
 
@@ -117,6 +148,19 @@ def test_a_row_without_a_usable_total_is_in_annotation_alone(raw, column, cell):
     tables, _ = read(raw.path)
     assert ids(tables[file]) == [known for known in ids(before[file]) if known != segment]
     assert segment in ids(tables["annotation.csv"])
+
+
+@pytest.mark.parametrize("column", [0, 1, 2])
+def test_a_total_that_its_votes_do_not_give_is_a_problem_and_stays(raw, column):
+    before = rows_of(raw.path, raw.table)[4][raw.total + column]
+    cell = f"{6 - float(before):.1f}" if column else "fear" if before != "fear" else "sad"
+    segment = raw.spoil(5, column, cell)
+    (found,) = new_problems(raw.path, raw.sample)
+    assert (found["row"], found["id"]) == (5, segment)
+    assert repr(cell) in found["found"]
+    assert before in found["found"]
+    row = read(raw.path)[0]["annotation.csv"].query("`Segment ID` == @segment").astype(str)
+    assert cell in row[["Emotion", "Valence", "Arousal"][column]].tolist()
 
 
 @kemdy19
@@ -193,6 +237,21 @@ def test_a_table_of_another_session_or_encoding_and_a_folder_that_is_gone_are_na
     (folder / raw.table).write_bytes(b"\xff\xff")
     with pytest.raises(InputError, match=f"{raw.table}: "):
         read(raw.path)
+
+
+@kemdy19
+def test_a_table_that_is_a_copy_or_has_one_actors_ids_is_named_with_counts(raw):
+    folder, n = raw.path / "annotation", len(all_ids(raw))
+    shutil.copy(folder / raw.table, folder / "Session01_M_res.csv")
+    found = {(problem["file"], problem["found"]) for problem in new_problems(raw.path, raw.sample)}
+    assert found == {(f"annotation/Session01_{actor}_res.csv", f"{n} of {n} rows") for actor in "FM"}
+    shutil.copy(raw.sample / "annotation" / "Session01_M_res.csv", folder)
+    rows = rows_of(raw.path, raw.table)
+    of_man = [row for row in rows[2:] if row[raw.total - 1][-4] == "M"]
+    write_rows(raw.path, raw.table, [*rows[:2], *of_man])
+    first, *rest = new_problems(raw.path, raw.sample)
+    assert (first["file"], first["found"]) == (f"annotation/{raw.table}", f"{len(of_man)} rows of M")
+    assert len(rest) == n - len(of_man)  # each of the woman's utterances lacks a row
 
 
 def test_blank_rows_more_cells_line_ends_and_encodings_change_nothing(raw):
