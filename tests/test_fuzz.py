@@ -31,6 +31,7 @@ from features.embeddings import load_embeddings, save_embeddings
 from prediction.segments import read_segments
 from reports.predictions import read_predictions
 from training.checkpoint import CHECKPOINT, load_checkpoint, load_weights, save_checkpoint
+from training.engine import make_scheduler
 from training.record import load_run
 from utils import InputError
 
@@ -75,7 +76,9 @@ def training() -> dict[str, Any]:
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     model(torch.ones(2, 3)).sum().backward()
     optimizer.step()
-    return {"model": model, "optimizer": optimizer}
+    scheduler = make_scheduler(optimizer, 6, 0.7)
+    scheduler.step()
+    return {"model": model, "optimizer": optimizer, "scheduler": scheduler}
 
 
 def check_weights(path: Path) -> None:

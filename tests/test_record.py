@@ -70,6 +70,16 @@ def test_what_is_no_record_is_refused_with_its_file(tmp_path, content):
         options_to_resume(tmp_path, make_options())
 
 
+def test_a_record_that_was_edited_is_refused_but_for_its_paths(text_run, tmp_path):
+    content, path = read_json(text_run / "configuration.json"), tmp_path / "configuration.json"
+    write_json(path, content | {"options": content["options"] | {"data_path": "/elsewhere"}, "environment": {}})
+    assert str(Record.read(tmp_path).namespace().data_path) == "/elsewhere"
+    for part, edited in (("options", {"SorL": "listener"}), ("options", {"lr": 5.0}), ("data", {"table": "other 1"})):
+        write_json(path, content | {part: content[part] | edited})
+        with pytest.raises(InputError, match=r"configuration\.json"):
+            load_run(tmp_path)
+
+
 # The same data in another place
 
 
@@ -217,15 +227,16 @@ def test_a_test_on_another_corpus_names_both(text_run, preprocessed20):
 
 def test_the_newest_unfinished_run_of_the_id_is_found(tmp_path):
     options = make_options(data_path=tmp_path, test_split=[1])
-    for number, name in enumerate(("old", "new", "finished", "other", "locked", "damaged")):
+    for number, name in enumerate(("old", "new", "finished", "other", "damaged")):
         (tmp_path / name).mkdir()
         data = DATA | {"table": "other"} if name == "other" else DATA
         make_record(options, data, {}).write(tmp_path / name)
         os.utime(tmp_path / name / "configuration.json", (number, number))
     (tmp_path / "finished" / "result.json").touch()
     (tmp_path / "damaged" / "configuration.json").write_text("{")
-    with lock_folder(tmp_path / "locked", "training"):
-        assert record.find_unfinished(tmp_path, run_id(options, DATA)) == tmp_path / "new"
+    with lock_folder(tmp_path / "old", "training"), pytest.raises(InputError, match="old"):
+        record.find_unfinished(tmp_path, run_id(options, DATA))
+    assert record.find_unfinished(tmp_path, run_id(options, DATA)) == tmp_path / "new"
     assert record.find_unfinished(tmp_path / "none", run_id(options, DATA)) is None
 
 

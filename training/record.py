@@ -63,7 +63,10 @@ class Record:
             parts = [content.get(name) for name in ("options", "data", "environment")]
             if not all(isinstance(part, dict) for part in parts) or (parts[1] and "train_sessions" not in parts[1]):
                 raise InputError(f"{path}: lacks options, data, train_sessions or environment; restore the file")
-            return cls(*parts)
+            record = cls(*parts)
+            if content.get("run_id", record.run_id) != record.run_id:
+                raise InputError(f"{path}: edited, its options and data do not give its run_id; restore the file")
+            return record
         if "versions" in content:
             raise InputError(f"{path}: written by an earlier version of this program; train it again")
         # The published program's: its --sr had no effect, and the recurrent network always had four layers
@@ -161,6 +164,8 @@ def make_folder(options: argparse.Namespace, now: Record, stack: contextlib.Exit
 
     It is named after the run's main options and the time.
     """
+    if options.resume == "auto":
+        find_unfinished(options.save_path, now.run_id)  # raises: it may have begun while the features were computed
     fold = f"test{format_sessions(options.test_split)}_seed{options.seed}_{timestamp()}"
     name = f"{options.backbone}_{options.SorL}_{options.optim}_{options.ws}_{fold}"
     folder = new_folder(options.save_path, name)
@@ -179,14 +184,20 @@ def find_run(save_path: Path, name: str) -> Path:
 
 
 def find_unfinished(save_path: Path, run_id: str) -> Path | None:
-    """The newest folder in `save_path` of the run with this id that has no result and in which no process trains."""
+    """The newest folder in `save_path` of the run with this id that has no result.
+
+    Raises `InputError` where another process trains this run.
+    """
     paths = sorted(save_path.glob(f"*/{FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    found = []
     for folder in [path.parent for path in paths if not (path.parent / "result.json").exists()]:
-        with contextlib.suppress(InputError):
+        with contextlib.suppress(InputError):  # damaged
             if Record.read(folder).run_id == run_id:
-                with lock_folder(folder, "training"):
-                    return folder
-    return None
+                found.append(folder)
+    for folder in found:
+        with lock_folder(folder, "training"):
+            pass
+    return found[0] if found else None
 
 
 def options_to_resume(folder: Path, options: argparse.Namespace) -> argparse.Namespace:
