@@ -37,7 +37,7 @@ from metric import validation_figures
 from model import MATE
 from reports.plots import plot_loss_curve, save_figure
 from reports.predictions import predictions_table
-from reports.result import result_text, write_test
+from reports.result import complete_test, result_text, write_test
 from training import checkpoint, devices, engine, progress, record, statistics
 from utils import InputError, new_folder, run_command, timestamp
 
@@ -68,11 +68,11 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
         first, folder = accelerator.is_main_process, None  # the first process alone writes and prints
         if options.resume not in (None, "auto"):
             folder = record.find_run(options.save_path, options.resume)
+            options = record.options_to_resume(folder, options)
             if (folder / "result.json").exists():
                 (folder / checkpoint.CHECKPOINT).unlink(missing_ok=True)  # the run was killed after its last line
-                print(f"{folder}: finished already")
+                devices.on_main_process(accelerator, lambda: complete_test(folder, options))
                 return folder
-            options = record.options_to_resume(folder, options)
         options = record.resolve_sessions(options)
         table = read_utterances(options.data_path, options.SorL)
         train_sessions = training_sessions(table["session"], options.test_split, options.valid_split)

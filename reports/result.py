@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import warnings as python_warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +14,14 @@ import pandas as pd
 
 import metric
 from constants import EMOTIONS
-from corpora.corpus import corpus_of
+from corpora.corpus import corpus_by_name
 from corpora.sessions import format_sessions
+from corpora.utterances import SHARES, read_utterances
 from corpora.wavs import find_wavs
 from reports.dialogues import write_dialogues_page
 from reports.plots import plot_confusion, save_figure
-from reports.predictions import majority_label, write_predictions
-from utils import atomic_write, count, write_json
+from reports.predictions import majority_label, read_predictions, write_predictions
+from utils import InputError, atomic_write, count, write_json
 
 SINGLE_LABEL = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")  # as result.json orders them
 LABELS = {
@@ -122,6 +124,7 @@ def write_test(  # noqa: PLR0913 (a run's parts, the last ones by keyword)
         sessions = format_sessions(options.valid_split or [])
         chosen = f"best by {options.monitor} on the validation sessions {sessions}".rstrip()
     result |= dialogue_intervals(rows, majority) | {
+        "corpus": "+".join(rows["corpus"].unique()),
         "parts": figures_by_part(rows, majority),
         "epoch": epoch,
         "epochs": options.epochs,
@@ -133,12 +136,32 @@ def write_test(  # noqa: PLR0913 (a run's parts, the last ones by keyword)
     write_predictions(folder / "predictions.csv", rows)
     write_confusion(folder, metric.confusion_matrix(rows))
     if not options.no_pages:
-        note = f"Run {folder.absolute().name}: {len(rows)} tested utterances. The texts are part of the corpus: "
-        note += "its licence does not permit sharing them, and so not this page."
-        wavs, about = find_wavs(options.data_path, options.audio_path), {"role": options.SorL, "notes": [note]}
-        write_dialogues_page(folder / "dialogues.html", rows, wavs, title="Tested dialogues", **about)
+        write_page_of_test(folder, rows, options)
     write_json(folder / "result.json", result)  # with it the run is finished
     return result
+
+
+def write_page_of_test(folder: Path, rows: pd.DataFrame, options: argparse.Namespace) -> None:
+    """Write `dialogues.html`, with a warning where the wavs are gone, which it plays."""
+    note = f"Run {folder.absolute().name}: {len(rows)} tested utterances. The texts are part of the corpus: "
+    note += "its licence does not permit sharing them, and so not this page."
+    wavs, about = {}, {"role": options.SorL, "notes": [note]}
+    with contextlib.suppress(InputError, OSError):
+        wavs = find_wavs(options.data_path, options.audio_path)
+    if not wavs:
+        python_warnings.warn(f"{options.data_path}: no wav there; {folder}/dialogues.html has no sound", stacklevel=2)
+    write_dialogues_page(folder / "dialogues.html", rows, wavs, title="Tested dialogues", **about)
+
+
+def complete_test(folder: Path, options: argparse.Namespace) -> None:
+    """Print that a run has finished, and write its `dialogues.html` if it is missing and `--no_pages` is not given."""
+    print(f"{folder}: finished already")
+    if not options.no_pages and not (folder / "dialogues.html").exists():
+        rows = read_predictions(folder / "predictions.csv")
+        with contextlib.suppress(InputError, KeyError):  # the corpus may be gone, which has the raters' shares
+            table = read_utterances(options.data_path, options.SorL).set_index("id")
+            rows[SHARES] = table.loc[rows["segment_id"], SHARES].to_numpy()
+        write_page_of_test(folder, rows, options)
 
 
 def write_confusion(folder: Path, confusion: np.ndarray) -> None:
@@ -164,8 +187,8 @@ def format_interval(low: float, high: float) -> str:
 
 def result_text(result: dict[str, Any], folder: Path, options: argparse.Namespace) -> str:
     """The content of a `result.json` for a terminal; macro F1 is first for a corpus that is mostly of one emotion."""
-    corpus, whole = corpus_of(options.data_path), result["parts"]["whole"]
-    heading = f"{options.SorL}, {corpus.name}, sessions {format_sessions(options.test_split)}: "
+    corpus, whole = corpus_by_name(result["corpus"]), result["parts"]["whole"]
+    heading = f"{options.SorL}, {result['corpus']}, sessions {format_sessions(options.test_split)}: "
     heading += f"{count(whole['n'], 'window')} of {count(whole['dialogues'], 'dialogue')}, "
     heading += f"{whole['n_single_label']} of them with one majority label"
     if result["epoch"] is not None:
@@ -175,7 +198,7 @@ def result_text(result: dict[str, Any], folder: Path, options: argparse.Namespac
         heading += f"\nbatch norm: {kind}; loss of {found['windows']:,} training windows {found['loss']:.3f}"
         heading += f", with each batch's own statistics {found['loss_of_batches']:.3f}"
     overall = overall_table(result)
-    if corpus.imbalanced:
+    if corpus and corpus.imbalanced:
         overall = overall.sort_index(key=lambda names: names != "macro F1", kind="stable")
     blocks = [heading]
     for table in (overall, parts_table(result["parts"])):

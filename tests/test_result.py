@@ -139,7 +139,8 @@ def test_parts_that_a_corpus_lacks_are_left_out_and_empty_ones_have_no_figures(r
 def test_a_test_writes_its_files_and_its_report(rows, corpus, tmp_path):
     options = make_options(corpus, no_pages=False, select="best", monitor="ccc", valid_split=[4, 5])
     told = {"epoch": 7, "missing": {"audio": ["Sess01_script01_F000"]}, "warnings": ["Of another encoder."]}
-    result = write_test(tmp_path, rows, options, TRAINING, **told)
+    with pytest.warns(UserWarning, match="no wav"):
+        result = write_test(tmp_path, rows, options, TRAINING, **told)
     files = {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert files == {"result.json", "predictions.csv", "confusion.txt", "confusion.png", "dialogues.html"}
     assert json.loads((tmp_path / "result.json").read_text("utf-8")) == result

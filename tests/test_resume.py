@@ -1,8 +1,10 @@
 """Runs that are interrupted, killed or out of disk, and resumed: the same bytes as undisturbed on a CPU."""
 
+import contextlib
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +16,9 @@ import torch
 from conftest import ROOT, argv_of, only_run
 
 import main
+from training import record
 from training.checkpoint import CHECKPOINT
+from utils import InputError, lock_folder
 
 # What a run leaves that depends neither on the time nor on the folder
 FILES = ("model.pth", "history.csv", "train_loss.log", "loss_curve.png", "result.json", "predictions.csv")
@@ -121,9 +125,39 @@ def test_a_run_resumes_from_its_last_checkpoint_wherever_it_lies(interrupted, un
     epochs = [line.split(":")[0] for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
     assert epochs == ["epoch 3/4", "epoch 4/4"]
     assert content(interrupted) == content(undisturbed[0])
-    before = {path.name: path.stat().st_mtime_ns for path in interrupted.iterdir()}
-    assert main.main(["--resume", str(interrupted)]) == 0
-    assert {path.name: path.stat().st_mtime_ns for path in interrupted.iterdir()} == before
+    before, page = {path.name: path.read_bytes() for path in interrupted.iterdir()}, interrupted / "dialogues.html"
+    page.unlink()
+    assert main.main(["--resume", str(interrupted), "--no_pages"]) == 0
+    assert not page.exists()
+    assert main.main(["--resume", str(interrupted)]) == 0  # which makes the page again
+    assert {path.name: path.read_bytes() for path in interrupted.iterdir()} == before
+
+
+def test_a_run_that_another_process_trains_is_not_begun_a_second_time(interrupted, preprocessed, capsys):
+    argv, options = argv_of("text", preprocessed, interrupted.parent, *MORE), main.parse_args(["--resume", "auto"])
+    with lock_folder(interrupted, "training"):
+        assert main.main([*argv, "--resume", "auto"]) == 2
+        assert str(interrupted) in capsys.readouterr().err.splitlines()[-1]
+        options.save_path = interrupted.parent
+        with pytest.raises(InputError, match=interrupted.name):  # one that began while this one read its features
+            record.make_folder(options, record.Record.read(interrupted), contextlib.ExitStack())
+    assert only_run(interrupted.parent) == interrupted
+
+
+def test_a_corpus_that_is_taken_away_in_training_costs_the_sound_of_the_page_alone(preprocessed20, tmp_path, capsys):
+    corpus, away = shutil.copytree(preprocessed20, tmp_path / "corpus"), tmp_path / "away"
+    options = main.parse_args(argv_of("kemdy20", corpus, tmp_path / "exp"))
+    with pytest.warns(UserWarning, match=r"dialogues\.html"):
+        folder = main.train(options, lambda epoch, figures: corpus.rename(away))
+    assert "KEMDy20" in capsys.readouterr().out.rpartition("windows of")[0].splitlines()[-1]
+    assert (folder / "result.json").exists()
+    assert not (folder / CHECKPOINT).exists()
+    page = folder / "dialogues.html"
+    assert ".wav" not in page.read_text("utf-8")
+    page.unlink()
+    away.rename(corpus)
+    assert main.main(["--resume", str(folder), "--gpu_id", "cpu"]) == 0
+    assert ".wav" in page.read_text("utf-8")
 
 
 def flip_a_bit(path: Path) -> None:
@@ -136,11 +170,23 @@ def replace(path: Path, **parts: object) -> None:
     torch.save(torch.load(path, weights_only=True) | parts, path)
 
 
+def edit(path: Path, *names: str | int, value: object) -> None:
+    """Another value in a checkpoint, in the place that the names lead to."""
+    content = part = torch.load(path, weights_only=True)
+    for name in names[:-1]:
+        part = part[name]
+    part[names[-1]] = value
+    torch.save(content, path)
+
+
 DAMAGE = {
     "cut short": lambda path: os.truncate(path, path.stat().st_size // 2),
     "a flipped bit": flip_a_bit,
     "another run": lambda path: replace(path, run_id="0" * 16),
     "another model": lambda path: replace(path, model={"weight": torch.ones(1)}),
+    "another learning rate": lambda path: edit(path, "optimizer", "param_groups", 0, "lr", value=5.0),
+    "another weight decay": lambda path: edit(path, "optimizer", "param_groups", 0, "weight_decay", value=0.5),
+    "another schedule": lambda path: edit(path, "scheduler", "gamma", value=1.0),
 }
 
 
