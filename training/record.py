@@ -57,7 +57,7 @@ class Record:
 
     @classmethod
     def read(cls, folder: Path) -> Record:
-        """The record of a run folder; raises `InputError` where it is missing, damaged or of an earlier version."""
+        """The record of a run folder; raises `InputError` where it is missing, damaged, edited or of an old version."""
         path, content = folder / FILE, read_json(folder / FILE)
         if "options" in content:
             parts = [content.get(name) for name in ("options", "data", "environment")]
