@@ -18,7 +18,7 @@ from torch import Tensor
 from constants import OTHER_SPEAKER, PADDING, SAME_SPEAKER
 from corpora.utterances import majority, shares
 from features.embeddings import load_embeddings
-from features.log_mel import LogMels, load_log_mels
+from features.log_mel import LogMels, load_log_mels, use_one_thread
 from features.speech import load_speech
 from utils import InputError
 
@@ -227,7 +227,7 @@ def shuffled_batches(
 
 def prefetch(dataset: WindowDataset, batches: Iterable[Tensor], device: torch.device) -> Iterator[Batch]:
     """The batches of these numbers on `device`; a second thread makes the next one while the caller uses this one."""
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as thread:
+    with ThreadPoolExecutor(1, initializer=use_one_thread) as thread:
         pending = []
         for indices in batches:
             pending.append(thread.submit(lambda indices=indices: dataset.batch(indices).to(device)))

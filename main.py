@@ -83,7 +83,7 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
         folder = devices.on_main_process(accelerator, lambda: record.lock_resumed(folder, options, now, stack))
 
         # 2. The model and the windows of each split
-        devices.seed_everything(options.seed)
+        torch.manual_seed(options.seed)
         model = engine.to_device(MATE.from_options(options, data), device)
         sessions = {"train": train_sessions, "validate": options.valid_split or []}
         sessions["test"] = options.test_split

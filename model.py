@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence
 
 from constants import AFFECT_RANGE, N_EMOTIONS, N_MELS, PADDING, SAMPLE_RATE, TEXT_DIM, n_frames
 
@@ -196,14 +197,11 @@ class MATE(nn.Module):
     def recur(self, utterances: Tensor) -> Tensor:
         """The outputs of the LSTM or GRU, shape = (B, ws, utterance_dim) -> (B, ws, hidden_size).
 
-        On a CPU without oneDNN: a signal that interrupts its LSTM corrupts the memory (torch 2.11, seen on CPUs with
-        AVX-512). torch's own takes as long.
+        On a CPU as a packed sequence, which torch computes without oneDNN: a signal that interrupts oneDNN's LSTM
+        corrupts the memory (torch 2.11, seen on CPUs with AVX-512). torch's own takes as long.
         """
-        rnn = getattr(self, self.backbone)
+        rnn, (n, ws, _) = getattr(self, self.backbone), utterances.shape
         if utterances.device.type != "cpu":
             return rnn(utterances)[0]
-        torch.backends.mkldnn.enabled = False  # mkldnn.flags() would warn of TF32 at every step
-        try:
-            return rnn(utterances)[0]
-        finally:
-            torch.backends.mkldnn.enabled = True
+        packed = PackedSequence(utterances.transpose(0, 1).flatten(0, 1), torch.full((ws,), n))
+        return rnn(packed)[0].data.unflatten(0, (ws, n)).transpose(0, 1)

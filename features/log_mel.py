@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from utils import InputError, digest_file
 
 SILENCE = 10 * math.log10(POWER_FLOOR)  # -100 dB
 AT_ONCE = 4  # windows on a CPU: a few MB, which stay in its caches and which the allocator reuses
+THREADS = threading.Lock()  # of `use_one_thread`
 # Of the code that computes the frames of a wav; read at import, since the files may be edited while the program runs
 CODE = [digest_file(Path(file)) for file in (__file__, corpora.wavs.__file__)]
 
@@ -66,14 +68,23 @@ def log_mel(wave: np.ndarray, sr: int = RATE) -> Tensor:
     return frames.half()
 
 
+def use_one_thread() -> None:
+    """Have torch compute with this thread alone what this thread asks for.
+
+    torch.set_num_threads holds also for threads that start later; another thread, which ends at once, undoes that.
+    """
+    with THREADS:
+        of_others = torch.get_num_threads()
+        torch.set_num_threads(1)
+        undoing = threading.Thread(target=torch.set_num_threads, args=(of_others,))
+        undoing.start()
+        undoing.join()
+
+
 def on_all_cores(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
     """`function` of each item, in order; threads are enough where it is soundfile's and torch's work."""
-    torch_threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield from pool.map(function, items)
-    finally:
-        torch.set_num_threads(torch_threads)  # the pool's threads have set it for all threads started later
+    with ThreadPoolExecutor(os.cpu_count(), initializer=use_one_thread) as pool:
+        yield from pool.map(function, items)
 
 
 def compute_log_mels(paths: Sequence[Path], sr: int) -> Iterator[Tensor | InputError]:

@@ -20,7 +20,7 @@ from dataset import Features, WindowDataset
 from features.log_mel import LogMels, log_mel, on_all_cores
 from prediction.inputs import Utterance
 from prediction.runs import load_encoder, open_run, warn_of_other_encoder
-from training.devices import pick_device, return_freed_memory
+from training.devices import pick_device, return_freed_memory, set_switches
 from training.engine import PREDICTIONS, NonFinite, evaluate, to_device
 from training.record import TrainedRun
 from utils import InputError, count
@@ -55,6 +55,8 @@ class Predictor:
     gpu_id : a GPU's number or "cpu"; None for the best device
     quiet : without progress bars
 
+    Sets torch's switches as a test does (float32 without TF32, repeatable algorithms). Predicting changes none of them.
+
     Attributes: `role`, "speaker" or "listener", whose emotion is predicted; `text_dim`, None if no run reads text.
     Raises `InputError` where a run cannot be loaded, or they differ in these.
     """
@@ -67,6 +69,7 @@ class Predictor:
         gpu_id: str | None = None,
         quiet: bool = True,
     ) -> None:
+        set_switches()
         self.device, self.quiet, self.given = pick_device(gpu_id), quiet, {"text": text_model, "speech": audio_model}
         self.runs = {str(run): open_run(str(run)) for run in runs}
         self.readers = {

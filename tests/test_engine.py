@@ -1,6 +1,8 @@
-"""The engine: training step, optimizers, evaluation, the CNN for CPUs, weights and the choice of an epoch."""
+"""The engine: training step, optimizers, evaluation, devices, the CNN for CPUs, weights, the choice of an epoch."""
 
 import copy
+import subprocess
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ import training.cpu_cnn
 from dataset import Features, WindowDataset
 from loss import make_loss
 from model import MATE, ConvBlock
-from training import engine
+from training import devices, engine
 from training.checkpoint import best_epoch, epoch_of_weights, is_over, load_weights, save_tensors
 from training.cpu_cnn import ChunkedCNN, mean_and_variance
 from training.options import make_options
@@ -101,6 +103,64 @@ def test_a_prediction_that_is_not_finite_is_noticed():
         model.mlp_emotion[-1].bias[3] = float("nan")
     with pytest.raises(engine.NonFinite):
         engine.evaluate(model, dataset(7), 3, CPU)
+
+
+# Devices
+
+
+@pytest.fixture
+def switches() -> Iterator[list[bool]]:
+    """Torch's switches as NVIDIA's images and a user may have set them."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark
+    cudnn.allow_tf32 = matmul.allow_tf32 = cudnn.benchmark = True
+    cudnn.deterministic = False
+    yield lambda: [cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark, not cudnn.deterministic]
+    cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark = before
+    torch.use_deterministic_algorithms(False)
+
+
+def test_training_and_tests_compute_in_float32_and_repeatably(switches, monkeypatch):
+    class Accelerated(devices.Accelerator):  # accelerate launch --dynamo_backend turns TF32 on
+        def __init__(self, **settings) -> None:
+            super().__init__(**settings)
+            torch.backends.cuda.matmul.allow_tf32 = True
+
+    monkeypatch.setattr(devices, "Accelerator", Accelerated)
+    with devices.joined_processes(make_options(gpu_id="cpu", report_to="none")):
+        assert switches() == [False] * 4
+        assert not torch.are_deterministic_algorithms_enabled()  # a CPU's are
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    devices.set_switches()
+    assert torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_tf32_is_used_where_it_is_asked_for_alone(switches, enabled):
+    with engine.tensor_cores("cuda", enabled):
+        assert switches()[:3] == [enabled] * 3
+    assert switches() == [True] * 4
+    with engine.tensor_cores("cpu", enabled):
+        assert switches() == [True] * 4
+
+
+def test_the_commit_is_that_of_the_program_or_unknown(tmp_path, monkeypatch):
+    def commit(folder) -> str:
+        git = ["git", "-C", str(folder), "-c", "user.name=A", "-c", "user.email=a@b.c"]
+        subprocess.run([*git, "init", "-q"], check=True)
+        subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "a"], check=True)
+        return subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+
+    program = tmp_path / "program"
+    (program / "training").mkdir(parents=True)
+    monkeypatch.setattr(devices, "__file__", str(program / "training" / "devices.py"))
+    commit(tmp_path)
+    assert devices.environment(CPU)["commit"] == "unknown"
+    (program / ".git").mkdir()  # damaged
+    assert devices.environment(CPU)["commit"] == "unknown"
+    own = commit(program)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    assert devices.environment(CPU)["commit"] == own
 
 
 # The CNN for CPUs

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -260,6 +261,26 @@ def test_a_run_with_speakers_needs_a_speaker(speech_run, talk):
 
 
 # As a library and as a command
+
+
+def test_threads_that_predict_at_once_change_nothing_for_others(audio_run, talk):
+    utterances = [Utterance(talk / "parts" / f"{number}.wav", "네") for number in (1, 2)]
+    cudnn, threads = torch.backends.cudnn, torch.get_num_threads()
+    cudnn.allow_tf32, cudnn.deterministic = True, False
+    predictor = Predictor(audio_run, gpu_id="cpu")
+    assert (cudnn.allow_tf32, cudnn.deterministic) == (False, True)  # as in a test
+    try:
+        torch.backends.mkldnn.enabled, cudnn.allow_tf32 = False, True
+        torch.set_num_threads(3)
+        with ThreadPoolExecutor(2) as pool:
+            one, other = pool.map(lambda _: predictor.dialogue(utterances), range(2))
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == 3
+        assert (torch.backends.mkldnn.enabled, cudnn.allow_tf32) == (False, True)
+    finally:
+        torch.backends.mkldnn.enabled, cudnn.allow_tf32 = True, False
+        torch.set_num_threads(threads)
+    np.testing.assert_allclose(one.emotion, other.emotion, rtol=0, atol=1e-6)
 
 
 def test_the_readme_example_runs(audio_run, talk, monkeypatch, capsys):

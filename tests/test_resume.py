@@ -160,6 +160,18 @@ def test_a_corpus_that_is_taken_away_in_training_costs_the_sound_of_the_page_alo
     assert ".wav" in page.read_text("utf-8")
 
 
+def test_another_number_of_threads_is_warned_of(interrupted, capsys):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        assert main.main(["--resume", str(interrupted)]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert f" {threads} threads" in warning
+    assert f" {threads + 1} threads" in warning
+
+
 def flip_a_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

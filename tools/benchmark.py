@@ -33,7 +33,7 @@ from dataset import Batch, WindowDataset, load_features, make_windows, prefetch,
 from features.log_mel import LogMels, compute_log_mels
 from loss import make_loss
 from model import MATE, ConvBlock
-from training.devices import device_name, pick_device, seed_everything, set_up_process
+from training.devices import device_name, pick_device, set_up_process
 from training.engine import evaluate, make_optimizer, to_device, train_step, trains_in_bfloat16
 from training.options import ArgumentParser, file_path, gpu, make_options, number
 from utils import InputError, run_command
@@ -141,7 +141,7 @@ def seconds(stage: Stage, device: torch.device) -> float:
 
 def compare(args: argparse.Namespace) -> None:
     set_up_process()
-    seed_everything(0)
+    torch.manual_seed(0)
     table, wavs = read_utterances(args.data_path, "speaker"), find_wavs(args.data_path)
     table = table[table["id"].isin(wavs.keys())][: args.utterances].reset_index(drop=True)
     if len(table) < 2 * args.batch_size:

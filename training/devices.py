@@ -29,7 +29,19 @@ def set_up_process() -> None:
         mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
         libc.mallopt(mmap_threshold, 32 << 20)
         libc.mallopt(trim_threshold, 2**31 - 1)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # TF32 is off by 1e-3
+    set_switches()
+
+
+def set_switches() -> None:
+    """Set torch's switches, the same for training, tests and prediction: float32 is not TF32, results are repeatable.
+
+    TF32, which is off by 1e-3, is torch's default in cuDNN, and in all of CUDA where the environment asks for it, as in
+    NVIDIA's images (TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, which torch reads once). `engine.tensor_cores` alone turns it on.
+    """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch.use_deterministic_algorithms(torch.cuda.is_available(), warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # on a GPU it would write 2 GB in each step
 
 
 def return_freed_memory() -> None:
@@ -42,14 +54,6 @@ def glibc() -> ctypes.CDLL | None:
     """The C library of this process, if it is glibc."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     return libc if hasattr(libc, "gnu_get_libc_version") else None
-
-
-def seed_everything(seed: int) -> None:
-    """Seed torch, whose numbers alone decide a run, and use deterministic algorithms on a GPU."""
-    torch.manual_seed(seed)
-    torch.backends.cudnn.deterministic = True
-    torch.use_deterministic_algorithms(torch.cuda.is_available(), warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # on a GPU it would write 2 GB in each step
 
 
 def pick_device(gpu_id: str | None) -> torch.device:
@@ -92,7 +96,6 @@ def joined_processes(options: argparse.Namespace) -> Iterator[tuple[Accelerator,
     ------
     InputError : the device cannot be used, several processes name one GPU, or the tracker is not installed
     """
-    set_up_process()
     alone, tracker = n_processes() == 1, options.report_to
     if tracker != "none" and importlib.util.find_spec(tracker) is None:
         raise InputError(f"--report_to {tracker}: not installed; pip install {tracker}, or give tensorboard or none")
@@ -113,6 +116,7 @@ def joined_processes(options: argparse.Namespace) -> Iterator[tuple[Accelerator,
             project_dir=options.save_path,
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
+    set_up_process()  # after accelerate, which may turn TF32 on
     try:
         yield accelerator, device
     finally:
@@ -145,11 +149,10 @@ def device_name(device: torch.device) -> str:
 def environment(device: torch.device) -> dict[str, str]:
     """What can change a result besides options and data: versions, commit of the program, device, processes."""
     root = Path(__file__).parent.parent
-    commit = "unknown"  # no git, or no clone: the folder may lie in another repository
-    if (root / ".git").exists():
-        git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
-        with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    commit = "unknown"  # no git, or no clone: the folder may lie in another repository, or GIT_DIR name one
+    git = ["git", f"--git-dir={root / '.git'}", f"--work-tree={root}", "describe", "--always", "--dirty", "--abbrev=40"]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     packages = ("torch", "torchaudio", "numpy", "pandas", "scikit-learn")
     versions = {"python": platform.python_version()} | {package: version(package) for package in packages}
     return versions | {"commit": commit, "device": device_name(device), "processes": str(n_processes())}

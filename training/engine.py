@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
@@ -23,6 +24,7 @@ from training.cpu_cnn import ChunkedCNN
 from training.devices import n_processes, return_freed_memory
 from utils import InputError
 
+SWITCHES = threading.Lock()  # of `tensor_cores`
 PREDICTIONS = ("emotion_pred", "arousal_pred", "valence_pred")
 
 
@@ -126,17 +128,23 @@ def draw_batches(windows: WindowDataset, batch_size: int, sampler: str, generato
 
 
 @contextlib.contextmanager
-def tensor_cores(enabled: bool) -> Iterator[None]:
+def tensor_cores(device: str, enabled: bool) -> Iterator[None]:
     """A block in which a CUDA GPU multiplies float32 matrices in TF32, and cuDNN chooses its algorithms by speed.
 
-    TF32 rounds factors to 11 significant bits, bfloat16 to 8.
+    TF32 rounds factors to 11 significant bits, bfloat16 to 8. Without `enabled` neither happens in the block. The
+    switches are of all threads: others wait meanwhile, and find them afterwards as they were.
     """
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    cudnn.benchmark = cudnn.allow_tf32 = matmul.allow_tf32 = enabled
-    try:
+    if device != "cuda":
         yield
-    finally:
-        cudnn.benchmark = cudnn.allow_tf32 = matmul.allow_tf32 = False
+        return
+    with SWITCHES:
+        before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+        cudnn.benchmark = cudnn.allow_tf32 = matmul.allow_tf32 = enabled
+        try:
+            yield
+        finally:
+            cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def train_step(
@@ -151,7 +159,7 @@ def train_step(
     With `bfloat16` convolutions are computed in it, and on a CUDA GPU other layers in TF32. All else is float32.
     """
     device = batch.arousal.device.type
-    with tensor_cores(bfloat16 and device == "cuda"):
+    with tensor_cores(device, bfloat16):
         with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
             prediction = model(batch.audio, batch.text, log=True, speakers=batch.speakers)
         loss = loss_function(prediction, batch.target)
@@ -164,7 +172,7 @@ def train_step(
 def predict(model: torch.nn.Module, batch: Batch, bfloat16: bool = False) -> tuple[Tensor, ...]:
     """What the model predicts of a batch, with log-probabilities; `bfloat16` means what it does in `train_step`."""
     device = next(model.parameters()).device.type
-    with tensor_cores(bfloat16 and device == "cuda"), torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+    with tensor_cores(device, bfloat16), torch.autocast(device, torch.bfloat16, enabled=bfloat16):
         return model(batch.audio, batch.text, log=True, speakers=batch.speakers)
 
 
