@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
@@ -29,11 +30,29 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a command as Ctrl-C does."""
 
 
+# What torch's errors say of the machine, as regular expressions: what is wrong, and what to do
+FAULTS = {
+    r"^\w*MemoryError|(allocate|out of) memory|_ALLOC(ATION)?_FAILED|could not create a primitive$": (
+        "not enough memory",
+        "try a smaller model or --batch_size",
+    ),
+    r"busy or unavailable|no kernel image|uncorrectable ECC|CUDNN_STATUS_(NOT_INIT|\w*ARCH_MIS)": (
+        "the GPU cannot be used",
+        "see nvidia-smi, or give another --gpu_id or cpu",
+    ),
+    r"^Dist\w*Error|NCCL|gloo": (
+        "the processes of this run cannot reach one another",
+        "see the errors of the others, and start all of them again, with --resume where the run has begun",
+    ),
+}
+NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # of file systems such as NFS
+
+
 def run_command(command: Callable[[], object], quiet: bool = False) -> int:
     """Run the body of a command-line program and return its exit status.
 
-    An `InputError`, a file that the system refuses and a lack of memory print one line and give status 2; Ctrl-C gives
-    130, SIGTERM 143. A warning is one line, printed once (not if `quiet`). Other exceptions keep their traceback.
+    An `InputError`, a file that the system refuses and a fault of the machine print one line and give status 2; Ctrl-C
+    gives 130, SIGTERM 143. A warning is one line, printed once (not if `quiet`). Other exceptions keep their traceback.
     """
 
     @cache  # prints each line once
@@ -41,6 +60,7 @@ def run_command(command: Callable[[], object], quiet: bool = False) -> int:
         print("".join(c if c.isprintable() else " " for c in line), file=sys.stderr)  # files' names hold line breaks
 
     def terminate(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher of several processes may send it again
         raise Terminated
 
     with contextlib.suppress(AttributeError):  # a notebook's output
@@ -63,23 +83,25 @@ def run_command(command: Callable[[], object], quiet: bool = False) -> int:
         print_line(f"{word}: {error}" if str(error) else word)
         return status
     except (OSError, RuntimeError, MemoryError) as error:
-        if lack := lack_of_memory(error):
-            print_line(f"error: {lack}; try a smaller model or --batch_size")
+        if fault := fault_of_machine(error):
+            print_line(f"error: {'; '.join(fault)}")
         elif isinstance(error, OSError) and error.filename is not None:
             print_line(f"error: {error.filename}: {error.strerror}")
         else:
             raise
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        if signal.getsignal(signal.SIGTERM) is terminate:
+            signal.signal(signal.SIGTERM, previous)
     return 2
 
 
-def lack_of_memory(error: BaseException) -> str | None:
-    """The out-of-memory message of an error, of the machine's memory or a GPU's; None for any other error."""
-    pattern = r"(allocate|out of) memory|_ALLOC(ATION)?_FAILED|could not create a primitive$"  # the last is oneDNN's
-    of_torch = isinstance(error, RuntimeError) and re.search(pattern, str(error))
-    if of_torch or isinstance(error, MemoryError):
-        return f"not enough memory ({first_line(error)})"
+def fault_of_machine(error: BaseException) -> tuple[str, str] | None:
+    """What is wrong with the machine and what to do, where that is why `error` was raised."""
+    if isinstance(error, RuntimeError | MemoryError):
+        text = f"{type(error).__name__}: {error}"
+        for pattern, (what, remedy) in FAULTS.items():
+            if re.search(pattern, text):
+                return f"{what} ({text.splitlines()[0]})", remedy
     return None
 
 
@@ -154,21 +176,41 @@ def new_folder(parent: Path, name: str) -> Path:
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
-    """Lock `folder` against others `doing` the same (`InputError`), and remove temporary files of killed processes."""
-    lock = filelock.FileLock(folder / ".lock")
+def lock_file(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Lock the file `path` against other processes; `filelock.Timeout` where one has it, unless it is waited for.
+
+    Where the file system has no locks, this warns and gives False.
+    """
+    lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=-1 if wait else 0)
-    except filelock.Timeout as error:
-        raise InputError(f"{folder}: another process is {doing} there; wait for it or stop it") from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        sentence = f"cannot be locked ({error.strerror}); let no second process write there at the same time"
+        warnings.warn(f"{path.parent}: {sentence}", stacklevel=4)
     try:
-        for path in folder.glob(".*.part"):
+        yield lock.is_locked
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
+    """Lock `folder` against others `doing` the same (`InputError`), and remove temporary files of killed processes."""
+    with contextlib.ExitStack() as stack:
+        try:
+            is_locked = stack.enter_context(lock_file(folder / ".lock", wait))
+        except filelock.Timeout as error:
+            raise InputError(f"{folder}: another process is {doing} there; wait for it or stop it") from error
+        for path in folder.glob(".*.part") if is_locked else ():
             if re.fullmatch(r"\..+\.[0-9a-f]{8}\.part", path.name):  # of `atomic_write`
                 path.unlink()
-        yield
-    finally:
-        (folder / ".lock").unlink(missing_ok=True)
-        lock.release()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(PermissionError):  # Windows keeps an open file, which `lock_file` then removes
+                (folder / ".lock").unlink(missing_ok=True)
 
 
 def timestamp() -> str:

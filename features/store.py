@@ -121,7 +121,8 @@ class FeatureStore:
         """Add features to a session's file, which is replaced as a whole."""
         if computed:
             file, hashes = self._open(session)
-            tensors = {segment: file.get_tensor(segment) for segment in hashes} | computed
+            tensors = {segment: file.get_tensor(segment).clone() for segment in hashes} | computed
+            del file  # Windows replaces no file that is open or mapped into memory
             hashes |= {segment: self.hashes[segment] for segment in computed}
             metadata = {"settings": self.settings, "wavs": json.dumps(hashes)}
             with atomic_write(self.folder / f"Session{session:02d}.safetensors", "wb") as target:

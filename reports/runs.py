@@ -16,7 +16,7 @@ from constants import EMOTIONS, ROLES
 from corpora.sessions import format_sessions, parse_sessions
 from metric import FIGURES, SINGLE_LABEL_FIGURES
 from reports.predictions import read_predictions
-from utils import InputError, read_json
+from utils import InputError, lock_file, read_json
 
 # Any of these makes a folder a run folder, perhaps a damaged one
 FILES = ("configuration.json", "model.pth", "checkpoint.pt", "history.csv", "result.json")
@@ -97,7 +97,7 @@ def is_locked(folder: Path) -> bool:
     if not (folder / ".lock").exists():
         return False
     try:
-        with filelock.FileLock(folder / ".lock", timeout=0):
+        with lock_file(folder / ".lock"):
             return False
     except filelock.Timeout:
         return True

@@ -25,6 +25,7 @@ import main
 from corpora.sessions import format_sessions
 from reports.runs import read_folders
 from training.options import make_options
+from utils import lock_file
 
 ROOT = Path(__file__).parent.parent  # of this program
 FOLDER = "jobs"  # in SAVE_PATH: logs of the runs, <run_id>.log
@@ -33,7 +34,7 @@ POLL = 1.0  # seconds between looks at the runs
 
 def run_once(save_path: Path, run_id: str, argv: list[str]) -> int:
     """Make or resume a run unless it has finished or another process works on it; the exit status of main.py, or 0."""
-    with contextlib.suppress(filelock.Timeout), filelock.FileLock(save_path / FOLDER / f"{run_id}.lock", timeout=0):
+    with contextlib.suppress(filelock.Timeout), lock_file(save_path / FOLDER / f"{run_id}.lock"):
         runs = read_folders(save_path)
         if not runs.loc[runs["run_id"] == run_id, "state"].isin(["finished", "running"]).any():
             return main.main([*argv, "--resume", "auto"])

@@ -1,14 +1,20 @@
 """utils: errors in one line with a status, files written whole or not at all, JSON, locked folders."""
 
+import errno
+import fcntl
+import os
 import resource
+import signal
 import subprocess
 import sys
 import warnings
 
 import pytest
+import torch
 from conftest import ROOT
 
 import utils
+from reports.runs import is_locked
 from utils import InputError, Terminated, atomic_write, lock_folder, new_folder, read_json, run_command, write_json
 
 NVIDIA = "CUDA out of memory. Tried to allocate 2.00 GiB"
@@ -21,6 +27,11 @@ NVIDIA = "CUDA out of memory. Tried to allocate 2.00 GiB"
         (FileNotFoundError(2, "No such file", "a.csv"), 2),
         (MemoryError(), 2),
         (RuntimeError(NVIDIA), 2),
+        (torch.AcceleratorError("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nmore"), 2),
+        (RuntimeError("CUDA error: no kernel image is available for execution on the device\nmore"), 2),
+        (torch.distributed.DistBackendError("NCCL error in: /x.cpp:94, unhandled system error"), 2),
+        (torch.distributed.DistStoreError("Timed out after 601 seconds waiting for clients. 1/2 clients joined."), 2),
+        (RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:45978"), 2),
         (KeyboardInterrupt(), 130),
         (Terminated("resume with main.py --resume a.csv"), 143),
     ],
@@ -34,7 +45,24 @@ def test_an_error_is_one_line_and_a_status(error, status, capsys):
     assert "a.csv" in line or "a.csv" not in str(error)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), OSError("no file"), ValueError("x")])
+def test_a_second_sigterm_does_not_disturb_what_the_first_one_ends():
+    def command():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert run_command(command) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+ASSERT = RuntimeError("CUDA error: device-side assert triggered")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ASSERT, OSError("no file"), ValueError("x")])
 def test_a_programming_error_keeps_its_traceback(error):
     def command():
         raise error
@@ -133,3 +161,19 @@ def test_a_locked_folder_is_refused_and_temporary_files_of_killed_processes_are_
             pass
         assert {path.name for path in tmp_path.iterdir()} == users | {".lock"}
     assert {path.name for path in tmp_path.iterdir()} == users
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
+def test_a_file_system_without_locks_is_warned_of_and_used(tmp_path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    (tmp_path / ".a.csv.0123abcd.part").touch()  # it may be of a process that is at work
+    with pytest.warns(UserWarning, match=tmp_path.name) as caught, lock_folder(tmp_path, "training"):
+        assert not is_locked(tmp_path)
+    assert len(caught) == 2
+    assert [path.name for path in tmp_path.iterdir()] == [".a.csv.0123abcd.part"]
+    number = errno.EIO
+    with pytest.raises(OSError, match=os.strerror(number)), lock_folder(tmp_path, "training"):
+        pass

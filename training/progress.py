@@ -23,7 +23,7 @@ from training.devices import device_name, n_processes
 from training.engine import NonFinite, trains_in_bfloat16
 from training.options import names_of
 from training.record import corpus_summary, encoder_summary
-from utils import InputError, first_line, lack_of_memory
+from utils import InputError, fault_of_machine, first_line
 
 
 def progress_bar(epochs: int, steps: int, done: int, hidden: bool) -> tqdm:
@@ -103,8 +103,8 @@ def one_line_errors(folder: Path, options: argparse.Namespace) -> Iterator[None]
         kept = f"training stopped; {folder} holds {f'the weights of epoch {epoch}' if epoch else 'no weights yet'}"
         if isinstance(error, NonFinite):
             raise InputError(f"{error}: {kept}; try a smaller --lr") from error
-        if lack := lack_of_memory(error):
-            raise InputError(f"{lack}: {kept}; try a --batch_size below {options.batch_size} in a new run") from error
+        if fault := fault_of_machine(error):
+            raise InputError(f"{fault[0]}: {kept}; {fault[1]}") from error
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
         raise InputError(f"--compile: torch cannot compile the model ({first_line(error)}); leave it out") from error
