@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import shlex
 import subprocess
 import sys
@@ -36,6 +38,17 @@ esac
 """
 
 
+def clean_environment(script: str) -> dict[str, str]:
+    """The environment for SLURM's commands: nothing of a job that this process is part of, nor what overrides `script`.
+
+    The job inherits it. Variables such as SBATCH_ACCOUNT stay: the script does not set an account.
+    """
+    set_here = {f"SBATCH_{name.upper().replace('-', '_')}" for name in re.findall("^#SBATCH --([a-z-]+)", script, re.M)}
+    dropped = ("SLURM_", "SQUEUE_", "SBATCH_NO_REQUEUE", *set_here)  # SBATCH_TIME is the beginning of SBATCH_TIMELIMIT
+    kept = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")  # the cluster, and the right to use it
+    return {name: value for name, value in os.environ.items() if name in kept or not name.startswith(dropped)}
+
+
 def run_on_slurm(todo: pd.DataFrame, save_path: Path, args: argparse.Namespace) -> None:
     """Hand planned runs to SLURM, and wait until none is left there; `InputError` where it refuses them."""
     script = save_path.absolute() / FOLDER / f"slurm_{timestamp()}.sh"
@@ -52,8 +65,9 @@ def run_on_slurm(todo: pd.DataFrame, save_path: Path, args: argparse.Namespace) 
     )
     with atomic_write(script) as file:
         file.write(text)
+    call = {"capture_output": True, "text": True, "check": False, "env": clean_environment(text)}
     try:
-        done = subprocess.run(["sbatch", str(script)], capture_output=True, text=True, check=False)
+        done = subprocess.run(["sbatch", str(script)], **call)
     except FileNotFoundError as error:
         raise InputError("--slurm: no sbatch here; call it on a machine of a SLURM cluster, or use --jobs") from error
     if done.returncode:
@@ -63,7 +77,7 @@ def run_on_slurm(todo: pd.DataFrame, save_path: Path, args: argparse.Namespace) 
     with epoch_bar(todo) as bar:
         try:
             # SLURM may not answer for a while
-            while (answer := subprocess.run(queue, capture_output=True, check=False)).returncode or answer.stdout:
+            while (answer := subprocess.run(queue, **call)).returncode or answer.stdout:
                 time.sleep(INTERVAL)
                 update_bar(bar, todo, save_path)
         except KeyboardInterrupt as error:

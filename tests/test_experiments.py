@@ -249,6 +249,7 @@ def test_sigterm_ends_the_runs(preprocessed, tmp_path):
 # SLURM, by a stand-in for sbatch that runs each task of an array at once
 
 SBATCH = """#!/bin/bash
+env > "$0.env"
 [ -n "$REFUSE" ] && { echo "sbatch: error: invalid partition" >&2; exit 1; }
 last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$1")
 for number in $(seq 0 "$last"); do SLURM_ARRAY_TASK_ID=$number SLURM_JOB_ID=7_$number bash "$1"; done
@@ -268,9 +269,14 @@ def test_the_script_of_slurm_makes_the_runs(preprocessed, tmp_path, monkeypatch,
     argv = ["run", *GRID, "lam=0.5,0.6", *TEXT, "--data_path", str(corpus), "--save_path", str(exp), "--slurm", *asked]
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("REFUSE", "yes")
+    foreign = ("SLURM_JOB_ID", "SLURM_CPU_BIND", "SBATCH_JOB_NAME", "SBATCH_TIMELIMIT", "SBATCH_ARRAY_INX")
+    for name in (*foreign, "SBATCH_ACCOUNT", "SLURM_CONF"):  # as in a job of the cluster
+        monkeypatch.setenv(name, "1")
     assert experiments.main(argv) == 2
     assert capsys.readouterr().err.count("\n") == 1
     monkeypatch.delenv("REFUSE")
+    given = {line.partition("=")[0] for line in (tmp_path / "sbatch.env").read_text().splitlines()}
+    assert {name for name in given if name.startswith(("SLURM", "SBATCH"))} == {"SBATCH_ACCOUNT", "SLURM_CONF"}
     shutil.rmtree(exp)
     assert experiments.main(argv) == 0
     (script,) = (exp / "jobs").glob("slurm_*.sh")
