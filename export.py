@@ -20,6 +20,7 @@ from typing import Any
 
 import jinja2
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from safetensors import SafetensorError
 
 import metric
 import model
@@ -73,7 +74,10 @@ def export(run: str, out: Path, save_path: Path = Path("exp")) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as parent:
         made = Path(parent, "model")
-        exported.save_pretrained(made)
+        try:
+            exported.save_pretrained(made)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{out}: cannot be written ({error})") from error
         (made / "model.safetensors").chmod((made / "config.json").stat().st_mode)  # safetensors: for its owner alone
         made.rename(out)
     return out

@@ -1,6 +1,7 @@
 """Export: the hub's layout, the same predictions from it, and a card that says what the model must not be used for."""
 
 import json
+import resource
 import shutil
 
 import numpy as np
@@ -144,3 +145,15 @@ def test_nothing_is_overwritten_or_left_half_written(exported, audio_run, tmp_pa
     with pytest.raises(ZeroDivisionError):
         export.main([str(audio_run), str(tmp_path / "out")])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(audio_run, tmp_path, capsys):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    try:
+        assert export.main([str(audio_run), str(tmp_path / "model")]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tmp_path / 'model'}: ")
+    assert not [*tmp_path.iterdir()]
