@@ -30,20 +30,15 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a command as Ctrl-C does."""
 
 
-# What torch's errors say of the machine, as regular expressions: what is wrong, and what to do
+# What is wrong with the machine and what to do, by a regular expression of torch's error
 FAULTS = {
     r"^\w*MemoryError|(allocate|out of) memory|_ALLOC(ATION)?_FAILED|could not create a primitive$": (
-        "not enough memory",
-        "try a smaller model or --batch_size",
+        "not enough memory; try a smaller model or --batch_size"
     ),
     r"busy or unavailable|no kernel image|uncorrectable ECC|CUDNN_STATUS_(NOT_INIT|\w*ARCH_MIS)": (
-        "the GPU cannot be used",
-        "see nvidia-smi, or give another --gpu_id or cpu",
+        "the GPU cannot be used; see nvidia-smi, or give another --gpu_id or cpu"
     ),
-    r"^Dist\w*Error|NCCL|gloo": (
-        "the processes of this run cannot reach one another",
-        "see the errors of the others, and start all of them again, with --resume where the run has begun",
-    ),
+    r"^Dist\w*Error|NCCL|gloo": "the processes cannot reach one another; see the others' errors, and start all again",
 }
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # of file systems such as NFS
 
@@ -84,7 +79,7 @@ def run_command(command: Callable[[], object], quiet: bool = False) -> int:
         return status
     except (OSError, RuntimeError, MemoryError) as error:
         if fault := fault_of_machine(error):
-            print_line(f"error: {'; '.join(fault)}")
+            print_line(f"error: {fault}")
         elif isinstance(error, OSError) and error.filename is not None:
             print_line(f"error: {error.filename}: {error.strerror}")
         else:
@@ -95,13 +90,13 @@ def run_command(command: Callable[[], object], quiet: bool = False) -> int:
     return 2
 
 
-def fault_of_machine(error: BaseException) -> tuple[str, str] | None:
+def fault_of_machine(error: BaseException) -> str | None:
     """What is wrong with the machine and what to do, where that is why `error` was raised."""
     if isinstance(error, RuntimeError | MemoryError):
         text = f"{type(error).__name__}: {error}"
-        for pattern, (what, remedy) in FAULTS.items():
+        for pattern, sentence in FAULTS.items():
             if re.search(pattern, text):
-                return f"{what} ({text.splitlines()[0]})", remedy
+                return f"{sentence} ({text.splitlines()[0]})"
     return None
 
 

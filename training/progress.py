@@ -104,7 +104,7 @@ def one_line_errors(folder: Path, options: argparse.Namespace) -> Iterator[None]
         if isinstance(error, NonFinite):
             raise InputError(f"{error}: {kept}; try a smaller --lr") from error
         if fault := fault_of_machine(error):
-            raise InputError(f"{fault[0]}: {kept}; {fault[1]}") from error
+            raise InputError(f"{fault}: {kept}") from error
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
         raise InputError(f"--compile: torch cannot compile the model ({first_line(error)}); leave it out") from error
