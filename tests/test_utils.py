@@ -46,15 +46,18 @@ def test_an_error_is_one_line_and_a_status(error, status, capsys):
 
 
 def test_a_second_sigterm_does_not_disturb_what_the_first_one_ends():
+    ended = []
+
     def command():
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
+            ended.append(True)
 
     before = signal.getsignal(signal.SIGTERM)
     try:
-        assert run_command(command) == 143
+        assert (run_command(command), ended) == (143, [True])
     finally:
         signal.signal(signal.SIGTERM, before)
 
