@@ -13,6 +13,7 @@ import secrets
 import signal
 import sys
 import time
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -120,10 +121,13 @@ def digest_file(path: Path) -> str:
 
 
 def decode(content: bytes, path: Path) -> str:
-    """Text of a file in UTF-8 (with or without a byte order mark) or CP949; `path` is for the `InputError`."""
+    """Text of a file in UTF-8 (with or without a byte order mark) or CP949, in composed letters (NFC).
+
+    `path` is for the `InputError`.
+    """
     for encoding in ("utf-8-sig", "cp949") if b"\0" not in content else ():  # UTF-16 has NUL characters
         with contextlib.suppress(UnicodeDecodeError):
-            return content.decode(encoding)
+            return unicodedata.normalize("NFC", content.decode(encoding))
     raise InputError(f"{path}: neither UTF-8 nor CP949 text; save it as UTF-8")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from tqdm import tqdm
 
 from corpora.problems import COUNTS_AS_ZEROS, file_problems
 from corpora.wavs import find_files, first_of_each, raw_folders
-from utils import InputError, decode
+from utils import InputError, count, decode
 
 # Breath b, laughter l, noise n or N, o, u, c, s: the letter and a slash, or a run of them. Also misspelt: the slash in
 # front, or the last one lacking. A letter that ends a Latin word is no mark (`on/off`), one after `BTS` or `6` is.
@@ -20,6 +22,24 @@ _MARK = re.compile(
 )
 _PARENTHESES = re.compile(r"\(([^()]*)\)")
 
+# What recognisers, captions and other corpora write between the words. Tags may stand within a word
+_TAG = re.compile(
+    r"</?(?:[bcipsuv]|em|strong|font|span|ruby|rt|lang)(?:[ .][^<>]*)?>|<\d[\d:.]*>|\{\\[^{}]*\}", re.IGNORECASE
+)
+_SOUND = (
+    "(?:(?:코?웃음|박수|박수갈채|배경 ?음악|음악|한숨|기침|재채기|울음|흐느낌|환호|비명|휘파람|소음|잡음|숨)(?: ?소리)?"
+    "|웃으며|울며|침묵|무음|laugh(?:s|ter|ing)?|music|applau(?:se|ding)|clap(?:s|ping)?|cough(?:s|ing)?|sigh(?:s|ing)?"
+    "|sob(?:s|bing)?|crying|scream(?:s|ing)?|singing|clearing|breath(?:s|ing)?|noise|silence|blank_audio|inaudible)"
+)
+_EVENT = re.compile(
+    r"<\|[^<>|]*\|>|</?(?:unk|pad|sil|br ?/?)>"  # of Whisper and SenseVoice
+    rf"|[(<]\s*{_SOUND}\s*[)>]"  # in parentheses they stand alone: a corpus has words there
+    rf"|[\[{{【](?:[^\[\]{{}}【】]*\s)?(?:{_SOUND}|[^\s\[\]{{}}【】]*소리)\s*[\]}}】]"
+    "|[\u2669-\u266c\U0001f300-\U0001faff]",  # notes, and what SenseVoice heard as emoji
+    re.IGNORECASE,
+)
+_PAIR = re.compile(r"\(([^()]*)\)\s*/\s*\([^()]*\)")  # of spelling and pronunciation
+
 
 def clean_transcript(text: str) -> str:
     """A transcript without its markup: what was said, on one line.
@@ -27,11 +47,30 @@ def clean_transcript(text: str) -> str:
     Removed are marks of noise (`b/`, `l/`, `n/`, ..., also `/n`), `*`, `"`, and the parentheses and the plus of `(A+B)`
     and `(A)`, whose words stay. White space becomes one space. Latin letters and digits that are spoken (`BTS가`,
     `QR코드`, `112에`) and `. ? ! ,` stay.
+
+    So are what `other_marks` finds: tokens, tags and sounds of recognisers and captions, and of `(3시)/(세 시)` the
+    pronunciation. The result is in composed letters (NFC).
     """
-    text = _MARK.sub("", text)
-    while _PARENTHESES.search(text):  # the innermost pair first
+    text = _EVENT.sub(" ", _TAG.sub("", unicodedata.normalize("NFC", text)))
+    text = _MARK.sub("", _PAIR.sub(r"\1", text))
+    for _ in range(8):  # the innermost pairs first; none are nested as deeply
         text = _PARENTHESES.sub(lambda overlap: overlap[1].replace("+", " "), text)
     return " ".join(re.sub(r'[()*"\ufeff]', "", text).split())
+
+
+def other_marks(text: str) -> list[str]:
+    """The marks in a transcript that are not of KEMDy."""
+    return [
+        found[0] for pattern in (_TAG, _EVENT, _PAIR) for found in pattern.finditer(unicodedata.normalize("NFC", text))
+    ]
+
+
+def clean_transcripts(texts: Sequence[str]) -> list[str]:
+    """`clean_transcript` of each text; warns of those with other marks than KEMDy's."""
+    if marked := [marks[0] for marks in map(other_marks, texts) if marks]:
+        what = "tokens, tags, sounds or pronunciations beside the words, which are left out"
+        warnings.warn(f"{len(marked)} of {count(len(texts), 'text')} with {what}; first: {marked[0]}", stacklevel=4)
+    return [clean_transcript(text) for text in texts]
 
 
 def read_transcripts(data_path: Path, ids: Sequence[str]) -> tuple[dict[str, str], pd.DataFrame]:
@@ -56,6 +95,9 @@ def read_transcripts(data_path: Path, ids: Sequence[str]) -> tuple[dict[str, str
         n_lines = sum(bool(line.strip()) for line in text.splitlines())
         if n_lines > 1:
             problems.append((path, segment, "transcript of several lines", f"{n_lines} lines", "joined"))
+        if marks := other_marks(text):
+            done = "left out; of a pair the spelling is read"
+            problems.append((path, segment, "transcript with tokens, tags, sounds or pronunciations", marks[0], done))
         if not clean_transcript(text):
             what = "transcript that is empty once cleaned" if n_lines else "transcript that is empty"
             done = "embedded as a sentence without words"

@@ -1,13 +1,15 @@
-"""Wavs: where a corpus keeps them, which of them cannot be used, their samples, and the hashes of their content."""
+"""Wavs and other sound files: where they are, which of them cannot be used, their samples, and the hashes of wavs."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import math
+import mmap
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,24 +28,39 @@ MAX_AMPLITUDE = 2.0**31  # of floating-point samples: integers that were never s
 
 # In libsndfile's log, bytes of sound: those that are announced, and those that are there
 CUT_SHORT = re.compile(r"^ *data *: (\d+) \(should be (\d+)\)", re.MULTILINE)
-UNKNOWN_LENGTH = 2**32 - 1  # what programs that write a wav into a pipe leave as the length
+UNKNOWN_LENGTH = 0x7FFFF000  # bytes; programs that write a wav into a pipe leave this or more as its length
+# Or 0, of which libsndfile reads nothing. What follows is sound, if it is not the name of the next part of the file
+NO_LENGTH = re.compile(rb"RIFF.{4}WAVE.*?data(?=\0{4}(?![\w ]{4}).)", re.DOTALL)
+MIN_SECONDS = 0.005  # of an utterance
+TOO_SHORT = f"holds less than {MIN_SECONDS} s of sound"
+LOOK_SECONDS, MIN_CORRELATION = 3, 0.5  # of the parts of a file in which its channels are compared
+BLOCK = 2**16  # samples
 
 
 # Where they are
 
 
 def find_files(folder: Path, suffix: str) -> list[Path]:
-    """Files in and below `folder` whose names end so, in any case, in alphabetical order; links are followed."""
+    """Files in and below `folder` whose names end so, in any case, in alphabetical order; links are followed.
+
+    What begins with a dot is skipped: a Mac writes `._a.wav` beside `a.wav`.
+    """
 
     def stop(error: OSError) -> None:
         raise error
 
     found = []
     for parent, folders, files in os.walk(folder, onerror=stop, followlinks=True) if folder.is_dir() else []:
-        folders.sort()
-        paths = [Path(parent, name) for name in sorted(files) if name.lower().endswith(suffix)]
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        names = sorted(name for name in files if name.lower().endswith(suffix) and not name.startswith("."))
+        paths = [Path(parent, name) for name in names]
         found += [path for path in paths if path.is_file()]  # no link to nothing
     return found
+
+
+def stem(path: Path) -> str:
+    """The name of a file without its ending, in composed letters: a Mac's names are decomposed."""
+    return unicodedata.normalize("NFC", path.stem)
 
 
 def raw_folders(data_path: Path) -> list[Path]:
@@ -69,16 +86,16 @@ def find_wavs(data_path: Path, audio_path: Path | None = None) -> dict[str, Path
     them, if its files are in `data_path`. Otherwise below `data_path/wav`, and if no wav at all is there in `./audio`,
     where the published `audio.zip` unpacks to; never in both, since another corpus's wavs may have the same ids.
     """
-    return {path.stem: path for path in reversed(wav_files(data_path, audio_path))}
+    return {stem(path): path for path in reversed(wav_files(data_path, audio_path))}
 
 
 def first_of_each(files: Iterable[Path], ids: Iterable[str], kind: str) -> tuple[dict[str, Path], list[tuple]]:
     """By id the first of `files` that is called after it, and problems (see `file_problems`) of the others."""
     wanted, first, problems = set(ids), {}, []
     for path in files:
-        if path.stem in wanted and first.setdefault(path.stem, path) is not path:
+        if (name := stem(path)) in wanted and first.setdefault(name, path) is not path:
             done = "the first in alphabetical order is used"
-            problems.append((path, path.stem, f"second {kind} of one id", "", done))
+            problems.append((path, name, f"second {kind} of one id", "", done))
     return first, problems
 
 
@@ -95,46 +112,128 @@ def check_wavs(data_path: Path, audio_path: Path | None, ids: Sequence[str]) -> 
     with ThreadPoolExecutor() as pool:  # reading the head of a file is mostly waiting
         faults = tqdm(pool.map(wav_fault, wavs.values()), "wavs", len(wavs), unit="file")
         faults = dict(zip(wavs, faults, strict=True))
+        differing = dict(zip(wavs, pool.map(channels_differ, wavs.values()), strict=True))
     for segment in ids:
         if segment not in wavs:
             problems.append((audio_path or data_path / "wav", segment, "no wav", "", COUNTS_AS_ZEROS))
         elif fault := faults[segment]:
             problems.append((wavs[segment], segment, "wav that cannot be used", fault, COUNTS_AS_ZEROS))
+        elif differing[segment]:
+            problems.append((wavs[segment], segment, "wav whose channels differ", "", "their mean is used"))
     return file_problems(data_path, problems)
 
 
 # Their faults and samples
 
 
-def wav_fault(path: Path) -> str | None:
-    """Why a wav cannot be used as far as its head says, or None: it is no sound, has no sample, or is cut short."""
+@contextlib.contextmanager
+def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
+    """A sound file that is open at its first sample; raises `InputError` where it cannot be opened or read."""
     try:
-        info = soundfile.info(path, verbose=True)
-    except soundfile.SoundFileError as error:
-        return f"not readable as sound ({getattr(error, 'error_string', error)})"
-    if info.frames == 0:
-        return "holds no sample of sound"
-    for announced, present in CUT_SHORT.findall(info.extra_info):  # libsndfile reads it without a word
-        if int(present) < int(announced) < UNKNOWN_LENGTH:
-            return f"cut short, {present} of {announced} bytes of sound are there"
-    return None
+        file = soundfile.SoundFile(path)
+        if file.frames == 0:
+            with path.open("rb") as stream:
+                if found := NO_LENGTH.match(stream.read(BLOCK)):
+                    content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)  # the file stays as it is
+                    length = min(len(content) - found.end() - 4, UNKNOWN_LENGTH)
+                    content[found.end() : found.end() + 4] = length.to_bytes(4, "little")
+                    file = soundfile.SoundFile(content)
+        with file:
+            yield file
+    except (OSError, soundfile.SoundFileError, ValueError) as error:
+        reason = getattr(error, "error_string", error)
+        try:
+            path.open("rb").close()
+        except OSError as refused:  # of which libsndfile says "System error"
+            reason = "a link whose target is missing" if path.is_symlink() else refused.strerror
+        raise InputError(f"{path}: not readable as sound ({reason})") from error
+
+
+def inspect_sound(path: Path) -> tuple[float, float, int]:
+    """The length of a sound file (s), that which its head announces, and its number of channels, in bounded memory.
+
+    Raises `InputError` where it is no sound.
+    """
+    with open_sound(path) as file:
+        rate, channels, samples, decoded = file.samplerate, file.channels, file.frames, 0
+        announced = samples
+        for said, there in (map(int, found) for found in CUT_SHORT.findall(file.extra_info)):
+            if 0 < there < said < UNKNOWN_LENGTH:
+                announced = samples * said / there
+        with contextlib.suppress(soundfile.SoundFileError):
+            file.seek(max(0, samples - 1))
+            decoded = samples * len(file.read(1))
+    if samples and not decoded:  # the head of an MP3 or a FLAC announces what is no longer there
+        with open_sound(path) as file, contextlib.suppress(soundfile.SoundFileError):
+            while found := len(file.read(BLOCK)):
+                decoded += found
+    return decoded / rate, announced / rate, channels
+
+
+def samples_fault(samples: np.ndarray, rate: int) -> str | None:
+    """Why samples at `rate` Hz, shape = (samples, ...), cannot be used, or None."""
+    if len(samples) < MIN_SECONDS * rate:
+        return TOO_SHORT
+    if np.abs(samples).max() <= MAX_AMPLITUDE:  # which no NaN is
+        return None
+    return f"holds samples that are not numbers from {-MAX_AMPLITUDE:.0f} to {MAX_AMPLITUDE:.0f}"
+
+
+def wav_fault(path: Path) -> str | None:
+    """Why a wav cannot be used as far as its head says, or None: it is no sound, too short, or cut short."""
+    try:
+        seconds, announced, _ = inspect_sound(path)
+    except InputError as error:
+        return str(error).removeprefix(f"{path}: ")
+    if seconds < announced:
+        return f"cut short, {seconds:.2f} of {announced:.2f} s of sound are there"
+    return TOO_SHORT if seconds < MIN_SECONDS else None
+
+
+def read_channels(path: Path, start: float = 0.0, end: float = math.inf) -> tuple[np.ndarray, int]:
+    """The samples from `start` to `end` (s) of a sound file, float32, shape = (samples, channels), and their rate."""
+    with open_sound(path) as file:
+        rate = file.samplerate
+        first = file.seek(round(start * rate))
+        n = -1 if end == math.inf else round(end * rate) - first
+        return file.read(n, dtype="float32", always_2d=True), rate
 
 
 def read_wav(path: Path, sr: int = SAMPLE_RATE) -> np.ndarray:
-    """A wav of any rate and any number of channels as mono float32 in [-1, 1] at `sr` Hz, shape = (samples,).
+    """A sound file of any rate and any number of channels as mono float32 in [-1, 1] at `sr` Hz, shape = (samples,).
 
-    Raises `InputError` where it cannot be used, see `wav_fault`, or holds samples that are not numbers.
+    Raises `InputError` where it cannot be used, see `wav_fault` and `samples_fault`.
     """
-    fault = wav_fault(path)
-    if fault is None:
-        try:
-            samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-            if np.abs(samples).max() <= MAX_AMPLITUDE:  # which no NaN is
-                return resample(samples, rate, sr)
-            fault = f"holds samples that are not numbers from {-MAX_AMPLITUDE:.0f} to {MAX_AMPLITUDE:.0f}"
-        except (soundfile.SoundFileError, ValueError) as error:
-            fault = f"not readable as sound ({error})"
+    if (fault := wav_fault(path)) is None:
+        samples, rate = read_channels(path)
+        if (fault := samples_fault(samples, rate)) is None:
+            return resample(samples, rate, sr)
     raise InputError(f"{path}: {fault}; replace it or take it away")
+
+
+def read_part(path: Path, start: float, end: float, sr: int) -> np.ndarray:
+    """The samples from `start` to `end` (s) of a recording, as `read_wav` gives them of a wav of that part."""
+    samples, rate = read_channels(path, start, end)
+    if fault := samples_fault(samples, rate):
+        raise InputError(f"{path}, {start:.2f} to {end:.2f} s: {fault}")
+    return resample(samples, rate, sr)
+
+
+def channels_differ(path: Path) -> bool:
+    """Whether channels of a sound file are in opposite phase, or hold other sounds, such as a speaker each.
+
+    Parts of 3 s are compared, at most ten, spread over the file. Silent channels do not count.
+    """
+    try:
+        seconds, _, channels = inspect_sound(path)
+        starts = np.arange(0, seconds, max(LOOK_SECONDS, seconds / 10)) if channels > 1 else []
+        parts = [read_channels(path, start, start + LOOK_SECONDS)[0] for start in starts]
+    except InputError:  # which reading reports
+        return False
+    samples = np.nan_to_num(np.concatenate(parts or [np.zeros((1, 1))]), posinf=0, neginf=0).astype(float)
+    levels = samples.std(axis=0)
+    sounding = samples[:, levels > 0.01 * levels.max()]
+    return sounding.shape[1] > 1 and bool(np.corrcoef(sounding.T).min() < MIN_CORRELATION)
 
 
 def resample(samples: np.ndarray, rate: int, sr: int) -> np.ndarray:
@@ -154,7 +253,7 @@ def resample(samples: np.ndarray, rate: int, sr: int) -> np.ndarray:
 
 
 def hash_wavs(data_path: Path, wavs: Mapping[str, Path], ids: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of the content of the wav of each id that has one.
+    """SHA-256 of the content of the wav of each id that has one, "" of one that may not be read.
 
     `DATA_PATH/features/wavs.json` keeps them with size and time of change, so that only new and changed wavs are read
     again, as in git's index. A copy of a corpus without its times is read once, and has the same hashes.
@@ -167,10 +266,16 @@ def hash_wavs(data_path: Path, wavs: Mapping[str, Path], ids: Iterable[str]) -> 
     paths = {segment: str(wavs[segment].absolute()) for segment in ids if segment in wavs}
     status = {path: os.stat(path) for path in paths.values()}  # noqa: PTH116 (a Path for each takes longer)
     times = {path: [found.st_size, found.st_mtime_ns] for path, found in status.items()}
-    changed = [path for path, time in times.items() if index.get(path, [])[:2] != time]
+    changed = [path for path, time in times.items() if index.get(path, [])[:2] != time or not index[path][2]]
+
+    def digest(path: str) -> str:
+        with contextlib.suppress(OSError):
+            return digest_file(Path(path))
+        return ""
+
     if changed:
         with ThreadPoolExecutor() as pool:  # hashing leaves other threads free to run
-            digests = tqdm(pool.map(digest_file, map(Path, changed)), "hashes of wavs", len(changed), unit="file")
+            digests = tqdm(pool.map(digest, changed), "hashes of wavs", len(changed), unit="file")
             index |= {path: [*times[path], digest] for path, digest in zip(changed, digests, strict=True)}
         with contextlib.suppress(OSError, InputError):  # where nothing can be written they are read again next time
             index_path.parent.mkdir(exist_ok=True)

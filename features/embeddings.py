@@ -18,6 +18,13 @@ import numpy as np
 
 from utils import InputError, atomic_write, first_line
 
+MAX_VALUE = 1e6  # of embeddings, whose values are far below it; more overflows in a model
+
+
+def is_embedding(vector: np.ndarray, text_dim: int) -> bool:
+    """Whether an array can be a sentence embedding: of this length, with finite values that a model can use."""
+    return vector.size == text_dim and bool(np.abs(vector).max() <= MAX_VALUE)  # which no NaN is
+
 
 class _DType:
     """`numpy.dtype(code, align, copy)` and its state, whose second item is the byte order."""
@@ -91,8 +98,10 @@ def load_embeddings(path: Path, text_dim: int) -> dict[str, np.ndarray]:
         vector = getattr(array, "value", None)
         if not isinstance(key, str):
             raise InputError(f"{path}: a key is a {type(key).__name__}, expected '<segment id>.txt'")
-        if not isinstance(vector, np.ndarray) or vector.size != text_dim or not np.isfinite(vector).all():
+        if not isinstance(vector, np.ndarray) or not is_embedding(vector, text_dim):
             found = f"{vector.size} numbers" if isinstance(vector, np.ndarray) else type(array).__name__
-            raise InputError(f"{path}: {key} ({found}), expected {text_dim} finite numbers (--text_dim)")
+            raise InputError(
+                f"{path}: {key} ({found}), expected {text_dim} numbers within {MAX_VALUE:.0e} (--text_dim)"
+            )
         vectors[key] = vector.astype(np.float32)
     return vectors

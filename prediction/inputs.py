@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import librosa
 import numpy as np
 import pandas as pd
-import soundfile
 
 from constants import SAMPLE_RATE
 from corpora.corpus import corpus_of_id
 from corpora.utterances import read_utterances
-from corpora.wavs import find_wavs, read_wav, resample
+from corpora.wavs import channels_differ, find_wavs, inspect_sound, read_part, read_wav, resample, samples_fault, stem
 from features.embeddings import load_embeddings
 from prediction.segments import fit_to_recording, name_speakers, read_segments
-from utils import InputError, decode
+from utils import InputError, count, decode
 
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".w64", ".au", ".opus")
 
@@ -47,37 +47,44 @@ class Utterance:
     embedding: np.ndarray | None = None
     id: str = ""
 
+    def __post_init__(self) -> None:
+        """Raise `InputError` where a field holds something else, such as a list of samples."""
+
+        def is_vector(value: object) -> bool:
+            return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind == "f"
+
+        path, is_part = str | os.PathLike | None, None not in (self.start, self.end) and 0 <= self.start < self.end
+        expected = {
+            "wave": (isinstance(self.wave, path) or is_vector(self.wave), "a path, or floats in [-1, 1]"),
+            "text": (isinstance(self.text, str | None), "a string"),
+            "speaker": (isinstance(self.speaker, str), "a string"),
+            "recording": (isinstance(self.recording, path) and (self.recording is None or is_part), "start and end"),
+            "embedding": (self.embedding is None or is_vector(self.embedding), "an array of floats"),
+        }
+        for name, (is_right, what) in expected.items():
+            if not is_right:
+                raise InputError(f"utterance {self.id}: {name} {getattr(self, name)!r:.60}, expected {what}")
+
     def read(self, sr: int) -> np.ndarray:
         """Its samples as mono float32 at `sr` Hz, shape = (samples,); raises `InputError` where there are none."""
         if self.recording is not None:
             return read_part(Path(self.recording), self.start, self.end, sr)
         if isinstance(self.wave, np.ndarray):
-            return librosa.resample(self.wave, orig_sr=SAMPLE_RATE, target_sr=sr)  # which refuses what is no sound
+            if fault := samples_fault(self.wave, SAMPLE_RATE):
+                raise InputError(f"utterance {self.id}: {fault}")
+            return resample(self.wave.astype(np.float32)[:, None], SAMPLE_RATE, sr)
         if self.wave is None:
             raise InputError(f"utterance {self.id} has no audio; give its wav, or a recording with segments")
         return read_wav(Path(self.wave), sr)
 
 
-def read_part(path: Path, start: float, end: float, sr: int) -> np.ndarray:
-    """The samples from `start` to `end` (s) of a recording, as `read_wav` gives them of a wav of that part."""
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate = file.samplerate
-            first = file.seek(round(start * rate))
-            wave = file.read(round(end * rate) - first, dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
-        raise InputError(f"{path}: not readable from {start:.2f} to {end:.2f} s ({error})") from error
-    if len(wave) == 0 or not np.isfinite(wave).all():
-        raise InputError(f"{path}: no sound, or no numbers, from {start:.2f} to {end:.2f} s; is the file whole?")
-    return resample(wave, rate, sr)
-
-
 def recording_length(recording: Path) -> float:
-    """The length of a recording (s); raises `InputError` where it cannot be read."""
-    try:
-        return soundfile.info(recording).duration
-    except soundfile.SoundFileError as error:
-        raise InputError(f"{recording}: not readable as sound ({error}); expected WAV, FLAC, OGG or MP3") from error
+    """The length of a recording (s); warns where it was cut short or its channels differ."""
+    seconds, announced, _ = inspect_sound(recording)
+    if seconds < announced:
+        warnings.warn(f"{recording}: {seconds:.2f} of {announced:.2f} s are there; is it whole?", stacklevel=2)
+    warn_of_channels([recording])
+    return seconds
 
 
 def from_segments(segments_path: Path, recording: Path | None = None) -> list[Utterance]:
@@ -85,9 +92,9 @@ def from_segments(segments_path: Path, recording: Path | None = None) -> list[Ut
     duration = recording_length(recording) if recording else math.inf
     segments = read_segments(segments_path, duration)
     segments = fit_to_recording(segments, duration, f"{segments_path} of {recording}" if recording else segments_path)
-    stem = (recording or segments_path).stem
+    name = (recording or segments_path).stem
     return [
-        Utterance(None, s.text or None, s.speaker, s.start, s.end, recording, id=f"{stem}_{s.Index + 1:04}")
+        Utterance(None, s.text or None, s.speaker, s.start, s.end, recording, id=f"{name}_{s.Index + 1:04}")
         for s in segments.itertuples()
     ]
 
@@ -96,23 +103,36 @@ def from_folder(folder: Path) -> list[Utterance]:
     """The sound files of a folder in the order of their names (2 before 10); a `.txt` beside each is its text.
 
     Texts such as `[Kim]: word` name the speaker. Of several formats of one name the last is read, such as the wav.
+    What begins with a dot is skipped; what else is not read is named in a warning.
     """
-    files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SOUNDS}
+    entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    files = {stem(path): path for path in entries if path.suffix.lower() in SOUNDS and not path.is_dir()}
+    texts = {stem(path): path for path in entries if path.suffix.lower() == ".txt" and stem(path) in files}
+    if left := [path.name for path in entries if path not in {*files.values(), *texts.values()}]:
+        kinds = f"neither a sound ({', '.join(SOUNDS)}) nor the .txt of one"
+        warnings.warn(f"{folder}: {count(len(left), 'file')} left out, {kinds}: {', '.join(left[:5])}", stacklevel=2)
     if not files:
         raise InputError(f"{folder}: holds no .wav; expected a folder of utterances, with a .txt beside each")
     if all(map(corpus_of_id, files)):
         warnings.warn(f"{folder}: ids of a corpus are not in the order of time; use --dialogue", stacklevel=2)
+    warn_of_channels(files.values())
     names = sorted(files, key=lambda name: re.sub(r"\d+", lambda number: number[0].zfill(20), name))
-    transcripts = [files[name].with_suffix(".txt") for name in names]
-    texts = [decode(path.read_bytes(), path) if path.is_file() else None for path in transcripts]
+    texts = [decode(texts[name].read_bytes(), texts[name]) if name in texts else None for name in names]
     said = name_speakers([None] * len(texts), texts)
     utterances, end = [], 0.0
     for name, text, (speaker, words) in zip(names, texts, said, strict=True):
         start = end
-        with contextlib.suppress(soundfile.SoundFileError):  # which the predictor reports
-            end += soundfile.info(files[name]).duration
+        with contextlib.suppress(InputError):  # which the predictor reports
+            end += inspect_sound(files[name])[0]
         utterances.append(Utterance(files[name], None if text is None else words, speaker, start, end, id=name))
     return utterances
+
+
+def warn_of_channels(paths: Iterable[Path]) -> None:
+    """Warn of the sound files whose channels differ."""
+    if found := [path for path in paths if channels_differ(path)]:
+        what = "whose channels differ or cancel each other out"
+        warnings.warn(f"{count(len(found), 'file')} {what}; their mean is used; first: {found[0]}", stacklevel=3)
 
 
 def from_corpus(

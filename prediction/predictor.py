@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from constants import EMOTIONS
 from corpora.corpus_json import read_corpus_json
-from corpora.transcripts import clean_transcript
+from corpora.transcripts import clean_transcripts
 from dataset import Features, WindowDataset
+from features.embeddings import MAX_VALUE, is_embedding
 from features.log_mel import LogMels, log_mel, on_all_cores
 from prediction.inputs import Utterance
 from prediction.runs import load_encoder, open_run, warn_of_other_encoder
@@ -113,11 +114,16 @@ class Predictor:
         """Sentence embeddings, float32, shape = (N, text_dim); zeros where there is neither embedding nor text."""
         is_missing = [utterance.text is None and utterance.embedding is None for utterance in utterances]
         check_missing("text", [f"utterance {row + 1}" for row in np.flatnonzero(is_missing)], len(utterances))
-        zeros = np.zeros(self.text_dim, np.float32)
-        vectors = np.stack([zeros if u.embedding is None else u.embedding for u in utterances])
-        texts = {row: clean_transcript(u.text) for row, u in enumerate(utterances) if u.text is not None}
-        if texts:
-            vectors[[*texts]] = self.encoder("text").embed([*texts.values()], progress=not self.quiet)
+        vectors = np.zeros((len(utterances), self.text_dim), np.float32)
+        for row, embedding in enumerate(utterance.embedding for utterance in utterances):
+            if embedding is not None and not is_embedding(embedding, self.text_dim):
+                found = f"its embedding has {embedding.size} numbers"
+                raise InputError(f"utterance {row + 1}: {found}, expected {self.text_dim} within {MAX_VALUE:.0e}")
+            vectors[row] = 0 if embedding is None else embedding
+        rows = [row for row, utterance in enumerate(utterances) if utterance.text is not None]
+        if rows:
+            texts = clean_transcripts([utterances[row].text for row in rows])
+            vectors[rows] = self.encoder("text").embed(texts, progress=not self.quiet)
         return torch.from_numpy(vectors)
 
     def compute_audio(self, kind: str | int, utterances: Sequence[Utterance]) -> LogMels | Tensor:

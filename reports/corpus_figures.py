@@ -8,7 +8,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import soundfile
 import torch
 from scipy.stats import entropy
 from sklearn.decomposition import PCA
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from constants import EMOTIONS, MAX_SECONDS, N_EMOTIONS, N_MELS, SAMPLE_RATE
 from corpora.transcripts import clean_transcript
 from corpora.utterances import shares
-from corpora.wavs import read_wav, wav_fault
+from corpora.wavs import inspect_sound, read_wav, wav_fault
 from dataset import make_windows
 from features.log_mel import LogMels, log_mel
 from metric import fleiss_kappa
@@ -128,7 +127,7 @@ def plot_affect(table: pd.DataFrame) -> None:
 def durations(paths: Mapping[str, Path]) -> pd.Series:
     """Seconds of each wav by segment id; those that cannot be used are left out, problems.csv names them."""
     bar = tqdm(paths.items(), desc="durations", unit="wav", delay=2)
-    return pd.Series({name: soundfile.info(path).duration for name, path in bar if not wav_fault(path)}, dtype=float)
+    return pd.Series({name: inspect_sound(path)[0] for name, path in bar if not wav_fault(path)}, dtype=float)
 
 
 def plot_durations(seconds: pd.Series) -> pd.DataFrame:

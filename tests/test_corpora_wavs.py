@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,19 @@ import soundfile
 from raw_corpus import new_problems, read
 
 import corpora.wavs
-from corpora.transcripts import clean_transcript
-from corpora.wavs import audio_digest, find_files, find_wavs, hash_wavs, read_wav, wav_fault
+from corpora.transcripts import clean_transcript, clean_transcripts, other_marks
+from corpora.wavs import (
+    audio_digest,
+    channels_differ,
+    find_files,
+    find_wavs,
+    first_of_each,
+    hash_wavs,
+    inspect_sound,
+    read_part,
+    read_wav,
+    wav_fault,
+)
 from utils import InputError
 
 
@@ -46,6 +59,13 @@ def test_files_are_found_in_alphabetical_order_also_through_links(tmp_path):
     assert find_wavs(tmp_path).keys() == {"x", "y", "Sess01.v2"}
 
 
+def test_names_of_a_mac_are_found_in_composed_letters_and_its_own_files_are_not(tmp_path):
+    decomposed = touch(tmp_path / "wav" / unicodedata.normalize("NFD", "가다.wav"))
+    touch(tmp_path / "wav/._가다.wav")
+    touch(tmp_path / "wav/.trash/나.wav")
+    assert find_wavs(tmp_path) == {"가다": decomposed} == first_of_each([decomposed], ["가다"], "wav")[0]
+
+
 # Faults
 
 
@@ -66,13 +86,69 @@ def test_a_wav_that_is_not_whole_is_a_fault(tmp_path, size, endian):
         read_wav(path)
 
 
-def test_the_length_of_a_wav_that_was_written_into_a_pipe_is_not_believed(tmp_path):
+@pytest.mark.parametrize("announced", [0, 0x7FFFF000, 0x80000000, 2**32 - 1, 0x7FFFEFFF])
+def test_a_wav_without_its_length_is_read_to_its_end_everywhere(tmp_path, announced):
+    path, values = tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, 16_000)
+    content = bytearray(write(path, values))
+    whole = read_wav(path)
+    content[40:44] = announced.to_bytes(4, "little")
+    path.write_bytes(content)
+    if announced == 0x7FFFEFFF:  # a length that can be one
+        assert wav_fault(path)
+        return
+    assert wav_fault(path) is None
+    assert inspect_sound(path) == (1.0, 1.0, 1)
+    np.testing.assert_array_equal(read_wav(path), whole)
+    np.testing.assert_array_equal(read_part(path, 0.5, 1.0, 16_000), whole[8_000:])
+    assert path.read_bytes() == content
+
+
+def test_a_wav_without_sound_is_not_read_beyond_it(tmp_path):
     path = tmp_path / "a.wav"
-    content = bytearray(write(path))
-    for announced, is_whole in ((2**32 - 1, True), (2**31 - 2, False)):
-        content[40:44] = announced.to_bytes(4, "little")
-        path.write_bytes(content)
-        assert (wav_fault(path) is None) == is_whole
+    path.write_bytes(write(path, []) + b"LIST\x04\0\0\0INFO" * 100)
+    assert wav_fault(path)
+    write(path, [0.5])  # a single sample
+    with pytest.raises(InputError, match=r"a\.wav: "):
+        read_wav(path)
+
+
+@pytest.mark.parametrize("ending", ["mp3", "flac"])
+def test_the_length_of_a_damaged_recording_is_the_decoded_one(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    values = np.random.default_rng(0).normal(0, 0.1, 320_000)
+    whole = write(path, values)
+    assert inspect_sound(path) == (20.0, 20.0, 1)
+    path.write_bytes(whole[: len(whole) // 2])
+    seconds, announced, _ = inspect_sound(path)
+    assert 8 < seconds < 11
+    assert announced == 20
+    assert len(read_part(path, 5, 8, 16_000)) == 48_000
+    for unusable in (lambda: read_part(path, 12, 15, 16_000), lambda: read_wav(path)):
+        with pytest.raises(InputError, match=rf"a\.{ending}"):
+            unusable()
+
+
+def test_a_link_to_nothing_is_named_as_one(tmp_path):
+    (tmp_path / "a.wav").symlink_to("nothing")
+    assert "link" in wav_fault(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize(
+    ("factors", "differ"), [((1, -1), True), ((1, 0.9), False), ((1, 0), False), ((0, 0), False), ((1,), False)]
+)
+def test_channels_in_opposite_phase_differ_and_silent_ones_do_not(tmp_path, factors, differ):
+    values = np.random.default_rng(0).normal(0, 0.1, (64_000, 1))
+    write(tmp_path / "a.wav", values * factors)
+    assert channels_differ(tmp_path / "a.wav") == differ
+
+
+def test_channels_with_a_speaker_each_are_a_problem_of_a_corpus(corpus, sample):
+    path = sorted((corpus / "wav").rglob("*.wav"))[3]
+    speakers = np.random.default_rng(0).normal(0, 0.1, (64_000, 2))
+    speakers[:32_000, 0] = speakers[32_000:, 1] = 0
+    write(path, speakers)
+    (found,) = new_problems(corpus, sample)
+    assert found["id"] == path.stem
 
 
 @pytest.mark.parametrize("values", [[], [0.1, np.nan], [np.inf], [1e12] * 100])
@@ -145,6 +221,14 @@ def test_hashes_need_no_folder_that_can_be_written(tmp_path):
     assert os.listdir(tmp_path / "wav") == ["a.wav"]  # noqa: PTH208
 
 
+def test_a_wav_that_may_not_be_read_is_read_once_it_may(tmp_path, monkeypatch):
+    wav = touch(tmp_path / "wav/a.wav")
+    with monkeypatch.context() as patch:
+        patch.setattr(corpora.wavs, "digest_file", lambda path: (path / "beyond a file").read_bytes())
+        assert hash_wavs(tmp_path, {"a": wav}, ["a"]) == {"a": ""}
+    assert len(hash_wavs(tmp_path, {"a": wav}, ["a"])["a"]) == 64
+
+
 # Transcripts
 
 
@@ -171,6 +255,56 @@ def test_hashes_need_no_folder_that_can_be_written(tmp_path):
 )
 def test_transcripts_lose_their_markup_and_nothing_else(raw, cleaned):
     assert clean_transcript(raw) == cleaned
+    assert other_marks(raw) == []
+
+
+@pytest.mark.parametrize(
+    ("raw", "cleaned"),
+    [
+        ("<|ko|><|NEUTRAL|>조금만", "조금만"),
+        ("<|0.00|> 잠깐<|1.20|><|1.20|> 있어 봐<|endoftext|>", "잠깐 있어 봐"),
+        ("<b>저</b>기 <i>비</i> 온다<br>우산", "저기 비 온다 우산"),
+        ("<00:00:01.200><c.red> 문</c> {\\an8}닫아", "문 닫아"),
+        ("(웃음) 좋지 ( 한숨소리 ) [음악]", "좋지"),
+        ("[잔잔한 음악] {laughing} 【박수】 [BLANK_AUDIO] [문 닫는 소리]", ""),
+        ("♪ 비가 오네 ♪ 😊", "비가 오네"),
+        ("(5시)/(다섯 시)에 (1+1) / (원 플러스 원)", "5시에 1+1"),
+        ("(b/ 5시)/(다섯 시)", "5시"),
+        (unicodedata.normalize("NFD", "(웃음) 각 잡고"), "각 잡고"),
+    ],
+)
+def test_what_recognisers_and_captions_add_is_left_out(raw, cleaned):
+    assert clean_transcript(raw) == cleaned
+    assert other_marks(raw)
+    with pytest.warns(UserWarning, match="1 of 2"):
+        assert clean_transcripts(["가", raw]) == ["가", cleaned]
+
+
+@pytest.mark.parametrize(
+    "said", ["(무슨 소리)", "(웃음+아니)", "[박소리꾼]", "<BTS> 3 < 5", "*음악 *박수", "음악 소리"]
+)
+def test_words_are_no_sounds(said):
+    assert clean_transcript(said) == " ".join(said.translate(str.maketrans("(+)*", "    ")).split())
+    assert other_marks(said) == []
+
+
+@pytest.mark.parametrize(
+    "part", ["(", ")", "(a", "[음악 ", "(a) /", "<b ", "<|", "b/", "소리", "{", "+", "(a)   ", " "]
+)
+def test_the_time_of_a_transcript_is_linear_in_its_length(part):
+    begin = time.perf_counter()
+    clean_transcript("(" * 8000 + part * 30_000 + ")" * 8000)
+    other_marks("[" + part * 30_000)
+    assert time.perf_counter() - begin < 3
+
+
+def test_transcripts_with_marks_of_a_recogniser_are_problems(corpus, sample):
+    path = sorted((corpus / "wav").rglob("*.txt"))[3]
+    path.write_text("<|ko|>그래 (웃음)", "utf-8")
+    (found,) = new_problems(corpus, sample)
+    assert (found["id"], found["found"]) == (path.stem, "<|ko|>")
+    annotation = read(corpus)[0]["annotation.csv"].set_index("Segment ID")
+    assert set(annotation["text"][[path.stem]]) == {"그래"}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
+import corpora.wavs
 from features.log_mel import LogMels, compute_log_mels, decibel_frames, log_mel
 from features.store import FeatureStore
 from utils import InputError
@@ -189,6 +190,23 @@ def test_processes_that_start_together_compute_each_utterance_once(corpus):
     with ThreadPoolExecutor(2) as pool:  # two files that are open lock one another out in one process too
         assert sorted(len(reading.computed) for reading in pool.map(Reading, [corpus] * 2)) == [0, 6]
     assert sorted(path.name for path in folder.iterdir()) == FILES
+
+
+def test_a_wav_that_may_not_be_read_is_a_fault_and_the_store_is_written_once(corpus, monkeypatch):
+    digest = corpora.wavs.digest_file
+
+    def refuse(path: Path) -> str:
+        if path.stem == "u1":
+            raise PermissionError(13, "Permission denied", str(path))
+        return digest(path)
+
+    monkeypatch.setattr(corpora.wavs, "digest_file", refuse)
+    (corpus / "wav" / "u1.wav").write_bytes(b"no sound")
+    assert list(Reading(corpus).store.faults) == ["u1"]
+    written = {path: path.stat().st_ino for path in (corpus / "features/kind").iterdir()}
+    found = Reading(corpus)
+    assert (found.computed, list(found.store.faults), found.features[1]) == ([], ["u1"], None)
+    assert {path: path.stat().st_ino for path in (corpus / "features/kind").iterdir()} == written
 
 
 def test_a_wav_that_cannot_be_used_is_a_fault_until_it_changes(corpus):

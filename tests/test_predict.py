@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ import predict
 from constants import EMOTIONS
 from corpora.wavs import find_wavs
 from metric import PREDICTION_COLUMNS
-from prediction.inputs import from_corpus
+from prediction.inputs import from_corpus, from_folder, from_segments
 from prediction.predictor import Predictor, Utterance
 from utils import InputError, read_json, write_json
 
@@ -238,6 +240,116 @@ def test_missing_texts_and_unusable_wavs_are_warned_of_once(audio_run, talk, tmp
     for utterances in ([Utterance(None, "말")], [Utterance(wavs[1])], [Utterance(wavs[0], "말")], []):
         with pytest.raises(InputError):
             predictor.dialogue(utterances)
+
+
+def test_marks_of_a_recogniser_are_left_out_with_a_warning_that_counts(text_run):
+    predictor = Predictor(text_run, gpu_id="cpu")
+    plain = predictor.dialogue([Utterance(None, "조금만"), Utterance(None, "더 있어")])
+    with pytest.warns(UserWarning, match="1 of 2 texts"):
+        marked = predictor.dialogue([Utterance(None, "<|ko|><|NEUTRAL|>조금만"), Utterance(None, "더 있어")])
+    np.testing.assert_array_equal(marked.emotion, plain.emotion)
+
+
+def write_noise(path: Path, samples: int = 16_000) -> np.ndarray:
+    wave = np.random.default_rng(0).normal(0, 0.1, samples).astype(np.float32)
+    soundfile.write(path, wave, 16_000, subtype="FLOAT" if path.suffix == ".wav" else None)
+    return wave
+
+
+def test_a_folder_of_a_mac_is_read_and_what_is_left_out_is_named(tmp_path):
+    texts = {unicodedata.normalize("NFD", "가1"): "가1.txt", "가10": "가10.TXT", "가2": None}
+    for name, text in texts.items():
+        write_noise(tmp_path / f"{name}.wav")
+        if text:
+            (tmp_path / text).write_text("조금만", "utf-8")
+    (tmp_path / "._가1.wav").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "._가1.txt").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "가3.wav").symlink_to("nothing")
+    for name in ("가4.m4a", "가4.txt"):
+        (tmp_path / name).touch()
+    with pytest.warns(UserWarning, match=r"2 files .*가4\.m4a, 가4\.txt"):
+        utterances = from_folder(tmp_path)
+    assert [utterance.id for utterance in utterances] == ["가1", "가2", "가3", "가10"]
+    assert [utterance.text for utterance in utterances] == ["조금만", None, None, "조금만"]
+    assert [utterance.end for utterance in utterances] == [1, 2, 2, 3]
+
+
+def write_segments(path: Path, seconds: int) -> Path:
+    """Segments of 2 s without pauses."""
+    times = range(0, seconds, 2)
+    write_json(path, {"segments": [{"start": start, "end": start + 2, "text": "네"} for start in times]})
+    return path
+
+
+def test_a_stretch_without_numbers_is_zeros_for_its_segment_alone(audio_run, tmp_path):
+    wave = write_noise(tmp_path / "whole.wav", 96_000)
+    wave[70_000:80_000] = np.nan
+    soundfile.write(tmp_path / "damaged.wav", wave, 16_000, subtype="FLOAT")
+    utterances = from_segments(write_segments(tmp_path / "s.json", 6), tmp_path / "whole.wav")
+    predictor = Predictor(audio_run, gpu_id="cpu")
+    with pytest.warns(UserWarning, match=r"1 of 3 .*damaged\.wav, 4.00 to 6.00 s"):
+        found = predictor.dialogue([replace(u, recording=tmp_path / "damaged.wav") for u in utterances])
+    expected = predictor.dialogue([*utterances[:2], Utterance(np.zeros(16_000), "네")])
+    np.testing.assert_array_equal(found.emotion[:2], expected.emotion[:2])
+    assert np.isfinite(found.emotion).all()
+
+
+def test_segments_end_where_a_recording_that_was_cut_does(tmp_path):
+    write_noise(tmp_path / "a.mp3", 320_000)
+    os.truncate(tmp_path / "a.mp3", (tmp_path / "a.mp3").stat().st_size // 2)
+    with pytest.warns(UserWarning, match=r"a\.mp3: .* 20.00 s"):
+        utterances = from_segments(write_segments(tmp_path / "s.json", 20), tmp_path / "a.mp3")
+    assert 8 < utterances[-1].end < 11
+
+
+def test_a_recording_whose_channels_differ_is_warned_of_once(tmp_path):
+    wave = write_noise(tmp_path / "mono.wav", 64_000)
+    soundfile.write(tmp_path / "a.wav", np.stack([wave, -wave], axis=1), 16_000)
+    segments = write_segments(tmp_path.with_suffix(".json"), 4)
+    for read in (lambda: from_segments(segments, tmp_path / "a.wav"), lambda: from_folder(tmp_path)):
+        with pytest.warns(UserWarning, match=r"1 file .*a\.wav") as caught:
+            read()
+        assert len(caught) == 1
+
+
+NOISE = np.random.default_rng(0).normal(0, 0.1, 16_000)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"wave": NOISE.tolist()}, "wave"),
+        ({"wave": (NOISE * 1000).astype(np.int16)}, "wave"),
+        ({"wave": NOISE.reshape(2, -1)}, "wave"),
+        ({"wave": NOISE, "text": 5}, "text"),
+        ({"wave": NOISE, "speaker": 0}, "speaker"),
+        ({"wave": NOISE, "embedding": [0.0] * 768}, "embedding"),
+        ({"wave": NOISE, "embedding": np.zeros(5, np.float32)}, "768"),
+        ({"wave": NOISE, "embedding": np.full(768, 1e30)}, "768"),
+        ({"wave": NOISE, "embedding": np.full(768, np.nan)}, "768"),
+        ({"recording": "a.wav"}, "recording"),
+        ({"recording": "a.wav", "start": 2.0, "end": np.nan}, "recording"),
+    ],
+)
+def test_fields_of_the_wrong_kind_are_refused_with_their_name(audio_run, fields, named):
+    with pytest.raises(InputError, match=named):
+        Predictor(audio_run, gpu_id="cpu").dialogue([Utterance(**{"text": "네"} | fields)])
+
+
+@pytest.mark.parametrize("wave", [NOISE * np.nan, NOISE * 1e30, NOISE[:0], NOISE[:1]])
+def test_arrays_that_are_no_sound_are_zeros_as_such_files_are(audio_run, wave):
+    with pytest.warns(UserWarning, match="1 of 2"):
+        Predictor(audio_run, gpu_id="cpu").dialogue([Utterance(NOISE, "네"), Utterance(wave, "네")])
+    with pytest.raises(InputError, match="usable audio"):
+        Predictor(audio_run, gpu_id="cpu").dialogue([Utterance(wave, "네")])
+
+
+def test_arrays_may_have_any_stride_and_width(audio_run):
+    predictor = Predictor(audio_run, gpu_id="cpu")
+    backwards = np.ascontiguousarray(NOISE[::-1], dtype=np.float32)
+    expected = predictor.dialogue([Utterance(backwards, "네")]).emotion
+    for wave in (NOISE[::-1], np.stack([backwards] * 2, axis=1)[:, 0]):
+        np.testing.assert_array_equal(predictor.dialogue([Utterance(wave, "네")]).emotion, expected)
 
 
 def test_an_utterance_without_a_speaker_has_the_nearest_one(speech_run, spoken, talk):

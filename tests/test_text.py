@@ -250,6 +250,7 @@ def test_embeddings_are_written_in_the_published_format_and_read_of_any_numpy(tm
 
 REFUSED = {
     "length": {"a.txt": np.zeros(3, np.float32)},
+    "beyond a model": {"a.txt": np.full(4, 1e30, np.float32)},
     "nan": {"a.txt": np.full(4, np.nan, np.float32)},
     "text": {"a.txt": "text"},
     "list": [1, 2, 3],
