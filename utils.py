@@ -121,10 +121,7 @@ def digest_file(path: Path) -> str:
 
 
 def decode(content: bytes, path: Path) -> str:
-    """Text of a file in UTF-8 (with or without a byte order mark) or CP949, in composed letters (NFC).
-
-    `path` is for the `InputError`.
-    """
+    """Text of a file in UTF-8 (with or without a byte order mark) or CP949, in NFC; `path` is for the `InputError`."""
     for encoding in ("utf-8-sig", "cp949") if b"\0" not in content else ():  # UTF-16 has NUL characters
         with contextlib.suppress(UnicodeDecodeError):
             return unicodedata.normalize("NFC", content.decode(encoding))

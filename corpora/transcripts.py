@@ -60,9 +60,8 @@ def clean_transcript(text: str) -> str:
 
 def other_marks(text: str) -> list[str]:
     """The marks in a transcript that are not of KEMDy."""
-    return [
-        found[0] for pattern in (_TAG, _EVENT, _PAIR) for found in pattern.finditer(unicodedata.normalize("NFC", text))
-    ]
+    text = unicodedata.normalize("NFC", text)
+    return [found[0] for pattern in (_TAG, _EVENT, _PAIR) for found in pattern.finditer(text)]
 
 
 def clean_transcripts(texts: Sequence[str]) -> list[str]:

@@ -41,17 +41,16 @@ BLOCK = 2**16  # samples
 
 
 def find_files(folder: Path, suffix: str) -> list[Path]:
-    """Files in and below `folder` whose names end so, in any case, in alphabetical order; links are followed.
-
-    What begins with a dot is skipped: a Mac writes `._a.wav` beside `a.wav`.
-    """
+    """Files in and below `folder` whose names end so, in any case, in alphabetical order; links are followed."""
 
     def stop(error: OSError) -> None:
         raise error
 
     found = []
     for parent, folders, files in os.walk(folder, onerror=stop, followlinks=True) if folder.is_dir() else []:
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".")
+        )  # a Mac writes `._a.wav` beside `a.wav`
         names = sorted(name for name in files if name.lower().endswith(suffix) and not name.startswith("."))
         paths = [Path(parent, name) for name in names]
         found += [path for path in paths if path.is_file()]  # no link to nothing

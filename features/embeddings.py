@@ -100,8 +100,6 @@ def load_embeddings(path: Path, text_dim: int) -> dict[str, np.ndarray]:
             raise InputError(f"{path}: a key is a {type(key).__name__}, expected '<segment id>.txt'")
         if not isinstance(vector, np.ndarray) or not is_embedding(vector, text_dim):
             found = f"{vector.size} numbers" if isinstance(vector, np.ndarray) else type(array).__name__
-            raise InputError(
-                f"{path}: {key} ({found}), expected {text_dim} numbers within {MAX_VALUE:.0e} (--text_dim)"
-            )
+            raise InputError(f"{path}: {key} ({found}), expected {text_dim} up to {MAX_VALUE:.0e} (--text_dim)")
         vectors[key] = vector.astype(np.float32)
     return vectors

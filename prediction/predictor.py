@@ -115,15 +115,15 @@ class Predictor:
         is_missing = [utterance.text is None and utterance.embedding is None for utterance in utterances]
         check_missing("text", [f"utterance {row + 1}" for row in np.flatnonzero(is_missing)], len(utterances))
         vectors = np.zeros((len(utterances), self.text_dim), np.float32)
-        for row, embedding in enumerate(utterance.embedding for utterance in utterances):
-            if embedding is not None and not is_embedding(embedding, self.text_dim):
-                found = f"its embedding has {embedding.size} numbers"
-                raise InputError(f"utterance {row + 1}: {found}, expected {self.text_dim} within {MAX_VALUE:.0e}")
-            vectors[row] = 0 if embedding is None else embedding
-        rows = [row for row, utterance in enumerate(utterances) if utterance.text is not None]
-        if rows:
-            texts = clean_transcripts([utterances[row].text for row in rows])
-            vectors[rows] = self.encoder("text").embed(texts, progress=not self.quiet)
+        for row, given in enumerate(utterance.embedding for utterance in utterances):
+            if given is not None and not is_embedding(given, self.text_dim):
+                expected = f"expected {self.text_dim} up to {MAX_VALUE:.0e}"
+                raise InputError(f"utterance {row + 1}: an embedding of {given.size} numbers, {expected}")
+            vectors[row] = 0 if given is None else given
+        texts = {row: utterance.text for row, utterance in enumerate(utterances) if utterance.text is not None}
+        if texts:
+            cleaned = clean_transcripts([*texts.values()])
+            vectors[[*texts]] = self.encoder("text").embed(cleaned, progress=not self.quiet)
         return torch.from_numpy(vectors)
 
     def compute_audio(self, kind: str | int, utterances: Sequence[Utterance]) -> LogMels | Tensor:
