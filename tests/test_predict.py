@@ -297,8 +297,9 @@ def test_a_stretch_without_numbers_is_zeros_for_its_segment_alone(audio_run, tmp
 def test_segments_end_where_a_recording_that_was_cut_does(tmp_path):
     write_noise(tmp_path / "a.mp3", 320_000)
     os.truncate(tmp_path / "a.mp3", (tmp_path / "a.mp3").stat().st_size // 2)
-    with pytest.warns(UserWarning, match=r"a\.mp3: .* 20.00 s"):
+    with pytest.warns(UserWarning, match=r"a\.mp3") as caught:
         utterances = from_segments(write_segments(tmp_path / "s.json", 20), tmp_path / "a.mp3")
+    assert any("20.00 s" in str(warning.message) for warning in caught)  # beside that of the segments
     assert 8 < utterances[-1].end < 11
 
 

@@ -318,7 +318,7 @@ def noise(seconds: float, rate: int, channels: int = 1) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "mp3"])
 def test_a_recording_of_any_format_is_read(tmp_path, kind):
     path = tmp_path / f"talk.{kind}"
-    soundfile.write(path, noise(3, 44100, 2), 44100)
+    soundfile.write(path, noise(3, 44100).repeat(2, axis=1), 44100)
     (tmp_path / "a.csv").write_text("start,end\n1,2.5\n")
     (utterance,) = from_segments(tmp_path / "a.csv", path)
     wave = utterance.read(16000)
