@@ -193,8 +193,8 @@ def read_channels(path: Path, start: float = 0.0, end: float = math.inf) -> tupl
     """The samples from `start` to `end` (s) of a sound file, float32, shape = (samples, channels), and their rate."""
     with open_sound(path) as file:
         rate = file.samplerate
-        first = file.seek(round(start * rate))
-        n = -1 if end == math.inf else round(end * rate) - first
+        first = file.seek(min(round(start * rate), file.frames))
+        n = -1 if end == math.inf else max(0, round(end * rate) - first)
         return file.read(n, dtype="float32", always_2d=True), rate
 
 

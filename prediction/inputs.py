@@ -79,12 +79,15 @@ class Utterance:
 
 
 def recording_length(recording: Path) -> float:
-    """The length of a recording (s); warns where it was cut short or its channels differ."""
+    """The length that a recording announces (s); warns where less can be read, or its channels differ.
+
+    The segments in the part that is lost keep their texts.
+    """
     seconds, announced, _ = inspect_sound(recording)
     if seconds < announced:
-        warnings.warn(f"{recording}: {seconds:.2f} of {announced:.2f} s are there; is it whole?", stacklevel=2)
+        warnings.warn(f"{recording}: {seconds:.2f} of {announced:.2f} s can be read; is it whole?", stacklevel=2)
     warn_of_channels([recording])
-    return seconds
+    return announced
 
 
 def from_segments(segments_path: Path, recording: Path | None = None) -> list[Utterance]:
