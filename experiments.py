@@ -166,10 +166,13 @@ def make_runs(entries: pd.DataFrame, args: argparse.Namespace, options: argparse
 
 def report(entries: pd.DataFrame, settings: dict[str, Any], save_path: Path) -> int:
     """Write the tables of what has finished into SAVE_PATH/report, and return the number of other runs."""
+    if not save_path.is_dir():
+        raise InputError(f"{save_path}: no such folder; --save_path is the one that main.py writes run folders into")
     reasons = [last_line(save_path, run_id) or "not finished" for run_id in entries["run_id"]]
     folder = save_path / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    write_report(folder, entries.assign(error=entries["error"].fillna(pd.Series(reasons, entries.index))), settings)
+    entries["error"] = entries["error"].fillna(pd.Series(reasons, entries.index))
+    write_report(folder, entries, settings, defaults())
     n = int(entries.drop_duplicates("run_id")["folder"].isna().sum())
     print(f"report: {folder / 'index.html'}; {count(n, 'run')} not finished")
     return n

@@ -32,7 +32,7 @@ from features.speech_encoder import load_speech_encoder
 from features.text import KOBERT, load_text_encoder
 from training.devices import pick_device, set_up_process
 from training.options import ArgumentParser, file_path, gpu, number
-from utils import InputError, atomic_write, digest_file, lock_folder, run_command, write_json
+from utils import InputError, atomic_write, digest_file, lock_folder, run_command, write_csv, write_json
 
 Tables = dict[str, pd.DataFrame]  # by file name: annotation.csv with all rows, then df_<role>.csv of each role
 Content = tuple[Tables, dict[str, str], pd.DataFrame]  # of a corpus: tables, cleaned transcripts by id, problems
@@ -161,7 +161,10 @@ def write_files(folder: Path, tables: Tables, embeddings: dict, text_model: dict
     with contextlib.suppress(InputError):  # damaged: it is replaced
         text_models = (read_corpus_json(folder) or {}).get("text_models", {})  # also of embeddings of another length
     for name, table in tables.items():
-        with atomic_write(folder / name) as file:
+        if name == "problems.csv":
+            write_csv(folder / name, table)
+            continue
+        with atomic_write(folder / name) as file:  # as published, for other programs
             table.to_csv(file, index=False)
     name = f"embedding_{len(next(iter(embeddings.values())))}.npy"
     save_embeddings(folder / name, embeddings)

@@ -18,9 +18,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import filelock
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMULA = re.compile(r"^(?='*[=+\-@\t\r])")  # where a text begins that a spreadsheet would run, or such an escaped one
 
 
 class InputError(Exception):
@@ -67,7 +72,7 @@ def run_command(command: Callable[[], object], quiet: bool = False) -> int:
             warnings.simplefilter("ignore" if quiet else "always", UserWarning)
             warnings.showwarning = lambda message, *_: print_line(f"warning: {message}")
             command()
-            sys.stdout.flush()
+            print(end="", flush=True)  # does nothing where there is no stdout
             return 0
     except BrokenPipeError:  # the program that reads the output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -143,6 +148,18 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_csv(path: Path, table: pd.DataFrame, **settings: str) -> None:
+    """Write a table that people open, atomically; `settings` as of `to_csv`.
+
+    It begins with a byte order mark, by which Excel reads UTF-8; an apostrophe precedes a text (never a number) that a
+    spreadsheet would run as a formula.
+    """
+    texts = table.select_dtypes(exclude="number").map(lambda v: FORMULA.sub("'", v) if isinstance(v, str) else v)
+    with atomic_write(path) as file:
+        file.write("\ufeff")
+        table.assign(**texts).to_csv(file, index=False, **settings)
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -26,25 +26,28 @@ from metric import AFFECT, HEADINGS, confusion_matrix
 from reports import plots
 from reports.compare import Windows
 from reports.dialogues import write_page
-from reports.published import PUBLISHED_CORPUS, published_beside, whole_corpus
+from reports.published import PUBLISHED_CORPUS, other_encoder, published_beside, whole_corpus
 from reports.runs import read_windows
 from reports.tables import LEGEND, make_table, write_table
 from utils import InputError, count
 
 
-def write_report(folder: Path, entries: pd.DataFrame, settings: dict[str, Any]) -> None:
+def write_report(folder: Path, entries: pd.DataFrame, settings: dict[str, Any], defaults: dict[str, Any]) -> None:
     """Write the files of every table, and `index.html` with all of them, into `folder`.
 
     `entries` are of `sweeps.plan.find_planned`; `error` says why a run has not finished. One whose files are damaged is
-    listed as missing. `settings` are the options that all runs share.
+    listed as missing. `settings` are the options that all runs share; the files of a table name those that are not as
+    in `defaults`.
     """
     entries, windows, histories = read_finished(entries)
     runs, sections = entries[entries["folder"].notna()], []
     corpora, warning = describe_corpora(runs)
+    changed = ", ".join(f"--{name} {value}" for name, value in settings.items() if value != defaults.get(name, value))
     for name, own in tqdm(entries.groupby("table", sort=False), "report", unit="table", delay=2, leave=False):
         section = make_table(own, windows, published_beside(name, runs, settings["data_path"]))
         missing, finished = own[own["folder"].isna()], own[own["folder"].notna()]
         links = [quote(Path(os.path.relpath(run, folder)).as_posix()) for run in finished["folder"]]
+        section["notes"] += [f"Settings of all runs that are not main.py's defaults: {changed}."] * bool(changed)
         section["missing"] = [*(missing["label"] + ": " + missing["error"])]
         section["links"] = dict(zip(finished["label"], links, strict=True))
         write_table(folder, section, corpora, warning)
@@ -79,8 +82,9 @@ def read_finished(entries: pd.DataFrame) -> tuple[pd.DataFrame, Windows, dict[Pa
     texts = [errors.get(folder, error) for folder, error in zip(entries["folder"], entries["error"], strict=True)]
     entries = entries.assign(error=texts, folder=entries["folder"].where(~entries["folder"].isin([*errors])))
     known = [whole_corpus(row) if row["folder"] in windows else None for _, row in entries.iterrows()]
+    unlike = [row["unlike"] or other_encoder(row) for _, row in entries.iterrows()]
     labels = [f"{e.role}, {e.row}, sessions {e.test}, seed {e.seed}" for e in entries.itertuples()]
-    return entries.assign(whole_corpus=known, label=labels), windows, histories
+    return entries.assign(whole_corpus=known, label=labels, unlike=unlike), windows, histories
 
 
 def describe_corpora(runs: pd.DataFrame) -> tuple[str, str]:

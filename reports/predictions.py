@@ -17,10 +17,11 @@ from constants import EMOTIONS
 from corpora.transcripts import clean_transcript
 from corpora.utterances import SHARES
 from metric import AFFECT, PREDICTION_COLUMNS, PROBABILITIES, multi_hot
-from utils import InputError, atomic_write
+from utils import FORMULA, InputError, write_csv
 
 PREDICTED = ("pred_arousal", "pred_valence", *PROBABILITIES)
 TEXT_COLUMNS = ("segment_id", "corpus", "dialogue", "speaker", "text", "true_emotion", "pred_emotion", "lookup")
+ESCAPED = FORMULA.pattern.replace("^", "^'")  # the apostrophe of `write_csv`
 MIN_LETTERS = 5  # of a sentence: shorter ones, such as a yes, occur in most dialogues
 
 
@@ -50,15 +51,14 @@ def predictions_table(
 
 def write_predictions(path: Path, rows: pd.DataFrame) -> None:
     """Write rows of `predictions_table` as CSV; numbers with as many digits as give the same float32 again."""
-    with atomic_write(path) as file:
-        rows.drop(columns=[*SHARES], errors="ignore").to_csv(file, index=False)
+    write_csv(path, rows.drop(columns=[*SHARES], errors="ignore"))
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
     """The rows of a predictions.csv; raises `InputError` where it is missing or damaged."""
     types = dict.fromkeys(TEXT_COLUMNS, str) | dict.fromkeys(PREDICTED, float)
     try:
-        rows = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])
+        rows = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as predictions ({error}); test the run again") from error
     if lacking := [name for name in PREDICTION_COLUMNS if name not in rows]:
@@ -67,6 +67,8 @@ def read_predictions(path: Path) -> pd.DataFrame:
     sound &= rows["true_emotion"].isna() | multi_hot(rows["true_emotion"].fillna("")).any(axis=1)
     if not sound.all():
         raise InputError(f"{path}: row {sound.argmin() + 2} lacks an id, a label or a number; test the run again")
+    texts = rows.columns.intersection(TEXT_COLUMNS)
+    rows[texts] = rows[texts].apply(lambda column: column.str.replace(ESCAPED, "", regex=True))
     return rows.assign(text=rows["text"].fillna(""))
 
 

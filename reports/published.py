@@ -29,22 +29,26 @@ def find_published(published: pd.DataFrame, entries: pd.DataFrame) -> tuple[pd.S
     """What was published of one row of a table, for the folds of its `entries`: each of `KNOWN`, NaN if it was not.
 
     The first are the figures over all folds, else their mean over folds, the second their standard deviation over
-    folds. Those of a default row are in table 3.2.
+    folds. Those of a default row are in table 3.2. Beside runs that are `unlike` the published ones there are none.
     """
     first, tests = entries.iloc[0], [*entries["test"].unique()]
     table, row = ("3.2", "default") if first["is_default"] else (first["table"], first["row"])
     sessions = format_sessions(session for test in tests for session in parse_sessions(test))
     keys = [(table, row, first["role"], test) for test in (*tests, sessions)]
-    found = published.set_index(KEY)[[*KNOWN]].reindex(keys)
+    found = published[:0] if entries["unlike"].any() else published
+    found = found.set_index(KEY)[[*KNOWN]].reindex(keys)
     of_folds, of_all = found.iloc[:-1], found.iloc[-1]
     mean = of_folds.mean(skipna=False) if of_all.isna().all() else of_all
     return mean, of_folds.std(skipna=False)
 
 
 def describe_others(published: pd.DataFrame, entries: pd.DataFrame) -> list[str]:
-    """One line for every published row of a table that is none of its configurations, with its protocol."""
-    others = published[(published["table"] == entries["table"].iloc[0]) & ~published["row"].isin(entries["row"])]
-    lines = []
+    """Lines below a table: why published figures do not stand beside it, and those of other systems, with protocol."""
+    of_table = published[published["table"] == entries["table"].iloc[0]]
+    others = of_table[~of_table["row"].isin(entries["row"])]
+    has_published = (entries["is_default"] | entries["row"].isin(of_table["row"])) & (len(published) > 0)
+    unlike = entries.loc[has_published & (entries["unlike"] != ""), "unlike"].unique()
+    lines = [f"No published figures beside these runs: {why}." for why in unlike]
     for _, row in others.iterrows():
         figures = ", ".join(f"{HEADINGS[name]} {row[name]:.3f}" for name in KNOWN if row[name] == row[name])
         lines.append(f"{row['row']}: {figures}; comparable only under its protocol: {row['protocol']}.")
@@ -61,6 +65,13 @@ def whole_corpus(run: pd.Series) -> str | None:
     expected = corpus.utterances[run["SorL"]]
     is_whole = abs(int(run["data_utterances"]) - expected) <= SIZE_TOLERANCE * expected
     return corpus.name if is_whole and len(sessions) == len(corpus.sessions) else None
+
+
+def other_encoder(run: pd.Series) -> str:
+    """That the text encoder of a run of `runs.read_runs` is not KoBERT, as far as its name says; '' if it may be."""
+    name = str(run.get("data_text_model", "unknown"))
+    is_other = "kobert" not in Path(name).name.lower() and name not in ("unknown", "nan")
+    return f"the text encoder is {name}, published KoBERT" if is_other or run.get("data_text_random") == "yes" else ""
 
 
 def published_beside(table: str, runs: pd.DataFrame, data_path: Path) -> pd.DataFrame:

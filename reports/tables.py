@@ -15,7 +15,7 @@ from metric import BATCH_FIGURES, HEADINGS, MAIN_FIGURES, WHOLE_FIGURES, bootstr
 from reports.compare import Windows, compare_with_baseline, format_spread, to_markdown
 from reports.published import KNOWN, describe_others, find_published
 from reports.result import LABELS, format_difference, format_interval
-from utils import atomic_write
+from utils import atomic_write, write_csv
 
 FIGURE_COLUMNS = [*KNOWN, "majority_f1"]
 COUNTS = {"n": "windows", "n_single_label": "single_label", "dialogues": "dialogues"}
@@ -172,8 +172,8 @@ def write_table(folder: Path, section: dict[str, Any], corpora: str, warning: st
     """Write a table of `make_table`, with its `missing` runs, as CSV, Markdown and LaTeX."""
     for suffix, numbers in section["numbers"].items():
         if len(numbers):
-            with atomic_write(folder / f"{section['name']}{suffix}.csv") as file:
-                numbers.assign(corpus=warning or corpora).to_csv(file, index=False, float_format="%.6g")
+            path = folder / f"{section['name']}{suffix}.csv"
+            write_csv(path, numbers.assign(corpus=warning or corpora), float_format="%.6g")
     markdown, latex = [f"# {section['title']}", warning], ["% needs \\usepackage{booktabs,graphicx}"]
     for number, (heading, texts) in enumerate(section["texts"].items()):
         markdown += [f"## {heading}", to_markdown(texts.map(escape_markdown))]

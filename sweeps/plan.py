@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +15,7 @@ from constants import ROLES
 from corpora.corpus import CORPORA, KEMDY19, KEMDY20, Corpus
 from corpora.sessions import format_sessions, training_sessions
 from corpora.utterances import read_utterances
-from training.options import defaults, make_options, names_of, switch
+from training.options import defaults, make_options, names_of, switch, without_effect
 from training.record import Record, data_record, run_id
 from utils import InputError
 
@@ -79,6 +80,7 @@ NEXT = "next"  # as --valid_split: each fold is validated on the one after it, t
 NEXT_FOLD = {fold: after for c in CORPORA for fold, after in zip(c.folds, c.folds[1:] + c.folds[:1], strict=True)}
 SET_BY_PLAN = {"SorL", "test_split", "seed", "resume", "test_only", "test_path"}
 EPOCHS = 100  # of the published tables; main.py has 50 by default
+UNDECIDED = {"seed", "precision", "compile"}  # may differ from the published runs, whose seed is not known
 
 
 def tables_of(corpus: Corpus) -> dict[str, Table]:
@@ -136,8 +138,9 @@ def plan_runs(
     Returns
     -------
     DataFrame with `table`, `title`, `baseline`, `row`, `role`, `test` (test sessions as text), `seed`, `options` (a
-    Namespace), `is_default` (whether the row sets no option), `grid` (the options of a grid's row, as text), `run_id`
-    and `error`, because of which a run cannot be made: its id is then that of the options alone.
+    Namespace), `is_default` (whether the row sets no option), `unlike` (see `unlike_published`), `grid` (the options of
+    a grid's row, as text), `run_id` and `error`, because of which a run cannot be made: its id is then that of the
+    options alone.
     """
     rows, known = [], {}  # the latter by `identify`
     for (name, table), role in itertools.product(tables.items(), roles):
@@ -146,15 +149,26 @@ def plan_runs(
             if valid_split == NEXT and fold not in NEXT_FOLD:
                 raise InputError(f"--valid_split {NEXT}: {format_sessions(fold)} is no fold; name the sessions instead")
             own = {"SorL": role, "test_split": [*fold], "seed": seed}
-            own["valid_split"] = [*NEXT_FOLD[fold]] if valid_split == NEXT else valid_split
+            valid = {"valid_split": [*NEXT_FOLD[fold]] if valid_split == NEXT else valid_split}
             changes = changes | table.by_role.get(role, {})
-            options = argparse.Namespace(**vars(shared) | changes | own)
+            options = argparse.Namespace(**vars(shared) | changes | own | valid)
             found = {"table": name, "title": table.title, "baseline": table.baseline, "row": row, "role": role}
             found |= {"test": format_sessions(fold), "seed": seed, "options": options}
-            found["is_default"] = not changes and name != GRID
+            found |= {"is_default": not changes and name != GRID, "unlike": unlike_published(options, changes | own)}
             found["grid"] = dict(part.split("=", 1) for part in row.split(" ")) if name == GRID else {}
             rows.append(found | identify(options, known))
+    idle = [without_effect(row["options"]) for row in rows]
+    for name in shared.given.intersection(*idle):
+        warnings.warn(f"--{name} {idle[0][name]}", stacklevel=2)
     return pd.DataFrame(rows)
+
+
+def unlike_published(options: argparse.Namespace, row: Options) -> str:
+    """The first deciding option that a published run with the options `row` did not have, in words; '' if none."""
+    published = defaults() | {"epochs": EPOCHS} | row
+    names = names_of("test", "model", "training") - UNDECIDED - without_effect(options).keys()
+    differ = sorted(name for name in names if vars(options)[name] != published[name])
+    return "".join(f"--{name} is {vars(options)[name]}, published {published[name]}" for name in differ[:1])
 
 
 def identify(options: argparse.Namespace, known: dict[tuple, Any]) -> dict[str, str | None]:

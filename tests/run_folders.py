@@ -14,7 +14,7 @@ from training.options import make_options
 from training.record import make_record
 from utils import write_json
 
-BATCH = 16
+BATCH = 64
 SESSIONS = range(1, 21)
 
 

@@ -45,7 +45,8 @@ def test_tables_that_share_a_run_need_it_once(argv, n_runs, n_distinct):
 
 def test_a_grid_has_a_run_for_every_combination():
     grid = ["--grid", "lam=0.5,0.6", "no_concat=no,yes", "--test_split", "1-4", "17,18"]
-    entries = planned("run", *grid, "--SorL", "listener", "--seeds", "2", "--beta", "0.9")
+    with pytest.warns(UserWarning, match="--beta .* --loss cbloss"):
+        entries = planned("run", *grid, "--SorL", "listener", "--seeds", "2", "--beta", "0.9")
     found = {(o.lam, o.no_concat, tuple(o.test_split), o.seed) for o in entries["options"]}
     assert found == {*itertools.product((0.5, 0.6), (False, True), ((1, 2, 3, 4), (17, 18)), (0, 1))}
     assert entries["run_id"].nunique() == 16

@@ -17,7 +17,7 @@ from reports.published import published_beside, read_published
 from reports.runs import read_runs, read_windows
 from reports.tables import make_table
 from sweeps.plan import TABLES, Table, find_planned, make_grid, plan_runs
-from training.options import make_options
+from training.options import defaults, make_options
 
 FOLDS = KEMDY19.folds
 SCRIPT = "<script>alert(1)</script>|"
@@ -45,7 +45,7 @@ def table_of(exp: Path, name: str) -> pd.DataFrame:
 
 def write(folder: Path, entries: pd.DataFrame, **settings) -> Path:
     folder.mkdir()
-    write_report(folder, entries, {"data_path": NO_CORPUS} | settings)
+    write_report(folder, entries, {"data_path": NO_CORPUS} | settings, defaults())
     return folder
 
 
@@ -151,24 +151,51 @@ def test_published_figures_are_joined_on_table_row_role_and_fold(report, exp):
 
 
 @pytest.mark.parametrize(
-    ("data", "valid_split", "shown"),
+    ("data", "shown"),
     [
-        ({}, None, True),
-        ({"utterances": "9700"}, None, False),
-        ({"synthetic": "yes"}, None, False),
-        ({"corpus": "KEMDy20"}, None, False),
-        ({"train_sessions": "1-3"}, None, False),
-        ({"train_sessions": "1-12"}, [17, 18, 19, 20], True),
+        ({}, True),
+        ({"utterances": "9700"}, False),
+        ({"synthetic": "yes"}, False),
+        ({"corpus": "KEMDy20"}, False),
+        ({"train_sessions": "1-3"}, False),
     ],
 )
-def test_they_stand_beside_runs_on_the_whole_of_kemdy19_alone(data, valid_split, shown, tmp_path):
-    options = {"valid_split": valid_split} if valid_split else {}
-    make_run(tmp_path / "exp" / "run", data=data, test_split=[*FOLDS[3]], **options)
-    entries = entries_of(tmp_path / "exp", {"3.6": TABLES["3.6"]}, **options)
+def test_they_stand_beside_runs_on_the_whole_of_kemdy19_alone(data, shown, tmp_path):
+    make_run(tmp_path / "exp" / "run", data=data, test_split=[*FOLDS[3]])
+    entries = entries_of(tmp_path / "exp", {"3.6": TABLES["3.6"]})
     table = section_of(entries)["numbers"][""]
     assert table["F1_published"].notna().tolist() == [shown] * 4
     finished, *_ = read_finished(entries)
     assert (describe_corpora(finished[finished["folder"].notna()])[1] == "") == shown
+
+
+@pytest.mark.parametrize(
+    ("options", "data", "why"),
+    [
+        ({"epochs": 1}, {}, "--epochs is 1, published 100"),
+        ({"batch_size": 16, "hidden_size": 4}, {}, "--batch_size is 16, published 64"),
+        ({"ws": 1}, {}, "--ws is 1, published 8"),
+        ({"affect_loss": "ccc"}, {}, "--affect_loss is ccc, published mse"),
+        ({"valid_split": [17, 18, 19, 20]}, {}, "--valid_split is "),
+        ({}, {"text_model": "another/encoder"}, "another/encoder"),
+        ({}, {"text_model": "a/kobert", "text_random": "yes"}, "a/kobert"),
+        ({"seed": 0, "precision": "fp32", "lr_decay": 1e-3}, {"text_model": "a/KoBERT-v1"}, None),  # decide nothing
+    ],
+)
+@pytest.mark.filterwarnings("ignore:--lr_decay")
+def test_they_stand_beside_runs_with_the_published_settings_alone(options, data, why, tmp_path):
+    make_run(tmp_path / "exp" / "run", data=data, test_split=[*FOLDS[3]], **options)
+    section = section_of(entries_of(tmp_path / "exp", {"3.3": TABLES["3.3"]}, **options))
+    row = section["numbers"][""].iloc[0]
+    assert (row["runs"], pd.notna(row["F1_published"])) == (1, why is None)
+    assert [why in line for line in section["notes"]] == [True] * (why is not None)
+
+
+def test_the_files_name_the_settings_that_are_not_defaults(report):
+    for suffix in ("md", "tex"):
+        text = (report / f"3.2.{suffix}").read_text("utf-8")
+        assert "--epochs 100" in text
+        assert "--compile" not in text
 
 
 @pytest.mark.parametrize("synthetic", [False, True])

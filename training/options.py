@@ -143,6 +143,30 @@ def add_fixed_options(parser: ArgumentParser) -> None:
     add("--compile", action="store_true", help="compile the CNN for training (for GPUs)")
 
 
+NEEDS = {  # options that act only beside others: the other one, and those of its values
+    "beta": ("loss", ["cbloss"]),
+    "momentum": ("optim", ["sgd"]),
+    "lr_decay": ("optim", ["adagrad"]),
+    "monitor": ("valid_split", ["SESSIONS"]),
+    "text_dim": ("modality", ["audio_text", "text"]),
+    "audio": ("modality", ["audio_text", "audio"]),
+    "audio_model": ("audio", ["encoder"]),
+    "sr": ("audio", ["cnn"]),
+    "compile": ("audio", ["cnn"]),
+}
+
+
+def without_effect(options: argparse.Namespace) -> dict[str, str]:
+    """The options of main.py that have no effect beside the others, by their names, and why, in words."""
+    found = {}
+    for name, (other, values) in NEEDS.items():
+        value = getattr(options, other)
+        value = "SESSIONS" if isinstance(value, list) else value
+        if other in found or value not in values:
+            found[name] = found.get(other) or f"has no effect without --{other} {' or '.join(values)}"
+    return found
+
+
 @cache
 def names_of(*scopes: str) -> frozenset[str]:
     """Names of the options in these groups of `get_args_parser`."""

@@ -21,7 +21,7 @@ from model import MATE
 from training.checkpoint import Row, best_epoch, epoch_of_weights, is_over
 from training.devices import device_name, n_processes
 from training.engine import NonFinite, trains_in_bfloat16
-from training.options import names_of
+from training.options import names_of, without_effect
 from training.record import corpus_summary, encoder_summary
 from utils import InputError, fault_of_machine, first_line
 
@@ -65,6 +65,7 @@ def run_summary(
     windows = (f"{name} on {format_sessions(splits[name])} ({counts[name]} windows)" for name in splits if splits[name])
     precision = {True: "bfloat16", False: "float32"}
     trains = f"trains in {precision[trains_in_bfloat16(options.precision, device)]}, " if "train" in splits else ""
+    idle = (f"--{name} {why}" for name, why in without_effect(options).items() if name in options.given)
     lines = {
         "corpus": f"{corpus_summary(data)} in {options.data_path}{synthetic}",
         "text model": encoder_summary(data, "embeddings"),
@@ -72,8 +73,9 @@ def run_summary(
         "sessions": "; ".join(windows),
         "model": f"{options.backbone}, {options.modality}, {sum(p.numel() for p in model.parameters()):,} parameters",
         "device": f"{device_name(device)}, {trains}tests in {precision[options.precision == 'bf16']}",
+        "unused": "; ".join(idle),
     }
-    return "\n".join(f"{title + ':':<12}{line}" for title, line in lines.items())
+    return "\n".join(f"{title + ':':<12}{line}" for title, line in lines.items() if line)
 
 
 def start_tracker(accelerator: Accelerator, folder: Path, options: argparse.Namespace, epoch: int) -> None:
