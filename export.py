@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
 from safetensors import SafetensorError
 
 import metric
@@ -27,7 +27,7 @@ import model
 from corpora.sessions import format_sessions
 from training.devices import set_up_process
 from training.options import ArgumentParser, file_path, names_of
-from training.record import TrainedRun, find_run, load_run, unfinished
+from training.record import TrainedRun, caveats, find_run, load_run, unfinished
 from utils import InputError, read_json, run_command
 
 
@@ -52,14 +52,17 @@ class MATE(
     def __init__(self, options: dict[str, Any], data: dict[str, str], card: dict[str, Any]) -> None:
         super().__init__(**self.architecture(options, data))
         self.about = {"options": options, "data": data, "card": card}
-        self.eval()  # from_pretrained of huggingface_hub 1 leaves dropout on
+        self.eval()  # from_pretrained of huggingface_hub 1 leaves it in training mode
 
     def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
         """The card, from the parameters alone, so that a model that was loaded and is pushed has the same."""
         template = Path(__file__).parent / "prediction" / "model_card.md"
         environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
         text = environment.from_string(template.read_text("utf-8")).render(**self.about)
-        return ModelCard(f"---\n{self._hub_mixin_info.model_card_data.to_yaml()}\n---\n\n{text}")
+        about = self._hub_mixin_info.model_card_data.to_dict()
+        if self.about["data"].get("synthetic") == "yes":  # made by this program, under its licence
+            about = {name: value for name, value in about.items() if name != "license_name"} | {"license": "mit"}
+        return ModelCard(f"---\n{ModelCardData(**about).to_yaml()}\n---\n\n{text}")
 
 
 def export(run: str, out: Path, save_path: Path = Path("exp")) -> Path:
@@ -68,8 +71,8 @@ def export(run: str, out: Path, save_path: Path = Path("exp")) -> Path:
         raise InputError(f"{out}: exists already and is not overwritten; give a new folder")
     trained = load_run(find_run(save_path, run))
     exported = MATE(**parameters(trained))
-    if warning := exported.about["card"]["unfinished"]:
-        warnings.warn(f"{trained.folder}: {warning}", stacklevel=2)
+    for sentence in filter(None, [*caveats(trained.record.data), exported.about["card"]["unfinished"]]):
+        warnings.warn(f"{trained.folder}: {sentence}", stacklevel=2)
     exported.load_state_dict(trained.model.state_dict())
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as parent:

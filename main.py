@@ -107,6 +107,7 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
             facts = statistics.compare_statistics(model, train_set, options)
             if first:
                 save_figure(plot_loss_curve(history), folder / "loss_curve.png")
+                facts["warnings"] = record.caveats(data) + facts["warnings"]
                 report(folder, options, test_set, arrays, sessions["train"], epoch=epoch, **facts)
                 (folder / checkpoint.CHECKPOINT).unlink()
         return folder

@@ -17,8 +17,10 @@ import training  # noqa: F401, isort: skip (before all others: see there)
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -30,7 +32,10 @@ from reports.dialogues import write_dialogues_page
 from reports.predictions import predictions_table, write_predictions
 from training.devices import set_up_process
 from training.options import ArgumentParser, file_path, gpu
+from training.record import renumber
 from utils import InputError, count, run_command
+
+FILES = ("predictions.csv", "dialogue.html")  # that a prediction writes
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -38,46 +43,82 @@ def predict(args: argparse.Namespace) -> None:
     source = args.input.resolve()
     stem = source.name if source.is_dir() else source.stem
     folder = args.out or args.input.parent / f"{stem}.predictions"
-    if folder.exists():
-        raise InputError(f"{folder}: exists already and is not overwritten; give another folder as --out")
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if there - {*FILES} or (there and not args.overwrite):
+        what = f"holds {min(there - {*FILES}, default=FILES[0])} already"
+        raise InputError(f"{folder}: {what}; give another folder as --out, or --overwrite to replace a prediction")
     encoders = {"text_model": args.text_model, "audio_model": args.audio_model}
-    predictor = Predictor(*args.runs, **encoders, gpu_id=args.gpu_id, quiet=False)
-    table, utterances = read_input(args, predictor)
-    folder.mkdir(parents=True)  # before the prediction, which may take an hour
-    try:
-        rows = prediction_rows(table, predictor.dialogue(utterances), predictor)
-        write_predictions(folder / "predictions.csv", rows)
-    finally:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # where it is empty
+    with collected_warnings() as found:
+        predictor = Predictor(*args.runs, **encoders, gpu_id=args.gpu_id, quiet=False)
+        table, utterances = read_input(args, predictor)
+        folder.mkdir(parents=True, exist_ok=True)  # before the prediction, which may take an hour
+        try:
+            rows = prediction_rows(table, predictor.dialogue(utterances), predictor)
+            write_predictions(folder / FILES[0], rows.assign(note="; ".join(found)))
+        finally:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # where it is empty
     several = "mean of " if len(predictor.runs) > 1 else ""
     notes = [f"Predicted by {several}{', '.join(Path(name).name for name in predictor.runs)}."]
     if args.dialogue is None:
         notes.append("These are predictions, not facts about a person: the model was trained on a few actors' speech.")
     write_dialogues_page(
-        folder / "dialogue.html",
+        folder / FILES[1],
         rows,
         {u.id: u.recording or u.wave for u in utterances if u.recording or u.wave},
         title=source.name,
         role=predictor.role,
         notes=notes,
+        warnings=found,
         recording=utterances[0].recording is not None,
     )
+    warn_of_idle_options(args, predictor)
     whose = "listener, not of the one who speaks" if predictor.role == "listener" else "speaker"
     print(f"{count(len(rows), 'utterance')}: the emotion of the {whose}")
     print(", ".join(f"{name} {n}" for name, n in rows["pred_emotion"].value_counts().items()))
     arousal, valence = (rows[f"pred_{name}"].mean() for name in AFFECT)
     print(f"mean arousal {arousal:.2f}, mean valence {valence:.2f}, each from 1 to 5")
-    print(f"table and page: {folder / 'predictions.csv'}, {folder / 'dialogue.html'}")
+    print(f"table and page: {folder / FILES[0]}, {folder / FILES[1]}")
+
+
+@contextlib.contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+    """A list that gets the warnings of a block, each once; they are shown as without it."""
+    found, show = [], warnings.showwarning
+
+    def collect(message: Warning, *where: Any) -> None:
+        found.extend({str(message)} - {*found})
+        show(message, *where)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = collect
+        yield found
+
+
+def warn_of_idle_options(args: argparse.Namespace, predictor: Predictor) -> None:
+    needs = dict.fromkeys(("data_path", "audio_path"), (args.dialogue, "without --dialogue"))
+    needs["text_model"] = predictor.readers["text"], "with runs that read no text"
+    needs["audio_model"] = predictor.readers["speech"], "with runs without --audio encoder"
+    for name, (needed, why) in needs.items():
+        if vars(args)[name] and not needed:
+            warnings.warn(f"--{name} has no effect {why}", stacklevel=2)
 
 
 def read_input(args: argparse.Namespace, predictor: Predictor) -> tuple[pd.DataFrame, Sequence[Utterance]]:
     """The utterances that the command line names, and their rows (see `predictions_table`)."""
     if args.dialogue:
-        text_dim = None if args.text_model else predictor.text_dim
+        text_dim, own = None if args.text_model else predictor.text_dim, next(iter(predictor.runs.values())).options
+        data_path = args.data_path or own.data_path
+        audio_path = args.audio_path or (None if args.data_path else own.audio_path)
+        if not data_path.is_dir():
+            raise InputError(f"{data_path}: no such folder; --data_path names the corpus of --dialogue")
         if text_dim:
-            predictor.check_embeddings(args.data_path)
-        return from_corpus(args.dialogue, args.data_path, predictor.role, text_dim, args.audio_path)
+            predictor.check_embeddings(data_path)
+        table, utterances = from_corpus(args.dialogue, data_path, predictor.role, text_dim, audio_path)
+        for name, run in predictor.runs.items():
+            if {*renumber(run.train_sessions, run, data_path)} & {*table["session"]}:
+                warnings.warn(f"{name}: trained on the session of this dialogue, unlike others", stacklevel=2)
+        return table, utterances
     if args.segments:
         utterances = from_segments(args.segments, args.input)
     elif args.input.is_dir():
@@ -108,9 +149,10 @@ def get_args_parser() -> ArgumentParser:
     add("paths", nargs="+", metavar="RUN... INPUT", help=f"{inputs}; with --dialogue, runs alone")
     either("--segments", type=file_path, help="of the recording: JSON of a recogniser, SRT, WebVTT, CSV or TSV")
     either("--dialogue", metavar="NAME", help="a dialogue of a pre-processed corpus, such as Sess01_script01")
-    add("--data_path", type=file_path, default=Path("data/KEMDy19"), help="that corpus (%(default)s)")
+    add("--data_path", type=file_path, help="that corpus (the one of the first run)")
     add("--audio_path", type=file_path, help="folder of its wavs, if neither DATA_PATH/wav nor ./audio")
     add("--out", type=file_path, help="new folder for the results (INPUT.predictions)")
+    add("--overwrite", action="store_true", help="replace the results in that folder")
     text = "hub name or folder of the sentence encoder (the one that the runs were trained with)"
     add("--text_model", metavar="NAME", help=text)
     add("--audio_model", metavar="NAME", help="the same of the speech encoder, for runs with --audio encoder")

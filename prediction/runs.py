@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 
+from corpora.sessions import parse_sessions
 from features.speech_encoder import SpeechEncoder, load_speech_encoder
 from features.text import TextEncoder, load_text_encoder, may_be_on_hub
 from model import MATE
 from training.checkpoint import load_weights
-from training.record import Record, TrainedRun, load_run, unfinished
+from training.record import Record, TrainedRun, caveats, load_run, unfinished
 from utils import InputError, expand_home, first_line, read_json
 
 EXPORTED, WEIGHTS = "config.json", "model.safetensors"  # the files of a folder of export.py
@@ -27,7 +28,7 @@ ENCODERS = {
 def open_run(name: str) -> TrainedRun:
     """Load a run folder (of the published program too), a folder of export.py, or a model of the Hugging Face hub.
 
-    Warns of a run that has not finished, or whose text encoder is random; `InputError` where it is none of these.
+    Warns of a run that has not finished, and of its `caveats`; `InputError` where it is none of these.
     """
     folder = Path(expand_home(name))
     if not folder.is_dir():
@@ -43,15 +44,14 @@ def open_run(name: str) -> TrainedRun:
             raise InputError(f"{folder / EXPORTED}: not written by export.py; expected options, data and card")
         record, warning = Record(content["options"], content["data"], {}), content["card"]["unfinished"]
         options = record.namespace()
-        run = TrainedRun(folder, MATE.from_options(options, record.data), options, record, train_sessions=[])
+        train_sessions = parse_sessions(content["card"]["train_sessions"])
+        run = TrainedRun(folder, MATE.from_options(options, record.data), options, record, train_sessions)
         load_weights(run.model, folder / WEIGHTS)
     else:
         run = load_run(folder)
         warning = unfinished(run)
-    if warning:
-        warnings.warn(f"{name}: {warning}", stacklevel=3)
-    if run.record.data.get("text_random") == "yes":
-        warnings.warn(f"{name}: trained with a random text encoder: the predictions mean nothing", stacklevel=3)
+    for sentence in filter(None, [*caveats(run.record.data), warning]):
+        warnings.warn(f"{name}: {sentence}", stacklevel=3)
     return run
 
 

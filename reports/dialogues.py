@@ -32,6 +32,7 @@ def write_dialogues_page(  # noqa: PLR0913 (a page's parts, the last ones by key
     title: str,
     role: str,
     notes: Sequence[str] = (),
+    warnings: Sequence[str] = (),
     recording: bool = False,
 ) -> None:
     """Write the page of the dialogues in rows of predictions.csv, whose true labels may be empty.
@@ -47,7 +48,7 @@ def write_dialogues_page(  # noqa: PLR0913 (a page's parts, the last ones by key
         for name, own in rows.groupby("dialogue", sort=False, dropna=False)
     ]
     data = {"emotions": EMOTIONS, "recording": recording, "dialogues": dialogues}
-    parts = {"title": title, "role": role, "notes": notes, "emotions": EMOTIONS, "data": data}
+    parts = {"title": title, "role": role, "notes": notes, "warnings": warnings, "emotions": EMOTIONS, "data": data}
     write_page(path, "dialogues.html", "dialogues.js", parts)
 
 

@@ -21,7 +21,7 @@ from corpora.wavs import find_wavs
 from reports.dialogues import write_dialogues_page
 from reports.plots import plot_confusion, save_figure
 from reports.predictions import majority_label, read_predictions, write_predictions
-from utils import InputError, atomic_write, count, write_json
+from utils import InputError, atomic_write, count, read_json, write_json
 
 SINGLE_LABEL = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")  # as result.json orders them
 LABELS = {
@@ -136,16 +136,16 @@ def write_test(  # noqa: PLR0913 (a run's parts, the last ones by keyword)
     write_predictions(folder / "predictions.csv", rows)
     write_confusion(folder, metric.confusion_matrix(rows))
     if not options.no_pages:
-        write_page_of_test(folder, rows, options)
+        write_page_of_test(folder, rows, options, warnings)
     write_json(folder / "result.json", result)  # with it the run is finished
     return result
 
 
-def write_page_of_test(folder: Path, rows: pd.DataFrame, options: argparse.Namespace) -> None:
+def write_page_of_test(folder: Path, rows: pd.DataFrame, options: argparse.Namespace, warnings: Sequence[str]) -> None:
     """Write `dialogues.html`, with a warning where the wavs are gone, which it plays."""
     note = f"Run {folder.absolute().name}: {len(rows)} tested utterances. The texts are part of the corpus: "
     note += "its licence does not permit sharing them, and so not this page."
-    wavs, about = {}, {"role": options.SorL, "notes": [note]}
+    wavs, about = {}, {"role": options.SorL, "notes": [note], "warnings": warnings}
     with contextlib.suppress(InputError, OSError):
         wavs = find_wavs(options.data_path, options.audio_path)
     if not wavs:
@@ -161,7 +161,7 @@ def complete_test(folder: Path, options: argparse.Namespace) -> None:
         with contextlib.suppress(InputError, KeyError):  # the corpus may be gone, which has the raters' shares
             table = read_utterances(options.data_path, options.SorL).set_index("id")
             rows[SHARES] = table.loc[rows["segment_id"], SHARES].to_numpy()
-        write_page_of_test(folder, rows, options)
+        write_page_of_test(folder, rows, options, read_json(folder / "result.json")["warnings"])
 
 
 def write_confusion(folder: Path, confusion: np.ndarray) -> None:

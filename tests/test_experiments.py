@@ -129,6 +129,19 @@ def test_without_options_those_of_the_newest_run_are_taken(exp, capsys):
     assert "0 finished" in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_a_report_of_no_folder_is_one_line_and_makes_none(tmp_path, capsys):
+    assert experiments.main(["report", "--save_path", str(tmp_path / "typo")]) == 2
+    assert "typo" in capsys.readouterr().err.splitlines()[-1]
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(("closing", "status"), [("| head -0", "141"), (">&-", "0")])
+def test_a_closed_output_is_no_error(closing, status):
+    command = f"{sys.executable} experiments.py list {closing}; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{status}\n", "")
+
+
 def test_rows_and_folders_are_compared(exp, capsys):
     for rows in (
         ["3.3:default", "3.3:bidirectional"],

@@ -18,7 +18,7 @@ from prediction.runs import open_run
 from training.record import load_run
 from utils import read_json, write_json
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*random text encoder:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*trained (on a synthetic|with a random):UserWarning")
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +61,10 @@ def test_every_kind_of_run_predicts_the_same_once_exported(request, tmp_path, ki
 
 def test_the_card_says_what_it_is_and_what_it_must_not_be_used_for(exported, audio_run):
     card, result = ModelCard.load(exported / "README.md"), read_json(audio_run / "result.json")
-    assert (card.data.license, card.data.language, card.data.library_name) == ("other", ["ko"], "mate-kemdy19")
+    assert (card.data.license, card.data.language, card.data.library_name) == ("mit", ["ko"], "mate-kemdy19")
+    assert "ETRI" not in card.content
     text = " ".join(card.text.split())
-    for said in ("synthetic sample", "No diagnosis", "No surveillance", "No decision about a person", "ETRI's licence"):
+    for said in ("synthetic sample", "No diagnosis", "No surveillance", "No decision about a person", "random text"):
         assert said in text
     overall = result["overall"]
     for row in (
@@ -72,7 +73,7 @@ def test_the_card_says_what_it_is_and_what_it_must_not_be_used_for(exported, aud
         f"| this model | always {overall['majority_label']}",
         "trained on sessions | 3-6",
         "tested on sessions | 1-2",
-        "corpus | KEMDy19 sample, seed 0",
+        "corpus | synthetic sample in the layout of KEMDy19, sample, seed 0",
         "text encoder | kobert",
     ):
         assert f"| {row} |".replace("| |", "|") in text
@@ -85,6 +86,15 @@ def test_the_card_names_only_the_encoders_that_the_model_uses(speech_run, tmp_pa
     assert "who speaks" in card
     about["options"] |= {"modality": "text", "speakers": False}
     assert "who speaks" not in export.MATE(**about).generate_model_card().text
+
+
+def test_the_card_of_a_model_of_a_real_corpus_has_etris_licence_and_no_warning(audio_run):
+    about = export.parameters(load_run(audio_run))
+    about["data"] |= {"synthetic": "no", "text_random": "no"}
+    card = export.MATE(**about).generate_model_card()
+    assert (card.data.license, card.data.license_name) == ("other", "etri-corpus")
+    assert "ETRI's licence" in card.text
+    assert not any(word in card.text for word in ("synthetic", "random", "mean nothing"))
 
 
 def test_the_cards_example_runs(exported, preprocessed, tmp_path, monkeypatch):

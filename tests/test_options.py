@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from training.options import get_args_parser, make_options, names_of, parse_args
-from utils import InputError
+from corpora.utterances import read_utterances
+from training.options import get_args_parser, make_options, names_of, parse_args, without_effect
+from training.progress import run_summary
+from utils import InputError, read_json
 
 # Those of the published program (without gpu_id 1, lr_decay .001 and ./exp), and later ones as they were first written
 PUBLISHED = {"save_path": Path("exp"), "backbone": "lstm", "embed_d": 32, "hidden_size": 512, "text_dim": 768, "ws": 8}
@@ -83,6 +86,29 @@ def test_what_cannot_be_is_refused_in_one_line(line, named, capsys):
     (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith("error: ")
     assert named in error
+
+
+@pytest.mark.parametrize(
+    ("line", "idle"),
+    [
+        ("", "audio_model beta lr_decay momentum monitor"),
+        ("--loss cbloss --optim sgd --valid_split 1", "audio_model lr_decay"),
+        ("--optim adagrad --audio encoder", "beta compile momentum monitor sr"),
+        ("--modality text --audio encoder", "audio audio_model beta compile lr_decay momentum monitor sr"),
+        ("--modality audio", "audio_model beta lr_decay momentum monitor text_dim"),
+    ],
+)
+def test_an_option_has_no_effect_without_its_partner(line, idle):
+    assert without_effect(parse_args(line.split())).keys() == {*idle.split()}
+
+
+def test_a_run_names_the_options_that_are_given_and_have_no_effect(text_run, preprocessed):
+    line = ["--data_path", str(preprocessed), "--beta", "0.5", "--sr", "8000", "--modality", "text", "--lr", "0.01"]
+    data, table = read_json(text_run / "configuration.json")["data"], read_utterances(preprocessed, "speaker")
+    about = data, table, {"train": [1]}, torch.nn.Linear(2, 2), torch.device("cpu")
+    for argv, named in ((line, {"--beta", "--sr"}), (line[:2], set())):
+        lines = [text for text in run_summary(parse_args(argv), *about).splitlines() if text.startswith("unused:")]
+        assert {part.split()[0] for text in lines for part in text.removeprefix("unused:").split(";")} == named
 
 
 def test_options_of_a_notebook_are_those_of_the_command_line():

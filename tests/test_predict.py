@@ -16,8 +16,10 @@ import soundfile
 import torch
 from conftest import ROOT, train
 
+import export
 import predict
 from constants import EMOTIONS
+from corpora.utterances import read_utterances
 from corpora.wavs import find_wavs
 from metric import PREDICTION_COLUMNS
 from prediction.inputs import from_corpus, from_folder, from_segments
@@ -26,7 +28,7 @@ from utils import InputError, read_json, write_json
 
 PROBABILITIES = [f"p_{name}" for name in EMOTIONS]
 RESULTS = [*PROBABILITIES, "pred_arousal", "pred_valence"]
-pytestmark = pytest.mark.filterwarnings("ignore:.*random text encoder:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*trained (on a synthetic|with a random):UserWarning")
 
 
 def rows_of_dialogue(run: Path) -> pd.DataFrame:
@@ -84,12 +86,13 @@ def test_an_own_recording_gives_the_numbers_of_the_test(audio_run, talk, tmp_pat
     expected, found = rows_of_dialogue(audio_run), pd.read_csv(out / "predictions.csv")
     assert_same(found, expected)
     assert list(found["pred_emotion"]) == list(expected["pred_emotion"])
-    assert list(found) == [*PREDICTION_COLUMNS, "role"]
+    assert list(found) == [*PREDICTION_COLUMNS, "role", "note"]
     assert found["true_emotion"].isna().all()
     assert found["segment_id"].is_unique
     page, printed = (out / "dialogue.html").read_text("utf-8"), capsys.readouterr()
     assert "talk.wav" in page if "--segments" in arguments else "1.wav" in page
-    assert "random text encoder" in printed.err
+    for said in (printed.err, page, found["note"][3]):
+        assert [said.count(part) for part in ("synthetic corpus", "random text encoder")] == [1, 1]
     assert "(0.0%)" in printed.out  # of pieces that the tokenizer does not know
 
 
@@ -105,6 +108,40 @@ def test_a_dialogue_of_the_corpus_gives_the_rows_of_the_test(request, tmp_path, 
     assert_same(found, expected)
     known = [name for name in PREDICTION_COLUMNS if name not in RESULTS]
     pd.testing.assert_frame_equal(found[known], expected[known])
+
+
+def test_a_dialogue_of_the_training_sessions_is_warned_of_where_it_is_read(text_run, preprocessed, tmp_path, capsys):
+    assert export.main([str(text_run), str(tmp_path / "model")]) == 0
+    runs = {"run": (text_run,), "exported": (tmp_path / "model", "--data_path", preprocessed)}
+    dialogues = read_utterances(preprocessed, "speaker").groupby("session")["dialogue"].first()
+    for session, is_trained in ((2, False), (5, True)):
+        for name, arguments in runs.items():  # of a run the corpus is known
+            capsys.readouterr()
+            out = tmp_path / f"{name}{session}"
+            assert run_predict(*arguments, "--dialogue", dialogues[session], "--out", out) == 0
+            texts = [capsys.readouterr().err, (out / "dialogue.html").read_text("utf-8")]
+            texts += pd.read_csv(out / "predictions.csv")["note"].tolist()
+            assert {f"{arguments[0]}: trained on the session" in text for text in texts} == {is_trained}
+    lost = changed_copy(text_run, tmp_path / "lost", options={"data_path": str(tmp_path / "gone")})
+    assert run_predict(lost, "--dialogue", dialogues[2], "--out", tmp_path / "out") == 2
+    assert "--data_path" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_prediction_is_replaced_if_that_is_asked_for_and_nothing_else_is(text_run, talk, tmp_path, capsys):
+    given, out = (text_run, talk / "talk.json", "--out", tmp_path / "out"), tmp_path / "out"
+    out.mkdir()  # an empty folder can be used
+    assert run_predict(*given) == 0
+    (out / "predictions.csv").write_text("old")
+    assert run_predict(*given) == 2
+    assert "--overwrite" in capsys.readouterr().err.splitlines()[-1]
+    assert (out / "predictions.csv").read_text() == "old"
+    assert run_predict(*given, "--overwrite", "--audio_model", "hubert", "--data_path", talk) == 0
+    idle = [line for line in capsys.readouterr().err.splitlines() if "no effect" in line]
+    assert [line.split()[1] for line in idle] == ["--data_path", "--audio_model"]
+    assert_same(pd.read_csv(out / "predictions.csv"), rows_of_dialogue(text_run))
+    (out / "result.json").touch()  # a run folder has predictions too
+    assert run_predict(*given, "--overwrite") == 2
+    assert "result.json" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_text_alone_loses_its_markup_and_needs_no_audio(text_run, talk, tmp_path):

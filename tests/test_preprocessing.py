@@ -71,6 +71,8 @@ def test_the_summary_counts_and_each_kind_of_problem_is_warned_of_once(sample, t
     problems = pd.read_csv(tmp_path / "out" / "problems.csv")
     warned = [line for line in captured.err.replace("\r", "\n").splitlines() if line.startswith("warning: ")]
     assert len(warned) == len(problems.drop_duplicates(["what", "done"]))
+    starts = {path.name: path.read_bytes()[:3] for path in (tmp_path / "out").glob("*.csv")}
+    assert [name for name, start in starts.items() if start == "\ufeff".encode()] == ["problems.csv"]  # not published
     assert all(any(what in line for line in warned) for what in problems["what"])
     n_spelt = (problems["what"] == OTHER_SPELLING).sum()
     assert [f"{len(problems) - n_spelt},", str(n_spelt)] == re.findall(r"\d+,?", captured.out.splitlines()[-1])

@@ -246,6 +246,7 @@ def test_every_file_has_the_figures_with_spread_interval_and_published_ones_and_
 
 
 def test_names_cannot_break_a_file(report):
+    assert {path.read_bytes()[:3] for path in report.glob("*.csv")} == {"\ufeff".encode()}  # people open them
     markdown = (report / "beyond.md").read_text("utf-8")
     rows = [line for line in markdown.splitlines() if line.startswith("| speaker")]
     assert len({line.replace("\\|", "").count("|") for line in rows[:6]}) == 1

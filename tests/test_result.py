@@ -58,6 +58,26 @@ def rows():
     return make_rows(sessions=(1, 2, 3))
 
 
+FORMULAS = ["=1+1", "+82 10", "-5", "@here", "\t=1", "'=1", "''-", "'quoted'", "a=b"]
+
+
+def test_predictions_hold_no_formula_but_their_numbers_and_are_read_as_they_were(rows, tmp_path):
+    path, n = tmp_path / "predictions.csv", len(FORMULAS)
+    rows = rows.assign(start=-1.5)
+    rows.loc[: n - 1, "text"], rows.loc[0, "speaker"] = FORMULAS, "=A1"
+    write_predictions(path, rows)
+    content = path.read_bytes()
+    assert content.startswith("\ufeffsegment_id,".encode())
+    written = pd.read_csv(path, dtype=str, keep_default_na=False)
+    assert written["text"][:n].tolist() == [f"'{text}" for text in FORMULAS[:-2]] + FORMULAS[-2:]
+    assert (written["speaker"][0], {*written["start"]}) == ("'=A1", {"-1.5"})
+    for bom in (b"", "\ufeff".encode()):
+        path.write_bytes(bom + content.removeprefix("\ufeff".encode()))
+        found = read_predictions(path)
+        assert found["text"].tolist() == rows["text"].tolist()
+        assert (found["segment_id"][0], found["speaker"][0]) == (rows["segment_id"][0], "=A1")
+
+
 def test_predictions_are_read_with_the_figures_of_those_that_were_written(tmp_path):
     table = make_utterances((1, 2, 3))
     table.loc[[3, 4], "text"] = ['"3", 예\n', "NA"]
@@ -144,6 +164,7 @@ def test_a_test_writes_its_files_and_its_report(rows, corpus, tmp_path):
     files = {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert files == {"result.json", "predictions.csv", "confusion.txt", "confusion.png", "dialogues.html"}
     assert json.loads((tmp_path / "result.json").read_text("utf-8")) == result
+    assert "Of another encoder." in (tmp_path / "dialogues.html").read_text("utf-8")
     published = published_figures(rows, 32)
     assert [*result][: len(published)] == [*published]
     assert result.items() >= (published | told | {"epochs": 100}).items()

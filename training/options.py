@@ -147,6 +147,7 @@ NEEDS = {  # options that act only beside others: the other one, and those of it
     "beta": ("loss", ["cbloss"]),
     "momentum": ("optim", ["sgd"]),
     "lr_decay": ("optim", ["adagrad"]),
+    "bn_windows": ("bn_statistics", ["train"]),
     "monitor": ("valid_split", ["SESSIONS"]),
     "text_dim": ("modality", ["audio_text", "text"]),
     "audio": ("modality", ["audio_text", "audio"]),

@@ -276,15 +276,15 @@ def options_to_test(run: TrainedRun, options: argparse.Namespace) -> tuple[argpa
     tested = _stored_options(run.folder, run.record, options, "data", "test")
     if tested.bn_statistics == "running" != run.options.bn_statistics:
         raise InputError(f"--bn_statistics running: {run.folder} holds statistics of training windows; leave it out")
-    corpora = run.record.data.get("corpus", KEMDY19.name), corpus_of(tested.data_path).name
     if "test_split" not in options.given:
-        tested.test_split = _renumber(run.options.test_split, *corpora)
-    return resolve_sessions(tested), _renumber(run.train_sessions, *corpora)
+        tested.test_split = renumber(run.options.test_split, run, tested.data_path)
+    return resolve_sessions(tested), renumber(run.train_sessions, run, tested.data_path)
 
 
-def _renumber(sessions: list[int], corpus: str, other: str) -> list[int]:
-    """The sessions of a corpus that another one has too, by its numbers: a merged corpus has those of its parts."""
-    parts, others = dict(enumerate(corpus.split("+"))), other.split("+")
+def renumber(sessions: list[int], run: TrainedRun, data_path: Path) -> list[int]:
+    """The sessions of a run's corpus that another one has too, by its numbers: a merged one has those of its parts."""
+    parts = dict(enumerate(run.record.data.get("corpus", KEMDY19.name).split("+")))
+    others = corpus_of(data_path).name.split("+")
     pairs = [(parts.get(session // MERGED_OFFSET), session % MERGED_OFFSET) for session in sessions]
     return [others.index(part) * MERGED_OFFSET + session for part, session in pairs if part in others]
 
@@ -308,7 +308,17 @@ def warnings_of_test(
         names = [] if same_model else ["embeddings"]
     if changed := differences(stored, data, names):
         found.append(f"the data have changed since the training: {', '.join(changed)}")
-    return [*found, *filter(None, [unfinished(run)])]
+    return [*found, *filter(None, [unfinished(run)]), *caveats(stored)]
+
+
+def caveats(data: Mapping[str, str]) -> list[str]:
+    """What makes the predictions of a model worthless that was trained on the `data` of a record."""
+    found = []
+    if data.get("synthetic") == "yes":
+        found.append("trained on a synthetic corpus (computer speech, simulated raters): it knows nothing about people")
+    if data.get("text_random") == "yes":
+        found.append("trained with a random text encoder: the predictions mean nothing")
+    return found
 
 
 def unfinished(run: TrainedRun) -> str | None:
