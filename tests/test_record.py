@@ -207,7 +207,7 @@ def test_a_test_warns_of_another_role_and_of_sessions_of_training(text_run, prep
     called = make_options(test_only=str(text_run), SorL="listener", test_split=[2, 4])
     options, train_sessions = options_to_test(run, called)
     data = data_record(options, read_utterances(preprocessed, "listener"), train_sessions)
-    seen, role = record.warnings_of_test(run, options, data, train_sessions)
+    seen, role, *_ = record.warnings_of_test(run, options, data, train_sessions)
     assert "4" in seen
     assert "listener" in role
 
