@@ -85,8 +85,7 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
         # 2. The model and the windows of each split
         torch.manual_seed(options.seed)
         model = engine.to_device(MATE.from_options(options, data), device)
-        sessions = {"train": train_sessions, "validate": options.valid_split or []}
-        sessions["test"] = options.test_split
+        sessions = {"train": train_sessions, "validate": options.valid_split or [], "test": options.test_split}
         if first:
             print(progress.run_summary(options, data, table, sessions, model, device), flush=True)
         windows = partial(windows_of, options, table, load(options, table, accelerator).to(device))

@@ -91,11 +91,11 @@ def test_what_cannot_be_is_refused_in_one_line(line, named, capsys):
 @pytest.mark.parametrize(
     ("line", "idle"),
     [
-        ("", "audio_model beta lr_decay momentum monitor"),
-        ("--loss cbloss --optim sgd --valid_split 1", "audio_model lr_decay"),
-        ("--optim adagrad --audio encoder", "beta compile momentum monitor sr"),
-        ("--modality text --audio encoder", "audio audio_model beta compile lr_decay momentum monitor sr"),
-        ("--modality audio", "audio_model beta lr_decay momentum monitor text_dim"),
+        ("", "audio_model beta bn_windows lr_decay momentum monitor"),
+        ("--loss cbloss --optim sgd --valid_split 1", "audio_model bn_windows lr_decay"),
+        ("--optim adagrad --audio encoder", "beta bn_windows compile momentum monitor sr"),
+        ("--modality text --audio encoder", "audio audio_model beta bn_windows compile lr_decay momentum monitor sr"),
+        ("--modality audio", "audio_model beta bn_windows lr_decay momentum monitor text_dim"),
     ],
 )
 def test_an_option_has_no_effect_without_its_partner(line, idle):

@@ -200,6 +200,7 @@ def test_precision_decides_where_bfloat16_is_used(preprocessed, tmp_path, monkey
     assert not [*folder.glob("events*")]
 
 
+@pytest.mark.filterwarnings("ignore:trained (on a synthetic|with a random):UserWarning")
 def test_a_notebook_trains_and_tests_and_may_end_a_run(preprocessed, tmp_path):
     options = make_options(data_path=preprocessed, test_split=[1, 2], save_path=tmp_path / "a", gpu_id="cpu")
     vars(options).update(modality="text", hidden_size=4, num_layers=1, batch_size=8, epochs=2, bn_statistics="train")
