@@ -97,7 +97,7 @@ def test_dead_units_ruin_a_test_which_says_so_and_are_mended(running, tmp_path, 
     mended = mend(folder)
     result = read_json(mended / "result.json")
     assert result["batch_norm"]["loss"] <= 1.1 * result["batch_norm"]["loss_of_batches"]
-    assert result["warnings"] == []
+    assert not any("--bn_statistics" in text for text in result["warnings"])
     assert (weights(mended)["mlp_emotion.0.fc.2.running_var"] != planted["mlp_emotion.0.fc.2.running_var"]).all()
     assert torch.equal(weights(folder)["mlp_emotion.0.fc.2.running_var"], planted["mlp_emotion.0.fc.2.running_var"])
     assert main.main(["--test_only", str(mended), "--gpu_id", "cpu", "--no_pages"]) == 0  # it is a run folder, too
