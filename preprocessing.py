@@ -30,7 +30,7 @@ from features.embeddings import save_embeddings
 from features.speech import save_speech_embeddings
 from features.speech_encoder import load_speech_encoder
 from features.text import KOBERT, load_text_encoder
-from training.devices import pick_device, set_up_process
+from training.devices import pick_device, set_switches
 from training.options import ArgumentParser, file_path, gpu, number
 from utils import InputError, atomic_write, digest_file, lock_folder, run_command, write_csv, write_json
 
@@ -229,7 +229,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    set_up_process()
+    set_switches()
     args = get_args_parser().parse_args(argv)
     return run_command(lambda: run(args))
 
