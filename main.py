@@ -37,8 +37,8 @@ from metric import validation_figures
 from model import MATE
 from reports.plots import plot_loss_curve, save_figure
 from reports.predictions import predictions_table
-from reports.result import complete_test, result_text, write_test
-from training import checkpoint, devices, engine, progress, record, statistics
+from reports.result import complete_test, result_of_test, result_text, write_test
+from training import batch_norm, checkpoint, devices, engine, progress, record
 from utils import InputError, new_folder, run_command, timestamp
 
 SAVE_SECONDS = 60  # at least, between two checkpoints
@@ -77,7 +77,7 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
         table = read_utterances(options.data_path, options.SorL)
         train_sessions = training_sessions(table["session"], options.test_split, options.valid_split)
         data = record.data_record(options, table, train_sessions)
-        dtype = torch.bfloat16 if engine.trains_in_bfloat16(options.precision, device) else torch.float32
+        dtype = engine.training_dtype(options.precision, device)
         environment = devices.environment(device) | {"training_precision": str(dtype).removeprefix("torch.")}
         now = record.make_record(options, data, environment)
         folder = devices.on_main_process(accelerator, lambda: record.lock_resumed(folder, options, now, stack))
@@ -95,15 +95,15 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
         engine.check_batch_size(options.batch_size, len(train_set))
         folder = devices.on_main_process(accelerator, lambda: folder or record.make_folder(options, now, stack))
         if first:
-            about = statistics.announcement(model, train_set, options) if options.bn_statistics == "train" else []
+            about = batch_norm.announcement(model, train_set, options) if options.bn_statistics == "train" else []
             print(f"{'folder:':<12}{folder}", *about, sep="\n", flush=True)
 
         # 3. Training, and the test
         with progress.one_line_errors(folder, options):
             history = fit(folder, options, model, (train_set, valid_set), accelerator, on_epoch)
             epoch = checkpoint.tested_epoch(history, options.select, options.monitor)
-            arrays, _ = evaluate_windows(options, model, test_set, accelerator, progress="testing")
-            facts = statistics.compare_statistics(model, train_set, options)
+            arrays = engine.to_arrays(predict_windows(options, model, test_set, accelerator, "testing"))
+            facts = batch_norm.compare_statistics(model, train_set, options)
             if first:
                 save_figure(plot_loss_curve(history), folder / "loss_curve.png")
                 facts["warnings"] = record.caveats(data) + facts["warnings"]
@@ -154,7 +154,7 @@ def fit(
             row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "train_loss": engine.mean_loss(losses)}
             engine.check_weights(model)
             if options.bn_statistics == "train" and (len(valid_set) or epoch == options.epochs):
-                statistics.compute_statistics(model, train_set, options, epoch, accelerator)
+                batch_norm.compute_statistics(model, train_set, options, epoch, accelerator)
             history.append(row | validate(options, model, valid_set, loss_function, accelerator))
             scheduler.step()
             if options.select == "best" and checkpoint.best_epoch(history, options.monitor) == epoch:
@@ -180,8 +180,10 @@ def validate(
     """Loss and figures of the validation windows, named as in history.csv; nothing without `--valid_split`."""
     if not len(windows):
         return {}
-    arrays, loss = evaluate_windows(options, model, windows, accelerator, loss_function=loss_function)
-    figures = validation_figures(predictions_table(windows.table, windows.targets, arrays), options.batch_size)
+    prediction = predict_windows(options, model, windows, accelerator)
+    loss = engine.mean_loss([loss_function(prediction, [label.to(prediction[0].device) for label in windows.labels])])
+    rows = predictions_table(windows.table, windows.targets, engine.to_arrays(prediction))
+    figures = validation_figures(rows, options.batch_size)
     if options.monitor == "macro_f1" and "macro_f1" not in figures:
         raise InputError("--monitor macro_f1: no window of --valid_split has a single majority label; take another")
     return {f"valid_{name}": value for name, value in ({"loss": loss} | figures).items()}
@@ -205,13 +207,16 @@ def windows_of(
 # Testing
 
 
-def evaluate_windows(
-    options: argparse.Namespace, model: MATE, windows: WindowDataset, accelerator: Accelerator, **settings: Any
-) -> tuple[dict[str, np.ndarray], float]:
-    """`evaluate` with the batch size and precision of a run; every one of several processes gets all predictions."""
+def predict_windows(
+    options: argparse.Namespace,
+    model: MATE,
+    windows: WindowDataset,
+    accelerator: Accelerator,
+    progress: str | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`engine.predict_all` with the batch size and precision of a run."""
     size = min(EVALUATION_BATCH, max(1, 2 * options.batch_size // accelerator.num_processes))  # training fits half
-    device, bfloat16 = next(model.parameters()).device, options.precision == "bf16"
-    return engine.evaluate(model, windows, size, device, bfloat16=bfloat16, accelerator=accelerator, **settings)
+    return engine.predict_all(model, windows, size, options.precision == "bf16", accelerator, progress)
 
 
 def report(
@@ -222,10 +227,11 @@ def report(
     train_sessions: Sequence[int],
     **facts: Any,
 ) -> None:
-    """Write the files of a test into `folder` and print its figures; `facts` are keywords of `write_test`."""
+    """Write the files of a test into `folder` and print its figures; `facts` are what `result.json` has besides."""
     train_rows = windows.table[windows.table["session"].isin(train_sessions)]
     rows = predictions_table(windows.table, windows.targets, arrays, train_rows)
-    result = write_test(folder, rows, options, train_rows, missing=windows.features.missing, **facts)
+    result = result_of_test(rows, options, train_rows) | facts | {"missing": windows.features.missing}
+    write_test(folder, rows, options, result)
     print(result_text(result, folder, options))
 
 
@@ -247,7 +253,7 @@ def test(options: argparse.Namespace) -> Path:
         check_sessions(table["session"], options.test_split, "--test_split")
         data = record.data_record(options, table, train_sessions)
         model = engine.to_device(run.model, device)
-        dtype = torch.bfloat16 if engine.trains_in_bfloat16(options.precision, device) else torch.float32
+        dtype = engine.training_dtype(options.precision, device)
         of_training = argparse.Namespace(**vars(options) | {"batch_size": run.options.batch_size})
         new_statistics = options.bn_statistics == "train" and "bn_statistics" in options.given
         if first:
@@ -260,10 +266,10 @@ def test(options: argparse.Namespace) -> Path:
         train_set = windows(train_sessions, soft_targets=True, crop_seed=options.seed, audio_dtype=dtype)
         test_set = windows(options.test_split)
         if new_statistics:
-            statistics.compute_statistics(model, train_set, of_training, run.epoch or 0, accelerator)
+            batch_norm.compute_statistics(model, train_set, of_training, run.epoch or 0, accelerator)
         try:
-            arrays, _ = evaluate_windows(options, model, test_set, accelerator, progress="testing")
-            facts = statistics.compare_statistics(model, train_set, of_training)
+            arrays = engine.to_arrays(predict_windows(options, model, test_set, accelerator, "testing"))
+            facts = batch_norm.compare_statistics(model, train_set, of_training)
         except engine.NonFinite as error:
             raise InputError(f"{run.folder}: {error}; train again with a smaller --lr") from error
         folder = devices.on_main_process(accelerator, lambda: new_folder(run.folder, f"test_{timestamp()}"))

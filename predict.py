@@ -96,6 +96,7 @@ def collected_warnings() -> Iterator[list[str]]:
 
 
 def warn_of_idle_options(args: argparse.Namespace, predictor: Predictor) -> None:
+    """Warn of the options that the input, or the runs, have no use for."""
     needs = dict.fromkeys(("data_path", "audio_path"), (args.dialogue, "without --dialogue"))
     needs["text_model"] = predictor.readers["text"], "with runs that read no text"
     needs["audio_model"] = predictor.readers["speech"], "with runs without --audio encoder"

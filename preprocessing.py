@@ -163,9 +163,9 @@ def write_files(folder: Path, tables: Tables, embeddings: dict, text_model: dict
     for name, table in tables.items():
         if name == "problems.csv":
             write_csv(folder / name, table)
-            continue
-        with atomic_write(folder / name) as file:  # as published, for other programs
-            table.to_csv(file, index=False)
+        else:  # as published, for other programs
+            with atomic_write(folder / name) as file:
+                table.to_csv(file, index=False)
     name = f"embedding_{len(next(iter(embeddings.values())))}.npy"
     save_embeddings(folder / name, embeddings)
     text_models[name] = {**text_model, "sha256": digest_file(folder / name)}

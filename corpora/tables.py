@@ -250,9 +250,8 @@ def _doubtful_totals(rows: pd.DataFrame, values: pd.DataFrame) -> list[pd.DataFr
     """The totals that are not the majority label, or the mean, of their votes, where all of these can be used."""
     counts = np.stack([(values[VOTES] == emotion).sum(axis=1) for emotion in EMOTIONS], axis=1)
     is_majority = counts == counts.max(axis=1, keepdims=True)
-    differs = (values["Emotion"].str.get_dummies(";").reindex(columns=EMOTIONS, fill_value=0) != is_majority).any(
-        axis=1
-    )
+    total = values["Emotion"].str.get_dummies(";").reindex(columns=EMOTIONS, fill_value=0)
+    differs = (total != is_majority).any(axis=1)
     majority = pd.Series([";".join(np.array(EMOTIONS)[of_row]) for of_row in is_majority], rows.index)
     found = {"Emotion": (differs & values[["Emotion", *VOTES]].notna().all(axis=1), majority)}
     for name in RATINGS[1:]:

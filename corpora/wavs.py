@@ -48,12 +48,10 @@ def find_files(folder: Path, suffix: str) -> list[Path]:
 
     found = []
     for parent, folders, files in os.walk(folder, onerror=stop, followlinks=True) if folder.is_dir() else []:
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".")
-        )  # a Mac writes `._a.wav` beside `a.wav`
+        # A Mac writes `._a.wav` beside `a.wav`
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         names = sorted(name for name in files if name.lower().endswith(suffix) and not name.startswith("."))
-        paths = [Path(parent, name) for name in names]
-        found += [path for path in paths if path.is_file()]  # no link to nothing
+        found += [path for path in (Path(parent, name) for name in names) if path.is_file()]  # no link to nothing
     return found
 
 
@@ -108,16 +106,20 @@ def check_wavs(data_path: Path, audio_path: Path | None, ids: Sequence[str]) -> 
     if audio_path is not None and not audio_path.is_dir():
         raise InputError(f"--audio_path {audio_path}: no such folder")
     wavs, problems = first_of_each(wav_files(data_path, audio_path), ids, "wav")
+
+    def look_at(path: Path) -> tuple[str | None, bool]:
+        fault = wav_fault(path)
+        return fault, fault is None and channels_differ(path)
+
     with ThreadPoolExecutor() as pool:  # reading the head of a file is mostly waiting
-        faults = tqdm(pool.map(wav_fault, wavs.values()), "wavs", len(wavs), unit="file")
-        faults = dict(zip(wavs, faults, strict=True))
-        differing = dict(zip(wavs, pool.map(channels_differ, wavs.values()), strict=True))
+        looks = tqdm(pool.map(look_at, wavs.values()), "wavs", len(wavs), unit="file")
+        looks = dict(zip(wavs, looks, strict=True))
     for segment in ids:
         if segment not in wavs:
             problems.append((audio_path or data_path / "wav", segment, "no wav", "", COUNTS_AS_ZEROS))
-        elif fault := faults[segment]:
+        elif fault := looks[segment][0]:
             problems.append((wavs[segment], segment, "wav that cannot be used", fault, COUNTS_AS_ZEROS))
-        elif differing[segment]:
+        elif looks[segment][1]:
             problems.append((wavs[segment], segment, "wav whose channels differ", "", "their mean is used"))
     return file_problems(data_path, problems)
 

@@ -22,7 +22,7 @@ from features.log_mel import LogMels, log_mel, on_all_cores
 from prediction.inputs import Utterance
 from prediction.runs import load_encoder, open_run, warn_of_other_encoder
 from training.devices import pick_device, return_freed_memory, set_switches
-from training.engine import PREDICTIONS, NonFinite, evaluate, to_device
+from training.engine import PREDICTIONS, NonFinite, predict_all, to_arrays, to_device
 from training.record import TrainedRun
 from utils import InputError, count
 
@@ -102,7 +102,7 @@ class Predictor:
             dataset = WindowDataset(table, features, range(len(table)), options.ws, speakers=options.speakers)
             settings = {"bfloat16": options.precision == "bf16", "progress": None if self.quiet else "predicting"}
             try:
-                found.append(evaluate(run.model, dataset, BATCH, self.device, **settings)[0])
+                found.append(to_arrays(predict_all(run.model, dataset, BATCH, **settings)))
             except NonFinite as error:
                 raise InputError(f"{name}: {error}; its weights cannot be used") from error
         del audio, features, dataset  # 50 MB an hour

@@ -24,22 +24,15 @@ from metric import AFFECT, PROBABILITIES
 from utils import atomic_write
 
 
-def write_dialogues_page(  # noqa: PLR0913 (a page's parts, the last ones by keyword)
-    path: Path,
-    rows: pd.DataFrame,
-    audio: Mapping[str, Path],
-    *,
-    title: str,
-    role: str,
-    notes: Sequence[str] = (),
-    warnings: Sequence[str] = (),
-    recording: bool = False,
+def write_dialogues_page(
+    path: Path, rows: pd.DataFrame, audio: Mapping[str, Path], *, recording: bool = False, **words: Any
 ) -> None:
     """Write the page of the dialogues in rows of predictions.csv, whose true labels may be empty.
 
     Columns of the raters' shares (`SHARES`) and of standard deviations between runs (`p_disgust_sd`, ...) are shown, if
     any. `audio` has by its id the file of each utterance that is to be played, if `recording` one of a whole dialogue,
-    of which an utterance is `start` to `end` (s). `role` is whose emotion is predicted, "speaker" or "listener".
+    of which an utterance is `start` to `end` (s). `words` are those of the template: `title`, `role` (whose emotion is
+    predicted, "speaker" or "listener"), and if there are any `notes` and `warnings`, lists of sentences.
     """
     paths = {name: os.path.relpath(file.absolute(), path.absolute().parent) for name, file in audio.items()}
     urls = {name: quote(os.fsencode(relative)) for name, relative in paths.items()}
@@ -48,8 +41,7 @@ def write_dialogues_page(  # noqa: PLR0913 (a page's parts, the last ones by key
         for name, own in rows.groupby("dialogue", sort=False, dropna=False)
     ]
     data = {"emotions": EMOTIONS, "recording": recording, "dialogues": dialogues}
-    parts = {"title": title, "role": role, "notes": notes, "warnings": warnings, "emotions": EMOTIONS, "data": data}
-    write_page(path, "dialogues.html", "dialogues.js", parts)
+    write_page(path, "dialogues.html", "dialogues.js", {**words, "emotions": EMOTIONS, "data": data})
 
 
 def write_page(path: Path, template: str, script: str, parts: Mapping[str, Any]) -> None:

@@ -95,23 +95,8 @@ def dialogue_intervals(rows: pd.DataFrame, majority: str) -> dict[str, dict[str,
     }
 
 
-def write_test(  # noqa: PLR0913 (a run's parts, the last ones by keyword)
-    folder: Path,
-    rows: pd.DataFrame,
-    options: argparse.Namespace,
-    train_rows: pd.DataFrame,
-    *,
-    epoch: int | None,
-    missing: Mapping[str, Sequence[str]],
-    warnings: Sequence[str] = (),
-    batch_norm: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Write a test's files into `folder` and return the content of its `result.json`, the last one.
-
-    `rows` are those of `predictions_table` with `train_rows`, `epoch` that of the tested weights, None where it is not
-    known; `missing` has the ids of utterances that lack a feature, by its name; `batch_norm` is of `compare_statistics`
-    in training/statistics.py.
-    """
+def result_of_test(rows: pd.DataFrame, options: argparse.Namespace, train_rows: pd.DataFrame) -> dict[str, Any]:
+    """The figures of a test, as `result.json` has them; `rows` are those of `predictions_table` with `train_rows`."""
     if not len(train_rows):
         python_warnings.warn("no training session: the most frequent label is that of the tested windows", stacklevel=2)
     majority = majority_label(train_rows, rows)
@@ -123,22 +108,22 @@ def write_test(  # noqa: PLR0913 (a run's parts, the last ones by keyword)
     if options.select == "best":
         sessions = format_sessions(options.valid_split or [])
         chosen = f"best by {options.monitor} on the validation sessions {sessions}".rstrip()
-    result |= dialogue_intervals(rows, majority) | {
-        "corpus": "+".join(rows["corpus"].unique()),
-        "parts": figures_by_part(rows, majority),
-        "epoch": epoch,
-        "epochs": options.epochs,
-        "chosen": chosen,
-        "warnings": [*warnings],
-        "batch_norm": batch_norm,
-        "missing": {name: [*ids] for name, ids in missing.items()},
-    }
+    result |= dialogue_intervals(rows, majority)
+    result |= {"corpus": "+".join(rows["corpus"].unique()), "parts": figures_by_part(rows, majority)}
+    return result | {"epochs": options.epochs, "chosen": chosen}
+
+
+def write_test(folder: Path, rows: pd.DataFrame, options: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Write the files of a test into `folder`, `result.json` last.
+
+    `result` is of `result_of_test`, with `epoch` (of the tested weights, None where it is not known), `missing` (ids of
+    the utterances that lack a feature, by its name), `warnings`, and `batch_norm` (see `compare_statistics`).
+    """
     write_predictions(folder / "predictions.csv", rows)
     write_confusion(folder, metric.confusion_matrix(rows))
     if not options.no_pages:
-        write_page_of_test(folder, rows, options, warnings)
+        write_page_of_test(folder, rows, options, result["warnings"])
     write_json(folder / "result.json", result)  # with it the run is finished
-    return result
 
 
 def write_page_of_test(folder: Path, rows: pd.DataFrame, options: argparse.Namespace, warnings: Sequence[str]) -> None:

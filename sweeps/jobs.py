@@ -24,10 +24,10 @@ from tqdm import tqdm
 import main
 from corpora.sessions import format_sessions
 from reports.runs import read_folders
+from training import ROOT
 from training.options import make_options
 from utils import lock_file
 
-ROOT = Path(__file__).parent.parent  # of this program
 FOLDER = "jobs"  # in SAVE_PATH: logs of the runs, <run_id>.log
 POLL = 1.0  # seconds between looks at the runs
 

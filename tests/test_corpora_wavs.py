@@ -115,8 +115,7 @@ def test_a_wav_without_sound_is_not_read_beyond_it(tmp_path):
 @pytest.mark.parametrize("ending", ["mp3", "flac"])
 def test_the_length_of_a_damaged_recording_is_the_decoded_one(tmp_path, ending):
     path = tmp_path / f"a.{ending}"
-    values = np.random.default_rng(0).normal(0, 0.1, 320_000)
-    whole = write(path, values)
+    whole = write(path, np.random.default_rng(0).normal(0, 0.1, 320_000))
     assert inspect_sound(path) == (20.0, 20.0, 1)
     path.write_bytes(whole[: len(whole) // 2])
     seconds, announced, _ = inspect_sound(path)

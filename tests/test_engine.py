@@ -89,7 +89,8 @@ def test_evaluation_gives_predictions_in_order_and_the_loss_of_all_windows_whate
     with torch.no_grad():
         log_emotion, arousal, valence = model(None, whole.text, log=True)
     for size in (1, 3, 64):
-        arrays, loss = engine.evaluate(model, windows, size, CPU, loss_function)
+        prediction = engine.predict_all(model, windows, size)
+        arrays, loss = engine.to_arrays(prediction), loss_function(prediction, windows.labels).item()
         assert loss == pytest.approx(loss_function((log_emotion, arousal, valence), whole.target).item(), rel=1e-5)
         np.testing.assert_allclose(arrays["emotion_pred"], log_emotion.exp(), rtol=1e-4)
         np.testing.assert_allclose(arrays["arousal_pred"], arousal[:, 0], rtol=1e-4)
@@ -102,7 +103,7 @@ def test_a_prediction_that_is_not_finite_is_noticed():
     with torch.no_grad():
         model.mlp_emotion[-1].bias[3] = float("nan")
     with pytest.raises(engine.NonFinite):
-        engine.evaluate(model, dataset(7), 3, CPU)
+        engine.to_arrays(engine.predict_all(model, dataset(7), 3))
 
 
 # Devices
@@ -152,8 +153,8 @@ def test_the_commit_is_that_of_the_program_or_unknown(tmp_path, monkeypatch):
         return subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
 
     program = tmp_path / "program"
-    (program / "training").mkdir(parents=True)
-    monkeypatch.setattr(devices, "__file__", str(program / "training" / "devices.py"))
+    program.mkdir()
+    monkeypatch.setattr(devices, "ROOT", program)
     commit(tmp_path)
     assert devices.environment(CPU)["commit"] == "unknown"
     (program / ".git").mkdir()  # damaged

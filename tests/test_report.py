@@ -1,7 +1,6 @@
 """The report: numbers of its tables, published figures beside ours, Markdown, LaTeX, and the page in a browser."""
 
 import itertools
-import json
 import shutil
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from reports.runs import read_runs, read_windows
 from reports.tables import make_table
 from sweeps.plan import TABLES, Table, find_planned, make_grid, plan_runs
 from training.options import defaults, make_options
+from utils import read_json, write_json
 
 FOLDS = KEMDY19.folds
 SCRIPT = "<script>alert(1)</script>|"
@@ -120,7 +120,7 @@ def test_a_mean_of_folds_weighs_folds_not_runs(exp):
 def test_figures_by_part_are_means_over_seeds_and_sums_of_counts_over_folds(report, entries):
     table = pd.read_csv(report / "beyond_parts.csv").set_index(["row", "part"])
     own = entries[(entries["table"] == "beyond") & (entries["row"] == "MATE")]
-    stored = [json.loads((folder / "result.json").read_text())["parts"]["improvised"] for folder in own["folder"]]
+    stored = [read_json(folder / "result.json")["parts"]["improvised"] for folder in own["folder"]]
     found = table.loc["MATE", "improvised"]
     assert found["windows"] == sum(part["n"] for part in stored) / 2  # of two seeds
     for name in WHOLE_FIGURES:
@@ -201,7 +201,7 @@ def test_the_files_name_the_settings_that_are_not_defaults(report):
 @pytest.mark.parametrize("synthetic", [False, True])
 def test_before_a_run_has_finished_the_corpus_decides(synthetic, tmp_path):
     about = {"corpus": "KEMDy19", "version": "1", "synthetic": synthetic, "raw": [], "audio_path": None}
-    (tmp_path / "corpus.json").write_text(json.dumps(about | {"text_models": {}, "files": {}}))
+    write_json(tmp_path / "corpus.json", about | {"text_models": {}, "files": {}})
     entries = entries_of(tmp_path / "exp", {"3.6": TABLES["3.6"]})
     table = section_of(entries, tmp_path)["numbers"][""]
     assert table["F1_published"].notna().tolist() == [not synthetic] * 4

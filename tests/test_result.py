@@ -1,6 +1,5 @@
 """What a test writes and prints: predictions.csv, result.json, the confusion and the report in a terminal."""
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -29,11 +28,12 @@ from reports.result import (
     dialogue_intervals,
     figures_by_part,
     format_interval,
+    result_of_test,
     result_text,
     verdict,
     write_test,
 )
-from utils import InputError
+from utils import InputError, read_json
 
 TRAINING = make_utterances((9,))
 
@@ -156,14 +156,21 @@ def test_parts_that_a_corpus_lacks_are_left_out_and_empty_ones_have_no_figures(r
     assert parts["improvised"] == {"n": 0, "n_single_label": 0, "dialogues": 0}
 
 
+def written(folder, rows, options, **facts):
+    """The content of `result.json` of a test whose files are written into `folder`."""
+    result = result_of_test(rows, options, TRAINING) | {"epoch": None, "warnings": [], "batch_norm": None} | facts
+    write_test(folder, rows, options, result)
+    return result
+
+
 def test_a_test_writes_its_files_and_its_report(rows, corpus, tmp_path):
     options = make_options(corpus, no_pages=False, select="best", monitor="ccc", valid_split=[4, 5])
     told = {"epoch": 7, "missing": {"audio": ["Sess01_script01_F000"]}, "warnings": ["Of another encoder."]}
     with pytest.warns(UserWarning, match="no wav"):
-        result = write_test(tmp_path, rows, options, TRAINING, **told)
+        result = written(tmp_path, rows, options, **told)
     files = {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert files == {"result.json", "predictions.csv", "confusion.txt", "confusion.png", "dialogues.html"}
-    assert json.loads((tmp_path / "result.json").read_text("utf-8")) == result
+    assert read_json(tmp_path / "result.json") == result
     assert "Of another encoder." in (tmp_path / "dialogues.html").read_text("utf-8")
     published = published_figures(rows, 32)
     assert [*result][: len(published)] == [*published]
@@ -189,7 +196,7 @@ def test_a_test_writes_its_files_and_its_report(rows, corpus, tmp_path):
 def test_macro_f1_is_first_for_a_corpus_of_mostly_one_emotion_and_each_corpus_has_its_figures(rows, tmp_path):
     rows = pd.concat([rows, make_rows(corpus="KEMDy20")], ignore_index=True)
     (tmp_path / "df_speaker.csv").write_text("Segment ID\nSess01_script01_User001F_001\n")
-    result = write_test(tmp_path, rows, make_options(tmp_path), TRAINING, epoch=None, missing={})
+    result = written(tmp_path, rows, make_options(tmp_path))
     sizes = {name: found["overall"]["n"] for name, found in result["by_corpus"].items()}
     assert sizes == {"KEMDy19": 96, "KEMDy20": 32}
     assert result["by_corpus"]["KEMDy20"] == compute_result(rows[rows["corpus"] == "KEMDy20"], "neutral", 32)
@@ -200,7 +207,7 @@ def test_macro_f1_is_first_for_a_corpus_of_mostly_one_emotion_and_each_corpus_ha
 
 def test_a_test_without_a_window_of_one_label_has_neither_accuracy_nor_its_interval(rows, corpus, tmp_path):
     rows = rows.assign(true_emotion="sad;happy")
-    result = write_test(tmp_path, rows, make_options(corpus), TRAINING, epoch=None, missing={})
+    result = written(tmp_path, rows, make_options(corpus))
     assert not {"accuracy", "majority", "classes"} & {*result["overall"]}
     assert result["intervals"]["accuracy"] is None
     assert result["intervals"]["ccc_arousal"][0] < result["ccc_arousal"]
@@ -208,7 +215,7 @@ def test_a_test_without_a_window_of_one_label_has_neither_accuracy_nor_its_inter
 
 
 def test_confusion_has_true_labels_in_rows_but_for_the_published_file(rows, corpus, tmp_path):
-    write_test(tmp_path, rows, make_options(corpus), TRAINING, epoch=None, missing={})
+    written(tmp_path, rows, make_options(corpus))
     expected = confusion_matrix(rows)
     _, _, *lines = (tmp_path / "confusion.txt").read_text().splitlines()
     np.testing.assert_array_equal([[int(cell) for cell in line.split()[1:]] for line in lines[:7]], expected.T)

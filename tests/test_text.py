@@ -153,11 +153,10 @@ def word_pieces(folder: Path) -> None:
 def test_kobert_without_its_own_vocabulary_file_is_refused_with_its_name(sample, tmp_path):
     folder = shutil.copytree(sample / "kobert", tmp_path / "encoder")
     word_pieces(folder)
-    with pytest.raises(InputError, match=r"needs spiece\.model"):
-        load_text_encoder(str(folder))
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "KoBertTokenizer"}')
-    with pytest.raises(InputError, match=r"needs spiece\.model"):
-        load_text_encoder(str(folder))
+    for settings in ({"do_lower_case": False}, {"tokenizer_class": "KoBertTokenizer"}):
+        write_json(folder / "tokenizer_config.json", settings)
+        with pytest.raises(InputError, match=r"needs spiece\.model"):
+            load_text_encoder(str(folder))
 
 
 WEIGHTS: dict[str, tuple[Callable[[dict], dict], str]] = {

@@ -34,7 +34,7 @@ from features.log_mel import LogMels, compute_log_mels
 from loss import make_loss
 from model import MATE, ConvBlock
 from training.devices import device_name, pick_device, set_up_process
-from training.engine import evaluate, make_optimizer, to_device, train_step, trains_in_bfloat16
+from training.engine import make_optimizer, predict_all, to_arrays, to_device, train_step, trains_in_bfloat16
 from training.options import ArgumentParser, file_path, gpu, make_options, number
 from utils import InputError, run_command
 
@@ -125,7 +125,7 @@ def our_stages(
     return {
         "log-mels": lambda: len(LogMels([*compute_log_mels(paths, SAMPLE_RATE)])),
         "training step": lambda: train([batch]),
-        "evaluation": lambda: len(evaluate(model, windows, size, device)[0]["emotion_pred"]),
+        "evaluation": lambda: len(to_arrays(predict_all(model, windows, size))["emotion_pred"]),
         "epoch": lambda: train(prefetch(windows, shuffled_batches(len(windows), size, torch.Generator()), device)),
     }
 

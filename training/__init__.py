@@ -13,7 +13,7 @@ from types import TracebackType
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # makes LSTMs on a GPU deterministic
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent  # of this program
 
 
 def report_missing_package(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -13,13 +13,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast_object_list
 
+from training import ROOT
 from utils import InputError
 
 
@@ -148,9 +148,8 @@ def device_name(device: torch.device) -> str:
 
 def environment(device: torch.device) -> dict[str, str]:
     """What can change a result besides options and data: versions, commit of the program, device, processes."""
-    root = Path(__file__).parent.parent
     commit = "unknown"  # no git, or no clone: the folder may lie in another repository, or GIT_DIR name one
-    git = ["git", f"--git-dir={root / '.git'}", f"--work-tree={root}", "describe", "--always", "--dirty", "--abbrev=40"]
+    git = ["git", f"--git-dir={ROOT / '.git'}", f"--work-tree={ROOT}", "describe", "--always", "--dirty", "--abbrev=40"]
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     packages = ("torch", "torchaudio", "numpy", "pandas", "scikit-learn")

@@ -99,6 +99,11 @@ def trains_in_bfloat16(precision: str, device: torch.device) -> bool:
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
+def training_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The type of the convolutions in training, see `trains_in_bfloat16`."""
+    return torch.bfloat16 if trains_in_bfloat16(precision, device) else torch.float32
+
+
 def make_optimizer(
     name: str, model: torch.nn.Module, lr: float, lr_decay: float, weight_decay: float, momentum: float = 0.0
 ) -> torch.optim.Optimizer:
@@ -186,18 +191,15 @@ def over_processes(loss_function: Loss) -> Loss:
 
 
 @torch.inference_mode()
-def evaluate(  # noqa: PLR0913 (the last ones by keyword)
+def predict_all(
     model: torch.nn.Module,
-    dataset: WindowDataset,
+    windows: WindowDataset,
     batch_size: int,
-    device: torch.device,
-    loss_function: Loss | None = None,
     bfloat16: bool = False,
-    *,
     accelerator: Accelerator | None = None,
     progress: str | None = None,
-) -> tuple[dict[str, np.ndarray], float]:
-    """Predictions of all windows of `dataset` in order, and the loss of all of them (NaN without `loss_function`).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `model` in evaluation mode predicts of all windows, in their order.
 
     Parameters
     ----------
@@ -206,30 +208,33 @@ def evaluate(  # noqa: PLR0913 (the last ones by keyword)
 
     Returns
     -------
-    dict of `emotion_pred` (probabilities, shape = (N, 7)), `arousal_pred` and `valence_pred` (shape = (N,)), float32
-
-    Raises
-    ------
-    NonFinite : a prediction or the loss is not finite
+    log-probabilities of the emotions, shape = (N, 7), arousal and valence, shape = (N, 1), float32, on its device
     """
     model.eval()
     return_freed_memory()  # one or two GB of training, on a CPU
-    batches = torch.arange(len(dataset)).split(batch_size)
+    device, batches = next(model.parameters()).device, torch.arange(len(windows)).split(batch_size)
     several = accelerator is not None and accelerator.num_processes > 1
     own = batches
     if several:
         own = batches[accelerator.process_index :: accelerator.num_processes]
         broadcast(list(model.buffers()))  # each process has running statistics of its own batches
-    outputs: list[tuple[Tensor, ...]] = []
-    for batch in tqdm(prefetch(dataset, own, device), progress, len(own), disable=None if progress else True):
-        outputs.append((*predict(model, batch, bfloat16), *(batch.target if loss_function else ())))
+    bar = tqdm(prefetch(windows, own, device), progress, len(own), disable=None if progress else True)
+    outputs = [predict(model, batch, bfloat16) for batch in bar]
     if several:
         everyones = gather_object([[tuple(tensor.cpu() for tensor in output) for output in outputs]])
         outputs = [output for turn in zip_longest(*everyones) for output in turn if output is not None]
-    columns = [torch.cat(parts).float().to(device) for parts in zip(*outputs, strict=True)]
-    loss = loss_function(columns[:3], columns[3:]).item() if loss_function else float("nan")
-    emotion, arousal, valence = columns[0].exp(), columns[1][:, 0], columns[2][:, 0]
-    arrays = {name: t.cpu().numpy() for name, t in zip(PREDICTIONS, (emotion, arousal, valence), strict=True)}
-    if not all(np.isfinite(array).all() for array in arrays.values()) or (loss_function and not math.isfinite(loss)):
+    return tuple(torch.cat(parts).float().to(device) for parts in zip(*outputs, strict=True))
+
+
+def to_arrays(prediction: tuple[Tensor, Tensor, Tensor]) -> dict[str, np.ndarray]:
+    """The predictions of `predict_all` by the names in `PREDICTIONS`.
+
+    They are float32: probabilities, shape = (N, 7), arousal and valence, shape = (N,). Raises `NonFinite` where a value
+    is infinite or not a number.
+    """
+    emotion, arousal, valence = prediction
+    columns = emotion.exp(), arousal[:, 0], valence[:, 0]
+    arrays = {name: column.cpu().numpy() for name, column in zip(PREDICTIONS, columns, strict=True)}
+    if not all(np.isfinite(array).all() for array in arrays.values()):
         raise NonFinite("the model predicts values that are not finite")
-    return arrays, loss
+    return arrays

@@ -1,4 +1,4 @@
-"""Statistics of batch norm: computed anew over training windows, and running ones compared with those of batches.
+"""Batch norm: its statistics computed anew over training windows, and running ones compared with those of batches.
 
 MATE's heads are Linear, ReLU, batch norm. The running variance of a unit that hardly ever fires decays to almost 0, as
 momentum .1 forgets the windows in which it did; where it fires in a test, it is multiplied by up to 1e-5^-.5 = 316.
@@ -71,20 +71,21 @@ def compute_statistics(
 
 @torch.no_grad()
 def announcement(model: MATE, windows: WindowDataset, options: argparse.Namespace) -> list[str]:
-    """The line that says what `compute_statistics` will do, and how long it takes, by the second of two batches."""
-    batches, of_batch = batches_of(windows, options, 0), OfBatch(copy.deepcopy(model), windows).train()
+    """The line about the passes of `compute_statistics` and their time, measured on the second of two batches."""
+    batches = batches_of(windows, options, 0)[: math.ceil(options.bn_windows / options.batch_size)]
+    of_batch = OfBatch(copy.deepcopy(model), windows).train()
     for indices in batches[:2]:
         began = time.monotonic()
         batch = windows.batch(indices[:: n_processes()]).to(next(model.parameters()).device)
         of_batch(batch)[0].sum().item()  # waits for a GPU
-    n = min(len(batches), math.ceil(options.bn_windows / options.batch_size))
-    line = f"{'batch norm:':<12}statistics of {n * options.batch_size:,} training windows, computed before each "
-    return [f"{line}validation and the test, each time in about {math.ceil(n * (time.monotonic() - began))} s"]
+    seconds, n = math.ceil(len(batches) * (time.monotonic() - began)), len(batches) * options.batch_size
+    line = f"{'batch norm:':<12}statistics of {n:,} training windows, computed before each validation and the test, "
+    return [f"{line}each time in about {seconds} s"]
 
 
 @torch.no_grad()
 def compare_statistics(model: MATE, windows: WindowDataset, options: argparse.Namespace) -> dict[str, Any]:
-    """The mean losses of training batches with running statistics and with the batches' own: keywords of `write_test`.
+    """The mean losses of training batches with running statistics and with the batches' own: facts of a test.
 
     Warns where the first is more than `LIMIT` times the second. Without a whole batch, as in a test on another corpus,
     there are no losses. Raises `NonFinite`.

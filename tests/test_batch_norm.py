@@ -7,36 +7,31 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import SMALL, only_run
+from conftest import argv_of, only_run, train
 from test_engine import dataset, small_model
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import main
-import training.statistics
+import training.batch_norm
+from training.batch_norm import batches_of, compare_statistics, compute_statistics
 from training.checkpoint import CHECKPOINT
 from training.options import make_options
-from training.statistics import batches_of, compare_statistics, compute_statistics
 from utils import read_json
 
-RUN = (*SMALL, "--modality", "text", "--test_split", "1-2", "--valid_split", "3", "--epochs", "3", "--no_pages")
+RUN = ("--epochs", "3", "--select", "last", "--no_pages")
 TRAIN = ("--bn_statistics", "train")
-
-
-def run(corpus: Path, save_path: Path, *options: str) -> Path:
-    assert main.main(["--data_path", str(corpus), "--save_path", str(save_path), *RUN, *options]) == 0
-    return only_run(save_path)
 
 
 @pytest.fixture(scope="module")
 def running(preprocessed, tmp_path_factory) -> Path:
     """The folder of a run with running statistics; read only."""
-    return run(preprocessed, tmp_path_factory.mktemp("running"))
+    return train("text", preprocessed, tmp_path_factory.mktemp("running"), *RUN)
 
 
 @pytest.fixture(scope="module")
 def anew(preprocessed, tmp_path_factory) -> Path:
     """The folder of the same run with statistics of training windows; read only."""
-    return run(preprocessed, tmp_path_factory.mktemp("anew"), *TRAIN)
+    return train("text", preprocessed, tmp_path_factory.mktemp("anew"), *RUN, *TRAIN)
 
 
 def mend(folder: Path, *options: str) -> Path:
@@ -122,10 +117,10 @@ def test_a_run_that_is_killed_in_the_pass_resumes_to_the_same_bytes(anew, prepro
             raise KeyboardInterrupt
         return predict(*_)
 
-    predict = training.statistics.predict
+    predict = training.batch_norm.predict
     monkeypatch.setattr(main, "SAVE_SECONDS", 0)
-    monkeypatch.setattr(training.statistics, "predict", kill)
-    argv = ["--data_path", str(preprocessed), "--save_path", str(tmp_path), *RUN, *TRAIN]
+    monkeypatch.setattr(training.batch_norm, "predict", kill)
+    argv = argv_of("text", preprocessed, tmp_path, *RUN, *TRAIN)
     assert main.main(argv) == 130
     folder = only_run(tmp_path)
     assert (folder / CHECKPOINT).exists()
