@@ -17,12 +17,11 @@ import matplotlib
 import pandas as pd
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 from tqdm import tqdm
 
 from constants import EMOTIONS
-from metric import AFFECT, HEADINGS, confusion_matrix
+from metric import HEADINGS, confusion_matrix
 from reports import plots
 from reports.compare import Windows
 from reports.dialogues import write_page
@@ -39,7 +38,7 @@ def write_report(folder: Path, entries: pd.DataFrame, settings: dict[str, Any], 
     listed as missing. `settings` are the options that all runs share; the files of a table name those that are not as
     in `defaults`.
     """
-    entries, windows, histories = read_finished(entries)
+    entries, windows = read_finished(entries)
     runs, sections = entries[entries["folder"].notna()], []
     corpora, warning = describe_corpora(runs)
     changed = ", ".join(f"--{name} {value}" for name, value in settings.items() if value != defaults.get(name, value))
@@ -51,7 +50,7 @@ def write_report(folder: Path, entries: pd.DataFrame, settings: dict[str, Any], 
         section["missing"] = [*(missing["label"] + ": " + missing["error"])]
         section["links"] = dict(zip(finished["label"], links, strict=True))
         write_table(folder, section, corpora, warning)
-        sections.append(section | show_section(section, own, windows, histories))
+        sections.append(section | show_section(section, own, windows))
     machines = pd.DataFrame([*runs.drop_duplicates("folder")["environment"]]).items()
     parts = {
         "sections": sections,
@@ -67,24 +66,23 @@ def write_report(folder: Path, entries: pd.DataFrame, settings: dict[str, Any], 
     write_page(folder / "index.html", "page.html", "sort.js", parts)
 
 
-def read_finished(entries: pd.DataFrame) -> tuple[pd.DataFrame, Windows, dict[Path, pd.DataFrame]]:
-    """The entries, and by folder the windows and the history of each finished run.
+def read_finished(entries: pd.DataFrame) -> tuple[pd.DataFrame, Windows]:
+    """The entries, and by folder the windows of each finished run.
 
     Entries of damaged runs lose their folder. All get a `label`, and the `whole_corpus` that a run was made from.
     """
-    windows, histories, errors = {}, {}, {}
+    windows, errors = {}, {}
     for folder in entries["folder"].dropna().unique():
         try:
             windows[folder] = read_windows(folder)
-            histories[folder] = pd.read_csv(folder / "history.csv").astype({"epoch": int, "train_loss": float})
-        except (InputError, OSError, ValueError, KeyError) as error:
-            errors[folder] = f"{folder}: predictions.csv or history.csv cannot be read: {error}"
+        except InputError as error:
+            errors[folder] = str(error)
     texts = [errors.get(folder, error) for folder, error in zip(entries["folder"], entries["error"], strict=True)]
     entries = entries.assign(error=texts, folder=entries["folder"].where(~entries["folder"].isin([*errors])))
     known = [whole_corpus(row) if row["folder"] in windows else None for _, row in entries.iterrows()]
     unlike = [row["unlike"] or other_encoder(row) for _, row in entries.iterrows()]
     labels = [f"{e.role}, {e.row}, sessions {e.test}, seed {e.seed}" for e in entries.itertuples()]
-    return entries.assign(whole_corpus=known, label=labels, unlike=unlike), windows, histories
+    return entries.assign(whole_corpus=known, label=labels, unlike=unlike), windows
 
 
 def describe_corpora(runs: pd.DataFrame) -> tuple[str, str]:
@@ -102,23 +100,21 @@ def describe_corpora(runs: pd.DataFrame) -> tuple[str, str]:
 # A table on the page
 
 
-def show_section(section: dict, entries: pd.DataFrame, windows: Windows, histories: dict) -> dict[str, Any]:
+def show_section(section: dict, entries: pd.DataFrame, windows: Windows) -> dict[str, Any]:
     """What page.html shows of a table beside what `make_table` returns."""
     runs = entries[entries["folder"].notna()]
     figures = (section["figures"][0], "ccc_arousal", "ccc_valence", "F1")
     shown = {"tables": {heading: html_table(texts) for heading, texts in section["texts"].items()}}
-    shown |= {"maps": heat_maps(entries, figures), "plots": {}, "details": {}}
+    shown |= {"maps": heat_maps(entries, figures), "plots": [], "confusions": {}}
     with matplotlib.rc_context(plots.PLOT_STYLE):
-        if len(runs):
-            shown["plots"] = draw_figures(section["numbers"][""], entries, figures) | draw_curves(entries, histories)
-        for (role, row), folders in runs.groupby(["role", "row"], sort=False)["folder"]:
-            rows = pd.concat([windows[folder] for folder in folders])
-            counts = pd.DataFrame(confusion_matrix(rows), index=EMOTIONS, columns=EMOTIONS)
-            drawn = [plots.plot_affect(name, rows[f"pred_{name}"], rows[f"true_{name}"]) for name in AFFECT]
-            shown["details"][f"{role}, {row}: {len(rows):,} windows of {count(len(folders), 'run')}"] = {
-                "confusion": heat_map(counts, counts.div(counts.sum(axis=1).clip(lower=1), axis=0)),
-                "scatters": [inline_svg(figure, f"{role}, {row}") for figure in drawn],
-            }
+        for name in figures if len(runs) else ():
+            figure = plots.plot_figures(name, section["numbers"][""], runs)
+            shown["plots"].append(inline_svg(figure, f"{HEADINGS[name]} of every run"))
+    for (role, row), folders in runs.groupby(["role", "row"], sort=False)["folder"]:
+        rows = pd.concat([windows[folder] for folder in folders])
+        counts = pd.DataFrame(confusion_matrix(rows), index=EMOTIONS, columns=EMOTIONS)
+        title = f"{role}, {row}: {len(rows):,} windows of {count(len(folders), 'run')}"
+        shown["confusions"][title] = heat_map(counts, counts.div(counts.sum(axis=1).clip(lower=1), axis=0))
     return shown
 
 
@@ -154,43 +150,9 @@ def heat_maps(entries: pd.DataFrame, figures: Sequence[str]) -> dict[str, Styler
     return maps
 
 
-def draw_figures(table: pd.DataFrame, entries: pd.DataFrame, figures: Sequence[str]) -> dict[str, list[Markup]]:
-    """The figures of every run, a line for each role, row and test split, under their caption."""
-    key, svgs = ["role", "row", "test"], []
-    lines = [*entries.groupby(key, sort=False)]
-    labels = [" ".join(place) for place, _ in lines]
-    rows = table.set_index(key).loc[[place for place, _ in lines]]
-    for name in figures:
-        values = [own[name].dropna().to_numpy() for _, own in lines]
-        intervals = rows[[f"{name}_low", f"{name}_high"]].to_numpy()
-        others = (rows[column].to_numpy() for column in (f"{name}_published", "majority_f1"))
-        figure = plots.plot_figures(name, labels, values, intervals, *others)
-        svgs.append(inline_svg(figure, f"{HEADINGS[name]} of every run"))
-    caption = "Dots: runs; bar: 95% interval over dialogues of their mean (of F1 over all windows at once); diamond: "
-    return {caption + "published; dashed: always predicting the most frequent training label (F1).": svgs}
-
-
-def draw_curves(entries: pd.DataFrame, histories: dict[Path, pd.DataFrame]) -> dict[str, list[Markup]]:
-    """The losses by epoch and the F1 by emotion, a figure of each for each role, under their captions."""
-    rows, losses, classes = entries["row"].unique(), [], []
-    for role, own in entries[entries["folder"].notna()].groupby("role", sort=False):
-        curves = {row: [histories[folder] for folder in own.loc[own["row"] == row, "folder"]] for row in rows}
-        means = own.groupby("row")[[f"F1_{emotion}" for emotion in EMOTIONS]].mean().reindex(rows)
-        losses.append(inline_svg(plots.plot_losses(curves), f"Loss by epoch, {role}", rows))
-        classes.append(inline_svg(plots.plot_classes(means.set_axis(EMOTIONS, axis=1)), f"F1 by emotion, {role}", rows))
-    return {
-        "Training loss by epoch, a line per run; dotted: validation loss.": losses,
-        "F1 by emotion, mean over runs.": classes,
-    }
-
-
-def inline_svg(figure: Figure, title: str, labels: Sequence[str] = ()) -> Markup:
-    """`figure` as an SVG element with the page's colour of text, and a legend of `labels` as `plots.line_style`."""
+def inline_svg(figure: Figure, title: str) -> Markup:
+    """`figure` as an SVG element with the page's colour of text."""
     figure.axes[0].set_title(title, fontsize=9)
-    if len(labels):
-        handles = [Line2D([], [], label=label, **plots.line_style(number)) for number, label in enumerate(labels)]
-        figure.set_figheight(figure.get_figheight() + 0.16 * len(labels))
-        figure.legend(handles=handles, loc="outside lower left", fontsize=8, frameon=False)
     buffer = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # missing from matplotlib's font: the browser has others

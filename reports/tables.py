@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from constants import EMOTIONS
 from corpora.corpus import corpus_by_name
 from metric import BATCH_FIGURES, HEADINGS, MAIN_FIGURES, WHOLE_FIGURES, bootstrap, dialogue_sums
 from reports.compare import Windows, compare_with_baseline, format_spread, to_markdown
@@ -17,7 +18,8 @@ from reports.published import KNOWN, describe_others, find_published
 from reports.result import LABELS, format_difference, format_interval
 from utils import atomic_write, write_csv
 
-FIGURE_COLUMNS = [*KNOWN, "majority_f1"]
+BY_EMOTION = {f"F1_{emotion}": emotion for emotion in EMOTIONS}
+FIGURE_COLUMNS = [*KNOWN, "majority_f1", *BY_EMOTION]
 COUNTS = {"n": "windows", "n_single_label": "single_label", "dialogues": "dialogues"}
 LEGEND = (
     "Mean ± standard deviation over seeds; in a mean of folds, ± that over seeds of the mean over folds, and ± that "
@@ -49,6 +51,8 @@ def make_table(entries: pd.DataFrame, windows: Windows, published: pd.DataFrame)
         texts[f"Difference of each row from {baseline}"] = format_differences(differences)
     if len(parts):
         texts["By dialogue and sentence"] = format_parts(parts)
+        by_emotion = table[[*BY_EMOTION]].map(format_value).rename(columns=BY_EMOTION)
+        texts["F1 by emotion"] = table[["role", "row", "test"]].join(by_emotion)
     section = {"name": name, "title": f"Table {name}: {title}" if name[0].isdigit() else title, "figures": figures}
     section |= {"numbers": {"": table, "_differences": differences, "_parts": parts}, "texts": texts}
     return section | {"notes": [*notes, *describe_others(published, entries)]}
@@ -93,7 +97,7 @@ def summarise_folds(entries: pd.DataFrame, windows: Windows, published: pd.DataF
         else {"test": f"mean of {n_folds} folds", "folds": len(by_fold)}
     )
     counts = {"runs": len(done), "wanted": len(entries), **whole.astype(float).sum(min_count=1).rename(COUNTS)}
-    return place | counts | columns | {"majority_f1": mean["majority_f1"]}
+    return place | counts | columns | mean[["majority_f1", *BY_EMOTION]].to_dict()
 
 
 def summarise_parts(entries: pd.DataFrame) -> pd.DataFrame:

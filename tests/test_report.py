@@ -10,7 +10,7 @@ import pytest
 from run_folders import BATCH, figures_of, make_run
 
 from corpora.corpus import KEMDY19
-from metric import HEADINGS, WHOLE_FIGURES, batch_figures, bootstrap, dialogue_sums, with_prediction
+from metric import HEADINGS, WHOLE_FIGURES, batch_figures, bootstrap, class_figures, dialogue_sums, with_prediction
 from reports.page import describe_corpora, read_finished, write_report
 from reports.published import published_beside, read_published
 from reports.runs import read_runs, read_windows
@@ -34,7 +34,7 @@ def entries_of(exp: Path, tables: dict[str, Table], seeds: int | None = None, **
 
 def section_of(entries: pd.DataFrame, data_path: Path = NO_CORPUS) -> dict:
     """The only table of `entries`, without files and plots."""
-    entries, windows, _ = read_finished(entries)
+    entries, windows = read_finished(entries)
     runs = entries[entries["folder"].notna()]
     return make_table(entries, windows, published_beside(entries["table"].iloc[0], runs, data_path))
 
@@ -88,12 +88,13 @@ def test_rows_are_means_over_seeds_and_folds_of_what_the_predictions_give(report
     assert table[["runs", "wanted"]].T.values.tolist() == [[2, 2, 0, 0, 0, 4], [2, 2, 2, 2, 2, 10]]
     assert table["windows"].fillna(0).tolist() == [96, 96, 0, 0, 0, 192]
     assert table["dialogues"].fillna(0).tolist() == [16, 16, 0, 0, 0, 32]
-    by_run, sums, columns = {}, {"1-4": [], "5-8": []}, [*WHOLE_FIGURES, "F1", "majority_f1"]
+    by_run, sums, columns = {}, {"1-4": [], "5-8": []}, [*WHOLE_FIGURES, "F1", "majority_f1", "F1_happy"]
     for run in entries[(entries["table"] == "3.2") & entries["folder"].notna()].itertuples():
         rows = read_windows(run.folder)
         ordered = rows.loc[pd.read_csv(run.folder / "predictions.csv")["segment_id"]]
         by_batch = [batch_figures(some, 1, BATCH)[:, 2] for some in (ordered, with_prediction(ordered, "neutral"))]
-        by_run[run.test, run.seed] = [*figures_of(rows)[:5], *np.mean(by_batch, axis=1)]
+        happy = class_figures(rows)["happy"]["f1-score"]
+        by_run[run.test, run.seed] = [*figures_of(rows)[:5], *np.mean(by_batch, axis=1), happy]
         sums[run.test].append(dialogue_sums(rows))
     values = pd.DataFrame(by_run, index=columns).T
     by_fold, by_seed = values.groupby(level=0).mean(), values.groupby(level=1).mean()
@@ -165,7 +166,7 @@ def test_they_stand_beside_runs_on_the_whole_of_kemdy19_alone(data, shown, tmp_p
     entries = entries_of(tmp_path / "exp", {"3.6": TABLES["3.6"]})
     table = section_of(entries)["numbers"][""]
     assert table["F1_published"].notna().tolist() == [shown] * 4
-    finished, *_ = read_finished(entries)
+    finished, _ = read_finished(entries)
     assert (describe_corpora(finished[finished["folder"].notna()])[1] == "") == shown
 
 
@@ -222,11 +223,11 @@ def test_of_kemdy20_macro_f1_comes_first_and_what_others_reached_stands_with_its
 def test_a_damaged_run_is_listed_with_its_file_and_the_others_are_reported(exp, tmp_path):
     shutil.copytree(exp, tmp_path / "exp")
     damaged = entries_of(tmp_path / "exp", {"3.2": TABLES["3.2"]})["folder"][0]
-    (damaged / "history.csv").write_text("no history")
+    (damaged / "predictions.csv").write_text("no predictions")
     folder = write(tmp_path / "report", entries_of(tmp_path / "exp", {"3.2": TABLES["3.2"]}))
     assert pd.read_csv(folder / "3.2.csv")["runs"].tolist() == [0, 1, 0, 0, 0, 1]
     (line,) = [line for line in (folder / "3.2.md").read_text("utf-8").splitlines() if "sessions 1-4, seed 0" in line]
-    assert {part for part in (str(damaged), "history.csv") if part not in line} == set()
+    assert {part for part in (str(damaged), "predictions.csv") if part not in line} == set()
 
 
 # Files

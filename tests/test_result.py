@@ -20,7 +20,7 @@ from metric import (
     published_figures,
     with_prediction,
 )
-from reports.plots import plot_affect, plot_classes, plot_confusion, plot_figures, plot_loss_curve
+from reports.plots import plot_confusion, plot_figures, plot_loss_curve
 from reports.predictions import look_up, predictions_table, read_predictions, write_predictions
 from reports.result import (
     LABELS,
@@ -241,16 +241,15 @@ def test_a_model_is_better_where_the_interval_over_dialogues_is_above_zero(rows)
         assert verdict({"overall": {"majority_label": "neutral"}} | found).startswith(f"verdict: {words}")
 
 
-def test_plots_draw_what_they_are_given(rows):
+def test_plots_draw_what_they_are_given():
     history = [{"epoch": 1, "train_loss": 2.0, "valid_loss": 2.5}, {"epoch": 2, "train_loss": 1.0, "valid_loss": 2.4}]
     training, validation = plot_loss_curve(history).axes[0].lines
     np.testing.assert_allclose([training.get_ydata(), validation.get_ydata()], [[2.0, 1.0], [2.5, 2.4]])
-    bounds, nothing = [(np.nan, np.nan), (0.1, 0.2)], [np.nan, 0.674]
-    axes = plot_figures("F1", ["a", "b"], [[0.1, 0.3], [0.2]], bounds, nothing, [0.5, 0.4]).axes[0]
-    assert [[*line.get_xdata()] for line in axes.lines if line.get_marker() == "o"] == [[0.1, 0.3], [0.2]]
-    assert [[0.1, 1], [0.2, 1]] in [bar.get_segments()[0].tolist() for bar in axes.collections]
-    classes = pd.DataFrame(np.arange(14).reshape(2, 7) / 14, columns=EMOTIONS)
-    np.testing.assert_allclose([line.get_xdata() for line in plot_classes(classes).axes[0].lines], classes)
-    axes = plot_affect("arousal", rows["pred_arousal"], rows["true_arousal"]).axes[0]
-    np.testing.assert_allclose(axes.collections[0].get_offsets()[:, 0], rows["true_arousal"])
-    assert f"{ccc(rows['pred_arousal'], rows['true_arousal']):.3f}" in axes.texts[0].get_text()
+    key = {"role": "speaker", "test": "1-4"}
+    entries = pd.DataFrame([key | {"row": row, "F1": f1} for row, f1 in (("a", 0.1), ("b", 0.2), ("a", 0.3))])
+    table = pd.DataFrame({"row": ["a", "b"], "F1_low": [np.nan, 0.1], "F1_high": [np.nan, 0.2]}).assign(**key)
+    axes = plot_figures("F1", table.assign(F1_published=[np.nan, 0.674], majority_f1=0.5), entries).axes[0]
+    dots, published = axes.lines
+    assert [*zip(*dots.get_data(), strict=True)] == [(0.1, 0), (0.2, 1), (0.3, 0)]
+    assert published.get_xdata()[1] == 0.674
+    assert axes.collections[0].get_segments()[0].tolist() == [[0.1, 1], [0.2, 1]]
