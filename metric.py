@@ -75,7 +75,8 @@ def figures_of_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
 
     Accuracy, balanced accuracy, macro and weighted F1 are over the windows with one majority label, NaN without any;
     macro F1 is the mean over the emotions that occur as a label or as a prediction, balanced accuracy over those that
-    occur as a label. `F1` is the published one, of precision@1 and recall@1. CCC is that of `ccc`.
+    occur as a label. `F1` is the published one, of precision@1 and recall@1. CCC is the concordance correlation
+    coefficient (Lin 1989) with population variances, 0 if the predictions or the targets are constant.
     """
     hits, true, predicted = np.split(sums[..., -3 * N_EMOTIONS :], 3, axis=-1)
     f1_by_class, n_single = 2 * hits / np.maximum(true + predicted, 1), true.sum(axis=-1)
@@ -122,14 +123,6 @@ def class_figures(rows: pd.DataFrame) -> dict[str, dict[str, float] | float]:
     means = {"macro avg": table.mean(), "weighted avg": table.mul(table["support"], axis=0).sum() / total}
     averages = {name: mean.to_dict() | {"support": total} for name, mean in means.items()}
     return table.to_dict("index") | {"accuracy": float(hits.sum() / total)} | averages
-
-
-def ccc(prediction: np.ndarray, target: np.ndarray) -> float:
-    """Concordance correlation coefficient (Lin 1989) with population variances; 0 if either array is constant."""
-    p, t = np.asarray(prediction, dtype=np.float64).ravel(), np.asarray(target, dtype=np.float64).ravel()
-    if np.ptp(p) == 0 or np.ptp(t) == 0:
-        return 0.0
-    return float(2 * np.cov(p, t, bias=True)[0, 1] / (p.var() + t.var() + (p.mean() - t.mean()) ** 2))
 
 
 def f1(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
@@ -239,12 +232,10 @@ def bootstrap(folds: Sequence[np.ndarray], n_resamples: int = RESAMPLES, seed: i
         bias = ndtri(((resampled < value).mean(axis=0) + (resampled <= value).mean(axis=0)) / 2)
         z, acceleration = bias + ndtri(tails), cubes / squares**1.5 / 6
         levels = ndtr(bias + z / (1 - acceleration * z))
-    same = np.ptp(resampled, axis=0) == 0
-    defined = np.isfinite(levels).all(axis=0) & ~same
+    defined = np.isfinite(levels).all(axis=0)
     levels = np.where(defined, levels, tails)
     found[["low", "high"]] = [np.quantile(of_figure, at) for of_figure, at in zip(resampled.T, levels.T, strict=True)]
-    found["method"] = np.select([same, defined], ["the same in all resamples", "BCa"], "percentile")
-    return found
+    return found.assign(method=np.where(defined, "BCa", "percentile"))
 
 
 def fleiss_kappa(shares: np.ndarray, n_raters: int = N_RATERS) -> float:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
-import re
-import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +12,6 @@ from urllib.parse import quote
 
 import matplotlib
 import pandas as pd
-from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 from tqdm import tqdm
 
@@ -104,25 +99,17 @@ def show_section(section: dict, entries: pd.DataFrame, windows: Windows) -> dict
     """What page.html shows of a table beside what `make_table` returns."""
     runs = entries[entries["folder"].notna()]
     figures = (section["figures"][0], "ccc_arousal", "ccc_valence", "F1")
-    shown = {"tables": {heading: html_table(texts) for heading, texts in section["texts"].items()}}
-    shown |= {"maps": heat_maps(entries, figures), "plots": [], "confusions": {}}
+    shown = {"maps": heat_maps(entries, figures), "plots": {}, "confusions": {}}
     with matplotlib.rc_context(plots.PLOT_STYLE):
         for name in figures if len(runs) else ():
             figure = plots.plot_figures(name, section["numbers"][""], runs)
-            shown["plots"].append(inline_svg(figure, f"{HEADINGS[name]} of every run"))
+            shown["plots"][f"{HEADINGS[name]} of every run"] = plots.svg_url(figure)
     for (role, row), folders in runs.groupby(["role", "row"], sort=False)["folder"]:
         rows = pd.concat([windows[folder] for folder in folders])
         counts = pd.DataFrame(confusion_matrix(rows), index=EMOTIONS, columns=EMOTIONS)
         title = f"{role}, {row}: {len(rows):,} windows of {count(len(folders), 'run')}"
         shown["confusions"][title] = heat_map(counts, counts.div(counts.sum(axis=1).clip(lower=1), axis=0))
     return shown
-
-
-def html_table(texts: pd.DataFrame) -> Markup:
-    """A table of text, in which **...** is bold, as HTML."""
-    styler = Styler(texts, uuid="", cell_ids=False).hide(axis="index").format(escape="html")
-    text = styler.format_index(escape="html", axis="columns").to_html(table_attributes='class="sortable"')
-    return Markup(re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", text))
 
 
 def heat_map(values: pd.DataFrame, shades: pd.DataFrame) -> Styler:
@@ -148,16 +135,3 @@ def heat_maps(entries: pd.DataFrame, figures: Sequence[str]) -> dict[str, Styler
             title = f"{HEADINGS[name]}, {role}: {down.name} (down), {across.name} (across)"
             maps[title] = heat_map(means, means).highlight_max(axis=None, props="font-weight: bold; outline: 2px solid")
     return maps
-
-
-def inline_svg(figure: Figure, title: str) -> Markup:
-    """`figure` as an SVG element with the page's colour of text."""
-    figure.axes[0].set_title(title, fontsize=9)
-    buffer = io.StringIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # missing from matplotlib's font: the browser has others
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(plots.TEXT_INK, "currentColor")
-    svg = re.sub(r'(\bid="|\burl\(#|href="#)', rf"\g<1>plot{zlib.crc32(svg.encode())}-", svg)
-    return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,10 +19,8 @@ from utils import atomic_write
 
 # At least 3:1 against both pages, white and #111, of WCAG 2's contrast; after Okabe and Ito (2008)
 BLUE, ORANGE, GREY = "#1a7fc4", "#d55e00", "#767676"
-TEXT_INK = "#010203"  # stands for the colour of the page's text, which is light or dark
-INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
-PLOT_STYLE = dict.fromkeys(INKED, TEXT_INK) | {"font.size": 9, "grid.alpha": 0.15, "grid.linewidth": 0.6}
-PLOT_STYLE |= {"axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False}
+PLOT_STYLE = {"axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False}
+PLOT_STYLE |= {"font.size": 9, "grid.color": "#dddddd", "grid.linewidth": 0.6}
 PLOT_STYLE |= {"svg.fonttype": "none", "svg.hashsalt": "mate"}  # the same file from the same runs
 PLOT_STYLE |= {"text.parse_math": False}  # a row's label is not a formula
 
@@ -27,6 +28,15 @@ PLOT_STYLE |= {"text.parse_math": False}  # a row's label is not a formula
 def save_figure(figure: Figure, path: Path) -> None:
     with atomic_write(path, "wb") as file:
         figure.savefig(file, format="png")
+
+
+def svg_url(figure: Figure) -> str:
+    """`figure` as an SVG in a URL, on the background of the page."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # missing from matplotlib's font: the browser has others
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def new_axes(width: float, height: float, **settings: object) -> Axes:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from windows import ccc
 
 from loss import ccc_loss, class_balanced_weights, make_loss
-from metric import ccc
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 import sklearn.metrics as sk
-from windows import make_rows
+from windows import ccc, make_rows
 
 from constants import EMOTIONS
 from metric import (
@@ -13,7 +13,6 @@ from metric import (
     PROBABILITIES,
     batch_figures,
     bootstrap,
-    ccc,
     class_figures,
     confusion_matrix,
     dialogue_sums,
@@ -77,9 +76,11 @@ def test_ccc_is_the_published_one_and_zero_of_a_constant(windows, reference):
     expected = reference("metric.json")["ccc"]
     assert ccc(windows["pred_arousal"], windows["true_arousal"]) == pytest.approx(expected, abs=1e-12)
     assert figures(windows)["ccc_arousal"] == pytest.approx(expected, abs=1e-7)  # float32
-    target = np.linspace(1, 5, 9)
-    assert ccc(np.full(9, 3.3, dtype=np.float32), target) == ccc(target, np.full(9, 3.0)) == 0
-    assert (ccc(target, target), ccc(6 - target, target)) == (pytest.approx(1), pytest.approx(-1))
+    target, rows = np.linspace(1, 5, 9), make_rows()[:9]
+    pairs = ((np.full(9, 3.3), target, 0), (target, np.full(9, 3.0), 0), (target, target, 1), (6 - target, target, -1))
+    for prediction, truth, value in pairs:
+        found = figures(rows.assign(pred_valence=prediction, true_valence=truth))["ccc_valence"]
+        assert found == pytest.approx(value, abs=1e-6)
 
 
 @pytest.mark.parametrize("change", ["none", "one emotion is never true", "one is never predicted", "constant valence"])

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from windows import make_arrays, make_rows, make_utterances
+from windows import ccc, make_arrays, make_rows, make_utterances
 
 from constants import EMOTIONS
 from corpora.utterances import SHARES
@@ -14,7 +14,6 @@ from metric import (
     PROBABILITIES,
     WHOLE_FIGURES,
     batch_figures,
-    ccc,
     confusion_matrix,
     figures,
     published_figures,

@@ -10,6 +10,14 @@ from reports.predictions import predictions_table
 TEXTS = ("나는 안 간다.", "응", "", "b/ 그래 알았어, 응!", "처음 듣는 말 {}")
 
 
+def ccc(prediction, target):
+    """The concordance correlation coefficient of two arrays, from numpy's variances; 0 if either is constant."""
+    p, t = np.asarray(prediction, dtype=np.float64).ravel(), np.asarray(target, dtype=np.float64).ravel()
+    if np.ptp(p) == 0 or np.ptp(t) == 0:
+        return 0.0
+    return float(2 * np.cov(p, t, bias=True)[0, 1] / (p.var() + t.var() + (p.mean() - t.mean()) ** 2))
+
+
 def make_utterances(sessions=(1, 2), dialogues=2, windows=8, seed=0, corpus="KEMDy19"):
     """A table as `read_utterances` returns it: in each session `dialogues` scripted and as many improvised ones."""
     kinds = ("script", "impro") if corpus == "KEMDy19" else ("script",)
