@@ -30,15 +30,10 @@ ROLE_LOOKS = {"speaker": ("#0072B2", -2), "listener": ("#E69F00", 2)}  # colour,
 
 
 def use_style() -> None:
-    """Set how all figures look."""
+    """Set how all figures look; tables are shown whole."""
+    pd.set_option("display.max_rows", None, "display.max_colwidth", None)
     plt.rcParams.update({"figure.constrained_layout.use": True, "figure.facecolor": "white", "figure.dpi": 80})
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
-
-
-def listing(table: pd.DataFrame, name: str) -> pd.io.formats.style.Styler:
-    """A table of texts, left-aligned; with an HTML id of its own: a random one would differ at every execution."""
-    left_aligned = [{"selector": "th, td", "props": "text-align: left; white-space: pre-wrap"}]
-    return table.style.format(escape="html").set_table_styles(left_aligned).set_uuid(name)
 
 
 def add_agreement(table: pd.DataFrame) -> pd.DataFrame:
@@ -51,7 +46,7 @@ def add_agreement(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(emotion=emotion, agreement=soft.max(axis=1), entropy=entropy(soft, base=2, axis=1))
 
 
-def plot_counts(tables: Mapping[str, pd.DataFrame]) -> pd.io.formats.style.Styler:
+def plot_counts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Draw the labels of each session, by role; returns the counts."""
     by_role = {role: pd.crosstab(table["session"], table["emotion"], dropna=False) for role, table in tables.items()}
     counts = pd.concat(by_role, axis=1, names=["role"])
@@ -63,11 +58,8 @@ def plot_counts(tables: Mapping[str, pd.DataFrame]) -> pd.io.formats.style.Style
     panels[0, 0].invert_yaxis()
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(LABELS))
     plt.show()
-    shaded = pd.IndexSlice[counts.index, :]
     counts.loc["all"] = counts.sum()
-    centred = [{"selector": ".col_heading.level0", "props": "text-align: center"}]
-    style = counts.style.background_gradient("Blues", axis=None, subset=shaded)
-    return style.set_table_styles(centred).set_uuid("counts")
+    return counts
 
 
 def plot_agreement(tables: Mapping[str, pd.DataFrame]) -> None:
@@ -183,7 +175,7 @@ def clean_all(transcripts: Mapping[str, str]) -> pd.DataFrame:
     return pd.DataFrame({"raw": raw, "cleaned": raw.map(clean_transcript)})
 
 
-def examples_of_marks(transcripts: pd.DataFrame) -> pd.io.formats.style.Styler:
+def examples_of_marks(transcripts: pd.DataFrame) -> pd.DataFrame:
     """How often each of the twenty commonest marks is in a transcript, and the first one with it, raw and cleaned."""
     changed = transcripts[transcripts["raw"] != transcripts["cleaned"]]
     empty = (transcripts["cleaned"] == "").sum()
@@ -195,11 +187,10 @@ def examples_of_marks(transcripts: pd.DataFrame) -> pd.io.formats.style.Styler:
     found = found.str.replace(r"[가-힣\d.,?!]", "", regex=True).replace("", "spaces")
     by_markup = changed.groupby(found).first()
     by_markup.insert(0, "transcripts", found.value_counts())
-    by_markup = by_markup.nlargest(20, "transcripts").reset_index()
-    return listing(by_markup, "marks").hide()
+    return by_markup.nlargest(20, "transcripts")
 
 
-def plot_dialogue(table: pd.DataFrame, transcripts: pd.DataFrame, number: int) -> pd.io.formats.style.Styler:
+def plot_dialogue(table: pd.DataFrame, transcripts: pd.DataFrame, number: int) -> pd.DataFrame:
     """Draw arousal and valence over dialogue `number`, from 0, its labels as colours; returns what was said."""
     names = list(dict.fromkeys(table["dialogue"]))
     own = table[table["dialogue"] == names[number % len(names)]].reset_index(drop=True)
@@ -218,7 +209,7 @@ def plot_dialogue(table: pd.DataFrame, transcripts: pd.DataFrame, number: int) -
     listed = pd.DataFrame({"who": own["speaker"], "said": said, "label": own["emotion"].astype(str)})
     listed["agree"] = own["agreement"].map("{:.0%}".format)
     listed.index += 1
-    return listing(listed, "dialogue")
+    return listed
 
 
 def plot_windows(table: pd.DataFrame, ws: int) -> None:
@@ -259,9 +250,6 @@ def plot_folds(table: pd.DataFrame, folds: Sequence[Sequence[int]]) -> pd.DataFr
     balance = pd.DataFrame([labels.value_counts(sort=False) for labels in of_fold], names)
     share = balance.div(balance.sum(axis=1).clip(lower=1), axis=0) * 100
     axes = share.plot.barh(stacked=True, width=0.8, color=COLOURS, figsize=(11, 3.6))
-    for label, bars in zip(LABELS, axes.containers, strict=True):
-        percent = [f"{width:.0f}" if width >= 2.5 else "" for width in bars.datavalues]
-        axes.bar_label(bars, percent, label_type="center", color="white" if label in ("sad", "neutral") else "black")
     axes.set(title="Labels in the test sessions of each fold, speakers", xlabel="utterances (%)", xlim=(0, 100))
     axes.invert_yaxis()
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))

@@ -60,7 +60,7 @@ def test_the_figures_are_drawn_of_kemdy20(preprocessed20, monkeypatch):
     corpus = corpus_of(preprocessed20)
     table = figures.add_agreement(read_utterances(preprocessed20, "speaker"))
     figures.plot_agreement({"speaker": table})
-    assert figures.plot_counts({"speaker": table}).data.loc["all"].sum() == len(table)
+    assert figures.plot_counts({"speaker": table}).loc["all"].sum() == len(table)
     assert [*figures.plot_folds(table, corpus.folds).index][1] == "fold 2: sessions 9-16"
 
 
