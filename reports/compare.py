@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 import metric
 from metric import HEADINGS, MAIN_FIGURES, WHOLE_FIGURES
-from reports.result import format_difference
+from reports.result import format_difference, format_interval
 from reports.runs import TRUTH, read_windows
 from utils import InputError
 
@@ -83,15 +83,18 @@ def mcnemar_p(only_a: int, only_b: int) -> float:
     return float(binomtest(int(only_a), int(only_a + only_b)).pvalue) if only_a + only_b else 1.0
 
 
-LEGEND = """\
+DIFFERENCES = (
+    "Differences are means over the folds, in each fold over the seeds, that both have. In square brackets: the 95% "
+    "interval over dialogues, which are resampled whole, the same for both and for all seeds, because windows of one "
+    "dialogue overlap. It shows how the difference varies with the dialogues of these sessions, not with other "
+    "speakers or seeds. ±: standard deviation over seeds of the mean over folds, not known of one (take --seeds 3). "
+    "Within: no larger than that, perhaps due to the seeds alone; bold: beyond it, and the interval does not include 0."
+)
+LEGEND = f"""\
 Weighted F1, macro F1 and accuracy are over the test windows with one majority label, CCC and F1 over all windows of a \
-fold at once. Means are over folds, and in each fold over seeds.
+fold at once.
 
-The spread over seeds is the standard deviation over seeds of the mean over folds of B - A. A difference within it may \
-be due to the seeds alone; of one seed it is not known: run with --seeds 3.
-
-The intervals resample whole dialogues in each fold, the same for A, B and all seeds, because windows of one dialogue \
-overlap. They show how the difference varies with the dialogues of these sessions, not with other speakers or seeds.
+{DIFFERENCES}
 
 McNemar's exact test counts the windows whose emotion only A or only B predicts correctly. It assumes independent \
 windows; they overlap, so its p is too small. Rely on the interval.
@@ -115,18 +118,10 @@ def compare(pairs: pd.DataFrame, names: tuple[str, str], n_resamples: int = 9_99
                 difference = figures[f"{name}_diff"].map(format_difference)
                 shown[f"{HEADINGS[name]}: A, B (B - A)"] = a + ", " + b + " (" + difference + ")"
             blocks.append(to_markdown(shown))
-        is_within = intervals["within"].map({True: "yes", False: "no"})
-        columns = {
-            "figure": intervals.index.map(HEADINGS),
-            "mean B - A": intervals["value"].map(format_difference),
-            "from": intervals["low"].map(format_difference),
-            "to": intervals["high"].map(format_difference),
-            "method": intervals["method"],
-            "spread over seeds": intervals["sd"].map(format_spread),
-            "within it": is_within.where(intervals["sd"].notna(), "-"),
-        }
-        blocks.append(f"95% interval of the mean difference, {n_resamples:,} resamples of dialogues:")
-        blocks += [to_markdown(pd.DataFrame(columns)), "McNemar's exact test of the emotion:"]
+        differences = pd.DataFrame({"figure": intervals.index.map(HEADINGS), "mean B - A": format_intervals(intervals)})
+        blocks.append(f"Mean difference, with its 95% interval of {n_resamples:,} resamples of dialogues:")
+        blocks.append(to_markdown(differences.replace("\n", " ", regex=True).assign(method=[*intervals["method"]])))
+        blocks.append("McNemar's exact test of the emotion:")
         tests = mcnemar.rename(columns={"only_a": "only A right", "only_b": "only B right"})
         blocks.append(to_markdown(tests.assign(p=tests["p"].map("{:.2g}".format))))
     return "\n\n".join([*blocks, LEGEND])
@@ -135,6 +130,18 @@ def compare(pairs: pd.DataFrame, names: tuple[str, str], n_resamples: int = 9_99
 def to_markdown(table: pd.DataFrame) -> str:
     """A Markdown table of cells as text."""
     return table.astype(str).to_markdown(index=False, disable_numparse=True)
+
+
+def format_intervals(intervals: pd.DataFrame) -> list[str]:
+    """The value, interval and spread of each of the `intervals` of `compute_comparison`, on lines; **...** is bold."""
+    texts = []
+    for _, row in intervals.iterrows():
+        value, interval = format_difference(row["value"]), format_interval(row["low"], row["high"])
+        is_beyond = not row["within"] and (row["low"] > 0 or row["high"] < 0)
+        lines = [f"**{value}**" if is_beyond else value, *([f"[{interval}]"] if interval else [])]
+        lines += [] if np.isnan(row["sd"]) else [f"{format_spread(row['sd'])} seeds"]
+        texts.append("\n".join([*lines, *["within"] * row["within"]]))
+    return texts
 
 
 def format_spread(sd: float) -> str:

@@ -218,9 +218,7 @@ def plot_windows(table: pd.DataFrame, ws: int) -> None:
     windows = make_windows(table["dialogue"].to_numpy(), ws)
     filled = pd.Series((windows >= 0).sum(axis=1)).value_counts(normalize=True).reindex(range(1, ws + 1), fill_value=0)
     _, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6))
-    width = max(1, lengths.max() // 40)
-    left.hist(lengths, np.arange(0, lengths.max() + 2 * width, width) - 0.5, color="#0072B2", rwidth=0.9)
-    left.yaxis.get_major_locator().set_params(integer=True)
+    left.hist(lengths, range(lengths.max() + 2), align="left", color="#0072B2", rwidth=0.9)
     left.axvline(ws, **MARK)
     left.annotate(f" window: {ws}", (ws, 0.95), xycoords=("data", "axes fraction"))
     title = f"{len(lengths)} dialogues of {lengths.min()} to {lengths.max()} utterances (median {lengths.median():.0f})"
@@ -244,14 +242,7 @@ def plot_embeddings(table: pd.DataFrame, embeddings: Mapping[str, np.ndarray], e
 
 
 def plot_folds(table: pd.DataFrame, folds: Sequence[Sequence[int]]) -> pd.DataFrame:
-    """Draw the shares of the labels in the test sessions of each fold; returns their counts."""
+    """Draw the labels in the test sessions of each fold; returns their counts."""
     names = [f"fold {n}: sessions {sessions[0]}-{sessions[-1]}" for n, sessions in enumerate(folds, start=1)]
-    of_fold = [table.loc[table["session"].isin(sessions), "emotion"] for sessions in folds]
-    balance = pd.DataFrame([labels.value_counts(sort=False) for labels in of_fold], names)
-    share = balance.div(balance.sum(axis=1).clip(lower=1), axis=0) * 100
-    axes = share.plot.barh(stacked=True, width=0.8, color=COLOURS, figsize=(11, 3.6))
-    axes.set(title="Labels in the test sessions of each fold, speakers", xlabel="utterances (%)", xlim=(0, 100))
-    axes.invert_yaxis()
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    plt.show()
-    return balance.assign(all=balance.sum(axis=1))
+    of_session = {session: name for name, sessions in zip(names, folds, strict=True) for session in sessions}
+    return plot_counts({"speaker": table.assign(session=table["session"].map(of_session))})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ def write_report(folder: Path, entries: pd.DataFrame, settings: dict[str, Any], 
     corpora, warning = describe_corpora(runs)
     changed = ", ".join(f"--{name} {value}" for name, value in settings.items() if value != defaults.get(name, value))
     for name, own in tqdm(entries.groupby("table", sort=False), "report", unit="table", delay=2, leave=False):
-        section = make_table(own, windows, published_beside(name, runs, settings["data_path"]))
+        section = make_table(own, windows, published_beside(name, runs))
         missing, finished = own[own["folder"].isna()], own[own["folder"].notna()]
         links = [quote(Path(os.path.relpath(run, folder)).as_posix()) for run in finished["folder"]]
         section["notes"] += [f"Settings of all runs that are not main.py's defaults: {changed}."] * bool(changed)
@@ -99,10 +100,11 @@ def show_section(section: dict, entries: pd.DataFrame, windows: Windows) -> dict
     """What page.html shows of a table beside what `make_table` returns."""
     runs = entries[entries["folder"].notna()]
     figures = (section["figures"][0], "ccc_arousal", "ccc_valence", "F1")
-    shown = {"maps": heat_maps(entries, figures), "plots": {}, "confusions": {}}
+    table = section["numbers"][""]
+    shown = {"maps": heat_maps(table, figures), "plots": {}, "confusions": {}}
     with matplotlib.rc_context(plots.PLOT_STYLE):
         for name in figures if len(runs) else ():
-            figure = plots.plot_figures(name, section["numbers"][""], runs)
+            figure = plots.plot_figures(name, table, runs)
             shown["plots"][f"{HEADINGS[name]} of every run"] = plots.svg_url(figure)
     for (role, row), folders in runs.groupby(["role", "row"], sort=False)["folder"]:
         rows = pd.concat([windows[folder] for folder in folders])
@@ -120,18 +122,18 @@ def heat_map(values: pd.DataFrame, shades: pd.DataFrame) -> Styler:
     return styler.highlight_null(props="background: none; color: inherit")
 
 
-def heat_maps(entries: pd.DataFrame, figures: Sequence[str]) -> dict[str, Styler]:
+def heat_maps(table: pd.DataFrame, figures: Sequence[str]) -> dict[str, Styler]:
     """A map, by its title, of each role and figure of a grid in which two options vary; means over folds and seeds."""
-    grid = pd.DataFrame([*entries["grid"]], index=entries.index)
-    varying, maps = [name for name in grid if grid[name].nunique() > 1], {}
+    rows, maps = table.drop_duplicates(["role", "row"], keep="last"), {}  # the last one is the mean of the folds
+    grid = pd.DataFrame([dict(re.findall(r"(\S+?)=(\S*)", row)) for row in rows["row"]], rows.index)  # lam=0.5 ...
+    varying = [name for name in grid if grid[name].nunique() > 1]
     if len(varying) != 2:
         return maps
-    down, across = (grid[name] for name in varying)
-    for role, name in itertools.product(entries["role"].unique(), figures):
-        by_fold = entries[entries["role"] == role].groupby([down, across, "test"], sort=False)[name].mean()
-        means = by_fold.groupby(level=[0, 1], sort=False).mean().unstack()
-        means = means.reindex(index=down.unique(), columns=across.unique()).rename_axis(index=None, columns=None)
+    down, across = varying
+    for (role, own), name in itertools.product(rows.join(grid[varying]).groupby("role", sort=False), figures):
+        means = own.pivot(index=down, columns=across, values=name).rename_axis(index=None, columns=None)
+        means = means.reindex(index=own[down].unique(), columns=own[across].unique())
         if means.notna().any(axis=None):
-            title = f"{HEADINGS[name]}, {role}: {down.name} (down), {across.name} (across)"
+            title = f"{HEADINGS[name]}, {role}: {down} (down), {across} (across)"
             maps[title] = heat_map(means, means).highlight_max(axis=None, props="font-weight: bold; outline: 2px solid")
     return maps

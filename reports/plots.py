@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import textwrap
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,9 +32,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 def svg_url(figure: Figure) -> str:
     """`figure` as an SVG in a URL, on the background of the page."""
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # missing from matplotlib's font: the browser has others
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from corpora.corpus import corpus_by_name, corpus_of
-from corpora.corpus_json import read_corpus_json
+from corpora.corpus import corpus_by_name
 from corpora.sessions import format_sessions, parse_sessions
 from metric import BATCH_FIGURES, FIGURES, HEADINGS, SINGLE_LABEL_FIGURES
 
@@ -74,13 +73,10 @@ def other_encoder(run: pd.Series) -> str:
     return f"the text encoder is {name}, published KoBERT" if is_other or run.get("data_text_random") == "yes" else ""
 
 
-def published_beside(table: str, runs: pd.DataFrame, data_path: Path) -> pd.DataFrame:
+def published_beside(table: str, runs: pd.DataFrame) -> pd.DataFrame:
     """The published figures that may stand beside those of a table: all if our data are the whole corpus of these.
 
-    All finished `runs` of the report count, with their column `whole_corpus`; without any, the corpus in `data_path`.
+    All finished `runs` of the report count, with their column `whole_corpus`.
     """
-    corpora = {*runs["whole_corpus"]}
-    if runs.empty and not (read_corpus_json(data_path) or {}).get("synthetic"):
-        corpora = {corpus_of(data_path).name}
-    published = read_published()
-    return published if corpora == {table if corpus_by_name(table) else PUBLISHED_CORPUS} else published[:0]
+    published, corpus = read_published(), table if corpus_by_name(table) else PUBLISHED_CORPUS
+    return published if {*runs["whole_corpus"]} == {corpus} else published[:0]

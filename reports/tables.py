@@ -13,7 +13,7 @@ import pandas as pd
 from constants import EMOTIONS
 from corpora.corpus import corpus_by_name
 from metric import BATCH_FIGURES, HEADINGS, MAIN_FIGURES, WHOLE_FIGURES, bootstrap, dialogue_sums
-from reports.compare import Windows, compare_with_baseline, format_spread, to_markdown
+from reports.compare import DIFFERENCES, Windows, compare_with_baseline, format_intervals, format_spread, to_markdown
 from reports.published import KNOWN, describe_others, find_published
 from reports.result import LABELS, format_difference, format_interval
 from utils import atomic_write, write_csv
@@ -27,10 +27,9 @@ LEGEND = (
     "figure, ± its standard deviation over folds; diff.: ours minus it. Windows: tested ones, in brackets those with "
     "one majority label, which weighted F1, macro F1 and accuracy are over. Bold: the best row of a role and test "
     "split. Precision, recall and F1 are as in the paper: at 1, for each batch, then averaged over batches. Majority "
-    "F1: that of always predicting the most frequent training label. Differences between rows are over the folds and "
-    "seeds that both have, ± their standard deviation over seeds; within: no larger than that, perhaps due to the "
-    "seeds alone; bold: beyond it, and the interval does not include 0. In training: a training session has the same "
-    "sentence, of five letters or more. Looked up: weighted F1 of predicting that sentence's commonest training label."
+    "F1: that of always predicting the most frequent training label. In training: a training session has the same "
+    "sentence, of five letters or more. Looked up: weighted F1 of predicting that sentence's commonest training label. "
+    f"{DIFFERENCES}"
 )
 
 
@@ -91,11 +90,8 @@ def summarise_folds(entries: pd.DataFrame, windows: Windows, published: pd.DataF
     columns |= {f"{name}_{side}": bounds.loc[name, side] for name in MAIN_FIGURES for side in ("low", "high")}
     whole = pd.DataFrame([parts["whole"] for parts in done.drop_duplicates("test")["parts"]], columns=[*COUNTS])
     n_folds = f"{len(tests)}" if is_whole else f"{len(by_fold)} of {len(tests)}"
-    place = (
-        {"test": tests[0], "folds": 1}
-        if len(tests) == 1
-        else {"test": f"mean of {n_folds} folds", "folds": len(by_fold)}
-    )
+    place = {"test": f"mean of {n_folds} folds", "folds": len(by_fold)}
+    place = {"test": tests[0], "folds": 1} if len(tests) == 1 else place
     counts = {"runs": len(done), "wanted": len(entries), **whole.astype(float).sum(min_count=1).rename(COUNTS)}
     return place | counts | columns | mean[["majority_f1", *BY_EMOTION]].to_dict()
 
@@ -152,14 +148,7 @@ def format_table(table: pd.DataFrame, figures: Sequence[str]) -> pd.DataFrame:
 
 def format_differences(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of `compare_with_baseline`, a column for each figure."""
-    texts = []
-    for _, row in table.iterrows():
-        value, interval = format_difference(row["value"]), format_interval(row["low"], row["high"])
-        is_beyond = not row["within"] and (row["low"] > 0 or row["high"] < 0)
-        lines = [f"**{value}**" if is_beyond else value, *([f"[{interval}]"] if interval else [])]
-        lines += [] if np.isnan(row["sd"]) else [f"{format_spread(row['sd'])} seeds"]
-        texts.append("\n".join([*lines, *["within"] * row["within"]]))
-    long = table.assign(text=texts, figure=table["figure"].map(HEADINGS))
+    long = table.assign(text=format_intervals(table), figure=table["figure"].map(HEADINGS))
     key = ["role", "row", "folds", "seeds", "dialogues"]
     return long.set_index([*key, "figure"])["text"].unstack(sort=False).reset_index().astype(str)
 
@@ -201,5 +190,4 @@ def format_latex(texts: pd.DataFrame, caption: str, label: str) -> str:
     settings["caption"] = re.sub(r"([&%$#_{}])", r"\\\1", caption.replace("\\", "/"))
     text = texts.replace("\n", " ", regex=True).to_latex(index=False, escape=True, **settings)
     text = re.sub(r"\*\*(.*?)\*\*", r"\\textbf{\1}", text).replace("±", "$\\pm$")
-    text = text.replace("\\begin{tabular}", "\\resizebox{\\linewidth}{!}{%\n\\begin{tabular}")
-    return text.replace("\\end{tabular}", "\\end{tabular}}")
+    return re.sub(r"(\\begin{tabular}.*\\end{tabular})", r"\\resizebox{\\linewidth}{!}{%\n\1}", text, flags=re.DOTALL)

@@ -138,9 +138,8 @@ def plan_runs(
     Returns
     -------
     DataFrame with `table`, `title`, `baseline`, `row`, `role`, `test` (test sessions as text), `seed`, `options` (a
-    Namespace), `is_default` (whether the row sets no option), `unlike` (see `unlike_published`), `grid` (the options of
-    a grid's row, as text), `run_id` and `error`, because of which a run cannot be made: its id is then that of the
-    options alone.
+    Namespace), `is_default` (whether the row sets no option), `unlike` (see `unlike_published`), `run_id` and `error`,
+    because of which a run cannot be made: its id is then that of the options alone.
     """
     rows, known = [], {}  # the latter by `identify`
     for (name, table), role in itertools.product(tables.items(), roles):
@@ -155,7 +154,6 @@ def plan_runs(
             found = {"table": name, "title": table.title, "baseline": table.baseline, "row": row, "role": role}
             found |= {"test": format_sessions(fold), "seed": seed, "options": options}
             found |= {"is_default": not changes and name != GRID, "unlike": unlike_published(options, changes | own)}
-            found["grid"] = dict(part.split("=", 1) for part in row.split(" ")) if name == GRID else {}
             rows.append(found | identify(options, known))
     idle = [without_effect(row["options"]) for row in rows]
     for name in shared.given.intersection(*idle):

@@ -9,10 +9,9 @@ import pytest
 from run_folders import figures_of, make_rows, make_run, write_run
 
 from metric import HEADINGS, MAIN_FIGURES, bootstrap, dialogue_sums
-from reports.compare import compare, compare_with_baseline, compute_comparison, mcnemar_p
+from reports.compare import compare, compare_with_baseline, compute_comparison, format_intervals, mcnemar_p
 from reports.result import format_difference
 from reports.runs import read_windows
-from reports.tables import format_differences
 from utils import InputError
 
 FOLDS = {"1-4": [1, 2, 3, 4], "5-8": [5, 6, 7, 8]}
@@ -123,9 +122,8 @@ def test_the_text_has_the_numbers_of_each_role(pairs):
         for a, b, difference in figures[["macro_f1_a", "macro_f1_b", "macro_f1_diff"]].to_numpy():
             assert f" {a:.3f}, {b:.3f} ({format_difference(difference)})" in part
         lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines()]
-        for name, row in intervals.iterrows():
-            texts = [format_difference(row[column]) for column in ("value", "low", "high")]
-            assert [HEADINGS[name], *texts] in [cells[:4] for cells in lines]
+        for text, (name, row) in zip(format_intervals(intervals), intervals.iterrows(), strict=True):
+            assert [HEADINGS[name], text.replace("\n", " "), row["method"]] in lines
         for _, row in mcnemar.iterrows():
             assert [*map(str, row[["test", "seed", "windows", "only_a", "only_b"]]), f"{row['p']:.2g}"] in lines
 
@@ -160,6 +158,5 @@ def test_rows_are_compared_with_the_baseline_on_what_both_have(pairs):
     ],
 )
 def test_a_difference_is_marked_beyond_its_interval_and_its_spread_alone(changes, shown):
-    place = {"role": "speaker", "row": "ccc", "folds": 2, "seeds": 3, "dialogues": 32, "figure": "accuracy"}
-    row = place | {"value": 0.01, "low": 0.005, "high": 0.02, "sd": 0.012, "within": True} | changes
-    assert format_differences(pd.DataFrame([row]))["accuracy"].tolist() == [shown]
+    row = {"value": 0.01, "low": 0.005, "high": 0.02, "sd": 0.012, "within": True} | changes
+    assert format_intervals(pd.DataFrame([row])) == [shown]

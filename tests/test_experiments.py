@@ -51,7 +51,7 @@ def test_a_grid_has_a_run_for_every_combination():
     assert found == {*itertools.product((0.5, 0.6), (False, True), ((1, 2, 3, 4), (17, 18)), (0, 1))}
     assert entries["run_id"].nunique() == 16
     assert {(o.SorL, o.beta, o.epochs) for o in entries["options"]} == {("listener", 0.9, 100)}
-    assert entries["grid"][0] == {"lam": "0.5", "no_concat": "no"}
+    assert entries["row"][0] == "lam=0.5 no_concat=no"
 
 
 def test_tables_have_the_settings_of_the_paper():

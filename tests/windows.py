@@ -12,10 +12,8 @@ TEXTS = ("나는 안 간다.", "응", "", "b/ 그래 알았어, 응!", "처음 �
 
 def ccc(prediction, target):
     """The concordance correlation coefficient of two arrays, from numpy's variances; 0 if either is constant."""
-    p, t = np.asarray(prediction, dtype=np.float64).ravel(), np.asarray(target, dtype=np.float64).ravel()
-    if np.ptp(p) == 0 or np.ptp(t) == 0:
-        return 0.0
-    return float(2 * np.cov(p, t, bias=True)[0, 1] / (p.var() + t.var() + (p.mean() - t.mean()) ** 2))
+    p, t = (np.asarray(values, dtype=np.float64).ravel() for values in (prediction, target))
+    return 2 * np.cov(p, t, bias=True)[0, 1] / (p.var() + t.var() + (p.mean() - t.mean()) ** 2 or 1.0)
 
 
 def make_utterances(sessions=(1, 2), dialogues=2, windows=8, seed=0, corpus="KEMDy19"):
