@@ -2,8 +2,7 @@
 
 The format is `numpy.save` of a dict "<segment id>.txt" -> float32 (text_dim,). That is a pickle, and a pickle calls
 what it names. Only the names of numpy's constructors are admitted, and they stand for the classes below: numpy's own
-constructors can be made to read memory that is not theirs. Tuples are read as lists, which nothing can hash: the hash
-of 90 bytes of nested tuples takes forever, and Ctrl-C does not end it.
+constructors can be made to read memory that is not theirs.
 """
 
 from __future__ import annotations
@@ -52,12 +51,8 @@ class _Array:
         self.value = content[0] if dtype.code.endswith("O8") else np.frombuffer(content, dtype.code)
 
 
-class _ArrayUnpickler(pickle._Unpickler):
-    """Calls only the stand-ins above; written in Python, so that it can be interrupted and makes lists of tuples."""
-
-    dispatch = pickle._Unpickler.dispatch | {pickle.TUPLE[0]: pickle._Unpickler.load_list}
-    for n, code in enumerate((pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3), start=1):
-        dispatch[code[0]] = lambda self, n=n: self.stack.append([self.stack.pop() for _ in range(n)][::-1])
+class _ArrayUnpickler(pickle.Unpickler):
+    """Calls only the stand-ins above."""
 
     def find_class(self, module: str, name: str) -> Any:
         match module, name:

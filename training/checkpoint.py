@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -91,9 +90,9 @@ def load_checkpoint(folder: Path, run_id: str, training: Mapping[str, Any]) -> t
 
     Raises
     ------
-    InputError : the file is damaged, a checkpoint of another run, or one of other settings than the run's
+    InputError : the file is damaged, or a checkpoint of another run
     """
-    path, fused, settings = folder / CHECKPOINT, training["optimizer"].defaults["fused"], _settings(training)
+    path, fused = folder / CHECKPOINT, training["optimizer"].defaults["fused"]
     if not path.exists():
         return [], None
     try:
@@ -104,22 +103,11 @@ def load_checkpoint(folder: Path, run_id: str, training: Mapping[str, Any]) -> t
             (part.set_state if isinstance(part, torch.Generator) else part.load_state_dict)(content[name])
         for group in training["optimizer"].param_groups:
             group["fused"] = fused  # depends on the device, not on the run
-        if _settings(training) != settings or training["scheduler"].last_epoch != len(content["history"]):
-            raise ValueError("its optimizer has other settings than the run's options give")
         torch.set_rng_state(content["random"])
         return content["history"], content["best"]
     except (InputError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"not a checkpoint of this run ({first_line(error)})"
         raise InputError(f"{path}: {reason}; delete it to train from the beginning") from error
-
-
-def _settings(training: Mapping[str, Any]) -> tuple:
-    """What a run's options decide of its optimizer and scheduler, in any epoch; `fused` depends on the device."""
-    scheduler, optimizer = training["scheduler"], training["optimizer"]
-    groups = [{**group, "params": None, "fused": None, "lr": None} for group in optimizer.param_groups]
-    passed = sum(n for epoch, n in scheduler.milestones.items() if epoch <= scheduler.last_epoch)
-    is_right = math.isclose(optimizer.param_groups[0]["lr"], scheduler.base_lrs[0] * scheduler.gamma**passed)
-    return groups, scheduler.gamma, scheduler.milestones, scheduler.base_lrs, is_right
 
 
 def write_results(folder: Path, weights: Weights, history: Sequence[Row]) -> None:
