@@ -32,7 +32,6 @@ from reports.page import write_report
 from reports.runs import read_folders, read_runs
 from sweeps import plan as plans
 from sweeps.jobs import FOLDER, device_slots, last_line, run_here
-from sweeps.slurm import run_on_slurm
 from training.options import ArgumentParser, defaults, file_path, get_args_parser, names_of, number, parse_args
 from training.record import find_run
 from utils import InputError, count, run_command
@@ -50,7 +49,7 @@ def get_parser() -> ArgumentParser:
         description=__doc__,
         epilog=f"TABLE: {', '.join(plans.NAMES)}; without one those of the corpus but {plans.BEYOND}.\n"
         "All options of main.py hold for every run: see main.py --help. The default of --epochs is 100.\n"
-        "Without one of them list, report and compare take those of the newest run in --save_path.",
+        "list, report and compare find the runs of the options that are given to them: give those of run again.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -65,11 +64,6 @@ def get_parser() -> ArgumentParser:
     add("--test_split", **folds, help="folds of the grid (default: 13-16, or 1-8 of KEMDy20)")
     add("--resamples", type=number(int, 100, 10**6), default=9999, help="resamples of the bootstrap of compare")
     add("--jobs", type=number(int, 1, 256), default=1, help="runs at once on this machine, which share its GPUs")
-    add("--slurm", action="store_true", help="hand the runs to a SLURM cluster")
-    add("--partition", help="partition of the cluster")
-    add("--time", type=number(int, 3), default=1440, help="minutes; a run that takes longer is resumed (default: 1440)")
-    add("--gpus", type=number(int, 0, 1), default=1, help="GPUs of a run on the cluster: one (default) or none")
-    add("--array", type=number(int, 1), default=256, help="runs at once on the cluster (default: 256)")
     return parser
 
 
@@ -90,27 +84,16 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, argparse.Namespace]:
 
 
 def plan(args: argparse.Namespace, options: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The planned runs of a command line with what has finished of them, and the options that all of them share.
-
-    With the options of the newest run, only tables, roles and seeds of finished runs are planned.
-    """
-    runs = read_runs(options.save_path)
-    has_own = args.command == "run" or args.grid or options.given & names_of(*SCOPES)
-    newest = {} if has_own else plans.newest_options(runs)
-    shared = argparse.Namespace(**vars(options) | {"valid_split": args.valid_split} | newest)
+    """The planned runs of a command line with what has finished of them, and the options that all of them share."""
+    shared = argparse.Namespace(**vars(options) | {"valid_split": args.valid_split})
     tables = choose_tables(args, options.names, shared.data_path)
     not_free = plans.SET_BY_PLAN | plans.options_set_by(tables)
     if refused := sorted(options.given & not_free):
         raise InputError(f"--{refused[0]} is set by experiments.py or by the tables")
     roles = args.SorL or [role for role in ROLES if role in corpus_of(shared.data_path).roles]
-    seeds = args.seeds or (int(runs["seed"].max()) + 1 if newest else None)
-    planned = plans.plan_runs(tables, shared, roles=roles, seeds=seeds, valid_split=shared.valid_split)
-    entries = plans.find_planned(planned, runs)
-    if newest and entries["folder"].notna().any() and not options.names:
-        for among in (["table"], ["table", "role"], ["table", "seed"]):
-            entries = entries[entries.groupby(among)["folder"].transform("count") > 0]
+    planned = plans.plan_runs(tables, shared, roles=roles, seeds=args.seeds, valid_split=args.valid_split)
     settings = {name: vars(shared)[name] for name in sorted(names_of(*SCOPES) - not_free)}
-    return entries.reset_index(drop=True), settings
+    return plans.find_planned(planned, read_runs(options.save_path)), settings
 
 
 def choose_tables(args: argparse.Namespace, names: Sequence[str], data_path: Path) -> dict[str, plans.Table]:
@@ -158,10 +141,7 @@ def make_runs(entries: pd.DataFrame, args: argparse.Namespace, options: argparse
     if len(todo):
         (save_path / FOLDER).mkdir(parents=True, exist_ok=True)
         print(f"{len(todo)} to make; {shutil.disk_usage(save_path).free / 1e9:.1f} GB of disk are free", flush=True)
-        if args.slurm:
-            run_on_slurm(todo, save_path, args)
-        else:
-            run_here(todo, save_path, device_slots(min(args.jobs, len(todo)), options.gpu_id))
+        run_here(todo, save_path, device_slots(min(args.jobs, len(todo)), options.gpu_id))
 
 
 def report(entries: pd.DataFrame, settings: dict[str, Any], save_path: Path) -> int:
@@ -231,7 +211,9 @@ def execute(args: argparse.Namespace, options: argparse.Namespace) -> int:
     elif args.command == "list":
         print(list_tables(plan(args, options)[0], options.save_path))
     elif args.command == "report":
-        report(*plan(args, options), options.save_path)
+        entries, settings = plan(args, options)
+        begun = entries.groupby("table")["folder"].transform("count") > 0
+        report(entries[begun].reset_index(drop=True) if begun.any() else entries, settings, options.save_path)
     else:
         make_runs(plan(args, options)[0], args, options)
         return report(*plan(args, options), options.save_path)

@@ -194,15 +194,3 @@ def find_planned(planned: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     own = [name for name in runs if name == "run_id" or name not in planned]
     newest = runs[runs["run_id"].notna()].drop_duplicates("run_id", keep="last")
     return planned.merge(newest[own], "left", on="run_id", validate="m:1")
-
-
-def newest_options(runs: pd.DataFrame) -> dict[str, Any]:
-    """The options of the newest finished run, without those that tables set; `NEXT` as its `valid_split` if it is."""
-    ours = runs[runs["run_id"].notna()]
-    if ours.empty:
-        return {}
-    found = vars(Record.read(ours["folder"].iloc[-1]).namespace())
-    if found["valid_split"] and NEXT_FOLD.get((*found["test_split"],)) == (*found["valid_split"],):
-        found["valid_split"] = NEXT
-    set_by_tables = options_set_by({**TABLES, BEYOND: BEYOND_TABLE}) | SET_BY_PLAN
-    return {name: found[name] for name in names_of("data", "test", "model", "training") - set_by_tables}

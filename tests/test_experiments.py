@@ -1,8 +1,7 @@
-"""experiments.py: the plans of its tables and grids, running them once, here or by SLURM, and what has finished."""
+"""experiments.py: the plans of its tables and grids, running them once, and what has finished."""
 
 import itertools
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +15,6 @@ from conftest import ROOT, only_run
 from run_folders import make_run
 
 import experiments
-from sweeps import slurm
 from sweeps.jobs import device_slots, main_argv, run_once
 from sweeps.plan import TABLES, Table
 from training.options import parse_args
@@ -118,13 +116,13 @@ def exp(tmp_path: Path) -> Path:
     return exp
 
 
-def test_without_options_those_of_the_newest_run_are_taken(exp, capsys):
-    assert experiments.main(["list", "--save_path", str(exp)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert "3.3" in {line.split()[0] for line in lines[:-1]}
-    assert "4 finished" in lines[-1]
-    assert experiments.main(["report", "--save_path", str(exp)]) == 0
-    assert pd.read_csv(exp / "report" / "3.3.csv")["runs"].tolist() == [2, 2]
+def test_list_and_report_find_the_runs_of_the_options_that_are_given(exp, capsys):
+    own = ["--save_path", str(exp), "--lr", "0.01", "--seeds", "2"]
+    assert experiments.main(["list", "3.3", *own]) == 0
+    assert "4 finished" in capsys.readouterr().out.splitlines()[-1]
+    assert experiments.main(["report", *own]) == 0
+    assert pd.read_csv(exp / "report" / "3.3.csv")["runs"].tolist() == [2, 2, 0, 0]
+    assert not (exp / "report" / "3.5.csv").exists()  # of a table without a finished run
     assert experiments.main(["list", "3.3", "--save_path", str(exp), "--lr", "0.1"]) == 0
     assert "0 finished" in capsys.readouterr().out.splitlines()[-1]
 
@@ -143,12 +141,13 @@ def test_a_closed_output_is_no_error(closing, status):
 
 
 def test_rows_and_folders_are_compared(exp, capsys):
+    own = ["--save_path", str(exp), "--lr", "0.01", "--seeds", "2"]
     for rows in (
         ["3.3:default", "3.3:bidirectional"],
         ["3.3:default", "run1_20261125-120000"],
         ["run0_20261125-120000", str(exp / "run1_20261125-120001")],  # two seeds
     ):
-        assert experiments.main(["compare", *rows, "--save_path", str(exp), "--resamples", "100"]) == 0
+        assert experiments.main(["compare", *rows, *own, "--resamples", "100"]) == 0
         assert f"A = {rows[0]}, B = {rows[1]}" in capsys.readouterr().out
 
 
@@ -245,6 +244,14 @@ def test_a_killed_call_that_is_repeated_makes_no_run_twice(preprocessed, tmp_pat
     assert (only_run(exp) / "result.json").exists()
 
 
+def test_calls_at_once_as_tasks_of_a_cluster_share_the_runs(preprocessed, tmp_path):
+    exp = tmp_path / "exp"
+    argv = ["run", *GRID, "lam=0.5,0.6", *TEXT, "--epochs", "3", "--data_path", str(preprocessed)]
+    calls = [start(exp, [*argv, "--save_path", str(exp)], 0) for _ in range(2)]
+    assert [call.communicate(timeout=120) and call.returncode in (0, 1) for call in calls] == [True, True]
+    assert len([*exp.glob("*/result.json")]) == len([*exp.glob("*/configuration.json")]) == 2
+
+
 def test_sigterm_ends_the_runs(preprocessed, tmp_path):
     exp = tmp_path / "exp"
     argv = ["run", *GRID, "lam=0.5,0.6", *TEXT, "--epochs", "5000", "--data_path", str(preprocessed)]
@@ -258,43 +265,3 @@ def test_sigterm_ends_the_runs(preprocessed, tmp_path):
     for path in exp.glob("*/configuration.json"):
         with lock_folder(path.parent, "testing"):  # no process works on it
             pass
-
-
-# SLURM, by a stand-in for sbatch that runs each task of an array at once
-
-SBATCH = """#!/bin/bash
-env > "$0.env"
-[ -n "$REFUSE" ] && { echo "sbatch: error: invalid partition" >&2; exit 1; }
-last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$1")
-for number in $(seq 0 "$last"); do SLURM_ARRAY_TASK_ID=$number SLURM_JOB_ID=7_$number bash "$1"; done
-"""
-SQUEUE = """#!/bin/bash
-[ -e "$0.asked" ] || { touch "$0.asked"; exit 1; }  # it does not answer the first time
-"""
-
-
-def test_the_script_of_slurm_makes_the_runs(preprocessed, tmp_path, monkeypatch, capsys):
-    for path, text in ((tmp_path / "sbatch", SBATCH), (tmp_path / "squeue", SQUEUE)):
-        path.write_text(text)
-        path.chmod(0o755)
-    monkeypatch.setattr(slurm, "INTERVAL", 0.1)
-    corpus, exp = shutil.copytree(preprocessed, tmp_path / "my corpus"), tmp_path / "my exp"
-    asked = ["--partition", "gpu", "--time", "60", "--gpus", "0", "--array", "3", "--epochs", "1"]
-    argv = ["run", *GRID, "lam=0.5,0.6", *TEXT, "--data_path", str(corpus), "--save_path", str(exp), "--slurm", *asked]
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("REFUSE", "yes")
-    foreign = ("SLURM_JOB_ID", "SLURM_CPU_BIND", "SBATCH_JOB_NAME", "SBATCH_TIMELIMIT", "SBATCH_ARRAY_INX")
-    for name in (*foreign, "SBATCH_ACCOUNT", "SLURM_CONF"):  # as in a job of the cluster
-        monkeypatch.setenv(name, "1")
-    assert experiments.main(argv) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-    monkeypatch.delenv("REFUSE")
-    given = {line.partition("=")[0] for line in (tmp_path / "sbatch.env").read_text().splitlines()}
-    assert {name for name in given if name.startswith(("SLURM", "SBATCH"))} == {"SBATCH_ACCOUNT", "SLURM_CONF"}
-    shutil.rmtree(exp)
-    assert experiments.main(argv) == 0
-    (script,) = (exp / "jobs").glob("slurm_*.sh")
-    settings = re.findall("^#SBATCH --(.*)", script.read_text(), re.M)
-    assert {"array=0-1%3", "partition=gpu", "time=60", "requeue"} <= {*settings}
-    assert not [setting for setting in settings if setting.startswith("gpus")]
-    assert len([*exp.glob("*/result.json")]) == 2
