@@ -7,12 +7,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import nbformat
 from conftest import ROOT
+from make_notebook import NOTEBOOK, code_digest
 from nbclient import NotebookClient
 
 from constants import EMOTIONS
 from corpora.corpus import corpus_of
 from corpora.utterances import read_utterances
-from tools.make_notebook import NOTEBOOK, code_digest
 
 IMAGE, TABLE, AUDIO = "image", "table", "audio"
 SHOWS = {"preprocess": [TABLE], "transcripts": [TABLE]}
@@ -66,7 +66,7 @@ def test_the_figures_are_drawn_of_kemdy20(preprocessed20, monkeypatch):
 
 def test_the_committed_outputs_are_those_of_the_code_and_name_no_path_of_a_machine():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    assert notebook.metadata["outputs_of"] == code_digest(notebook), "call: python tools/make_notebook.py"
+    assert notebook.metadata["outputs_of"] == code_digest(notebook), "call: python tests/make_notebook.py"
     cells = code_cells(notebook)
     assert {name: shown(cells[name]) for name in SHOWS} == SHOWS
     assert "KEMDy19: 461 utterances, 20 sessions\n" in [output.get("text") for output in cells["read"].outputs]

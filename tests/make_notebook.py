@@ -1,6 +1,6 @@
 """The notebook with its outputs: preprocessing.ipynb is executed on the sample corpus, which `make train` makes.
 
-python tools/make_notebook.py
+python tests/make_notebook.py
 """
 
 from __future__ import annotations
