@@ -37,7 +37,7 @@ from metric import validation_figures
 from model import MATE
 from reports.plots import plot_loss_curve, save_figure
 from reports.predictions import predictions_table
-from reports.result import complete_test, result_of_test, result_text, write_test
+from reports.result import complete_test, result_of_test, result_text, write_other_texts, write_test
 from training import batch_norm, checkpoint, devices, engine, progress, record
 from utils import InputError, new_folder, run_command, timestamp
 
@@ -225,12 +225,15 @@ def report(
     windows: WindowDataset,
     arrays: Mapping[str, np.ndarray],
     train_sessions: Sequence[int],
+    other: Mapping[str, np.ndarray] | None = None,  # what is predicted from other texts
     **facts: Any,
 ) -> None:
     """Write the files of a test into `folder` and print its figures; `facts` are what `result.json` has besides."""
     train_rows = windows.table[windows.table["session"].isin(train_sessions)]
     rows = predictions_table(windows.table, windows.targets, arrays, train_rows)
     result = result_of_test(rows, options, train_rows) | facts | {"missing": windows.features.missing}
+    if other:
+        result |= write_other_texts(folder, rows, predictions_table(windows.table, windows.targets, other, train_rows))
     write_test(folder, rows, options, result)
     print(result_text(result, folder, options))
 
@@ -270,6 +273,11 @@ def test(options: argparse.Namespace) -> Path:
         try:
             arrays = engine.to_arrays(predict_windows(options, model, test_set, accelerator, "testing"))
             facts = batch_norm.compare_statistics(model, train_set, of_training)
+            if options.texts or options.transcribe:
+                from prediction.other_texts import with_other_texts  # here, as transformers takes seconds to import
+
+                others = with_other_texts(run, options, test_set, accelerator)
+                facts["other"] = engine.to_arrays(predict_windows(options, model, others, accelerator, "other texts"))
         except engine.NonFinite as error:
             raise InputError(f"{run.folder}: {error}; train again with a smaller --lr") from error
         folder = devices.on_main_process(accelerator, lambda: new_folder(run.folder, f"test_{timestamp()}"))

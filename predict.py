@@ -1,6 +1,7 @@
 """Predict the emotions of a dialogue with trained runs.
 
 python predict.py exp/<run> talk.wav --segments talk.json
+python predict.py exp/<run> talk.m4a --transcribe
 python predict.py exp/<run> folder_of_wavs
 python predict.py exp/<run> --dialogue Sess01_script01 --data_path data/KEMDy19
 python predict.py exp/<run1> exp/<run2> talk.wav --segments talk.srt
@@ -28,6 +29,7 @@ from metric import AFFECT, PROBABILITIES
 from prediction.inputs import Utterance, from_corpus, from_folder, from_segments, recording_length
 from prediction.predictor import Prediction, Predictor
 from prediction.segments import CONVERSIONS, READERS
+from prediction.transcribe import CHANNELS, SEGMENTS, WHISPER, transcribe
 from reports.dialogues import write_dialogues_page
 from reports.predictions import predictions_table, write_predictions
 from training.devices import set_up_process
@@ -44,15 +46,20 @@ def predict(args: argparse.Namespace) -> None:
     stem = source.name if source.is_dir() else source.stem
     folder = args.out or args.input.parent / f"{stem}.predictions"
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    there -= {SEGMENTS} if args.transcribe else set()
     if there - {*FILES} or (there and not args.overwrite):
         what = f"holds {min(there - {*FILES}, default=FILES[0])} already"
         raise InputError(f"{folder}: {what}; give another folder as --out, or --overwrite to replace a prediction")
     encoders = {"text_model": args.text_model, "audio_model": args.audio_model}
     with collected_warnings() as found:
         predictor = Predictor(*args.runs, **encoders, gpu_id=args.gpu_id, quiet=False)
-        table, utterances = read_input(args, predictor)
-        folder.mkdir(parents=True, exist_ok=True)  # before the prediction, which may take an hour
+        folder.mkdir(parents=True, exist_ok=True)  # before what may take an hour
         try:
+            if args.transcribe:
+                args.segments = folder / SEGMENTS
+                settings = {"language": args.language, "channels": args.channels, "device": predictor.device}
+                transcribe(args.input, args.segments, args.transcribe, **settings, progress=True)
+            table, utterances = read_input(args, predictor)
             rows = prediction_rows(table, predictor.dialogue(utterances), predictor)
             write_predictions(folder / FILES[0], rows.assign(note="; ".join(found)))
         finally:
@@ -72,7 +79,6 @@ def predict(args: argparse.Namespace) -> None:
         warnings=found,
         recording=utterances[0].recording is not None,
     )
-    warn_of_idle_options(args, predictor)
     whose = "listener, not of the one who speaks" if predictor.role == "listener" else "speaker"
     print(f"{count(len(rows), 'utterance')}: the emotion of the {whose}")
     print(", ".join(f"{name} {n}" for name, n in rows["pred_emotion"].value_counts().items()))
@@ -95,16 +101,6 @@ def collected_warnings() -> Iterator[list[str]]:
         yield found
 
 
-def warn_of_idle_options(args: argparse.Namespace, predictor: Predictor) -> None:
-    """Warn of the options that the input, or the runs, have no use for."""
-    needs = dict.fromkeys(("data_path", "audio_path"), (args.dialogue, "without --dialogue"))
-    needs["text_model"] = predictor.readers["text"], "with runs that read no text"
-    needs["audio_model"] = predictor.readers["speech"], "with runs without --audio encoder"
-    for name, (needed, why) in needs.items():
-        if vars(args)[name] and not needed:
-            warnings.warn(f"--{name} has no effect {why}", stacklevel=2)
-
-
 def read_input(args: argparse.Namespace, predictor: Predictor) -> tuple[pd.DataFrame, Sequence[Utterance]]:
     """The utterances that the command line names, and their rows (see `predictions_table`)."""
     if args.dialogue:
@@ -121,14 +117,14 @@ def read_input(args: argparse.Namespace, predictor: Predictor) -> tuple[pd.DataF
                 warnings.warn(f"{name}: trained on the session of this dialogue, unlike others", stacklevel=2)
         return table, utterances
     if args.segments:
-        utterances = from_segments(args.segments, args.input)
+        utterances = from_segments(args.segments, args.input, args.channels == "speakers")
     elif args.input.is_dir():
         utterances = from_folder(args.input)
     elif args.input.suffix.lower() in {*READERS, *CONVERSIONS}:
         utterances = from_segments(args.input)
     else:
         seconds = recording_length(args.input)  # refuses what is no sound, before anybody makes segments of it
-        raise InputError(f"{args.input}: a recording of {seconds:.1f} s needs its transcript as --segments")
+        raise InputError(f"{args.input}: a recording of {seconds:.1f} s needs --segments or --transcribe")
     return pd.DataFrame(utterances).assign(dialogue=args.input.resolve().stem), utterances
 
 
@@ -149,9 +145,14 @@ def get_args_parser() -> ArgumentParser:
     inputs = "run folders (several: their mean), then a recording, or a folder of wavs with a .txt beside each"
     add("paths", nargs="+", metavar="RUN... INPUT", help=f"{inputs}; with --dialogue, runs alone")
     either("--segments", type=file_path, help="of the recording: JSON of a recogniser, SRT, WebVTT, CSV or TSV")
+    whisper = "make segments by this Whisper, a name on the hub or a folder"
+    either("--transcribe", nargs="?", const=WHISPER, metavar="NAME", help=f"{whisper} ({WHISPER})")
     either("--dialogue", metavar="NAME", help="a dialogue of a pre-processed corpus, such as Sess01_script01")
     add("--data_path", type=file_path, help="that corpus (the one of the first run)")
     add("--audio_path", type=file_path, help="folder of its wavs, if neither DATA_PATH/wav nor ./audio")
+    add("--language", default="ko", help="of --transcribe (%(default)s)")
+    speakers = "speakers: each channel of the recording is a speaker, and is transcribed and heard alone"
+    add("--channels", choices=CHANNELS, default="mean", help=f"{speakers} (%(default)s)")
     add("--out", type=file_path, help="new folder for the results (INPUT.predictions)")
     add("--overwrite", action="store_true", help="replace the results in that folder")
     text = "hub name or folder of the sentence encoder (the one that the runs were trained with)"
@@ -168,6 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.input = Path(args.dialogue or args.paths[-1])
     if not args.runs:
         parser.error("give a run and an input, such as: predict.py exp/<run> talk.wav --segments talk.json")
+    if args.transcribe and args.input.is_dir():
+        parser.error("--transcribe takes a recording; of a folder of utterances the .txt beside each is read")
     set_up_process()
     return run_command(lambda: predict(args))
 

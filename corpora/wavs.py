@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import mmap
 import os
 import re
+import tempfile
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from pathlib import Path
 
+import av
 import numpy as np
 import pandas as pd
 import soundfile
@@ -22,19 +25,19 @@ from tqdm import tqdm
 from constants import SAMPLE_RATE
 from corpora.corpus_json import read_corpus_json
 from corpora.problems import COUNTS_AS_ZEROS, file_problems
-from utils import InputError, digest_file, read_json, write_json
+from utils import InputError, count, digest_file, read_json, write_json
 
 MAX_AMPLITUDE = 2.0**31  # of floating-point samples: integers that were never scaled are usable
 
 # In libsndfile's log, bytes of sound: those that are announced, and those that are there
 CUT_SHORT = re.compile(r"^ *data *: (\d+) \(should be (\d+)\)", re.MULTILINE)
-UNKNOWN_LENGTH = 0x7FFFF000  # bytes; programs that write a wav into a pipe leave this or more as its length
-# Or 0, of which libsndfile reads nothing. What follows is sound, if it is not the name of the next part of the file
-NO_LENGTH = re.compile(rb"RIFF.{4}WAVE.*?data(?=\0{4}(?![\w ]{4}).)", re.DOTALL)
+UNKNOWN_LENGTH = 0x7FFFF000  # bytes; programs that write a wav into a pipe leave this or more as its length, or 0:
+NO_LENGTH = re.compile(r"^data : 0\n(?!End|\w{3}. : )", re.MULTILINE)  # in libsndfile's log: then what follows is sound
 MIN_SECONDS = 0.005  # of an utterance
 TOO_SHORT = f"holds less than {MIN_SECONDS} s of sound"
 LOOK_SECONDS, MIN_CORRELATION = 3, 0.5  # of the parts of a file in which its channels are compared
 BLOCK = 2**16  # samples
+KEPT = 8  # recordings whose decoded sound is kept
 
 
 # Where they are
@@ -129,25 +132,48 @@ def check_wavs(data_path: Path, audio_path: Path | None, ids: Sequence[str]) -> 
 
 @contextlib.contextmanager
 def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
-    """A sound file that is open at its first sample; raises `InputError` where it cannot be opened or read."""
+    """A sound file that is open at its first sample; raises `InputError` where it cannot be opened or read.
+
+    What libsndfile does not read, such as the recording of a phone or of a browser, is decoded by FFmpeg's libraries,
+    and so is a wav that says 0 as its length.
+    """
+    file = None
     try:
-        file = soundfile.SoundFile(path)
-        if file.frames == 0:
-            with path.open("rb") as stream:
-                if found := NO_LENGTH.match(stream.read(BLOCK)):
-                    content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)  # the file stays as it is
-                    length = min(len(content) - found.end() - 4, UNKNOWN_LENGTH)
-                    content[found.end() : found.end() + 4] = length.to_bytes(4, "little")
-                    file = soundfile.SoundFile(content)
+        with contextlib.suppress(soundfile.SoundFileError, TypeError):  # TypeError: the name ends in .raw
+            file = soundfile.SoundFile(path)
+        if file is None or NO_LENGTH.search(file.extra_info):
+            status = path.stat()
+            file = _decode(path, status.st_size, status.st_mtime_ns)()
         with file:
             yield file
-    except (OSError, soundfile.SoundFileError, ValueError) as error:
-        reason = getattr(error, "error_string", error)
-        try:
-            path.open("rb").close()
-        except OSError as refused:  # of which libsndfile says "System error"
-            reason = "a link whose target is missing" if path.is_symlink() else refused.strerror
+    except (OSError, av.FFmpegError, soundfile.SoundFileError, ValueError) as error:
+        reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
+        if path.is_symlink() and not path.exists():
+            reason = "a link whose target is missing"
         raise InputError(f"{path}: not readable as sound ({reason})") from error
+
+
+@lru_cache(KEPT)
+def _decode(path: Path, *status: int) -> Callable[[], soundfile.SoundFile]:
+    """What opens the sound of a recording, or of a video's first sound track, decoded in bounded memory.
+
+    It is in a temporary file, which is removed with the returned object. `status` is the recording's size and time of
+    change: a file that has changed is another one.
+    """
+    with av.open(path) as container:
+        if not container.streams.audio:
+            raise ValueError("no sound track")
+        stream = container.streams.audio[0]
+        resampler = av.AudioResampler("s16", stream.layout, stream.rate)
+        with tempfile.NamedTemporaryFile(prefix="sound-", delete=False) as file:
+            form = {"channels": len(stream.layout.channels), "format": "RAW", "subtype": "PCM_16"}
+            opened = partial(soundfile.SoundFile, file.name, samplerate=stream.rate, **form)
+            weakref.finalize(opened, os.unlink, file.name)
+            for packet in container.demux(stream):
+                with contextlib.suppress(av.error.InvalidDataError):  # a damaged packet
+                    for frame in packet.decode():
+                        file.writelines(part.to_ndarray() for part in resampler.resample(frame))
+    return opened
 
 
 def inspect_sound(path: Path) -> tuple[float, float, int]:
@@ -191,13 +217,21 @@ def wav_fault(path: Path) -> str | None:
     return TOO_SHORT if seconds < MIN_SECONDS else None
 
 
-def read_channels(path: Path, start: float = 0.0, end: float = math.inf) -> tuple[np.ndarray, int]:
-    """The samples from `start` to `end` (s) of a sound file, float32, shape = (samples, channels), and their rate."""
+def read_channels(
+    path: Path, start: float = 0.0, end: float = math.inf, channel: int | None = None
+) -> tuple[np.ndarray, int]:
+    """The samples from `start` to `end` (s) of a sound file, float32, shape = (samples, channels), and their rate.
+
+    With `channel`, from 0, they are of it alone.
+    """
     with open_sound(path) as file:
         rate = file.samplerate
+        if channel is not None and channel >= file.channels:
+            raise InputError(f"{path}: no channel {channel + 1}, it has {count(file.channels, 'channel')}")
         first = file.seek(min(round(start * rate), file.frames))
         n = -1 if end == math.inf else max(0, round(end * rate) - first)
-        return file.read(n, dtype="float32", always_2d=True), rate
+        samples = file.read(n, dtype="float32", always_2d=True)
+        return samples if channel is None else samples[:, [channel]], rate
 
 
 def read_wav(path: Path, sr: int = SAMPLE_RATE) -> np.ndarray:
@@ -212,9 +246,9 @@ def read_wav(path: Path, sr: int = SAMPLE_RATE) -> np.ndarray:
     raise InputError(f"{path}: {fault}; replace it or take it away")
 
 
-def read_part(path: Path, start: float, end: float, sr: int) -> np.ndarray:
+def read_part(path: Path, start: float, end: float, sr: int, channel: int | None = None) -> np.ndarray:
     """The samples from `start` to `end` (s) of a recording, as `read_wav` gives them of a wav of that part."""
-    samples, rate = read_channels(path, start, end)
+    samples, rate = read_channels(path, start, end, channel)
     if fault := samples_fault(samples, rate):
         raise InputError(f"{path}, {start:.2f} to {end:.2f} s: {fault}")
     return resample(samples, rate, sr)

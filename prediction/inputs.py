@@ -23,6 +23,7 @@ from prediction.segments import fit_to_recording, name_speakers, read_segments
 from utils import InputError, count, decode
 
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".w64", ".au", ".opus")
+SOUNDS += (".m4a", ".aac", ".mp4", ".webm", ".amr", ".3gp", ".mov", ".mkv", ".caf", ".wma")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Utterance:
     speaker : any name; a run with --speakers compares the names within a dialogue
     start, end : s; with `recording` they say which part of it is the utterance, otherwise they are for the output alone
     recording : path of a recording of the whole dialogue, in place of `wave`
+    channel : that of the recording which is the speaker's alone, from 0; None for the mean of all
     embedding : of the text, float32, shape = (text_dim,), in place of `text`
     id : its name in predictions.csv
     """
@@ -44,31 +46,25 @@ class Utterance:
     start: float | None = None
     end: float | None = None
     recording: Path | str | None = None
+    channel: int | None = None
     embedding: np.ndarray | None = None
     id: str = ""
 
     def __post_init__(self) -> None:
         """Raise `InputError` where a field holds something else, such as a list of samples."""
-
-        def is_vector(value: object) -> bool:
-            return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind == "f"
-
-        path, is_part = str | os.PathLike | None, None not in (self.start, self.end) and 0 <= self.start < self.end
-        expected = {
-            "wave": (isinstance(self.wave, path) or is_vector(self.wave), "a path, or floats in [-1, 1]"),
-            "text": (isinstance(self.text, str | None), "a string"),
-            "speaker": (isinstance(self.speaker, str), "a string"),
-            "recording": (isinstance(self.recording, path) and (self.recording is None or is_part), "start and end"),
-            "embedding": (self.embedding is None or is_vector(self.embedding), "an array of floats"),
-        }
-        for name, (is_right, what) in expected.items():
-            if not is_right:
-                raise InputError(f"utterance {self.id}: {name} {getattr(self, name)!r:.60}, expected {what}")
+        path, kinds = str | os.PathLike, {"text": str, "speaker": str, "embedding": np.ndarray}
+        for name, kind in {"wave": path | np.ndarray, "recording": path, **kinds}.items():
+            value, expected = getattr(self, name), f"{self.__annotations__[name]}; an array is of floats, (n,)"
+            is_vector = not isinstance(value, np.ndarray) or (value.ndim == 1 and value.dtype.kind == "f")
+            if value is not None and not (isinstance(value, kind) and is_vector):
+                raise InputError(f"utterance {self.id}: {name} {value!r:.60}, expected {expected}")
+        if self.recording is not None and not (None not in (self.start, self.end) and 0 <= self.start < self.end):
+            raise InputError(f"utterance {self.id}: recording {self.recording} from {self.start} to {self.end} s")
 
     def read(self, sr: int) -> np.ndarray:
         """Its samples as mono float32 at `sr` Hz, shape = (samples,); raises `InputError` where there are none."""
         if self.recording is not None:
-            return read_part(Path(self.recording), self.start, self.end, sr)
+            return read_part(Path(self.recording), self.start, self.end, sr, self.channel)
         if isinstance(self.wave, np.ndarray):
             if fault := samples_fault(self.wave, SAMPLE_RATE):
                 raise InputError(f"utterance {self.id}: {fault}")
@@ -78,38 +74,47 @@ class Utterance:
         return read_wav(Path(self.wave), sr)
 
 
-def recording_length(recording: Path) -> float:
+def recording_length(recording: Path, speakers: bool = False) -> float:
     """The length that a recording announces (s); warns where less can be read, or its channels differ.
 
-    The segments in the part that is lost keep their texts.
+    The segments in the part that is lost keep their texts. With `speakers` channels are expected to differ.
     """
     seconds, announced, _ = inspect_sound(recording)
     if seconds < announced:
         warnings.warn(f"{recording}: {seconds:.2f} of {announced:.2f} s can be read; is it whole?", stacklevel=2)
-    warn_of_channels([recording])
+    if not speakers:
+        warn_of_channels([recording], "; of a speaker each, --transcribe --channels speakers makes the segments")
     return announced
 
 
-def from_segments(segments_path: Path, recording: Path | None = None) -> list[Utterance]:
-    """The segments of a transcript in the order of time; without a recording for a model that reads text alone."""
-    duration = recording_length(recording) if recording else math.inf
+def from_segments(segments_path: Path, recording: Path | None = None, speakers: bool = False) -> list[Utterance]:
+    """The segments of a transcript in the order of time; without a recording for a model that reads text alone.
+
+    With `speakers` one whose speaker is "channel 1" is heard in the first channel alone.
+    """
+    duration = recording_length(recording, speakers) if recording else math.inf
     segments = read_segments(segments_path, duration)
     segments = fit_to_recording(segments, duration, f"{segments_path} of {recording}" if recording else segments_path)
     name = (recording or segments_path).stem
-    return [
-        Utterance(None, s.text or None, s.speaker, s.start, s.end, recording, id=f"{name}_{s.Index + 1:04}")
-        for s in segments.itertuples()
-    ]
+    utterances = []
+    for s in segments.itertuples():
+        number = re.fullmatch(r"channel ([1-9]\d?)", s.speaker) if speakers else None
+        channel, identifier = int(number[1]) - 1 if number else None, f"{name}_{s.Index + 1:04}"
+        place = (s.start, s.end, recording, channel)
+        utterances.append(Utterance(None, s.text or None, s.speaker, *place, id=identifier))
+    return utterances
 
 
 def from_folder(folder: Path) -> list[Utterance]:
     """The sound files of a folder in the order of their names (2 before 10); a `.txt` beside each is its text.
 
-    Texts such as `[Kim]: word` name the speaker. Of several formats of one name the last is read, such as the wav.
+    Texts such as `[Kim]: word` name the speaker. Of several formats of one name the first of `SOUNDS` is read.
     What begins with a dot is skipped; what else is not read is named in a warning.
     """
     entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    files = {stem(path): path for path in entries if path.suffix.lower() in SOUNDS and not path.is_dir()}
+    sounds = [path for path in entries if path.suffix.lower() in SOUNDS and not path.is_dir()]
+    sounds.sort(key=lambda path: SOUNDS.index(path.suffix.lower()), reverse=True)
+    files = {stem(path): path for path in sounds}
     texts = {stem(path): path for path in entries if path.suffix.lower() == ".txt" and stem(path) in files}
     if left := [path.name for path in entries if path not in {*files.values(), *texts.values()}]:
         kinds = f"neither a sound ({', '.join(SOUNDS)}) nor the .txt of one"
@@ -131,11 +136,13 @@ def from_folder(folder: Path) -> list[Utterance]:
     return utterances
 
 
-def warn_of_channels(paths: Iterable[Path]) -> None:
+def warn_of_channels(paths: Iterable[Path], advice: str = "") -> None:
     """Warn of the sound files whose channels differ."""
     if found := [path for path in paths if channels_differ(path)]:
         what = "whose channels differ or cancel each other out"
-        warnings.warn(f"{count(len(found), 'file')} {what}; their mean is used; first: {found[0]}", stacklevel=3)
+        warnings.warn(
+            f"{count(len(found), 'file')} {what}; their mean is used; first: {found[0]}{advice}", stacklevel=3
+        )
 
 
 def from_corpus(

@@ -24,6 +24,7 @@ from reports.predictions import majority_label, read_predictions, write_predicti
 from utils import InputError, atomic_write, count, read_json, write_json
 
 SINGLE_LABEL = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")  # as result.json orders them
+TEXT_COLUMNS = ("corpus", "other", "difference", "low", "high")  # of the texts of the corpus and of others
 LABELS = {
     "scripted": "scripted dialogues",
     "improvised": "improvised dialogues",
@@ -126,6 +127,15 @@ def write_test(folder: Path, rows: pd.DataFrame, options: argparse.Namespace, re
     write_json(folder / "result.json", result)  # with it the run is finished
 
 
+def write_other_texts(folder: Path, rows: pd.DataFrame, other: pd.DataFrame) -> dict[str, Any]:
+    """Write the predictions from other texts; returns the figures of both, and the difference with its 95% interval."""
+    write_predictions(folder / "predictions_other_texts.csv", other)
+    sums = np.stack([metric.dialogue_sums(table) for table in (rows, other)], axis=1)
+    found = metric.bootstrap([sums[:, None]]).rename(columns={"value": "difference"})
+    found = found.assign(corpus=pd.Series(metric.figures(rows)), other=pd.Series(metric.figures(other)))
+    return {"other_texts": {name: rounded(found.loc[name], TEXT_COLUMNS) for name in metric.WHOLE_FIGURES}}
+
+
 def write_page_of_test(folder: Path, rows: pd.DataFrame, options: argparse.Namespace, warnings: Sequence[str]) -> None:
     """Write `dialogues.html`, with a warning where the wavs are gone, which it plays."""
     note = f"Run {folder.absolute().name}: {len(rows)} tested utterances. The texts are part of the corpus: "
@@ -186,7 +196,8 @@ def result_text(result: dict[str, Any], folder: Path, options: argparse.Namespac
     if corpus and corpus.imbalanced:
         overall = overall.sort_index(key=lambda names: names != "macro F1", kind="stable")
     blocks = [heading]
-    for table in (overall, parts_table(result["parts"])):
+    texts = pd.DataFrame(result.get("other_texts", {})).T.rename(index=metric.HEADINGS).rename_axis("texts of", axis=1)
+    for table in (overall, parts_table(result["parts"]), texts.astype(object)):
         table = table.map(lambda value: "" if pd.isna(value) else f"{value:.3f}" if isinstance(value, float) else value)
         blocks += [table.to_string()] if len(table) else []
     return "\n" + "\n\n".join([*blocks, f"{verdict(result)}\nrun folder: {folder}"])

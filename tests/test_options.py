@@ -16,8 +16,15 @@ PUBLISHED |= {"SorL": "speaker", "sr": 16000, "test_split": None, "batch_size": 
 PUBLISHED |= {"lam": 0.66, "beta": 0.99, "lr": 1e-3, "weight_decay": 1e-5, "epochs": 50, "lr_decay": 0.0}
 LATER = {"data_path": Path("data/KEMDy19"), "num_layers": 4, "modality": "audio_text", "audio": "cnn", "momentum": 0.0}
 LATER |= {"lr_gamma": 0.7, "affect_loss": "mse", "sampler": "shuffled", "seed": 0, "select": "last", "monitor": "loss"}
-LATER |= {"precision": "auto", "report_to": "tensorboard", "bn_statistics": "running", "bn_windows": 2048}
+LATER |= {
+    "precision": "auto",
+    "report_to": "tensorboard",
+    "bn_statistics": "running",
+    "bn_windows": 2048,
+    "language": "ko",
+}
 LATER |= dict.fromkeys(("audio_path", "valid_split", "audio_model", "patience", "resume", "gpu_id", "test_path"))
+LATER |= dict.fromkeys(("texts", "transcribe", "text_model"))
 LATER |= dict.fromkeys(("bidirectional", "speakers", "no_concat", "compile", "no_pages", "test_only"), False)
 
 
@@ -74,6 +81,7 @@ def test_a_command_line_is_understood(line, expected):
         ("--gpu_id gpu", "--gpu_id"),
         ("--backbone rnn", "--backbone"),
         ("--select best", "--valid_split"),
+        ("--texts t.csv", "--test_only"),
         ("--patience 3 --resume auto", "--valid_split"),
         ("--test_only", "--test_only"),
         ("--test_path NAME", "--test_only"),

@@ -135,9 +135,7 @@ def test_a_prediction_is_replaced_if_that_is_asked_for_and_nothing_else_is(text_
     assert run_predict(*given) == 2
     assert "--overwrite" in capsys.readouterr().err.splitlines()[-1]
     assert (out / "predictions.csv").read_text() == "old"
-    assert run_predict(*given, "--overwrite", "--audio_model", "hubert", "--data_path", talk) == 0
-    idle = [line for line in capsys.readouterr().err.splitlines() if "no effect" in line]
-    assert [line.split()[1] for line in idle] == ["--data_path", "--audio_model"]
+    assert run_predict(*given, "--overwrite") == 0
     assert_same(pd.read_csv(out / "predictions.csv"), rows_of_dialogue(text_run))
     (out / "result.json").touch()  # a run folder has predictions too
     assert run_predict(*given, "--overwrite") == 2
@@ -302,9 +300,9 @@ def test_a_folder_of_a_mac_is_read_and_what_is_left_out_is_named(tmp_path):
     (tmp_path / "._가1.wav").write_bytes(b"\0\5\x16\7")
     (tmp_path / "._가1.txt").write_bytes(b"\0\5\x16\7")
     (tmp_path / "가3.wav").symlink_to("nothing")
-    for name in ("가4.m4a", "가4.txt"):
+    for name in ("가4.pdf", "가4.txt"):
         (tmp_path / name).touch()
-    with pytest.warns(UserWarning, match=r"2 files .*가4\.m4a, 가4\.txt"):
+    with pytest.warns(UserWarning, match=r"2 files .*가4\.pdf, 가4\.txt"):
         utterances = from_folder(tmp_path)
     assert [utterance.id for utterance in utterances] == ["가1", "가2", "가3", "가10"]
     assert [utterance.text for utterance in utterances] == ["조금만", None, None, "조금만"]

@@ -98,6 +98,11 @@ def get_args_parser() -> ArgumentParser:
     add("--gpu_id", type=gpu, help="number of a GPU, cpu or mps (default: the first CUDA GPU, or the CPU)")
     add("--test_only", nargs="?", const=True, default=False, metavar="NAME", help="only test the run NAME")
     add("--test_path", metavar="NAME", help="run to test: a folder in SAVE_PATH, or a path")
+    add("--texts", type=file_path, metavar="FILE", help="CSV of id,text: also test with these texts (--test_only)")
+    whisper = "the same with texts of this Whisper, which are written to --texts, or into the run folder"
+    add("--transcribe", nargs="?", const="openai/whisper-small", metavar="NAME", help=whisper)
+    add("--language", default="ko", help="of --transcribe")
+    add("--text_model", metavar="NAME", help="text encoder of --texts, if it is not where the run was trained with it")
     add("--embed_d", type=int, default=32, help="without effect, as in the published program")
     for action in parser._actions:
         if action.default is not None and action.default is not False and action.default != argparse.SUPPRESS:
@@ -196,6 +201,8 @@ def parse_args(argv: Sequence[str], parser: ArgumentParser | None = None) -> arg
         options.test_path, options.test_only = options.test_only, True
     if options.test_only != (options.test_path is not None):
         parser.error("--test_only NAME tests a run, and needs its name")
+    if (options.texts or options.transcribe) and not options.test_only:
+        parser.error("--texts and --transcribe are for --test_only")
     validates = options.valid_split is not None or options.test_only or options.resume not in (None, "auto")
     if not validates and (options.select == "best" or options.patience is not None):
         parser.error("--select best and --patience need --valid_split")

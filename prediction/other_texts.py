@@ -1,0 +1,77 @@
+"""Other texts: what a test needs to test a run with a recogniser's texts in place of the corpus's."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from corpora.transcripts import clean_transcripts
+from corpora.wavs import find_wavs, wav_fault
+from dataset import WindowDataset
+from prediction.predictor import check_missing
+from prediction.runs import load_encoder
+from prediction.transcribe import Recogniser
+from training.devices import on_main_process
+from training.record import TrainedRun
+from utils import InputError, atomic_write, decode, first_line
+
+SAVE_EVERY = 100  # utterances
+
+
+def read_texts(path: Path) -> dict[str, str]:
+    """Texts by id of a CSV with the columns id and text; raises `InputError` where it lacks one or has an id twice."""
+    try:
+        table = pd.read_csv(io.StringIO(decode(path.read_bytes(), path)), dtype=str, keep_default_na=False)
+        return table.set_index("id", verify_integrity=True)["text"].to_dict()
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{path}: {first_line(error)}; expected the columns id,text, and each id once") from error
+
+
+def transcribe_wavs(path: Path, ids: Sequence[str], options: argparse.Namespace, device: torch.device) -> None:
+    """Add to a CSV of id,text those of the ids that it lacks and that have a usable wav, by --transcribe's Whisper."""
+    texts, wavs = read_texts(path) if path.exists() else {}, find_wavs(options.data_path, options.audio_path)
+    lacking = [name for name in ids if name not in texts and name in wavs and wav_fault(wavs[name]) is None]
+    recogniser = Recogniser(options.transcribe, options.language, device) if lacking else None
+    for number, name in enumerate(tqdm(lacking, "transcribing", unit="utterance"), start=1):
+        texts[name] = " ".join(segment["text"] for segment in recogniser.transcribe(wavs[name]))
+        if number % SAVE_EVERY == 0 or number == len(lacking):
+            with atomic_write(path) as file:
+                csv.writer(file).writerows([("id", "text"), *texts.items()])
+
+
+def with_other_texts(
+    run: TrainedRun, options: argparse.Namespace, windows: WindowDataset, accelerator: Accelerator
+) -> WindowDataset:
+    """Tested windows with embeddings of the texts of `--texts` or `--transcribe`, zeros where an utterance has none.
+
+    `--transcribe` writes them to `--texts`, or to a file in the run folder that is named after the Whisper. Raises
+    `InputError` where no utterance has a text, or the run reads none.
+    """
+    if not run.model.uses_text:
+        raise InputError(f"--texts, --transcribe: the run in {run.folder} reads no text")
+    table, device = windows.table, next(run.model.parameters()).device
+    rows = np.flatnonzero(table["session"].isin(options.test_split))
+    ids = table["id"].iloc[rows].tolist()
+    path = options.texts or run.folder / f"texts-{Path(options.transcribe).name}.csv"
+    if options.transcribe:
+        on_main_process(accelerator, lambda: transcribe_wavs(path, ids, options, device))
+    texts = read_texts(path)
+    check_missing(f"text in {path}", [name for name in ids if name not in texts], len(ids))
+    there = [row for row, name in zip(rows, ids, strict=True) if name in texts]
+    encoder = load_encoder("text", {str(run.folder): run}, options.text_model, device)
+    embeddings = windows.features.text.clone()
+    embeddings[rows] = 0
+    vectors = encoder.embed(clean_transcripts([texts[name] for name in ids if name in texts]))
+    embeddings[there] = torch.from_numpy(vectors).to(embeddings)
+    features = replace(windows.features, text=embeddings)
+    return WindowDataset(table, features, windows.targets, options.ws, speakers=options.speakers)

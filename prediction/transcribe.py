@@ -1,0 +1,112 @@
+"""Transcription: the segments of a recording without a transcript, by Whisper in the pipeline of transformers.
+
+A recording is read in pieces of at most 30 s, which end where it is quiet, so that its length does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from tqdm import tqdm
+
+from corpora.wavs import inspect_sound, read_channels, resample
+from features.text import loading
+from utils import InputError, count, expand_home, first_line, read_json, write_json
+
+WHISPER = "openai/whisper-small"
+SEGMENTS = "segments.json"  # beside the predictions
+CHANNELS = ("mean", "speakers")
+PIECE, SEARCH, FRAME = 30, 10, 0.1  # s: of a piece, at its end where the quietest frame is looked for, of a frame
+SILENCE = 1e-3  # standard deviation of a piece that is not transcribed: Whisper finds words in silence
+BATCH = 8  # pieces
+GREEDY = {"task": "transcribe", "no_speech_threshold": 0.6, "logprob_threshold": -1.0, "temperature": 0.0}  # Whisper's
+
+
+class Recogniser:
+    """A Whisper model, from a folder or the hub, for one language such as `ko`; `InputError` if it cannot be loaded."""
+
+    def __init__(self, name: str, language: str = "ko", device: torch.device | str = "cpu") -> None:
+        self.name, self.language = expand_home(name), language
+        dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
+        with loading(self.name, "speech recogniser", WHISPER):
+            task, settings = "automatic-speech-recognition", {"dtype": dtype, "trust_remote_code": False}
+            self.pipeline = transformers.pipeline(task, self.name, device=device, **settings)
+            if self.pipeline.type != "seq2seq_whisper":
+                raise ValueError(f"a {self.pipeline.model.config.model_type}, expected a Whisper")
+        self.rate = self.pipeline.feature_extractor.sampling_rate
+
+    def transcribe(self, path: Path, channel: int | None = None, progress: bool = False) -> list[dict[str, Any]]:
+        """Segments (`start` and `end` in s, `text`) of a recording of any length, of one channel or of their mean."""
+        pieces, segments = self._pieces(path, channel), []
+        with tqdm(total=round(inspect_sound(path)[0]), desc="transcribing", unit="s", disable=not progress) as bar:
+            while batch := [*islice(pieces, BATCH)]:
+                inputs = [{"raw": wave, "sampling_rate": self.rate} for _, wave in batch]
+                options = {"batch_size": len(batch), "return_timestamps": True}
+                try:
+                    found = self.pipeline(inputs, generate_kwargs=GREEDY | {"language": self.language}, **options)
+                except (ValueError, KeyError) as error:  # another language, or a model without marks of time
+                    raise InputError(f"{self.name}, --language {self.language}: {first_line(error)}") from error
+                for (start, wave), result in zip(batch, found, strict=True):
+                    segments += _segments(result["chunks"], start, start + len(wave) / self.rate)
+                bar.update(round(start + len(wave) / self.rate) - bar.n)
+        return segments
+
+    def _pieces(self, path: Path, channel: int | None) -> Iterator[tuple[float, np.ndarray]]:
+        """The start (s) and samples of each piece that is not silent."""
+        start, frame = 0.0, round(FRAME * self.rate)
+        while len((read := read_channels(path, start, start + PIECE, channel))[0]):
+            wave = resample(np.nan_to_num(read[0], posinf=0, neginf=0), read[1], self.rate)
+            if len(wave) >= (PIECE - FRAME) * self.rate:
+                loudness = wave[-SEARCH * self.rate :].reshape(-1, frame).std(axis=1)
+                wave = wave[: len(wave) - frame * int(loudness[::-1].argmin()) - frame // 2]
+            if wave.std() > SILENCE:
+                yield start, wave
+            start += len(wave) / self.rate
+
+
+def _segments(chunks: Sequence[dict[str, Any]], start: float, end: float) -> Iterator[dict[str, Any]]:
+    """Chunks of a piece from `start` to `end` (s) as segments: without words and beyond the end there is none."""
+    for chunk in chunks:
+        text, (first, last) = " ".join(chunk["text"].split()), chunk["timestamp"]
+        first = start + (first or 0.0)
+        last = min(end, end if last is None else start + last)
+        if text.strip("\ufffd .") and first < last:
+            yield {"start": round(first, 3), "end": round(last, 3), "text": text}
+
+
+def transcribe(  # noqa: PLR0913 (the last ones by keyword)
+    recording: Path, path: Path, name: str, *, language: str, channels: str, device: Any, progress: bool
+) -> None:
+    """Write the transcript of a recording to `path` in Whisper's form, unless it is there, of this model.
+
+    With `channels` "speakers" each channel is transcribed alone. Raises `InputError` where no words are found, or
+    `path` has another transcript.
+    """
+    status, folder = recording.stat(), Path(expand_home(name))
+    about = {"model": str(folder.resolve()) if folder.is_dir() else name, "language": language, "channels": channels}
+    about |= {"bytes": status.st_size, "changed": status.st_mtime_ns}
+    if path.exists():
+        if read_json(path).get("transcribed") != about:
+            other = "of another recording, model, language or channels"
+            raise InputError(f"{path}: {other}; give it as --segments, delete it, or give another folder as --out")
+        print(f"{path}: of this recording by {name}, used again")
+        return
+    seconds, _, n = inspect_sound(recording)
+    if channels == "speakers" and n == 1:
+        raise InputError(f"{recording}: one channel; --channels speakers is for several, with a speaker each")
+    recogniser, segments = Recogniser(name, language, device), []
+    for channel in range(n) if channels == "speakers" else [None]:
+        speaker = {} if channel is None else {"speaker": f"channel {channel + 1}"}
+        segments += [segment | speaker for segment in recogniser.transcribe(recording, channel, progress)]
+    if not segments:
+        raise InputError(f"{recording}: {name} finds no words of --language {language} in {seconds:.1f} s of sound")
+    segments.sort(key=lambda segment: (segment["start"], segment["end"]))
+    content = {"text": " ".join(segment["text"] for segment in segments), "language": language, "transcribed": about}
+    write_json(path, content | {"segments": [{"id": i} | segment for i, segment in enumerate(segments)]})
+    print(f"{path}: {count(len(segments), 'segment')} by {name}; correct it and give it as --segments")
