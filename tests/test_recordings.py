@@ -198,7 +198,8 @@ def test_a_run_can_be_tested_with_other_texts(text_run, preprocessed, tmp_path, 
     output = capsys.readouterr()
     assert f"1 of {len(rows)} utterances" in output.err
     assert "difference" in output.out
-    for content, named in (("id\n", "id,text"), (f"id,text\n{other['segment_id'][0]},네\n" * 2, other["segment_id"][0]), ("", "x.csv")):
+    first = other["segment_id"][0]
+    for content, named in (("id\n", "id,text"), (f"id,text\n{first},네\n" * 2, first), ("", "x.csv")):
         (tmp_path / "x.csv").write_text(content, "utf-8")
         assert main.main([*argv, str(tmp_path / "x.csv")]) == 2
         assert named in capsys.readouterr().err
