@@ -28,7 +28,7 @@ import pandas as pd
 from metric import AFFECT, PROBABILITIES
 from prediction.inputs import Utterance, from_corpus, from_folder, from_segments, recording_length
 from prediction.predictor import Prediction, Predictor
-from prediction.segments import CONVERSIONS, READERS
+from prediction.segments import READERS
 from prediction.transcribe import CHANNELS, SEGMENTS, WHISPER, transcribe
 from reports.dialogues import write_dialogues_page
 from reports.predictions import predictions_table, write_predictions
@@ -120,7 +120,7 @@ def read_input(args: argparse.Namespace, predictor: Predictor) -> tuple[pd.DataF
         utterances = from_segments(args.segments, args.input, args.channels == "speakers")
     elif args.input.is_dir():
         utterances = from_folder(args.input)
-    elif args.input.suffix.lower() in {*READERS, *CONVERSIONS}:
+    elif args.input.suffix.lower() in READERS:
         utterances = from_segments(args.input)
     else:
         seconds = recording_length(args.input)  # refuses what is no sound, before anybody makes segments of it

@@ -11,7 +11,6 @@ import io
 import json
 import math
 import re
-import shlex
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -25,7 +24,6 @@ from prediction.captions import TAG, read_captions
 from utils import InputError, count, decode
 
 SHORTEST = 0.01  # s; a shorter segment is left out
-OVERRUN = 0.5  # s by which a segment may exceed the recording without a warning: transcribers round up
 WINDOW = 30.0  # s that Whisper reads at a time: its last segment, where it has no end, is not longer
 LONG = 100  # whole numbers by which more than half of the segments are longer than this are milliseconds
 MAX_ODD = 0.05  # share of the segments that may have times that cannot be used
@@ -52,11 +50,9 @@ def read_segments(path: Path, duration: float = math.inf) -> pd.DataFrame:
     InputError : the file cannot be read or has no segment; the message says where
     """
     suffix = path.suffix.lower()
-    if command := CONVERSIONS.get(suffix):
-        command = command.format(*(shlex.quote(str(name)) for name in (path, path.with_suffix(""))))
-        raise InputError(f"{path}: {suffix} is not read; convert it by {command}")
     if suffix not in READERS:
-        raise InputError(f"{path}: not a transcript ({', '.join(READERS)})")
+        others = "docs/prediction.md has commands that convert others"
+        raise InputError(f"{path}: not a transcript ({', '.join(READERS)}); {others}")
     try:
         rows = dict(READERS[suffix](decode(path.read_bytes(), path)))
     except (ValueError, csv.Error, RecursionError) as error:
@@ -159,12 +155,6 @@ def read_table(content: str) -> Rows:
 
 READERS = {".json": read_json, ".csv": read_table, ".tsv": read_table}
 READERS |= {".srt": read_captions, ".vtt": partial(read_captions, strict=False)}
-CONVERSIONS = {  # from {0}; {1} is its name without the ending
-    ".rttm": """awk 'BEGIN {{print "start,end,speaker"}} {{printf "%s,%.3f,%s\\n", $4, $4 + $5, $8}}' {0} > {1}.csv""",
-    ".textgrid": """pip install praat-parselmouth && python -c "import sys, parselmouth as p; c = p.praat.call; """
-    """print(c(c(p.read(sys.argv[1]), 'Down to Table', 0, 6, 1, 0), 'List', 0))" {0} > {1}.tsv""",
-    **dict.fromkeys((".ass", ".ssa", ".smi", ".lrc", ".sub"), "ffmpeg -i {0} {1}.srt"),
-}
 
 
 # Against the recording
@@ -177,36 +167,22 @@ def fit_to_recording(segments: pd.DataFrame, duration: float, name: str | Path) 
     those that are empty. Raises `InputError`, which begins with `name`, where the former are more than one and over
     5%, or no segment is left.
     """
+    found = []
 
-    def describe(odd: pd.Series, what: str) -> list[str]:
+    def describe(odd: pd.Series, what: str) -> None:
         places = segments.index[segments.index.isin(odd.index[odd])]
-        return [f"{count(len(places), 'segment')} {what}; first: {places[0]}"] if len(places) else []
+        found.extend([f"{count(len(places), 'segment')} {what}; first: {places[0]}"] if len(places) else [])
 
-    start, end = segments["start"], segments["end"]
-    kinds = {
-        "without a start or end that can be read": start.isna() | end.isna(),
-        "with a negative time": (start < 0) | (end < 0),
-        "with the end before the start": end < start,
-        "after the end of the recording": start >= duration,
-    }
-    odd, found = pd.Series(False, segments.index), []
-    for what, of_kind in kinds.items():
-        found += describe(of_kind & ~odd, f"{what}, left out")
-        odd |= of_kind
-    if odd.sum() > max(1, MAX_ODD * len(odd)):
-        advice = f"these are over {MAX_ODD:.0%} of {len(odd)}: correct them, or is it of another recording?"
+    segments = segments.assign(end=segments["end"].clip(upper=duration))
+    odd = ~(segments["start"].between(0, duration, inclusive="left") & (segments["start"] <= segments["end"]))
+    describe(odd, "left out: times that are missing, negative, in the wrong order or after the end of the recording")
+    is_empty = ~odd & (segments["end"] - segments["start"] < SHORTEST)
+    describe(is_empty, "left out, as they are empty")
+    ordered = segments[~odd & ~is_empty].sort_values(["start", "end"], kind="stable")
+    if odd.sum() > max(1, MAX_ODD * len(odd)) or ordered.empty:
+        advice = f"of {len(odd)}, at most {MAX_ODD:.0%} may be odd: correct them, or is it of another recording?"
         raise InputError(f"{name}: {'; '.join([*found, advice])}")
-    inside = segments.assign(end=end.clip(upper=duration))[~odd]
-    is_empty = inside["end"] - inside["start"] < SHORTEST
-    found += describe(is_empty, "that are empty, left out")
-    inside = inside[~is_empty]
-    if inside.empty:
-        raise InputError(f"{name}: {'; '.join([*found, 'none is left; is it of another recording?'])}")
-    found += describe(end[inside.index] > duration + OVERRUN, f"cut at the end of the recording at {duration:.2f} s")
-    ordered = inside.sort_values(["start", "end"], kind="stable")
-    found += describe(pd.Series(ordered.index != inside.index, inside.index), "not in the order of time, sorted")
-    overlapping = ordered["start"] < ordered["end"].shift()
-    found += describe(overlapping, "overlapping the one before: both speakers are heard in them")
+    describe(ordered["start"] < ordered["end"].shift(), "overlapping the one before: both speakers are heard in them")
     for line in found:
         warnings.warn(f"{name}: {line}", stacklevel=2)
     return ordered.reset_index(drop=True)

@@ -28,8 +28,8 @@ def write_recording(
     return path
 
 
-def make_whisper(folder: Path, seed: int = 0) -> Path:
-    """Save a tiny Whisper with random weights that says digits in ko or en."""
+def make_whisper(folder: Path, seed: int = 0, says: str = "123") -> Path:
+    """Save a tiny Whisper with random weights that says these letters in ko or en."""
     special = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|ko|>", "<|translate|>", "<|transcribe|>"]
     special += ["<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
     pieces = {piece: at for at, piece in enumerate([*sorted(bytes_to_unicode().values()), *special])}
@@ -45,7 +45,7 @@ def make_whisper(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     config = transformers.WhisperConfig(vocab_size=len(tokenizer), **size, **marks)
     model = transformers.WhisperForConditionalGeneration(config)
-    letters = [at for piece, at in pieces.items() if piece not in ("1", "2", "3", special[0])]
+    letters = [at for piece, at in pieces.items() if piece not in (*says, special[0])]
     model.generation_config = transformers.GenerationConfig(
         **marks,
         suppress_tokens=letters,

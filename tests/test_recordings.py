@@ -160,6 +160,7 @@ def test_each_channel_can_be_a_speaker(text_run, whisper, tmp_path):
     ("arguments", "named"),
     [
         (("silent.m4a", "--transcribe", "{whisper}"), "silent.m4a"),
+        (("music.mp4", "--transcribe", "{mute}"), "music.mp4"),
         (("talk.m4a", "--transcribe", "{whisper}", "--channels", "speakers"), "one channel"),
         (("talk.m4a", "--transcribe", "{whisper}", "--language", "xx"), "--language xx"),
         (("talk.m4a", "--transcribe", "no/folder/here"), "no/folder/here"),
@@ -169,11 +170,24 @@ def test_each_channel_can_be_a_speaker(text_run, whisper, tmp_path):
 def test_speech_that_is_not_there_is_one_line(text_run, whisper, tmp_path, capsys, arguments, named):
     write_recording(tmp_path / "silent.m4a", noise(2) // 5000)
     write_recording(tmp_path / "talk.m4a", noise(2))
-    name, *arguments = [argument.format(whisper=whisper) for argument in arguments]
+    tones = np.sin(np.arange(48_000)[:, None] * 2 * np.pi * np.array([440, 660]) / 16_000).sum(axis=1, keepdims=True)
+    write_recording(tmp_path / "music.mp4", (tones * 9000).astype(np.int16))
+    mute = make_whisper(tmp_path / "mute", says="") if "{mute}" in arguments else None  # as a good one does of music
+    name, *arguments = [argument.format(whisper=whisper, mute=mute) for argument in arguments]
     assert predict_recording(text_run, tmp_path / name, *arguments) == 2
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert named in error
     assert not [*tmp_path.glob("*.predictions")]
+
+
+@pytest.mark.filterwarnings("ignore:.*pieces of the sentences:UserWarning")
+@pytest.mark.parametrize("language", ["ko", "en"])
+def test_a_single_word_of_another_language_is_an_utterance(text_run, tmp_path, language):
+    path, model = write_recording(tmp_path / "talk.m4a", noise(1)), make_whisper(tmp_path / "whisper", says="1")
+    assert predict_recording(text_run, path, "--transcribe", model, "--language", language) == 0
+    rows = pd.read_csv(tmp_path / "talk.predictions/predictions.csv", dtype=str)
+    assert set("".join(rows["text"])) <= {"1", " "}
+    assert rows["pred_emotion"].notna().all()
 
 
 # A test with a recogniser's texts
