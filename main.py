@@ -208,15 +208,11 @@ def windows_of(
 
 
 def predict_windows(
-    options: argparse.Namespace,
-    model: MATE,
-    windows: WindowDataset,
-    accelerator: Accelerator,
-    progress: str | None = None,
+    options: argparse.Namespace, model: MATE, windows: WindowDataset, accelerator: Accelerator, shown: str | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`engine.predict_all` with the batch size and precision of a run."""
     size = min(EVALUATION_BATCH, max(1, 2 * options.batch_size // accelerator.num_processes))  # training fits half
-    return engine.predict_all(model, windows, size, options.precision == "bf16", accelerator, progress)
+    return engine.predict_all(model, windows, size, options.precision == "bf16", accelerator, shown)
 
 
 def report(
