@@ -133,6 +133,7 @@ def test_a_recording_is_transcribed_once_for_a_model_in_whispers_form(text_run, 
     assert predict_recording(text_run, path, "--transcribe", whisper, "--overwrite") == 0
     assert f"{folder / 'segments.json'}: " in capsys.readouterr().out
     assert pd.read_csv(folder / "predictions.csv", dtype=str)["text"][0] == "고친 말"
+    assert predict_recording(text_run, path, "--transcribe", whisper, "--overwrite", "--language", "en") == 2
     write_recording(path, noise(5))  # another recording: the transcript is not of it, and is kept
     assert predict_recording(text_run, path, "--transcribe", whisper, "--overwrite") == 2
     assert read_json(folder / "segments.json") == content
