@@ -145,6 +145,7 @@ class WindowDataset:
     soft_targets : the raters' shares as labels; otherwise the majority labels, multi-hot
     crop_seed : of random crops of utterances over 10 s, new ones every epoch; None for the central 10 s
     majority : float32 majority labels of the targets, multi-hot, shape = (len(targets), 7), if there are labels
+    has_affect : whether the targets have arousal and valence
     class_counts : int64, shape = (7,), how often each emotion is a majority label of a target, ties counting each
     weights : float64, shape = (len(targets),), by which `--sampler weighted` draws the targets
     """
@@ -176,6 +177,7 @@ class WindowDataset:
             # Every emotion is drawn about as often: by 1 / its count, the mean over labels that tie
             inverse = 1 / np.maximum(self.class_counts, 1)
             self.weights = torch.from_numpy(self.majority.astype(np.float64) @ inverse / self.majority.sum(axis=1))
+            self.has_affect = bool(rows[["arousal", "valence"]].notna().all(axis=None))
             columns = (shares(rows) if soft_targets else self.majority, rows[["arousal"]], rows[["valence"]])
             self.labels = [torch.tensor(np.array(column), dtype=torch.float32).to(self.device) for column in columns]
         self.set_epoch(0)

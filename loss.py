@@ -29,7 +29,10 @@ def ccc_loss(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def affect_loss(prediction: Outputs, target: Outputs, kind: str = "mse") -> Tensor:
-    """The loss of arousal plus that of valence, a scalar: `mse`, `ccc` (1 - CCC of the batch) or `mse_ccc`, both."""
+    """The loss of arousal plus that of valence, a scalar: `mse`, `ccc` (1 - CCC of the batch), `mse_ccc`, both, or
+    `none`, 0 with a gradient of 0, which processes that average gradients need."""
+    if kind == "none":
+        return 0 * (prediction[1] + prediction[2]).sum()
     if kind == "mse":
         return F.mse_loss(prediction[1], target[1]) + F.mse_loss(prediction[2], target[2])
     concordance = ccc_loss(prediction[1], target[1]) + ccc_loss(prediction[2], target[2])

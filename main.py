@@ -124,11 +124,11 @@ def fit(
 
     Of several processes each trains on its part of every batch, and gradients are averaged.
     """
-    (train_set, valid_set), device = sets, next(model.parameters()).device
-    first, n, rank = accelerator.is_main_process, accelerator.num_processes, accelerator.process_index
-    counts, bfloat16 = train_set.class_counts, train_set.audio_dtype == torch.bfloat16
-    loss_function = make_loss(options.loss, options.lam, options.beta, counts, device, options.affect_loss)
-    step_loss = engine.over_processes(loss_function) if n > 1 and options.affect_loss != "mse" else loss_function
+    (train_set, valid_set), device, first = sets, next(model.parameters()).device, accelerator.is_main_process
+    n, rank, counts = accelerator.num_processes, accelerator.process_index, train_set.class_counts
+    bfloat16, affect = train_set.audio_dtype == torch.bfloat16, options.affect_loss if train_set.has_affect else "none"
+    loss_function = make_loss(options.loss, options.lam, options.beta, counts, device, affect)
+    step_loss = engine.over_processes(loss_function) if n > 1 and "ccc" in affect else loss_function
     rates = options.lr, options.lr_decay, options.weight_decay, options.momentum
     optimizer = engine.make_optimizer(options.optim, model, *rates)
     scheduler = engine.make_scheduler(optimizer, options.epochs, options.lr_gamma)

@@ -95,7 +95,8 @@ def figures_of_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
             var_p, var_t = pp - p * p, tt - t * t
             concordance = 2 * (pt - p * t) / (var_p + var_t + (p - t) ** 2)
             varies = (var_p > CONSTANT) & (var_t > CONSTANT)
-            found |= {f"ccc_{name}": np.where(varies, concordance, 0.0), f"{name}_mae": error}
+            concordance = np.where(varies | np.isnan(tt), concordance, 0.0)  # NaN of a corpus without ratings
+            found |= {f"ccc_{name}": concordance, f"{name}_mae": error}
     return found
 
 

@@ -20,8 +20,9 @@ from pathlib import Path
 import pandas as pd
 
 from constants import EMOTIONS, PROGRAM_VERSION, ROLES
-from corpora.corpus import CORPORA, MERGED_OFFSET, Corpus, corpus_in
+from corpora.corpus import CORPORA, MANIFEST, MERGED_OFFSET, Corpus, corpus_in
 from corpora.corpus_json import CORPUS_FILE, corpus_version, is_synthetic, read_corpus_json
+from corpora.manifest import read_manifest, write_parts
 from corpora.problems import OTHER_SPELLING, problem_text, warn_of_problems
 from corpora.tables import COLUMNS, read_annotation, rows_of_role
 from corpora.transcripts import clean_transcript, read_transcripts
@@ -29,7 +30,7 @@ from corpora.wavs import check_wavs
 from features.embeddings import save_embeddings
 from features.speech import save_speech_embeddings
 from features.speech_encoder import load_speech_encoder
-from features.text import KOBERT, load_text_encoder
+from features.text import KOBERT, TextEncoder, load_text_encoder
 from training.devices import pick_device, set_switches
 from training.options import ArgumentParser, file_path, gpu, number
 from utils import InputError, atomic_write, digest_file, lock_folder, run_command, write_csv, write_json
@@ -50,11 +51,13 @@ def preprocess(args: argparse.Namespace, folder: Path) -> str:
         `strict` there is any fault but another spelling of a label; nothing is written then
     """
     found = {corpus_in(path): path for path in args.data_path}
-    corpora = {corpus: found[corpus] for corpus in CORPORA if corpus in found}
+    corpora = {corpus: found[corpus] for corpus in (*CORPORA, *found) if corpus in found}
     for corpus, path in corpora.items():
         print(f"{path}: {corpus.name}", flush=True)
-    if len(corpora) < len(args.data_path):
-        raise InputError(f"--data_path {' '.join(map(str, args.data_path))}: several folders hold the same corpus")
+    own = next((corpus for corpus in corpora if corpus.is_own), None)
+    if len(corpora) < len(args.data_path) or (own and len(corpora) > 1):
+        found = f"several folders hold the same corpus, or one has {MANIFEST}, which is pre-processed alone"
+        raise InputError(f"--data_path {' '.join(map(str, args.data_path))}: {found}")
     encoder = load_text_encoder(args.text_model, pick_device(args.gpu_id))
     if args.text_dim not in (None, encoder.dim):
         raise InputError(f"--text_dim {args.text_dim}: {args.text_model} gives embeddings of {encoder.dim} values")
@@ -76,7 +79,12 @@ def preprocess(args: argparse.Namespace, folder: Path) -> str:
             "program_version": PROGRAM_VERSION,
             "utterances": tables["annotation.csv"]["Segment ID"].nunique(),
         }
-        write_files(folder, {**tables, "problems.csv": problems}, embeddings, encoder.description, about)
+        if own:
+            rows = tables["df_speaker.csv"]
+            about["sessions"] = rows["Session"].unique().tolist()
+            about["corpus"] += rows["groups"].iloc[0]
+            write_parts(rows, problems, args.audio_path or corpora[own], folder)
+        write_files(folder, {**tables, "problems.csv": problems}, embeddings, encoder, about)
     return summary(folder, tables, problems)
 
 
@@ -112,6 +120,12 @@ def read_corpus(corpus: Corpus, data_path: Path, audio_path: Path | None) -> Con
     ------
     InputError : a table cannot be used, no transcript can be read, or there is no folder `audio_path`
     """
+    if audio_path is not None and not audio_path.is_dir():
+        raise InputError(f"--audio_path {audio_path}: no such folder")
+    if corpus.is_own:
+        table, problems = read_manifest(data_path, audio_path)
+        texts = dict(zip(table["Segment ID"], table["text"], strict=True)) if table["text"].any() else {}
+        return {"annotation.csv": table, "df_speaker.csv": table}, texts, problems
     annotation, of_tables = read_annotation(data_path, corpus)
     ids = annotation["Segment ID"].drop_duplicates().tolist()
     transcripts, of_transcripts = read_transcripts(data_path, ids)
@@ -155,7 +169,7 @@ def refuse_folder(folder: Path, args: argparse.Namespace, text_dim: int) -> None
             raise InputError(f"{folder / name}: exists already; pass --overwrite to write all files anew")
 
 
-def write_files(folder: Path, tables: Tables, embeddings: dict, text_model: dict, about: dict) -> None:
+def write_files(folder: Path, tables: Tables, embeddings: dict, encoder: TextEncoder, about: dict) -> None:
     """Write the tables, then the embeddings, and in the end corpus.json, which has a digest of each file."""
     text_models = {}
     with contextlib.suppress(InputError):  # damaged: it is replaced
@@ -166,9 +180,9 @@ def write_files(folder: Path, tables: Tables, embeddings: dict, text_model: dict
         else:  # as published, for other programs
             with atomic_write(folder / name) as file:
                 table.to_csv(file, index=False)
-    name = f"embedding_{len(next(iter(embeddings.values())))}.npy"
+    name = f"embedding_{encoder.dim}.npy"
     save_embeddings(folder / name, embeddings)
-    text_models[name] = {**text_model, "sha256": digest_file(folder / name)}
+    text_models[name] = {**encoder.description, "sha256": digest_file(folder / name)}
     files = {name: digest_file(folder / name) for name in (name, *tables)}
     write_json(folder / CORPUS_FILE, {**about, "text_models": text_models, "files": files})
 
@@ -178,6 +192,8 @@ def summary(folder: Path, tables: Tables, problems: pd.DataFrame) -> str:
     found = tables["annotation.csv"]
     n_utterances, n_sessions, n_dialogues = (found[c].nunique() for c in ("Segment ID", "Session", "dialogue"))
     lines = [f"{folder}: {n_utterances} utterances, {n_sessions} sessions, {n_dialogues} dialogues"]
+    if "groups" in found:
+        lines[0] += found["groups"].iloc[0]
     for name, table in [*tables.items()][1:]:
         counts = table["Emotion"].value_counts().reindex(EMOTIONS, fill_value=0)
         labels = ", ".join(f"{emotion} {n}" for emotion, n in counts.items())
@@ -197,7 +213,7 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(description=f"Make {files} of a raw corpus.")
     add = parser.add_argument
     corpus = {"nargs": "+", "type": file_path, "metavar": "FOLDER", "default": [Path("data/KEMDy19")]}
-    text = "corpus folder, with annotation/ and wav/ (data/KEMDy19); two make one corpus in --out"
+    text = "corpus folder, with annotation/ and wav/, or manifest.csv (data/KEMDy19); two make one corpus in --out"
     add("--data_path", **corpus, help=text)
     add("--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
     add("--out", type=file_path, metavar="FOLDER", help="where to write (DATA_PATH); train with it as --data_path")

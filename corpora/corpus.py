@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from corpora.corpus_json import read_corpus_json
 from utils import InputError
 
+MANIFEST = "manifest.csv"  # in the raw folder of a corpus of anybody's own, see corpora/manifest.py
+N_FOLDS = 5  # of such a corpus
 MERGED_OFFSET = 100  # added to the sessions of each further corpus of a merged folder
 
 
@@ -29,13 +32,12 @@ class Corpus:
         of all raters together follow, their emotion, valence and arousal, and then three of each rater; start and end
         are columns 1 and 2
     segment : what a segment id matches, with the groups session, script, speaker and sequence
-    sessions : all session numbers
-    folds : test sessions of each fold of the usual protocol
-    test_fold : the one that is tested by default
+    folds : test sessions of each fold of the usual protocol; the first is tested by default
     tuning_fold : the one on which options are chosen: a grid is tested there
     utterances : number of labelled utterances by role, as distributed; the keys are the corpus's roles
     imbalanced : whether it is mostly of one emotion, so that accuracy says little and macro F1 is shown first
     improvised : whether some dialogues are improvised and the others scripted, which `script` in their ids says
+    is_own : whether it is made of a manifest
     """
 
     name: str
@@ -44,18 +46,22 @@ class Corpus:
     table: re.Pattern[str]
     id_column: int
     segment: re.Pattern[str]
-    sessions: tuple[int, ...]
     folds: tuple[tuple[int, ...], ...]
-    test_fold: tuple[int, ...]
     tuning_fold: tuple[int, ...]
     utterances: Mapping[str, int]
     imbalanced: bool = False
     improvised: bool = False
+    is_own: bool = False
 
     @property
     def roles(self) -> tuple[str, ...]:
         """Whether a row rates the one who speaks ("speaker") or the one who listens: one df_<role>.csv each."""
         return tuple(self.utterances)
+
+    @property
+    def next_fold(self) -> dict[tuple[int, ...], tuple[int, ...]]:
+        """By each fold the one after it; by the last the first."""
+        return dict(zip(self.folds, self.folds[1:] + self.folds[:1], strict=True))
 
 
 def _folds(n_sessions: int, size: int) -> tuple[tuple[int, ...], ...]:
@@ -71,9 +77,7 @@ KEMDY19 = Corpus(  # ETRI's acted dialogues of 2019: in each session a female an
     segment=re.compile(
         r"Sess(?P<session>\d{2})_(?P<script>(?:script|impro)\d{2})_(?P<speaker>[FM])(?P<sequence>\d{3})"
     ),
-    sessions=tuple(range(1, 21)),
     folds=_folds(20, 4),
-    test_fold=(1, 2, 3, 4),
     tuning_fold=(13, 14, 15, 16),  # as the paper chose its parameters
     utterances={"speaker": 10_279, "listener": 10_285},
     improvised=True,
@@ -87,14 +91,20 @@ KEMDY20 = Corpus(  # ETRI's free talk of 2020: in each session two speakers, per
     segment=re.compile(
         r"Sess(?P<session>\d{2})_(?P<script>script\d{2})_(?P<speaker>User\d{3})[FM]_(?P<sequence>\d{3})"
     ),
-    sessions=tuple(range(1, 41)),
     folds=_folds(40, 8),
-    test_fold=tuple(range(1, 9)),
     tuning_fold=tuple(range(1, 9)),
     utterances={"speaker": 13_462},
     imbalanced=True,  # 87% of it is neutral
 )
 CORPORA = (KEMDY19, KEMDY20)
+
+
+def own_corpus(name: str, sessions: Sequence[int] = (1,)) -> Corpus:
+    """The corpus of a manifest, whose folds are up to five runs of its sessions."""
+    parts = np.array_split(sorted(sessions), min(N_FOLDS, len(sessions)))
+    folds = tuple(tuple(part.tolist()) for part in parts)
+    settings = {"folds": folds, "tuning_fold": folds[0], "utterances": {"speaker": 0}, "imbalanced": False}
+    return replace(KEMDY20, name=name, is_own=True, **settings)
 
 
 def corpus_by_name(name: str) -> Corpus | None:
@@ -112,7 +122,6 @@ def corpus_by_name(name: str) -> Corpus | None:
     return replace(
         first,
         name=name,
-        sessions=tuple(session + MERGED_OFFSET * i for i, part in enumerate(parts) for session in part.sessions),
         utterances={role: sum(part.utterances[role] for part in parts) for role in roles},
         imbalanced=any(part.imbalanced for part in parts),
     )
@@ -133,6 +142,8 @@ def corpus_of(data_path: Path) -> Corpus:
     InputError : corpus.json is damaged
     """
     content = read_corpus_json(data_path)
+    if content and "sessions" in content:
+        return own_corpus(content["corpus"], content["sessions"])
     if content and (corpus := corpus_by_name(content["corpus"])):
         return corpus
     try:
@@ -146,13 +157,16 @@ def corpus_in(data_path: Path) -> Corpus:
     """The corpus whose annotation tables a raw corpus folder holds; `InputError` where it holds none."""
     if not data_path.is_dir():
         raise InputError(f"{data_path}: no such folder; data/README.md says how a corpus is put there")
+    if (data_path / MANIFEST).is_file():
+        name = data_path.resolve().name.replace("+", "-")
+        return own_corpus(f"own {name}" if corpus_by_name(name) else name)
     folder = data_path / "annotation"
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     for corpus in CORPORA:
         if any(map(corpus.table.fullmatch, names)):
             return corpus
     tables = " or ".join(corpus.example_table for corpus in CORPORA)
-    raise InputError(f"{folder}: no table such as {tables}; expected a folder with annotation/ and wav/")
+    raise InputError(f"{folder}: no table such as {tables}; expected a folder with annotation/ and wav/, or {MANIFEST}")
 
 
 def parts_of_ids(ids: pd.Series, corpus: Corpus) -> pd.DataFrame:

@@ -28,7 +28,7 @@ def read_corpus_json(data_path: Path) -> dict[str, Any] | None:
 
     `corpus`, `version`, `synthetic`; `raw`: raw folders, [] if it is the folder itself; `audio_path`: of the wavs, if
     --audio_path was given; `text_models`: embedding file -> {name, revision, fingerprint, random, sha256}; `files`:
-    name -> SHA-256.
+    name -> SHA-256. Of a manifest also `sessions`.
 
     Raises
     ------
@@ -62,7 +62,8 @@ def corpus_version(data_path: Path) -> str:
     if release := RELEASE.search(data_path.resolve().name):
         return ".".join(release.groups())
     content = hashlib.sha256()
-    for path in sorted((data_path / "annotation").glob("*.[cC][sS][vV]")):
+    own = [path for path in (data_path / "manifest.csv", data_path / "labels.csv") if path.is_file()]
+    for path in own or sorted((data_path / "annotation").glob("*.[cC][sS][vV]")):
         content.update(path.name.encode())
         content.update(path.read_bytes())
     return f"tables {content.hexdigest()[:12]}"

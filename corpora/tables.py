@@ -24,6 +24,7 @@ HEADER_ROWS = 2  # of every table that ETRI publishes
 RATINGS = ("Emotion", "Valence", "Arousal")
 RATING_COLUMNS = [*RATINGS, *(f"{name}.{rater}" for rater in range(1, N_RATERS + 1) for name in RATINGS)]
 VOTES = [f"Emotion.{rater}" for rater in range(1, N_RATERS + 1)]
+VOTE_COUNTS = [f"votes_{emotion}" for emotion in EMOTIONS]  # in place of `VOTES`, of a manifest
 PART_COLUMNS = ["speaker", "text", "role", "Session", "script", "sequence", "dialogue"]
 COLUMNS = ["start", "end", "Segment ID", *RATING_COLUMNS, *PART_COLUMNS]  # of annotation.csv and df_<role>.csv
 
@@ -46,8 +47,7 @@ def read_annotation(data_path: Path, corpus: Corpus) -> tuple[pd.DataFrame, pd.D
     parts = parts_of_ids(rows["Segment ID"], corpus)
     is_own = parts["Session"] == rows["session"].str.lstrip("0")
     what = "segment id that cannot be parsed, or of another session than its table"
-    foreign = rows[~is_own]
-    of_rows.append(row_problems(foreign, what, foreign["Segment ID"].map(repr), "row left out"))
+    of_rows.append(row_problems(rows[~is_own], what, rows["Segment ID"].map(repr), "row left out"))
     own = rows[is_own].join(parts.astype({"Session": "Int64", "sequence": "Int64"}))
     is_rated = own["speaker"] == own["actor"].str.upper() if "actor" in own else True
     own["role"] = np.where(is_rated, "speaker", "listener")
@@ -55,8 +55,8 @@ def read_annotation(data_path: Path, corpus: Corpus) -> tuple[pd.DataFrame, pd.D
     of_tables = _doubtful_tables(data_path, own) if "actor" in own else None
     problems = pd.concat([*of_rows, of_cells]).sort_index(kind="stable")
     is_lost = ~annotation["usable"].reindex(rows.index, fill_value=False)
-    _refuse_ruined_table(data_path, rows, is_lost, problems)
-    return _in_time_order(annotation), pd.concat([of_files, of_tables, problems, _half_rated(own)])
+    refuse_ruined_table(data_path, rows, is_lost, problems)
+    return in_time_order(annotation), pd.concat([of_files, of_tables, problems, _half_rated(own)])
 
 
 # Reading
@@ -142,16 +142,17 @@ def _mend_prefixes(rows: pd.DataFrame, data_path: Path, corpus: Corpus) -> tuple
     other &= mended.isin(present) | ~as_written.isin(present)
     rows = rows.assign(**{"Segment ID": as_written.where(~other, mended)})
     what, done = "segment id with another session's prefix", "read as the session of the table's name"
-    return rows, row_problems(rows[other], what, as_written[other].map(repr), done)
+    return rows, row_problems(rows[other], what, as_written.map(repr), done)
 
 
-def _refuse_ruined_table(data_path: Path, rows: pd.DataFrame, is_lost: pd.Series, problems: pd.DataFrame) -> None:
-    """Raise `InputError` where over 5% of a table's rows, and more than three, cannot be used.
+def refuse_ruined_table(data_path: Path, rows: pd.DataFrame, is_lost: pd.Series, problems: pd.DataFrame) -> None:
+    """Raise `InputError` where over 5% of a table's rows, and more than three or all, cannot be used.
 
     It is another session's table, say, or one in which a spreadsheet made dates of numbers.
     """
     by_table = is_lost.groupby(rows["file"])
-    lost = by_table.mean().where(by_table.sum() > 3, 0)
+    lost = by_table.mean()
+    lost = lost.where((by_table.sum() > 3) | (lost == 1), 0)
     if lost.max() > 0.05:
         of_table = problems[(problems["file"] == lost.idxmax()) & problems["done"].str.startswith("row left out")]
         first = of_table.iloc[0]
@@ -200,6 +201,22 @@ def read_emotions(cells: pd.Series) -> pd.Series:
     return cells.map({cell: spell(cell) for cell in cells.unique()})
 
 
+def multi_hot(labels: pd.Series) -> pd.DataFrame:
+    """0 or 1 for each of `EMOTIONS`, of labels that are joined by `;`."""
+    return labels.str.get_dummies(";").reindex(columns=EMOTIONS, fill_value=0)
+
+
+def count_votes(votes: pd.DataFrame) -> pd.DataFrame:
+    """How many of the raters, who have a column each, chose each of `EMOTIONS`."""
+    return pd.DataFrame({emotion: (votes == emotion).sum(axis=1) for emotion in EMOTIONS})
+
+
+def majority_labels(counts: pd.DataFrame) -> pd.Series:
+    """The labels with the most votes, joined by `;`; "" of a row without votes."""
+    is_most = counts.eq(counts.max(axis=1), axis=0) & (counts > 0)
+    return is_most.dot(counts.columns + ";").str.rstrip(";")
+
+
 def read_ratings(cells: pd.Series) -> pd.Series:
     """Numbers from 1 to 5 in one spelling (`3.0` is `3`) as text; NaN where a cell is none."""
     numbers = pd.to_numeric(cells, errors="coerce")
@@ -220,8 +237,8 @@ def _read_cells(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     problems = [
         _cell_problems(rows, values, left_out.to_numpy()),
         *_doubtful_totals(rows, values),
-        row_problems(rows[~has_vote], "row without a usable vote", "", left_out[~has_vote]),
-        row_problems(rows[bad_start], "start that is no number", rows["start"][bad_start].map(repr), ordered),
+        row_problems(rows[~has_vote], "row without a usable vote", "", left_out),
+        row_problems(rows[bad_start], "start that is no number", rows["start"].map(repr), ordered),
     ]
     return rows.assign(start=start, end=end, usable=usable, **values.fillna("")), pd.concat(problems)
 
@@ -248,18 +265,15 @@ def _cell_problems(rows: pd.DataFrame, values: pd.DataFrame, left_out: np.ndarra
 
 def _doubtful_totals(rows: pd.DataFrame, values: pd.DataFrame) -> list[pd.DataFrame]:
     """The totals that are not the majority label, or the mean, of their votes, where all of these can be used."""
-    counts = np.stack([(values[VOTES] == emotion).sum(axis=1) for emotion in EMOTIONS], axis=1)
-    is_majority = counts == counts.max(axis=1, keepdims=True)
-    total = values["Emotion"].str.get_dummies(";").reindex(columns=EMOTIONS, fill_value=0)
-    differs = (total != is_majority).any(axis=1)
-    majority = pd.Series([";".join(np.array(EMOTIONS)[of_row]) for of_row in is_majority], rows.index)
+    majority = majority_labels(count_votes(values[VOTES]))
+    differs = (multi_hot(values["Emotion"]) != multi_hot(majority)).any(axis=1)
     found = {"Emotion": (differs & values[["Emotion", *VOTES]].notna().all(axis=1), majority)}
     for name in RATINGS[1:]:
         mean = values[[f"{name}.{rater}" for rater in range(1, 1 + N_RATERS)]].astype(float).mean(axis=1, skipna=False)
         found[name] = (values[name].astype(float) - mean).abs() > 0.051, mean.round(2).astype(str)  # one decimal
-    what = {name: f"total {name.lower()} that its votes do not give" for name in RATINGS}
-    text = {name: rows[name].map(repr) + ", of the votes " + of_votes for name, (_, of_votes) in found.items()}
-    return [row_problems(rows[bad], what[name], text[name][bad], "used as it is") for name, (bad, _) in found.items()]
+    what, done = "total {} that its votes do not give", "used as it is"
+    texts = {name: rows[name].map(repr) + ", of the votes " + of_votes for name, (_, of_votes) in found.items()}
+    return [row_problems(rows[found[name][0]], what.format(name.lower()), texts[name], done) for name in found]
 
 
 def _whose(raters: list[int]) -> str:
@@ -273,7 +287,7 @@ def _whose(raters: list[int]) -> str:
 # Order and roles
 
 
-def _in_time_order(rows: pd.DataFrame) -> pd.DataFrame:
+def in_time_order(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows sorted by time within a dialogue, dialogues in the order of the tables.
 
     Each table holds its utterances in time order. So a blank start is taken from another row of the utterance (KEMDy19

@@ -12,10 +12,10 @@ import pandas as pd
 from constants import AFFECT_RANGE, EMOTIONS, ROLES
 from corpora.corpus import corpus_by_name, corpus_of, parts_of_ids
 from corpora.corpus_json import read_corpus_json
-from corpora.tables import VOTES, read_emotions
+from corpora.tables import VOTE_COUNTS, VOTES, count_votes, multi_hot, read_emotions
 from utils import InputError, decode
 
-LABEL_COLUMNS = ("Segment ID", "Emotion", "Arousal", "Valence", *VOTES)
+LABEL_COLUMNS = ("Segment ID", "Emotion", "Arousal", "Valence")
 PARTS = ("Session", "dialogue", "speaker", "script", "sequence")  # of ids; preprocessing.py writes them
 SHARES = [f"share_{emotion}" for emotion in EMOTIONS]
 
@@ -25,7 +25,8 @@ def read_utterances(data_path: Path, role: str) -> pd.DataFrame:
 
     Columns: id, corpus, session (int64), dialogue (unique in the folder), speaker, sequence (int64), scripted (True,
     False or None), start, end (seconds, NaN if unknown), text ("" if none), emotion (majority labels, joined by `;`),
-    arousal, valence (float32, 1 to 5), share_disgust to share_happy (float32, sum 1). A RangeIndex.
+    arousal, valence (float32, 1 to 5; NaN of a manifest without), share_disgust to share_happy (float32, sum 1).
+    A RangeIndex.
 
     Raises
     ------
@@ -39,7 +40,8 @@ def read_utterances(data_path: Path, role: str) -> pd.DataFrame:
     if role not in corpus.roles:
         raise InputError(f"--SorL {role}: {data_path} holds {corpus.name}, which has {' and '.join(corpus.roles)} rows")
     is_published = read_corpus_json(data_path) is None
-    cells = read_cells(path, LABEL_COLUMNS if is_published else (*LABEL_COLUMNS, *PARTS))
+    votes = VOTE_COUNTS if corpus.is_own else VOTES
+    cells = read_cells(path, (*LABEL_COLUMNS, *votes, *(() if is_published else PARTS)))
     ids = cells["Segment ID"]
     _refuse(path, ids, ids.duplicated(), "occurs twice")
     if "role" in cells:
@@ -50,8 +52,8 @@ def read_utterances(data_path: Path, role: str) -> pd.DataFrame:
         _refuse(path, ids, parts["Session"].isna(), f"expected one such as {corpus.example_id}")
         cells[parts.columns] = parts
     for column in ("Session", "sequence"):
-        is_number = cells[column].str.fullmatch("[0-9]{1,3}")
-        _refuse(path, ids, ~is_number, f"expected a number up to 999 as {column}", cells[column])
+        is_number = cells[column].str.fullmatch("[0-9]{1,6}")
+        _refuse(path, ids, ~is_number, f"expected a whole number as {column}", cells[column])
     table = pd.DataFrame({"id": ids, "corpus": cells.get("corpus", corpus.name)})
     table["session"] = cells["Session"].astype("int64")
     table[["dialogue", "speaker"]] = cells[["dialogue", "speaker"]]
@@ -111,15 +113,20 @@ def _read_labels(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
     labels = pd.DataFrame({"emotion": read_emotions(cells["Emotion"])})
     _refuse(path, ids, labels["emotion"].isna(), f"{known}, or several joined by ';'", cells["Emotion"])
     for column in ("Arousal", "Valence"):
-        ratings = pd.to_numeric(cells[column], errors="coerce")
-        _refuse(path, ids, ~ratings.between(*AFFECT_RANGE), f"expected {column.lower()} from 1 to 5", cells[column])
+        ratings, lacks = pd.to_numeric(cells[column], errors="coerce"), "wav" in cells and (cells[column] == "").all()
+        is_bad = ~ratings.between(*AFFECT_RANGE) & (not lacks)  # a manifest may have none
+        _refuse(path, ids, is_bad, f"expected {column.lower()} from 1 to 5", cells[column])
         labels[column.lower()] = ratings.astype("float32")
-    votes = cells[VOTES].apply(read_emotions)
-    for column in VOTES:
-        is_bad = ~votes[column].isin(EMOTIONS) & (cells[column].str.strip() != "")
-        _refuse(path, ids, is_bad, f"{known} as {column}", cells[column])
-    counts = np.stack([(votes == emotion).sum(axis=1) for emotion in EMOTIONS], axis=1).astype(np.float32)
-    is_unrated = pd.Series(counts.sum(axis=1) == 0, ids.index)
+    if VOTE_COUNTS[0] in cells:
+        counts = cells[VOTE_COUNTS].apply(pd.to_numeric, errors="coerce")
+    else:
+        votes = cells[VOTES].apply(read_emotions)
+        for column in VOTES:
+            is_bad = ~votes[column].isin(EMOTIONS) & (cells[column].str.strip() != "")
+            _refuse(path, ids, is_bad, f"{known} as {column}", cells[column])
+        counts = count_votes(votes)
+    counts = counts.to_numpy(np.float32)
+    is_unrated = pd.Series(~(counts.sum(axis=1) > 0), ids.index)
     _refuse(path, ids, is_unrated, f"no rater's emotion in {VOTES[0]} to {VOTES[-1]}")
     labels[SHARES] = counts / counts.sum(axis=1, keepdims=True)
     return labels
@@ -127,8 +134,7 @@ def _read_labels(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
 
 def majority(table: pd.DataFrame) -> np.ndarray:
     """Majority label(s) of rows of `read_utterances`, multi-hot float32, shape = (N, 7)."""
-    labels = table["emotion"].str.get_dummies(";").reindex(columns=EMOTIONS, fill_value=0)
-    return labels.to_numpy(np.float32)
+    return multi_hot(table["emotion"]).to_numpy(np.float32)
 
 
 def shares(table: pd.DataFrame) -> np.ndarray:

@@ -27,12 +27,14 @@ from corpora.corpus_json import read_corpus_json
 from corpora.problems import COUNTS_AS_ZEROS, file_problems
 from utils import InputError, count, digest_file, read_json, write_json
 
+PARTS_OF_WAVS = "manifest_parts"  # folder of the utterances of a manifest that are parts of wavs
 MAX_AMPLITUDE = 2.0**31  # of floating-point samples: integers that were never scaled are usable
 
 # In libsndfile's log, bytes of sound: those that are announced, and those that are there
 CUT_SHORT = re.compile(r"^ *data *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 UNKNOWN_LENGTH = 0x7FFFF000  # bytes; programs that write a wav into a pipe leave this or more as its length, or 0:
 NO_LENGTH = re.compile(r"^data : 0\n(?!End|\w{3}. : )", re.MULTILINE)  # in libsndfile's log: then what follows is sound
+END_TOLERANCE = 0.5  # s by which a manifest may say an end too late
 MIN_SECONDS = 0.005  # of an utterance
 TOO_SHORT = f"holds less than {MIN_SECONDS} s of sound"
 LOOK_SECONDS, MIN_CORRELATION = 3, 0.5  # of the parts of a file in which its channels are compared
@@ -79,13 +81,27 @@ def wav_files(data_path: Path, audio_path: Path | None = None) -> list[Path]:
     return [path for raw in folders for path in find_files(raw / "wav", ".wav") or find_files(Path("audio"), ".wav")]
 
 
+def is_part(rows: pd.DataFrame) -> pd.Series:
+    """Whether an utterance of a manifest is a part of its wav, or one of its channels."""
+    return rows[["first", "last", "channel"]].ne("").any(axis=1) & (rows["wav"] != "")
+
+
 def find_wavs(data_path: Path, audio_path: Path | None = None) -> dict[str, Path]:
     """Wavs by segment id, of all corpora of the folder; of several with one name the first in alphabetical order.
 
     They are looked for in and below `audio_path` if it is given; without it where `preprocessing.py --out` found
     them, if its files are in `data_path`. Otherwise below `data_path/wav`, and if no wav at all is there in `./audio`,
     where the published `audio.zip` unpacks to; never in both, since another corpus's wavs may have the same ids.
+    Those of a manifest are where its rows say.
     """
+    content = read_corpus_json(data_path)
+    if content and "sessions" in content:
+        rows = pd.read_csv(data_path / "df_speaker.csv", dtype=str, keep_default_na=False)
+        folder = Path(audio_path or content["audio_path"] or raw_folders(data_path)[0])
+        each = zip(rows["Segment ID"], rows["wav"], is_part(rows), strict=True)
+        of_parts = data_path / PARTS_OF_WAVS
+        paths = {segment: of_parts / f"{segment}.wav" if part else folder / wav for segment, wav, part in each}
+        return {segment: path for segment, path in paths.items() if path.is_file()}
     return {stem(path): path for path in reversed(wav_files(data_path, audio_path))}
 
 
@@ -100,31 +116,42 @@ def first_of_each(files: Iterable[Path], ids: Iterable[str], kind: str) -> tuple
 
 
 def check_wavs(data_path: Path, audio_path: Path | None, ids: Sequence[str]) -> pd.DataFrame:
-    """The problems of the wavs: ids without one, or with one that cannot be used.
-
-    Raises
-    ------
-    InputError : there is no folder `audio_path`
-    """
-    if audio_path is not None and not audio_path.is_dir():
-        raise InputError(f"--audio_path {audio_path}: no such folder")
+    """The problems of the wavs of a corpus with annotation tables, and of wavs of the same name."""
     wavs, problems = first_of_each(wav_files(data_path, audio_path), ids, "wav")
+    return file_problems(data_path, problems + wav_problems(wavs, ids, audio_path or data_path / "wav", {}))
 
-    def look_at(path: Path) -> tuple[str | None, bool]:
+
+def wav_problems(
+    wavs: Mapping[str, Path], ids: Iterable[str], folder: Path, parts: Mapping[str, Sequence[float]]
+) -> list[tuple]:
+    """The problems of ids without a wav (in `folder`), or with one that cannot be used, or whose channels differ.
+
+    `parts` : by id start and end (s) and channel of an utterance in its wav, 0 for one that is not named
+    """
+    paths = [path for path in dict.fromkeys(wavs.values()) if path.is_file()]
+
+    def look_at(path: Path) -> tuple:
         fault = wav_fault(path)
-        return fault, fault is None and channels_differ(path)
+        return (fault,) if fault else (None, channels_differ(path), *inspect_sound(path))
 
     with ThreadPoolExecutor() as pool:  # reading the head of a file is mostly waiting
-        looks = tqdm(pool.map(look_at, wavs.values()), "wavs", len(wavs), unit="file")
-        looks = dict(zip(wavs, looks, strict=True))
+        looks = dict(zip(paths, tqdm(pool.map(look_at, paths), "wavs", len(paths), unit="file"), strict=True))
+    problems = []
     for segment in ids:
-        if segment not in wavs:
-            problems.append((audio_path or data_path / "wav", segment, "no wav", "", COUNTS_AS_ZEROS))
-        elif fault := looks[segment][0]:
-            problems.append((wavs[segment], segment, "wav that cannot be used", fault, COUNTS_AS_ZEROS))
-        elif looks[segment][1]:
-            problems.append((wavs[segment], segment, "wav whose channels differ", "", "their mean is used"))
-    return file_problems(data_path, problems)
+        if (path := wavs.get(segment)) not in looks:
+            problems.append((folder, segment, "no wav", "", COUNTS_AS_ZEROS))
+            continue
+        fault, *look = looks[path]
+        if fault:
+            problems.append((path, segment, "wav that cannot be used", fault, COUNTS_AS_ZEROS))
+            continue
+        (differs, seconds, _, channels), (start, end, channel) = look, parts.get(segment, (0, 0, 0))
+        if start >= seconds or end > seconds + END_TOLERANCE or channel > channels:
+            what = "start, end or channel that the wav does not have"
+            problems.append((path, segment, what, f"{seconds:.2f} s, channels: {channels}", COUNTS_AS_ZEROS))
+        elif differs and not channel:
+            problems.append((path, segment, "wav whose channels differ", "", "their mean is used"))
+    return problems
 
 
 # Their faults and samples

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import sample_layouts as layouts  # puts the program on the path
 import sentencepiece
 import torch
-from sample_layouts import SampleKEMDy19, SampleKEMDy20, read_dialogues, speak  # puts the program on the path
 from transformers import BertConfig, BertModel
 
 # isort: split
@@ -30,9 +30,8 @@ from utils import InputError, run_command, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 
-LAYOUTS = {"kemdy19": SampleKEMDy19, "kemdy20": SampleKEMDy20}
-N_SESSIONS = {"kemdy19": 20, "kemdy20": 40}
-OUT = {"kemdy19": ROOT / "data" / "sample", "kemdy20": ROOT / "data" / "sample_kemdy20"}
+LAYOUTS = {"kemdy19": layouts.SampleKEMDy19, "kemdy20": layouts.SampleKEMDy20, "manifest": layouts.SampleManifest}
+OUT = {"kemdy19": "sample", "kemdy20": "sample_kemdy20", "manifest": "sample_manifest"}  # in data
 NOTE = "computer speech and simulated raters, made by data/make_sample.py; says nothing about emotion recognition"
 
 # The stand-in for KoBERT
@@ -50,7 +49,7 @@ def write_text_encoder(folder: Path, seed: int) -> None:
     settings = {"model_type": "unigram", "vocab_size": VOCAB_SIZE, "hard_vocab_limit": False, "character_coverage": 1.0}
     settings |= {"num_threads": 1, "minloglevel": 2}  # with more threads the scores depend on the order of their ends
     settings |= {"unk_id": 0, "pad_id": 1, "bos_id": -1, "eos_id": -1, "unk_piece": unk, "pad_piece": pad}
-    lines = (text for dialogue in read_dialogues().values() for _, _, text in dialogue)
+    lines = (text for dialogue in layouts.read_dialogues().values() for _, _, text in dialogue)
     settings |= {"control_symbols": control, "sentence_iterator": lines, "model_writer": pieces}
     sentencepiece.SentencePieceTrainer.train(**settings)
     (folder / "spiece.model").write_bytes(pieces.getvalue())
@@ -69,18 +68,18 @@ def write_text_encoder(folder: Path, seed: int) -> None:
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
 
 
-def write_corpus(folder: Path, corpus: SampleKEMDy19 | SampleKEMDy20, progress: bool) -> float:
+def write_corpus(folder: Path, corpus: layouts.SampleKEMDy19 | layouts.SampleKEMDy20, progress: bool) -> float:
     """Write transcripts, wavs and tables; returns the seconds of speech."""
     for u in corpus.utterances:
         (folder / u.folder).mkdir(parents=True, exist_ok=True)
         encoding = "cp949" if corpus.cp949 and u.session != 2 else "utf-8"
         (folder / u.folder / f"{u.id}.txt").write_bytes(f"{u.transcript}\n".encode(encoding) if u.transcript else b"")
     paths = {u.id: folder / u.folder / f"{u.id}.wav" for u in corpus.utterances}
-    spoken = speak([[str(paths[u.id]), u.line, *u.speech] for u in corpus.utterances], progress)
+    spoken = layouts.speak([[str(paths[u.id]), u.line, *u.speech] for u in corpus.utterances], progress)
     seconds = dict(zip(paths, spoken, strict=True))
-    (folder / "annotation").mkdir()
     for name, content in corpus.tables(seconds):
-        (folder / "annotation" / name).write_bytes(content)
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
     if corpus.missing_wav is not None:
         paths[corpus.missing_wav].unlink()
         del seconds[corpus.missing_wav]
@@ -100,13 +99,13 @@ def make_sample(
 
     `utterances` cuts every dialogue after so many. Raises `InputError` if `out` exists or a number is out of range.
     """
-    limits = {"seed": (seed, 0, 2**32 - 1), "sessions": (sessions, 1, N_SESSIONS[layout])}
+    limits = {"seed": (seed, 0, 2**32 - 1), "sessions": (sessions, 1, LAYOUTS[layout].n_sessions)}
     for name, (value, least, most) in (limits | {"utterances": (utterances, 1, 1_000)}).items():
         if value is not None and not least <= value <= most:
             raise InputError(f"--{name} {value}: expected {least} to {most}")
     if out.exists() or out.is_symlink():
         raise InputError(f"{out}: exists already and is left as it is; choose another --out or remove it first")
-    corpus = LAYOUTS[layout](seed, sessions or N_SESSIONS[layout], utterances)
+    corpus = LAYOUTS[layout](seed, sessions or LAYOUTS[layout].n_sessions, utterances)
     parent = out.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -125,8 +124,8 @@ def make_sample(
 def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(description="Make the synthetic sample corpus in a raw layout.")
     option = parser.add_argument
-    option("--layout", choices=LAYOUTS, default="kemdy19", help="corpus whose layout it has (default: %(default)s)")
-    option("--out", type=file_path, help="new folder to make (default: data/sample or data/sample_kemdy20)")
+    option("--layout", choices=LAYOUTS, default="kemdy19", help="layout (default: %(default)s)")
+    option("--out", type=file_path, help="new folder to make (default: data/sample, sample_kemdy20, sample_manifest)")
     option("--seed", type=int, default=0, help="the same seed gives the same bytes (default: %(default)s)")
     option("--sessions", type=int, help="sessions, 1 to 20, or to 40 of KEMDy20 (default: all)")
     option("--utterances", type=int, help="cut every dialogue after so many utterances (default: whole dialogues)")
@@ -135,7 +134,7 @@ def get_args_parser() -> ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = vars(get_args_parser().parse_args(argv))
-    args["out"] = args["out"] or OUT[args["layout"]]
+    args["out"] = args["out"] or ROOT / "data" / OUT[args["layout"]]
     return run_command(lambda: print(make_sample(**args, progress=True)))
 
 

@@ -164,7 +164,7 @@ class SampleKEMDy19:
     misspelt labels, a listener's row twice with two ratings, a table with a byte order mark and CRLF, one in CP949.
     """
 
-    cp949 = False  # of the transcripts but session 2's
+    n_sessions, cp949 = 20, False  # of the whole sample; of the transcripts but session 2's
 
     def __init__(self, seed: int, sessions: int, n_utterances: int | None) -> None:
         self.seed, self.sessions, self.n_utterances = seed, sessions, n_utterances
@@ -210,7 +210,7 @@ class SampleKEMDy19:
                 yield Utterance(session, utterance, folder, speaker, text, text, speech, ratings)
 
     def tables(self, seconds: dict[str, float]) -> Iterator[tuple[str, bytes]]:
-        """Names and contents of the annotation tables, `SessionNN_<actor>_res.csv`; seconds by id."""
+        """Paths and contents of the annotation tables, `SessionNN_<actor>_res.csv`; seconds by id."""
         for session in range(1, self.sessions + 1):
             own = [u for u in self.utterances if u.session == session]
             times = self.time_cells(own, seconds)
@@ -226,7 +226,8 @@ class SampleKEMDy19:
                     for rating in (u.ratings[actor], self.second_rating)[: 1 + again]:
                         rows.append([str(len(rows) - 1), *time, u.id, *rating.cells()])
                 encoding = "cp949" if korean else "utf-8-sig" if crlf else "utf-8"
-                yield f"Session{session:02d}_{actor}_res.csv", encode_table(rows, encoding, "\r\n" if crlf else "\n")
+                path = f"annotation/Session{session:02d}_{actor}_res.csv"
+                yield path, encode_table(rows, encoding, "\r\n" if crlf else "\n")
 
     def time_cells(self, utterances: Sequence[Utterance], seconds: dict[str, float]) -> list[list[str]]:
         """The eight start and end cells of each utterance of a session, in seconds."""
@@ -264,6 +265,19 @@ def add_misspellings(utterances: list[Utterance], rng: np.random.Generator) -> l
     return utterances
 
 
+class SampleManifest(SampleKEMDy19):
+    """The speakers' rows of `SampleKEMDy19` as a manifest."""
+
+    def tables(self, seconds: dict[str, float]) -> Iterator[tuple[str, bytes]]:
+        head = ["id", "wav", "session", "dialogue", "speaker", "text", "emotion", "valence", "arousal"]
+        rows = [head + [f"votes_{emotion}" for emotion in EMOTIONS]]
+        for u in self.utterances:
+            rating, place = u.ratings[u.speaker], [f"{u.folder.as_posix()}/{u.id}.wav", str(u.session), u.folder.name]
+            votes = [str(rating.emotions.count(emotion)) for emotion in EMOTIONS]
+            rows.append([u.id, *place, u.speaker, u.transcript, *rating.cells()[:3], *votes])
+        yield "manifest.csv", encode_table(rows)
+
+
 # KEMDy20
 
 DIALOGUES = 2  # of the six topics of a session
@@ -276,7 +290,7 @@ STREAM_KEMDY20 = 20
 class SampleKEMDy20:
     """As `SampleKEMDy19`; the last session is of one sex, the first utterance's votes tie, one table has wrong ids."""
 
-    missing_wav, cp949 = None, True
+    n_sessions, missing_wav, cp949 = 40, None, True
 
     def __init__(self, seed: int, sessions: int, n_utterances: int | None) -> None:
         self.seed, self.sessions, self.n_utterances = seed, sessions, n_utterances
@@ -305,7 +319,7 @@ class SampleKEMDy20:
                 yield Utterance(session, utterance, folder, who, text, text, speech, {who: rating})
 
     def tables(self, seconds: dict[str, float]) -> Iterator[tuple[str, bytes]]:
-        """Names and contents of `SessNN_eval.csv`; session 3 has a byte order mark; seconds by id."""
+        """Paths and contents of `SessNN_eval.csv`; session 3 has a byte order mark; seconds by id."""
         for session in range(1, self.sessions + 1):
             rng, clock = np.random.default_rng([self.seed, STREAM_KEMDY20, session, 1]), 0.0
             raters = [f"rater{(session * N_RATERS + n) % 80:02d}" for n in range(N_RATERS)]
@@ -318,7 +332,7 @@ class SampleKEMDy20:
                 place = [str(len(rows) - 1), f"{clock:.3f}", f"{end:.3f}", f"Sess{prefix:02d}{u.id[6:]}"]
                 rows.append([*place, *rating.cells()])
                 clock = end + rng.uniform(*PAUSE20)
-            yield f"Sess{session:02d}_eval.csv", encode_table(rows, "utf-8-sig" if session == 3 else "utf-8")
+            yield f"annotation/Sess{session:02d}_eval.csv", encode_table(rows, "utf-8-sig" if session == 3 else "utf-8")
 
 
 # Speech

@@ -69,7 +69,8 @@ def compute_comparison(
 
 def check_same_windows(first: Path, other: Path, windows: Windows) -> None:
     """Raise `InputError` unless the runs in two folders have the same windows and labels."""
-    a, b = windows[first][TRUTH].align(windows[other][TRUTH], axis=0)  # NaN where one lacks a window
+    a, b = (windows[folder][TRUTH].fillna(0) for folder in (first, other))  # of a corpus without arousal and valence
+    a, b = a.align(b, axis=0)  # NaN where one lacks a window
     differs = (a != b).any(axis=1)
     if differs.any():
         at = differs.idxmax()

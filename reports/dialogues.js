@@ -58,7 +58,7 @@ function row(u, i) {
   const judged = make("p", { class: "line verdict" }, colour(make("span", { class: "chip" }, predicted), u.label));
   if (u.truth) judged.append(make("span", { class: verdict }, isRight(u) ? "✓ right" : "✗ wrong"), `raters: ${names(u.truth.labels)}`);
   const affect = ["arousal", "valence"].map((name) => `${name} ${u[name].toFixed(1)}` +
-    (u.sd ? ` ± ${u.sd[name].toFixed(1)}` : "") + (u.truth ? ` (raters ${u.truth[name].toFixed(1)})` : ""));
+    (u.sd ? ` ± ${u.sd[name].toFixed(1)}` : "") + (u.truth && name in u.truth ? ` (raters ${u.truth[name].toFixed(1)})` : ""));
   return colour(make("li", { class: "card", "data-at": i }, line,
     make("p", { class: u.text ? "text" : "text none" }, u.text || "no text"), judged,
     make("div", { class: "side" }, bars(u), make("p", { class: "affect" }, affect.join(", ")))), u.label);
@@ -215,7 +215,7 @@ function drawCurve(name) {
   chart(name, CURVE, `Predicted ${name} over the dialogue, from 1 to 5, mean ${mean.toFixed(1)}`, lines, (svg, x) => {
     const middles = state.spans.map(([start, end]) => x((start + end) / 2));
     const path = (values) => values.map((value, i) => `${i ? "L" : "M"}${middles[i].toFixed(1)} ${y(value).toFixed(1)}`).join("");
-    if (all.every((u) => u.truth)) {
+    if (all.every((u) => u.truth && name in u.truth)) {
       svg.append(make("path", { class: "curve raters", d: path(all.map((u) => u.truth[name])) }));
       all.forEach((u, i) => svg.append(
         make("rect", { class: "dot raters", x: middles[i] - r, y: y(u.truth[name]) - r, width: 2 * r, height: 2 * r })));

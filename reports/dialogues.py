@@ -66,7 +66,8 @@ def _utterance(row: Mapping[str, Any], urls: Mapping[str, str]) -> dict[str, Any
         return [round(float(row[name]), 4) for name in names]
 
     def affect(pattern: str) -> dict[str, float]:
-        return {name: round(float(row[pattern.format(name)]), 3) for name in AFFECT}
+        values = {name: float(row[pattern.format(name)]) for name in AFFECT}
+        return {name: round(value, 3) for name, value in values.items() if value == value}  # a corpus may have none
 
     found = {name: None if pd.isna(row[name]) else row[name] for name in ("speaker", "start", "end", "text")}
     found |= {"sound": urls.get(row["segment_id"]), "label": EMOTIONS.index(row["pred_emotion"])}

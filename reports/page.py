@@ -84,7 +84,10 @@ def read_finished(entries: pd.DataFrame) -> tuple[pd.DataFrame, Windows]:
 def describe_corpora(runs: pd.DataFrame) -> tuple[str, str]:
     """The corpora of finished runs, and a warning if they are not the published one or changed between runs."""
     each = runs.drop_duplicates(["data_path", "data_utterances", "SorL"]).itertuples()
-    corpora = "; ".join(f"{run.data_path}, {int(run.data_utterances):,} utterances ({run.SorL})" for run in each)
+    each = (
+        f"{run.data_corpus} in {run.data_path}, {int(run.data_utterances):,} utterances ({run.SorL})" for run in each
+    )
+    corpora = "; ".join(each)
     warning = ""
     if runs["whole_corpus"].isna().any():
         warning = f"Not {PUBLISHED_CORPUS}: made from {corpora}. Do not compare these figures with published ones. "
@@ -100,6 +103,7 @@ def show_section(section: dict, entries: pd.DataFrame, windows: Windows) -> dict
     """What page.html shows of a table beside what `make_table` returns."""
     runs = entries[entries["folder"].notna()]
     figures = (section["figures"][0], "ccc_arousal", "ccc_valence", "F1")
+    figures = [name for name in figures if entries[name].notna().any() or name[:3] != "ccc"]
     table = section["numbers"][""]
     shown = {"maps": heat_maps(table, figures), "plots": {}, "confusions": {}}
     with matplotlib.rc_context(plots.PLOT_STYLE):

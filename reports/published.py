@@ -63,7 +63,7 @@ def whole_corpus(run: pd.Series) -> str | None:
     sessions = {session for split in splits if split for session in parse_sessions(str(split))}
     expected = corpus.utterances[run["SorL"]]
     is_whole = abs(int(run["data_utterances"]) - expected) <= SIZE_TOLERANCE * expected
-    return corpus.name if is_whole and len(sessions) == len(corpus.sessions) else None
+    return corpus.name if is_whole and len(sessions) == len(sum(corpus.folds, ())) else None
 
 
 def other_encoder(run: pd.Series) -> str:

@@ -47,8 +47,8 @@ def compute_result(rows: pd.DataFrame, majority: str, batch_size: int) -> dict[s
     if found["n_single_label"]:
         overall |= rounded(found, SINGLE_LABEL)
         overall |= {"majority": rounded(metric.figures(baseline), SINGLE_LABEL), "classes": metric.class_figures(rows)}
-    result = metric.published_figures(rows, batch_size) | rounded(found, ("ccc_arousal", "ccc_valence"))
-    return result | {"overall": overall}
+    rated = [f"ccc_{name}" for name in metric.AFFECT if rows[f"true_{name}"].notna().any()]
+    return metric.published_figures(rows, batch_size) | rounded(found, rated) | {"overall": overall}
 
 
 def figures_by_part(rows: pd.DataFrame, majority: str) -> dict[str, dict[str, Any]]:

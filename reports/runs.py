@@ -14,7 +14,7 @@ import pandas as pd
 
 from constants import EMOTIONS, ROLES
 from corpora.sessions import format_sessions, parse_sessions
-from metric import FIGURES, SINGLE_LABEL_FIGURES
+from metric import BATCH_FIGURES, FIGURES, SINGLE_LABEL_FIGURES
 from reports.predictions import read_predictions
 from utils import InputError, lock_file, read_json
 
@@ -70,7 +70,8 @@ def read_folder(folder: Path) -> dict[str, Any]:
 def figures_of(result: dict[str, Any]) -> dict[str, Any]:
     """The columns of a result.json, which has no `overall` if the published program wrote it."""
     whole = result.get("overall", {})
-    found = {name: float(str(result[name]).partition("+-")[0]) for name in FIGURES}
+    names = [name for name in FIGURES if name in result or name in BATCH_FIGURES]  # there may be no arousal and valence
+    found = {name: float(str(result[name]).partition("+-")[0]) for name in names}
     found |= {name: float(whole[name]) for name in (*SINGLE_LABEL_FIGURES, "majority_f1") if name in whole}
     found |= {f"F1_{name}": v["f1-score"] for name, v in whole.get("classes", {}).items() if name in EMOTIONS}
     if not all(-1 <= value <= 1 for value in found.values()):
@@ -107,6 +108,6 @@ def read_windows(folder: Path) -> pd.DataFrame:
     """The tested windows of a run, sorted by `segment_id`, which indexes them; `InputError` where they are damaged."""
     path = folder / "predictions.csv"
     windows = read_predictions(path).set_index("segment_id").sort_index()
-    if windows.empty or windows[TRUTH].isna().any(axis=None) or windows.index.has_duplicates:
+    if windows.empty or windows[TRUTH].isna().any().drop(TRUTH[1:]).any() or windows.index.has_duplicates:
         raise InputError(f"{path}: has no row, a row without labels, or a segment id twice; test the run again")
     return windows

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from constants import ROLES
-from corpora.corpus import CORPORA, KEMDY19, KEMDY20, Corpus
+from corpora.corpus import KEMDY19, KEMDY20, Corpus, corpus_of
 from corpora.sessions import format_sessions, training_sessions
 from corpora.utterances import read_utterances
 from training.options import defaults, make_options, names_of, switch, without_effect
@@ -75,9 +75,9 @@ BEYOND_TABLE = Table(
     baseline="MATE",
 )
 GRID = "grid"  # the table of --grid
-NAMES = (*TABLES, *TABLES_KEMDY20, BEYOND)
+FOLDS = "folds"  # of a corpus of anybody's own
+NAMES = (*TABLES, *TABLES_KEMDY20, FOLDS, BEYOND)
 NEXT = "next"  # as --valid_split: each fold is validated on the one after it, the last one on the first
-NEXT_FOLD = {fold: after for c in CORPORA for fold, after in zip(c.folds, c.folds[1:] + c.folds[:1], strict=True)}
 SET_BY_PLAN = {"SorL", "test_split", "seed", "resume", "test_only", "test_path"}
 EPOCHS = 100  # of the published tables; main.py has 50 by default
 UNDECIDED = {"seed", "precision", "compile"}  # may differ from the published runs, whose seed is not known
@@ -88,6 +88,8 @@ def tables_of(corpus: Corpus) -> dict[str, Table]:
     if "+" in corpus.name:
         return {}
     own = {KEMDY19.name: TABLES, KEMDY20.name: TABLES_KEMDY20}.get(corpus.name, {})
+    if corpus.is_own:
+        own = {FOLDS: Table(f"{len(corpus.folds)} folds of {corpus.name}", {"default": {}}, folds=corpus.folds)}
     return {**own, BEYOND: replace(BEYOND_TABLE, folds=corpus.folds)}
 
 
@@ -141,14 +143,14 @@ def plan_runs(
     Namespace), `is_default` (whether the row sets no option), `unlike` (see `unlike_published`), `run_id` and `error`,
     because of which a run cannot be made: its id is then that of the options alone.
     """
-    rows, known = [], {}  # the latter by `identify`
+    rows, known, after = [], {}, corpus_of(shared.data_path).next_fold  # `known` by `identify`
     for (name, table), role in itertools.product(tables.items(), roles):
         of_each = itertools.product(table.rows.items(), table.folds, range(seeds or table.seeds))
         for (row, changes), fold, seed in of_each:
-            if valid_split == NEXT and fold not in NEXT_FOLD:
+            if valid_split == NEXT and fold not in after:
                 raise InputError(f"--valid_split {NEXT}: {format_sessions(fold)} is no fold; name the sessions instead")
             own = {"SorL": role, "test_split": [*fold], "seed": seed}
-            valid = {"valid_split": [*NEXT_FOLD[fold]] if valid_split == NEXT else valid_split}
+            valid = {"valid_split": [*after[fold]] if valid_split == NEXT else valid_split}
             changes = changes | table.by_role.get(role, {})
             options = argparse.Namespace(**vars(shared) | changes | own | valid)
             found = {"table": name, "title": table.title, "baseline": table.baseline, "row": row, "role": role}

@@ -94,7 +94,8 @@ def compare_statistics(model: MATE, windows: WindowDataset, options: argparse.Na
     if not batches:
         return {"batch_norm": None, "warnings": []}
     device, counts = next(model.parameters()).device, windows.class_counts
-    loss_function = make_loss(options.loss, options.lam, options.beta, counts, device, options.affect_loss)
+    affect = options.affect_loss if windows.has_affect else "none"
+    loss_function = make_loss(options.loss, options.lam, options.beta, counts, device, affect)
     running, own = (
         mean_loss([loss_function(of_batch(batch), batch.target) for batch in prefetch(windows, batches, device)])
         for of_batch in (OfBatch(model, windows).eval(), OfBatch(copy.deepcopy(model), windows).train())

@@ -94,7 +94,7 @@ def run_id(options: argparse.Namespace | Mapping[str, Any], data: Mapping[str, s
 
 def resolve_sessions(options: argparse.Namespace) -> argparse.Namespace:
     """The options with the sessions that are tested without `--test_split`: the first fold of the corpus."""
-    test_split = options.test_split or [*corpus_of(options.data_path).test_fold]
+    test_split = options.test_split or [*corpus_of(options.data_path).folds[0]]
     return argparse.Namespace(**vars(options) | {"test_split": test_split})
 
 
@@ -263,7 +263,7 @@ def load_run(folder: Path) -> TrainedRun:
     """Load a run folder, of this program or of the published one; raises `InputError` where it cannot be used."""
     record = Record.read(folder)
     options = _stored_options(folder, record, make_options())
-    published = [session for session in KEMDY19.sessions if session not in options.test_split]
+    published = [session for session in sum(KEMDY19.folds, ()) if session not in options.test_split]
     train_sessions = parse_sessions(record.data["train_sessions"]) if record.data else published
     model = MATE.from_options(options, record.data)
     load_weights(model, folder / "model.pth")
@@ -285,6 +285,8 @@ def renumber(sessions: list[int], run: TrainedRun, data_path: Path) -> list[int]
     """The sessions of a run's corpus that another one has too, by its numbers: a merged one has those of its parts."""
     parts = dict(enumerate(run.record.data.get("corpus", KEMDY19.name).split("+")))
     others = corpus_of(data_path).name.split("+")
+    if len(parts) == len(others) == 1:
+        return sessions if parts[0] == others[0] else []
     pairs = [(parts.get(session // MERGED_OFFSET), session % MERGED_OFFSET) for session in sessions]
     return [others.index(part) * MERGED_OFFSET + session for part, session in pairs if part in others]
 

@@ -1,0 +1,183 @@
+"""Manifest: a corpus of anybody's own, as a manifest.csv with a row for each utterance, and labels.csv beside it.
+
+Its rows become those of df_speaker.csv, which training reads as it reads those of the known corpora.
+"""
+
+from __future__ import annotations
+
+import shutil
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import soundfile
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from tqdm import tqdm
+
+from constants import AFFECT_RANGE, EMOTION_ALIASES, EMOTIONS
+from corpora.corpus import MANIFEST
+from corpora.problems import COUNTS_AS_ZEROS, file_problems, row_problems
+from corpora.sessions import MAX_SESSION
+from corpora.tables import PART_COLUMNS, VOTE_COUNTS, in_time_order, majority_labels, multi_hot, refuse_ruined_table
+from corpora.transcripts import clean_transcript
+from corpora.utterances import read_cells
+from corpora.wavs import PARTS_OF_WAVS, is_part, read_channels, wav_problems
+from utils import InputError
+
+LABELS = "labels.csv"
+LEFT_OUT = "-"  # in labels.csv: rows and votes with this label are left out
+# Columns of df_speaker.csv: `first` and `last` are times in the wav, `start` and `end` in a dialogue that is one wav
+NAMES = {"id": "Segment ID", "start": "first", "end": "last", "arousal": "Arousal", "valence": "Valence"}
+NAMES |= {name: name for name in ("wav", "channel", "session", "dialogue", "speaker", "text", "emotion")}
+COLUMNS = ["start", "end", "Segment ID", "wav", "first", "last", "channel", "Emotion", "Valence", "Arousal"]
+COLUMNS += [*VOTE_COUNTS, *PART_COLUMNS, "groups"]
+N_GROUPS = 10  # sessions that are made of speakers or dialogues
+
+
+def read_manifest(data_path: Path, audio_path: Path | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of df_speaker.csv, and the problems of the manifest and of its wavs, in `audio_path` or its own folder.
+
+    Raises
+    ------
+    InputError : it cannot be read, lacks a column, has labels of no emotion, or over 5% of its rows cannot be used
+    """
+    path = data_path / MANIFEST
+    cells = read_cells(path, ())
+    cells.columns = cells.columns.str.strip().str.lower()
+    votes = [name for name in cells if name.startswith("votes_")]
+    for names in (["id"], ["wav", "text"], ["emotion", *votes]):
+        if cells.columns.intersection(names).empty or cells.columns.has_duplicates:
+            found = f"no column {' or '.join(names[:2])}, or one twice, among {', '.join(cells.columns)}"
+            raise InputError(f"{path}: {found}; data/README.md says which there are")
+    cells = cells.reindex(columns=[*NAMES, *votes], fill_value="").apply(lambda column: column.str.strip())
+    rows = cells.rename(columns=NAMES)[[*NAMES.values()]].assign(file=MANIFEST, row=cells.index + 2)
+    rows, problems = _usable_rows(data_path, rows.join(_read_labels(data_path, cells), how="inner"))
+    if (rows["text"] != "").any():
+        said = rows["text"].map(clean_transcript)
+        what, done = "text that is empty once cleaned", "embedded as a sentence without words"
+        problems = pd.concat([problems, row_problems(rows[said == ""], what, rows["text"].map(repr), done)])
+        rows["text"] = said
+    if (rows["wav"] != "").any():
+        problems = pd.concat([problems, _problems_of_wavs(rows, audio_path or data_path)])
+    rows["dialogue"] = rows["dialogue"].where(rows["dialogue"] != "", rows["Segment ID"])
+    if rows.groupby("dialogue")["session"].nunique().max() > 1:  # names that each session has
+        rows["dialogue"] = rows["session"] + "_" + rows["dialogue"]
+    rows["Session"], rows["groups"] = number_sessions(rows)
+    is_one_wav = rows.groupby("dialogue")["wav"].transform("nunique") == 1
+    times = rows[["first", "last"]].apply(pd.to_numeric).where(is_one_wav).set_axis(["start", "end"], axis=1)
+    rows = in_time_order(rows.join(times)).sort_values("Session", kind="stable")
+    rows = rows.assign(role="speaker", script="", sequence=rows.groupby("dialogue").cumcount() + 1)
+    return rows[COLUMNS].reset_index(drop=True), problems.sort_values("row", kind="stable")
+
+
+def _read_labels(data_path: Path, cells: pd.DataFrame) -> pd.DataFrame:
+    """`Emotion` and `VOTE_COUNTS`, NaN where no count, of the rows that labels.csv does not leave out.
+
+    A row without votes has one for each of its labels; one without a label has the majority of its votes.
+    """
+    names, path = {name: name for name in EMOTIONS} | EMOTION_ALIASES, data_path / LABELS
+
+    def key(label: str) -> str:
+        return unicodedata.normalize("NFC", label).strip().lower()
+
+    if path.exists():
+        table = read_cells(path, ("label", "emotion"))
+        names |= dict(zip(table["label"].map(key), table["emotion"].map(key), strict=True))
+        if bad := sorted({*names.values()} - {*EMOTIONS, LEFT_OUT}):
+            raise InputError(f"{path}: emotion {bad[0]!r}, expected one of {', '.join(EMOTIONS)} or {LEFT_OUT}")
+    votes = cells.filter(regex="^votes_")
+    votes.columns = votes.columns.str.removeprefix("votes_").map(key)
+    labels = cells["emotion"].str.split(";").explode().map(key)
+    labels = labels[labels != ""]
+    found = pd.concat([labels, *(pd.Series(name, votes.index[votes[name] != ""]) for name in votes)])
+    if unknown := [f"{name} {n}" for name, n in found[~found.isin(names.keys())].value_counts().items()]:
+        todo = f"name their emotions in {path} (label,emotion; {LEFT_OUT} leaves rows out)"
+        raise InputError(f"{data_path / MANIFEST}: labels that are no emotion of MATE: {', '.join(unknown)}; {todo}")
+    labels = labels.map(names)
+    emotion = labels[labels != LEFT_OUT].groupby(level=0).unique().str.join(";").reindex(cells.index, fill_value="")
+    counts = pd.DataFrame(0.0, cells.index, [*EMOTIONS, LEFT_OUT])
+    for name in votes:
+        numbers = pd.to_numeric(votes[name].replace("", "0"), errors="coerce")
+        counts[names[name]] += numbers.where(numbers.between(0, 1e6))
+    n_left_out = counts.pop(LEFT_OUT)
+    emotion = emotion.where(cells["emotion"] != "", majority_labels(counts))
+    counts = counts.where(counts.sum(axis=1, skipna=False) != 0, multi_hot(emotion))
+    is_left_out = (emotion == "") & ((cells["emotion"] != "") | (n_left_out > 0))
+    return counts.set_axis(VOTE_COUNTS, axis=1).assign(Emotion=emotion)[~is_left_out]
+
+
+def _usable_rows(data_path: Path, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows that can be used, and a problem for each fault of the others; refuses over 5% of them."""
+    ids, has = rows["Segment ID"], (rows != "").any()
+    first, last = (pd.to_numeric(rows[name], errors="coerce") for name in ("first", "last"))
+    bad_time = (first.isna() & (rows["first"] != "")) | (last.isna() & (rows["last"] != ""))
+    bad_time |= (first < 0) | (last.fillna(np.inf) <= first.fillna(0))
+    faults = {
+        "id that is missing, or no name of a file": (~ids.str.fullmatch(r"[^/\\\x00-\x1f]+"), ids),
+        "second row of one id": (ids.duplicated(), ids),
+        "row without an emotion": (rows["Emotion"] == "", ""),
+        "votes that are no counts": (rows[VOTE_COUNTS].isna().any(axis=1), ""),
+        "row with neither wav nor text": ((rows[["wav", "text"]] == "").all(axis=1), ""),
+        "row without a session": ((rows["session"] == "") & has["session"], ""),
+        "start or end that are no seconds in this order": (bad_time, rows["first"] + " to " + rows["last"]),
+        "channel that is no number from 1": (~rows["channel"].str.fullmatch("|[1-9][0-9]?"), rows["channel"]),
+    }
+    for name in ("Arousal", "Valence"):
+        is_rating = pd.to_numeric(rows[name], errors="coerce").between(*AFFECT_RANGE)
+        faults[f"{name.lower()} that is no number from 1 to 5"] = (~is_rating & has[name], rows[name])
+    problems = pd.concat(row_problems(rows[bad], what, found, "row left out") for what, (bad, found) in faults.items())
+    is_lost = rows["row"].isin(problems["row"])
+    refuse_ruined_table(data_path, rows, is_lost, problems)
+    return rows[~is_lost], problems
+
+
+def number_sessions(rows: pd.DataFrame) -> tuple[np.ndarray, str]:
+    """The session of each row as a number, and what sessions are if none are named: groups of speakers or dialogues.
+
+    Speakers who talk to one another stay together, so that no tested speaker is trained on.
+    """
+    n, speaker, dialogue = len(rows), *(pd.factorize(rows[name])[0] for name in ("speaker", "dialogue"))
+    links = coo_array((np.ones(n), (speaker, n + dialogue)), (2 * n, 2 * n))
+    linked = connected_components(links, directed=False)[1][speaker]
+    if rows["session"].nunique() > 1:
+        is_number = rows["session"].str.fullmatch("[1-9][0-9]{0,2}").all()
+        numbers = rows["session"].astype(int) if is_number else pd.factorize(rows["session"])[0] % MAX_SESSION + 1
+        return numbers, ""
+    groups, names = ("speakers", linked) if linked.any() else ("dialogues", rows["dialogue"])
+    return pd.factorize(names)[0] % N_GROUPS + 1, f" (a session is a group of {groups})"
+
+
+def _problems_of_wavs(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Wavs that cannot be used, and times and channels that they lack."""
+    ids = rows["Segment ID"]
+    paths = {segment: folder / wav for segment, wav in zip(ids, rows["wav"], strict=True)}
+    parts = rows[["first", "last", "channel"]].replace("", "0").astype(float).to_numpy()
+    problems = file_problems(folder, wav_problems(paths, ids, folder, dict(zip(ids, parts, strict=True))))
+    return problems.assign(file=MANIFEST, row=problems["id"].map(rows.set_index("Segment ID")["row"]))
+
+
+def write_parts(rows: pd.DataFrame, problems: pd.DataFrame, folder: Path, out: Path) -> None:
+    """Write the utterances that are a part of a wav in `folder`, or a channel, as wavs of their own below `out`."""
+    shutil.rmtree(out / PARTS_OF_WAVS, ignore_errors=True)
+    unusable = problems.loc[problems["done"] == COUNTS_AS_ZEROS, "id"]
+    parts = rows[is_part(rows) & ~rows["Segment ID"].isin(unusable)]
+    if len(parts):
+        (out / PARTS_OF_WAVS).mkdir()
+
+    def write(row: tuple) -> None:
+        segment, wav, first, last, channel = row
+        samples, rate = read_channels(folder / wav, float(first or 0), float(last or "inf"))
+        samples = samples[:, int(channel) - 1 : int(channel)] if channel else samples
+        with np.errstate(invalid="ignore"):  # NaN
+            short = (samples * 2**15).astype(np.int16)
+        is_short = (short == samples * 2**15).all()  # so that the part has the same samples to the bit
+        path = out / PARTS_OF_WAVS / f"{segment}.wav"
+        soundfile.write(path, short if is_short else samples, rate, "PCM_16" if is_short else "FLOAT")
+
+    with ThreadPoolExecutor() as pool:
+        cells = parts[["Segment ID", "wav", "first", "last", "channel"]].itertuples(index=False)
+        for _ in tqdm(pool.map(write, cells), "parts of wavs", len(parts), disable=parts.empty):
+            pass
