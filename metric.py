@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, ndtri
 
-from constants import AFFECT_RANGE, EMOTIONS, N_EMOTIONS, N_RATERS
+from constants import AFFECT_RANGE, EMOTIONS, N_EMOTIONS
 
 AFFECT = ("arousal", "valence")
 PROBABILITIES = tuple(f"p_{name}" for name in EMOTIONS)
@@ -191,9 +191,8 @@ def matched_macro(confusion: np.ndarray) -> dict[str, float]:
 
 
 def dialogue_sums(rows: pd.DataFrame) -> np.ndarray:
-    """The sum of `window_values` over each dialogue, in the order of corpora and dialogues; float64, (D, 36)."""
-    keys = [rows[name].to_numpy() for name in ("corpus", "dialogue")]
-    return pd.DataFrame(window_values(rows)).groupby(keys, dropna=False).sum().to_numpy()
+    """The sum of `window_values` over each dialogue, in the order of dialogues; float64, (D, 36)."""
+    return pd.DataFrame(window_values(rows)).groupby(rows["dialogue"].to_numpy(), dropna=False).sum().to_numpy()
 
 
 def bootstrap(folds: Sequence[np.ndarray], n_resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
@@ -237,14 +236,3 @@ def bootstrap(folds: Sequence[np.ndarray], n_resamples: int = RESAMPLES, seed: i
     levels = np.where(defined, levels, tails)
     found[["low", "high"]] = [np.quantile(of_figure, at) for of_figure, at in zip(resampled.T, levels.T, strict=True)]
     return found.assign(method=np.where(defined, "BCa", "percentile"))
-
-
-def fleiss_kappa(shares: np.ndarray, n_raters: int = N_RATERS) -> float:
-    """Agreement of the raters beyond chance (Fleiss 1971, equation 7): 1 if all agree, 0 at chance.
-
-    `shares` are each emotion's share of an utterance's votes, shape = (N, 7). NaN if all votes are for one emotion.
-    """
-    shares = np.asarray(shares, dtype=np.float64)
-    agreement = ((n_raters * (shares**2).sum(axis=1) - 1) / (n_raters - 1)).mean()
-    chance = (shares.mean(axis=0) ** 2).sum()
-    return float((agreement - chance) / (1 - chance)) if chance < 1 else float("nan")

@@ -34,7 +34,6 @@ from reports.dialogues import write_dialogues_page
 from reports.predictions import predictions_table, write_predictions
 from training.devices import set_up_process
 from training.options import ArgumentParser, file_path, gpu
-from training.record import renumber
 from utils import InputError, count, run_command
 
 FILES = ("predictions.csv", "dialogue.html")  # that a prediction writes
@@ -113,7 +112,7 @@ def read_input(args: argparse.Namespace, predictor: Predictor) -> tuple[pd.DataF
             predictor.check_embeddings(data_path)
         table, utterances = from_corpus(args.dialogue, data_path, predictor.role, text_dim, audio_path)
         for name, run in predictor.runs.items():
-            if {*renumber(run.train_sessions, run, data_path)} & {*table["session"]}:
+            if run.is_of(data_path) and {*run.train_sessions} & {*table["session"]}:
                 warnings.warn(f"{name}: trained on the session of this dialogue, unlike others", stacklevel=2)
         return table, utterances
     if args.segments:

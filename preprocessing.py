@@ -1,11 +1,11 @@
 """Preprocessing: from a raw corpus, such as KEMDy19, to the files that training reads.
 
     python preprocessing.py --data_path data/KEMDy19
-    python preprocessing.py --data_path data/KEMDy19 data/KEMDy20 --out data/both
+    python preprocessing.py --data_path data/mine
 
 writes annotation.csv, df_speaker.csv, df_listener.csv and embedding_768.npy into data/KEMDy19, what is wrong with the
-corpus into problems.csv, and what all of it was made from into corpus.json. The wavs stay where they are. Of two raw
-corpora the second command makes one.
+corpus into problems.csv, and what all of it was made from into corpus.json. The wavs stay where they are. A corpus of
+one's own is a folder with manifest.csv, see data/README.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 
 from constants import EMOTIONS, PROGRAM_VERSION, ROLES
-from corpora.corpus import CORPORA, MANIFEST, MERGED_OFFSET, Corpus, corpus_in
+from corpora.corpus import Corpus, corpus_in
 from corpora.corpus_json import CORPUS_FILE, corpus_version, is_synthetic, read_corpus_json
 from corpora.manifest import read_manifest, write_parts
 from corpora.problems import OTHER_SPELLING, problem_text, warn_of_problems
@@ -40,7 +40,7 @@ Content = tuple[Tables, dict[str, str], pd.DataFrame]  # of a corpus: tables, cl
 
 
 def preprocess(args: argparse.Namespace, folder: Path) -> str:
-    """Write into `folder` the files of the raw corpora in `args.data_path`, and return a summary to print.
+    """Write into `folder` the files of the raw corpus in `args.data_path`, and return a summary to print.
 
     They are `annotation.csv`, `df_<role>.csv`, `problems.csv`, `embedding_<dimension>.npy` and `corpus.json`; `args`
     are the options of `get_args_parser`.
@@ -50,67 +50,38 @@ def preprocess(args: argparse.Namespace, folder: Path) -> str:
     InputError : a corpus or the text model cannot be used, a file exists already and `overwrite` is not set, or with
         `strict` there is any fault but another spelling of a label; nothing is written then
     """
-    found = {corpus_in(path): path for path in args.data_path}
-    corpora = {corpus: found[corpus] for corpus in (*CORPORA, *found) if corpus in found}
-    for corpus, path in corpora.items():
-        print(f"{path}: {corpus.name}", flush=True)
-    own = next((corpus for corpus in corpora if corpus.is_own), None)
-    if len(corpora) < len(args.data_path) or (own and len(corpora) > 1):
-        found = f"several folders hold the same corpus, or one has {MANIFEST}, which is pre-processed alone"
-        raise InputError(f"--data_path {' '.join(map(str, args.data_path))}: {found}")
+    corpus = corpus_in(args.data_path)
+    print(f"{args.data_path}: {corpus.name}", flush=True)
     encoder = load_text_encoder(args.text_model, pick_device(args.gpu_id))
     if args.text_dim not in (None, encoder.dim):
         raise InputError(f"--text_dim {args.text_dim}: {args.text_model} gives embeddings of {encoder.dim} values")
     refuse_folder(folder, args, encoder.dim)
-    tables, transcripts, problems = read_corpora(corpora, args.audio_path)
-    report_faults(problems, args.strict, any(map(is_synthetic, args.data_path)))
+    tables, transcripts, problems = read_corpus(corpus, args.data_path, args.audio_path)
+    report_faults(problems, args.strict, is_synthetic(args.data_path))
     folder.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder, "pre-processing"):
         vectors = encoder.embed([*transcripts.values()], args.batch_size, progress=True)
         embeddings = {f"{segment}.txt": vector for segment, vector in zip(transcripts, vectors, strict=True)}
-        is_elsewhere = [path.resolve() for path in args.data_path] != [folder.resolve()]
-        versions = [f"{corpus.name} {corpus_version(path)}" for corpus, path in corpora.items()]
+        is_elsewhere = args.data_path.resolve() != folder.resolve()
         about = {
-            "corpus": "+".join(corpus.name for corpus in corpora),
-            "version": ", ".join(versions) if len(corpora) > 1 else corpus_version(args.data_path[0]),
-            "synthetic": any(map(is_synthetic, args.data_path)),
-            "raw": [str(path.resolve()) for path in corpora.values()] if is_elsewhere else [],
+            "corpus": corpus.name,
+            "version": corpus_version(args.data_path),
+            "synthetic": is_synthetic(args.data_path),
+            "raw": str(args.data_path.resolve()) if is_elsewhere else None,
             "audio_path": str(args.audio_path.resolve()) if args.audio_path and is_elsewhere else None,
             "program_version": PROGRAM_VERSION,
             "utterances": tables["annotation.csv"]["Segment ID"].nunique(),
         }
-        if own:
+        if corpus.is_own:
             rows = tables["df_speaker.csv"]
             about["sessions"] = rows["Session"].unique().tolist()
             about["corpus"] += rows["groups"].iloc[0]
-            write_parts(rows, problems, args.audio_path or corpora[own], folder)
+            write_parts(rows, problems, args.audio_path or args.data_path, folder)
         write_files(folder, {**tables, "problems.csv": problems}, embeddings, encoder, about)
     return summary(folder, tables, problems)
 
 
 # Reading
-
-
-def read_corpora(corpora: dict[Corpus, Path], audio_path: Path | None) -> Content:
-    """Read raw corpora as one.
-
-    Tables of several have a column `corpus`, with the sessions of the second from 101, and are those that each has.
-    """
-    tables, transcripts, problems = {}, {}, []
-    for position, (corpus, path) in enumerate(corpora.items()):
-        own_tables, own_transcripts, own_problems = read_corpus(corpus, path, audio_path)
-        if len(corpora) > 1:
-            own_problems["file"] = [str(path / file) for file in own_problems["file"]]
-            for name, table in own_tables.items():
-                session = table["Session"] + MERGED_OFFSET * position
-                dialogue = "Sess" + session.astype(str).str.zfill(2) + "_" + table["script"]
-                own_tables[name] = table.assign(Session=session, dialogue=dialogue, corpus=corpus.name)
-        for name, table in own_tables.items():
-            tables.setdefault(name, []).append(table)
-        transcripts |= own_transcripts
-        problems.append(own_problems)
-    shared = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items() if len(parts) == len(corpora)}
-    return shared, transcripts, pd.concat(problems, ignore_index=True)
 
 
 def read_corpus(corpus: Corpus, data_path: Path, audio_path: Path | None) -> Content:
@@ -161,7 +132,7 @@ def report_faults(problems: pd.DataFrame, strict: bool, synthetic: bool) -> None
 
 def refuse_folder(folder: Path, args: argparse.Namespace, text_dim: int) -> None:
     """Raise `InputError` if a file to write exists and must not be replaced, or the folder holds other wavs."""
-    if folder not in args.data_path and (folder / "wav").is_dir():
+    if folder != args.data_path and (folder / "wav").is_dir():
         raise InputError(f"--out {folder}: holds wav/, which training would take for this corpus's; choose another")
     tables = [f"df_{role}.csv" for role in ROLES]
     for name in (f"embedding_{text_dim}.npy", "annotation.csv", *tables, "problems.csv", CORPUS_FILE):
@@ -212,9 +183,8 @@ def get_args_parser() -> ArgumentParser:
     files = "annotation.csv, df_speaker.csv, df_listener.csv and the sentence embeddings"
     parser = ArgumentParser(description=f"Make {files} of a raw corpus.")
     add = parser.add_argument
-    corpus = {"nargs": "+", "type": file_path, "metavar": "FOLDER", "default": [Path("data/KEMDy19")]}
-    text = "corpus folder, with annotation/ and wav/, or manifest.csv (data/KEMDy19); two make one corpus in --out"
-    add("--data_path", **corpus, help=text)
+    text = "corpus folder, with annotation/ and wav/, or manifest.csv (%(default)s)"
+    add("--data_path", type=file_path, default=Path("data/KEMDy19"), help=text)
     add("--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
     add("--out", type=file_path, metavar="FOLDER", help="where to write (DATA_PATH); train with it as --data_path")
     add("--text_model", default=KOBERT, help="hub name or folder of the sentence encoder (%(default)s)")
@@ -232,9 +202,7 @@ def run(args: argparse.Namespace) -> None:
 
     They alone are computed where the tables are there already, unless these are to be replaced.
     """
-    folder = args.out or args.data_path[0]
-    if len(args.data_path) > 1 and args.out is None:
-        raise InputError("--data_path names several folders: --out FOLDER says where to write the files of both")
+    folder = args.out or args.data_path
     if args.audio_model is not None and not args.overwrite and any(folder.glob("df_*.csv")):
         print(f"{folder}: tables and text embeddings stay as they are; --overwrite makes them anew", flush=True)
     else:

@@ -15,7 +15,6 @@ from utils import InputError
 
 MANIFEST = "manifest.csv"  # in the raw folder of a corpus of anybody's own, see corpora/manifest.py
 N_FOLDS = 5  # of such a corpus
-MERGED_OFFSET = 100  # added to the sessions of each further corpus of a merged folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,23 +107,8 @@ def own_corpus(name: str, sessions: Sequence[int] = (1,)) -> Corpus:
 
 
 def corpus_by_name(name: str) -> Corpus | None:
-    """The known corpus of this name, or for `KEMDy19+KEMDy20` the merged one; None if it is not known.
-
-    A merged corpus has the folds of its first one, and the roles that all of its corpora have.
-    """
-    parts = [corpus for part in name.split("+") for corpus in CORPORA if corpus.name == part]
-    if len(parts) != name.count("+") + 1:
-        return None
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    roles = [role for role in first.roles if all(role in part.roles for part in parts)]
-    return replace(
-        first,
-        name=name,
-        utterances={role: sum(part.utterances[role] for part in parts) for role in roles},
-        imbalanced=any(part.imbalanced for part in parts),
-    )
+    """The known corpus of this name; None if it is not known."""
+    return next((corpus for corpus in CORPORA if corpus.name == name), None)
 
 
 def corpus_of_id(segment: str) -> Corpus | None:
@@ -158,7 +142,7 @@ def corpus_in(data_path: Path) -> Corpus:
     if not data_path.is_dir():
         raise InputError(f"{data_path}: no such folder; data/README.md says how a corpus is put there")
     if (data_path / MANIFEST).is_file():
-        name = data_path.resolve().name.replace("+", "-")
+        name = data_path.resolve().name
         return own_corpus(f"own {name}" if corpus_by_name(name) else name)
     folder = data_path / "annotation"
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []

@@ -16,7 +16,7 @@ KINDS = {
     "corpus": str,
     "version": str,
     "synthetic": bool,
-    "raw": list,
+    "raw": str | None,
     "audio_path": str | None,
     "text_models": dict,
     "files": dict,
@@ -26,7 +26,7 @@ KINDS = {
 def read_corpus_json(data_path: Path) -> dict[str, Any] | None:
     """The content of `corpus.json`; None where there is none, beside published files or in a raw corpus.
 
-    `corpus`, `version`, `synthetic`; `raw`: raw folders, [] if it is the folder itself; `audio_path`: of the wavs, if
+    `corpus`, `version`, `synthetic`; `raw`: the raw folder, None if it is the same; `audio_path`: of the wavs, if
     --audio_path was given; `text_models`: embedding file -> {name, revision, fingerprint, random, sha256}; `files`:
     name -> SHA-256. Of a manifest also `sessions`.
 

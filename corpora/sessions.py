@@ -1,7 +1,4 @@
-"""Sessions: how lists of sessions are written, and which ones are trained on. A session is an int.
-
-In a folder that holds several corpora, those of the second one are numbered from 101.
-"""
+"""Sessions: how lists of sessions are written, and which ones are trained on. A session is an int."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from corpora.problems import COUNTS_AS_ZEROS, file_problems
-from corpora.wavs import find_files, first_of_each, raw_folders
+from corpora.wavs import find_files, first_of_each, raw_folder
 from utils import InputError, count, decode
 
 # Breath b, laughter l, noise n or N, o, u, c, s: the letter and a slash, or a run of them. Also misspelt: the slash in
@@ -75,9 +75,9 @@ def clean_transcripts(texts: Sequence[str]) -> list[str]:
 def read_transcripts(data_path: Path, ids: Sequence[str]) -> tuple[dict[str, str], pd.DataFrame]:
     """Transcripts with their markup by segment id, of the ids that have a readable `.txt` below `wav`; and problems.
 
-    They lie in `data_path`, or in the raw corpora that `preprocessing.py --out` read.
+    They lie in `data_path`, or in the raw corpus that `preprocessing.py --out` read.
     """
-    files = [path for folder in raw_folders(data_path) for path in find_files(folder / "wav", ".txt")]
+    files = find_files(raw_folder(data_path) / "wav", ".txt")
     paths, problems = first_of_each(files, ids, "transcript")
     transcripts = {}
     for segment in tqdm(ids, desc="transcripts", unit="file"):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from constants import AFFECT_RANGE, EMOTIONS, ROLES
-from corpora.corpus import corpus_by_name, corpus_of, parts_of_ids
+from corpora.corpus import corpus_of, parts_of_ids
 from corpora.corpus_json import read_corpus_json
 from corpora.tables import VOTE_COUNTS, VOTES, count_votes, multi_hot, read_emotions
 from utils import InputError, decode
@@ -54,14 +54,12 @@ def read_utterances(data_path: Path, role: str) -> pd.DataFrame:
     for column in ("Session", "sequence"):
         is_number = cells[column].str.fullmatch("[0-9]{1,6}")
         _refuse(path, ids, ~is_number, f"expected a whole number as {column}", cells[column])
-    table = pd.DataFrame({"id": ids, "corpus": cells.get("corpus", corpus.name)})
+    table = pd.DataFrame({"id": ids, "corpus": corpus.name})
     table["session"] = cells["Session"].astype("int64")
     table[["dialogue", "speaker"]] = cells[["dialogue", "speaker"]]
     table["sequence"] = cells["sequence"].astype("int64")
     _warn_of_order(path, table)
-    names = {name: corpus_by_name(name) for name in table["corpus"].unique()}
-    is_improvised = table["corpus"].isin([name for name, known in names.items() if known and known.improvised])
-    table["scripted"] = cells["script"].str.startswith("script").astype(object).where(is_improvised, None)
+    table["scripted"] = cells["script"].str.startswith("script").astype(object) if corpus.improvised else None
     for column in ("start", "end"):
         table[column] = pd.to_numeric(cells.get(column, pd.Series(np.nan, cells.index)), errors="coerce")
     table["text"] = cells.get("text", "")
@@ -76,12 +74,15 @@ def read_cells(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
             warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas would leave out surplus cells
             table = pd.read_csv(text, dtype=str, keep_default_na=False, index_col=False)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: not found; run preprocessing.py --data_path {path.parent} first") from error
+        todo = f"; run preprocessing.py --data_path {path.parent} first" if path.name.startswith("df_") else ""
+        raise InputError(f"{path}: not found{todo}") from error
     except (ValueError, pd.errors.ParserWarning) as error:  # pandas' parser errors are ValueErrors
         raise InputError(f"{path}: not readable as a CSV table ({error})") from error
     if absent := [column for column in columns if column not in table.columns]:
         first = ", ".join(map(repr, table.columns[:3]))
-        raise InputError(f"{path}: no column {absent[0]!r}, the first are {first}; expected those of preprocessing.py")
+        raise InputError(
+            f"{path}: no column {absent[0]!r}, the first are {first}; expected {', '.join(columns[:3])}, ..."
+        )
     table = table[(table != "").any(axis=1)].fillna("")
     if table.empty:
         raise InputError(f"{path}: has no rows")

@@ -65,20 +65,20 @@ def stem(path: Path) -> str:
     return unicodedata.normalize("NFC", path.stem)
 
 
-def raw_folders(data_path: Path) -> list[Path]:
-    """The raw corpora of which `preprocessing.py --out` made the files in `data_path`, or the folder itself."""
+def raw_folder(data_path: Path) -> Path:
+    """The raw corpus of which `preprocessing.py --out` made the files in `data_path`, or the folder itself."""
     content = None if (data_path / "wav").is_dir() else read_corpus_json(data_path)
-    return [Path(path) for path in content["raw"]] if content and content["raw"] else [data_path]
+    return Path(content["raw"]) if content and content["raw"] else data_path
 
 
 def wav_files(data_path: Path, audio_path: Path | None = None) -> list[Path]:
     """All wavs of `find_wavs`, also where several have one name."""
-    folders = raw_folders(data_path)
-    if audio_path is None and folders != [data_path]:
+    raw = raw_folder(data_path)
+    if audio_path is None and raw != data_path:
         audio_path = read_corpus_json(data_path)["audio_path"]
     if audio_path:
         return find_files(Path(audio_path), ".wav")
-    return [path for raw in folders for path in find_files(raw / "wav", ".wav") or find_files(Path("audio"), ".wav")]
+    return find_files(raw / "wav", ".wav") or find_files(Path("audio"), ".wav")
 
 
 def is_part(rows: pd.DataFrame) -> pd.Series:
@@ -87,7 +87,7 @@ def is_part(rows: pd.DataFrame) -> pd.Series:
 
 
 def find_wavs(data_path: Path, audio_path: Path | None = None) -> dict[str, Path]:
-    """Wavs by segment id, of all corpora of the folder; of several with one name the first in alphabetical order.
+    """Wavs by segment id; of several with one name the first in alphabetical order.
 
     They are looked for in and below `audio_path` if it is given; without it where `preprocessing.py --out` found
     them, if its files are in `data_path`. Otherwise below `data_path/wav`, and if no wav at all is there in `./audio`,
@@ -97,7 +97,7 @@ def find_wavs(data_path: Path, audio_path: Path | None = None) -> dict[str, Path
     content = read_corpus_json(data_path)
     if content and "sessions" in content:
         rows = pd.read_csv(data_path / "df_speaker.csv", dtype=str, keep_default_na=False)
-        folder = Path(audio_path or content["audio_path"] or raw_folders(data_path)[0])
+        folder = Path(audio_path or content["audio_path"] or raw_folder(data_path))
         each = zip(rows["Segment ID"], rows["wav"], is_part(rows), strict=True)
         of_parts = data_path / PARTS_OF_WAVS
         paths = {segment: of_parts / f"{segment}.wav" if part else folder / wav for segment, wav, part in each}

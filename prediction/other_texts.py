@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from corpora.transcripts import clean_transcripts
+from corpora.utterances import read_cells
 from corpora.wavs import find_wavs, wav_fault
 from dataset import WindowDataset
 from prediction.predictor import check_missing
@@ -23,18 +22,17 @@ from prediction.runs import load_encoder
 from prediction.transcribe import Recogniser
 from training.devices import on_main_process
 from training.record import TrainedRun
-from utils import InputError, atomic_write, decode, first_line
+from utils import InputError, atomic_write
 
 SAVE_EVERY = 100  # utterances
 
 
 def read_texts(path: Path) -> dict[str, str]:
     """Texts by id of a CSV with the columns id and text; raises `InputError` where it lacks one or has an id twice."""
-    try:
-        table = pd.read_csv(io.StringIO(decode(path.read_bytes(), path)), dtype=str, keep_default_na=False)
-        return table.set_index("id", verify_integrity=True)["text"].to_dict()
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{path}: {first_line(error)}; expected the columns id,text, and each id once") from error
+    cells = read_cells(path, ("id", "text"))
+    if (twice := cells["id"].duplicated()).any():
+        raise InputError(f"{path}, row {twice.idxmax() + 2}: a second text of {cells['id'][twice.idxmax()]}")
+    return dict(zip(cells["id"], cells["text"], strict=True))
 
 
 def transcribe_wavs(path: Path, ids: Sequence[str], options: argparse.Namespace, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Compare: two rows or runs on the same test windows: differences, intervals over dialogues, McNemar's test."""
+"""Compare: two rows or runs on the same test windows: differences, and their intervals over dialogues."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 import metric
 from metric import HEADINGS, MAIN_FIGURES, WHOLE_FIGURES
@@ -22,7 +21,7 @@ FIGURE_COLUMNS = [f"{name}_{what}" for what in ("a", "b", "diff") for name in MA
 
 def compute_comparison(
     pairs: pd.DataFrame, windows: Windows, n_resamples: int = metric.RESAMPLES, seed: int = 0
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compare runs of A and B: `pairs` has `test`, `seed`, and the folders `a` and `b`, a row per test split and seed.
 
     Returns
@@ -31,7 +30,6 @@ def compute_comparison(
         `_a`, `_b` and `_diff`, B - A
     intervals : `metric.bootstrap` of the mean B - A, a row for each of `MAIN_FIGURES`; the number of `seeds` that all
         folds have, the `sd` over these, and whether the value is `within` it
-    mcnemar : a row per test split and seed, and of several folds the sum of each seed: `windows`, `only_a`, `only_b`, p
 
     Raises `InputError` where the runs of a test split differ in windows or labels.
     """
@@ -46,25 +44,18 @@ def compute_comparison(
             total = sums[-1].sum(axis=0)
             counts, (a, b) = metric.figures_of_sums(total[0]), metric.main_figures(total)
             sizes = int(counts["n"]), int(counts["n_single_label"]), len(sums[-1])
-            right_a, right_b = (metric.window_values(table)[:, 1] > 0 for table in both)  # emotions
-            discordant = (right_a & ~right_b).sum(), (right_b & ~right_a).sum()
-            rows.append([test, str(pair.seed), *sizes, *a, *b, *(b - a), *discordant])
+            rows.append([test, str(pair.seed), *sizes, *a, *b, *(b - a)])
         folds.append(np.stack(sums, axis=1))
-    figures = pd.DataFrame(rows, columns=["test", "seed", *COUNTS, *FIGURE_COLUMNS, "only_a", "only_b"])
+    figures = pd.DataFrame(rows, columns=["test", "seed", *COUNTS, *FIGURE_COLUMNS])
     by_fold, by_seed = figures.groupby("test", sort=False), figures.groupby("seed", sort=False)
     of_seed = by_seed[FIGURE_COLUMNS].mean()[by_seed.size() == len(folds)]
     intervals = metric.bootstrap(folds, n_resamples, seed).assign(seeds=len(of_seed))
     intervals["sd"] = of_seed[[f"{name}_diff" for name in MAIN_FIGURES]].std().to_numpy()
     intervals["within"] = intervals["value"].abs() <= intervals["sd"]
-    mcnemar = figures[["test", "seed", "windows", "only_a", "only_b"]]
-    if len(folds) > 1:
-        total = by_seed[["windows", "only_a", "only_b"]].sum().reset_index()
-        mcnemar = pd.concat([mcnemar, total.assign(test="sum of folds")])
-    p = [mcnemar_p(a, b) for a, b in zip(mcnemar["only_a"], mcnemar["only_b"], strict=True)]
     if len(rows) > 1:
         mean = dict(by_fold[COUNTS].first().sum()) | dict(by_fold[FIGURE_COLUMNS].mean().mean())
         figures.loc[len(figures)] = {"test": "mean", "seed": ""} | mean
-    return figures.drop(columns=["only_a", "only_b"]), intervals, mcnemar.assign(p=p)
+    return figures, intervals
 
 
 def check_same_windows(first: Path, other: Path, windows: Windows) -> None:
@@ -79,11 +70,6 @@ def check_same_windows(first: Path, other: Path, windows: Windows) -> None:
         raise InputError(f"{where} is {texts[0]}, and {texts[1]} in {first}; test both on one corpus")
 
 
-def mcnemar_p(only_a: int, only_b: int) -> float:
-    """Two-sided p of McNemar's exact test (1947): numbers of windows that only A, and that only B, has right."""
-    return float(binomtest(int(only_a), int(only_a + only_b)).pvalue) if only_a + only_b else 1.0
-
-
 DIFFERENCES = (
     "Differences are means over the folds, in each fold over the seeds, that both have. In square brackets: the 95% "
     "interval over dialogues, which are resampled whole, the same for both and for all seeds, because windows of one "
@@ -96,9 +82,6 @@ Weighted F1, macro F1 and accuracy are over the test windows with one majority l
 fold at once.
 
 {DIFFERENCES}
-
-McNemar's exact test counts the windows whose emotion only A or only B predicts correctly. It assumes independent \
-windows; they overlap, so its p is too small. Rely on the interval.
 """
 
 
@@ -110,7 +93,7 @@ def compare(pairs: pd.DataFrame, names: tuple[str, str], n_resamples: int = 9_99
     windows = {folder: read_windows(folder) for folder in {*pairs["a"], *pairs["b"]}}
     blocks = []
     for role, of_role in pairs.groupby("role", sort=False):
-        figures, intervals, mcnemar = compute_comparison(of_role, windows, n_resamples, seed)
+        figures, intervals = compute_comparison(of_role, windows, n_resamples, seed)
         blocks.append(f"# {role}: A = {names[0]}, B = {names[1]}")
         for some in (MAIN_FIGURES[:3], MAIN_FIGURES[3:]):  # six side by side are too wide for a terminal
             shown = figures[["test", "seed", *COUNTS]].rename(columns={"single_label": "1 label"})
@@ -122,9 +105,6 @@ def compare(pairs: pd.DataFrame, names: tuple[str, str], n_resamples: int = 9_99
         differences = pd.DataFrame({"figure": intervals.index.map(HEADINGS), "mean B - A": format_intervals(intervals)})
         blocks.append(f"Mean difference, with its 95% interval of {n_resamples:,} resamples of dialogues:")
         blocks.append(to_markdown(differences.replace("\n", " ", regex=True).assign(method=[*intervals["method"]])))
-        blocks.append("McNemar's exact test of the emotion:")
-        tests = mcnemar.rename(columns={"only_a": "only A right", "only_b": "only B right"})
-        blocks.append(to_markdown(tests.assign(p=tests["p"].map("{:.2g}".format))))
     return "\n\n".join([*blocks, LEGEND])
 
 
@@ -163,7 +143,7 @@ def compare_with_baseline(entries: pd.DataFrame, windows: Windows) -> tuple[pd.D
     pairs = pairs.rename(columns={"folder_x": "b", "folder_y": "a"})
     for (role, row), own in pairs.groupby(["role", "row"], sort=False):
         try:
-            figures, intervals, _ = compute_comparison(own, windows)
+            figures, intervals = compute_comparison(own, windows)
         except InputError as error:
             notes.append(f"{role}, {row}: {error}.")
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -10,16 +10,13 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import entropy
-from sklearn.decomposition import PCA
 from tqdm import tqdm
 
 from constants import EMOTIONS, MAX_SECONDS, N_EMOTIONS, N_MELS, SAMPLE_RATE
 from corpora.transcripts import clean_transcript
 from corpora.utterances import shares
 from corpora.wavs import inspect_sound, read_wav, wav_fault
-from dataset import make_windows
 from features.log_mel import LogMels, log_mel
-from metric import fleiss_kappa
 
 TIE = "tie"  # several emotions share the most votes
 LABELS = [*EMOTIONS, TIE]
@@ -68,8 +65,7 @@ def plot_agreement(tables: Mapping[str, pd.DataFrame]) -> None:
     for role, table in tables.items():
         colour, shift = ROLE_LOOKS[role]
         votes = table["agreement"].mul(10).round().value_counts(normalize=True)
-        label = f"{role}, κ = {fleiss_kappa(shares(table)):.2f}"
-        left.bar(votes.index * 10 + shift, votes * 100, width=4, color=colour, label=label)
+        left.bar(votes.index * 10 + shift, votes * 100, width=4, color=colour, label=role)
         weights = np.full(len(table), 100 / len(table))
         middle.hist(table["entropy"], np.arange(0, 3.1, 0.25), weights=weights, histtype="step", lw=2, color=colour)
         means = table.groupby("emotion", observed=False)["agreement"].mean() * 100
@@ -210,35 +206,6 @@ def plot_dialogue(table: pd.DataFrame, transcripts: pd.DataFrame, number: int) -
     listed["agree"] = own["agreement"].map("{:.0%}".format)
     listed.index += 1
     return listed
-
-
-def plot_windows(table: pd.DataFrame, ws: int) -> None:
-    """Draw how long the dialogues are, and how many utterances the windows of `ws` places have."""
-    lengths = table.groupby("dialogue").size()
-    windows = make_windows(table["dialogue"].to_numpy(), ws)
-    filled = pd.Series((windows >= 0).sum(axis=1)).value_counts(normalize=True).reindex(range(1, ws + 1), fill_value=0)
-    _, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6))
-    left.hist(lengths, range(lengths.max() + 2), align="left", color="#0072B2", rwidth=0.9)
-    left.axvline(ws, **MARK)
-    left.annotate(f" window: {ws}", (ws, 0.95), xycoords=("data", "axes fraction"))
-    title = f"{len(lengths)} dialogues of {lengths.min()} to {lengths.max()} utterances (median {lengths.median():.0f})"
-    left.set(title=title, xlabel="utterances in a dialogue", ylabel="dialogues")
-    bars = right.bar(filled.index, filled * 100, color="#0072B2")
-    right.bar_label(bars, fmt="%.1f")
-    title = f"{len(windows):,} windows, {(windows < 0).mean():.1%} of their places are padding"
-    right.set(title=title, xlabel=f"utterances in a window of {ws}", ylabel="windows (%)", xticks=filled.index)
-    plt.show()
-
-
-def plot_embeddings(table: pd.DataFrame, embeddings: Mapping[str, np.ndarray], empty: Iterable[str]) -> None:
-    """Draw the sentence embeddings on two principal components, without those of `empty` transcripts."""
-    embedded = table[(table["id"] + ".txt").isin(embeddings.keys()) & ~table["id"].isin([*empty])]
-    vectors = np.stack([embeddings[f"{segment}.txt"] for segment in embedded["id"]])
-    pca = PCA(n_components=2, svd_solver="covariance_eigh")
-    points = pca.fit_transform(vectors)
-    x, y = (f"component {i} ({share:.0%})" for i, share in enumerate(pca.explained_variance_ratio_, start=1))
-    title = f"{len(embedded):,} sentence embeddings, {vectors.shape[1]} dimensions on two principal components"
-    plot_by_emotion(embedded.assign(**{x: points[:, 0], y: points[:, 1]}), x, y, title)
 
 
 def plot_folds(table: pd.DataFrame, folds: Sequence[Sequence[int]]) -> pd.DataFrame:

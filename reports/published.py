@@ -57,7 +57,7 @@ def describe_others(published: pd.DataFrame, entries: pd.DataFrame) -> list[str]
 def whole_corpus(run: pd.Series) -> str | None:
     """The name of the known corpus that a run of `runs.read_runs` was made from the whole of; None for other data."""
     corpus = corpus_by_name(str(run["data_corpus"]))
-    if corpus is None or "+" in corpus.name or run["data_synthetic"] == "yes" or run["SorL"] not in corpus.roles:
+    if corpus is None or run["data_synthetic"] == "yes" or run["SorL"] not in corpus.roles:
         return None
     splits = (run["test"], run["data_train_sessions"], run["valid_split"])
     sessions = {session for split in splits if split for session in parse_sessions(str(split))}

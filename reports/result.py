@@ -35,7 +35,7 @@ LABELS = {
 
 
 def compute_result(rows: pd.DataFrame, majority: str, batch_size: int) -> dict[str, Any]:
-    """The figures of rows of predictions.csv, as `result.json` holds them of a test and of each of its corpora.
+    """The figures of rows of predictions.csv, as `result.json` holds them.
 
     `majority_f1` is the published F1 (by batch, all windows) of always predicting the label `majority`, and `majority`
     has the other figures of that baseline.
@@ -65,7 +65,7 @@ def figures_by_part(rows: pd.DataFrame, majority: str) -> dict[str, dict[str, An
     predicted = {name: metric.with_prediction(rows, labels) for name, labels in baselines.items()}
     found = {}
     for name, inside in parts.items():
-        own, dialogues = metric.figures(rows[inside]), rows.loc[inside, ["corpus", "dialogue"]].drop_duplicates()
+        own, dialogues = metric.figures(rows[inside]), rows.loc[inside, "dialogue"].unique()
         found[name] = {"n": own["n"], "n_single_label": own["n_single_label"], "dialogues": len(dialogues)}
         if own["n_single_label"]:
             found[name] |= rounded(own, SINGLE_LABEL)
@@ -102,15 +102,12 @@ def result_of_test(rows: pd.DataFrame, options: argparse.Namespace, train_rows: 
         python_warnings.warn("no training session: the most frequent label is that of the tested windows", stacklevel=2)
     majority = majority_label(train_rows, rows)
     result = compute_result(rows, majority, options.batch_size)
-    if rows["corpus"].nunique() > 1:
-        by_corpus = rows.groupby("corpus", sort=False)
-        result["by_corpus"] = {name: compute_result(own, majority, options.batch_size) for name, own in by_corpus}
     chosen = "the last one"
     if options.select == "best":
         sessions = format_sessions(options.valid_split or [])
         chosen = f"best by {options.monitor} on the validation sessions {sessions}".rstrip()
     result |= dialogue_intervals(rows, majority)
-    result |= {"corpus": "+".join(rows["corpus"].unique()), "parts": figures_by_part(rows, majority)}
+    result |= {"corpus": rows["corpus"].iloc[0], "parts": figures_by_part(rows, majority)}
     return result | {"epochs": options.epochs, "chosen": chosen}
 
 
@@ -204,13 +201,12 @@ def result_text(result: dict[str, Any], folder: Path, options: argparse.Namespac
 
 
 def overall_table(result: dict[str, Any]) -> pd.DataFrame:
-    """The figures over the whole test set and by batch, beside those of the two baselines and of each corpus."""
+    """The figures over the whole test set and by batch, beside those of the two baselines."""
     overall, whole = result["overall"], result["parts"]["whole"]
     bounds = {name: format_interval(*pair) for name, pair in result["intervals"].items() if pair}
     columns = {"MATE": overall | result, f"{metric.CONFIDENCE:.0%} interval": bounds}
     columns[f"always {overall['majority_label']}"] = overall.get("majority", {}) | {"F1": overall["majority_f1"]}
     columns["sentence looked up"] = whole.get("lookup")
-    columns |= {name: found["overall"] | found for name, found in result.get("by_corpus", {}).items()}
     by_batch = [name + k for k in ("", "@2") for name in metric.BATCH_FIGURES]
     words = {"n": "windows", "balanced_accuracy": "balanced accuracy", "arousal_mae": "arousal MAE"}
     words |= {"valence_mae": "valence MAE"} | {name: f"{name} by batch (paper)" for name in by_batch}

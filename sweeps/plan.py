@@ -84,9 +84,7 @@ UNDECIDED = {"seed", "precision", "compile"}  # may differ from the published ru
 
 
 def tables_of(corpus: Corpus) -> dict[str, Table]:
-    """The tables that a corpus has, `BEYOND` among them; a merged corpus has none."""
-    if "+" in corpus.name:
-        return {}
+    """The tables that a corpus has, `BEYOND` among them."""
     own = {KEMDY19.name: TABLES, KEMDY20.name: TABLES_KEMDY20}.get(corpus.name, {})
     if corpus.is_own:
         own = {FOLDS: Table(f"{len(corpus.folds)} folds of {corpus.name}", {"default": {}}, folds=corpus.folds)}

@@ -1,6 +1,5 @@
-"""Compare: figures, intervals and McNemar's test of two rows or runs, and what is refused."""
+"""Compare: figures and intervals of two rows or runs, and what is refused."""
 
-import math
 import shutil
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from run_folders import figures_of, make_rows, make_run, write_run
 
 from metric import HEADINGS, MAIN_FIGURES, bootstrap, dialogue_sums
-from reports.compare import compare, compare_with_baseline, compute_comparison, format_intervals, mcnemar_p
+from reports.compare import compare, compare_with_baseline, compute_comparison, format_intervals
 from reports.result import format_difference
 from reports.runs import read_windows
 from utils import InputError
@@ -37,7 +36,7 @@ def windows_of(pairs: pd.DataFrame) -> dict:
 
 def test_figures_are_those_of_the_predictions_and_their_means_over_folds_of_seeds(pairs):
     windows = windows_of(pairs)
-    figures, intervals, _ = compute_comparison(pairs[:3], windows, 99)  # two seeds, and one
+    figures, intervals = compute_comparison(pairs[:3], windows, 99)  # two seeds, and one
     mean = figures.iloc[3]
     assert figures["test"][:3].tolist() == ["1-4", "1-4", "5-8"]
     assert mean[["windows", "dialogues"]].tolist() == [192, 32]
@@ -59,26 +58,9 @@ def test_the_spread_over_seeds_is_that_of_the_mean_over_folds(pairs):
     windows = windows_of(pairs[:4])
     differences = [figures_of(windows[pair.b]) - figures_of(windows[pair.a]) for pair in pairs[:4].itertuples()]
     by_seed = np.reshape(differences, (2, 2, 6)).mean(axis=0)  # from fold, seed, figure
-    _, found, _ = compute_comparison(pairs[:4], windows, 99)
+    _, found = compute_comparison(pairs[:4], windows, 99)
     np.testing.assert_allclose(found["sd"], np.std(by_seed, axis=0, ddof=1), atol=1e-9)
     assert found["within"].tolist() == (found["value"].abs() <= found["sd"]).tolist()
-
-
-@pytest.mark.parametrize(("a", "b"), [(0, 0), (0, 1), (3, 3), (2, 9), (9, 2), (40, 61)])
-def test_mcnemar_is_the_binomial_sum(a, b):
-    tail = 2 * sum(math.comb(a + b, k) for k in range(min(a, b) + 1)) / 2 ** (a + b)
-    assert mcnemar_p(a, b) == pytest.approx(min(1.0, tail), rel=1e-9)
-
-
-def test_mcnemar_counts_the_windows_that_one_alone_has_right(pairs):
-    windows, counts = windows_of(pairs[:4]), []
-    for pair in pairs[:4].itertuples():
-        columns = [windows[folder][["pred_emotion", "true_emotion"]].to_numpy() for folder in (pair.a, pair.b)]
-        a, b = (np.array([name in true.split(";") for name, true in rows]) for rows in columns)
-        counts.append([(a & ~b).sum(), (b & ~a).sum()])
-    counts += [np.add(counts[0], counts[2]).tolist(), np.add(counts[1], counts[3]).tolist()]
-    _, _, found = compute_comparison(pairs[:4], windows, 99)
-    assert found[["only_a", "only_b"]].values.tolist() == counts
 
 
 # What cannot be compared
@@ -118,14 +100,12 @@ def test_seeds_of_a_fold_share_their_windows(pairs, tmp_path):
 def test_the_text_has_the_numbers_of_each_role(pairs):
     speaker, listener = compare(pairs, ("default", "other"), 199, seed=7).split("# listener: ")
     for part, of_role in ((speaker, pairs[:4]), (listener, pairs[4:])):
-        figures, intervals, mcnemar = compute_comparison(of_role, windows_of(of_role), 199, 7)
+        figures, intervals = compute_comparison(of_role, windows_of(of_role), 199, 7)
         for a, b, difference in figures[["macro_f1_a", "macro_f1_b", "macro_f1_diff"]].to_numpy():
             assert f" {a:.3f}, {b:.3f} ({format_difference(difference)})" in part
         lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines()]
         for text, (name, row) in zip(format_intervals(intervals), intervals.iterrows(), strict=True):
             assert [HEADINGS[name], text.replace("\n", " "), row["method"]] in lines
-        for _, row in mcnemar.iterrows():
-            assert [*map(str, row[["test", "seed", "windows", "only_a", "only_b"]]), f"{row['p']:.2g}"] in lines
 
 
 # Against a baseline
@@ -136,7 +116,7 @@ def test_rows_are_compared_with_the_baseline_on_what_both_have(pairs):
     rows.append(rows[0][:1].assign(row="ccc", folder=None))
     entries, windows = pd.concat(rows, ignore_index=True).assign(baseline="MATE"), windows_of(pairs[:4])
     table, notes = compare_with_baseline(entries, windows)
-    _, expected, _ = compute_comparison(pairs[:4], windows)
+    _, expected = compute_comparison(pairs[:4], windows)
     assert (notes, set(table["row"])) == ([], {"encoder"})
     columns = ["value", "low", "high"]
     np.testing.assert_array_equal(table[columns], expected.loc[table["figure"], columns])

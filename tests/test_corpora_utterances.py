@@ -146,14 +146,12 @@ def test_ids_and_folders_are_of_their_corpus(preprocessed, preprocessed20, cells
         corpus_of(tmp_path)
 
 
-def test_folds_hold_each_session_once_and_a_merged_corpus_has_those_of_its_first():
+def test_folds_hold_each_session_once():
     for corpus, n, size in zip(CORPORA, (20, 40), (4, 8), strict=True):
         assert sorted(sum(corpus.folds, ())) == list(range(1, n + 1))
         assert {len(fold) for fold in corpus.folds} == {size}
         assert corpus.tuning_fold in corpus.folds
-    both = corpus_by_name("KEMDy19+KEMDy20")
-    assert (both.folds, both.roles) == (KEMDY19.folds, ("speaker",))
-    assert corpus_by_name("KEMDy19+KEMDy21") is None
+    assert corpus_by_name("KEMDy21") is None
 
 
 # Sessions

@@ -1,13 +1,12 @@
-"""Runs on KEMDy20, on both corpora merged into one, and of one corpus's model on the other corpus."""
+"""Runs on KEMDy20, and of one corpus's model on the other corpus."""
 
 import shutil
 from pathlib import Path
 
 import pytest
-from conftest import argv_of, only_run, train
+from conftest import argv_of
 
 import main
-import preprocessing
 from reports.predictions import read_predictions
 from training.record import Record
 
@@ -48,14 +47,3 @@ def test_roles_and_sessions_that_kemdy20_lacks_are_refused(preprocessed20, tmp_p
     assert main.main(argv_of("kemdy20", preprocessed20, tmp_path / "exp", *more)) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert not (tmp_path / "exp").exists()
-
-
-def test_two_corpora_in_one_are_trained_and_tested_together(sample, sample20, tmp_path):
-    merged, kobert = tmp_path / "both", str(sample / "kobert")
-    argv = ["--data_path", str(sample), str(sample20), "--out", str(merged), "--text_model", kobert, "--gpu_id", "cpu"]
-    assert preprocessing.main(argv) == 0
-    folder = train("kemdy20", merged, tmp_path / "exp", "--test_split", "5,6,103", "--valid_split", "4,104")
-    rows = read_predictions(folder / "predictions.csv")
-    assert rows.groupby("corpus")["session"].unique().map(list).to_dict() == {"KEMDy19": [5, 6], "KEMDy20": [103]}
-    assert rows.groupby("dialogue")["corpus"].nunique().max() == 1
-    assert only_run(tmp_path / "exp") == folder

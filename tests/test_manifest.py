@@ -23,7 +23,7 @@ import predict
 import preprocessing
 from corpora.corpus import corpus_of
 from corpora.manifest import number_sessions, read_manifest
-from corpora.utterances import read_utterances
+from corpora.utterances import SHARES, read_utterances
 from corpora.wavs import find_wavs, read_wav
 from features.embeddings import load_embeddings
 from utils import InputError
@@ -284,6 +284,24 @@ def test_the_conversations_of_ai_hub_71631_become_a_manifest(sample, tmp_path, m
     assert "group of speakers" in corpus_of(folder).name
     wave, rate = soundfile.read(folder / "wavs" / "in" / "A_0001.wav", dtype="float32")
     np.testing.assert_array_equal(read_wav(find_wavs(folder)["A_0001_0002"], rate), wave[4000:22000, 0])
+
+
+def test_the_corpora_of_etri_become_one_manifest(preprocessed, preprocessed20, sample, tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    for name, folder in (("KEMDy19", preprocessed), ("KEMDy20_v1_1", preprocessed20)):
+        (tmp_path / "data" / name).symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    exec(python_of("data/both"), {})
+    assert preprocess(Path("data/both"), sample) == 0
+    first, second = (read_utterances(folder, "speaker") for folder in (preprocessed, preprocessed20))
+    table, expected = read_utterances(Path("data/both"), "speaker"), pd.concat([first, second])
+    assert table["id"].tolist() == expected["id"].tolist()
+    assert table["session"].tolist() == [*first["session"], *second["session"] + 100]
+    names = ["emotion", "arousal", *SHARES]
+    pd.testing.assert_frame_equal(table[names], expected[names].reset_index(drop=True))
+    dialogues = expected["corpus"] + expected["dialogue"]
+    assert (pd.factorize(table["dialogue"])[0] == pd.factorize(dialogues)[0]).all()
+    assert find_wavs(Path("data/both")).keys() == find_wavs(preprocessed).keys() | find_wavs(preprocessed20).keys()
 
 
 def test_the_ten_utterances_of_data_readme_run_as_written(sample, tmp_path):

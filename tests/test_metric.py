@@ -17,7 +17,6 @@ from metric import (
     confusion_matrix,
     dialogue_sums,
     figures,
-    fleiss_kappa,
     main_figures,
     matched_macro,
     published_figures,
@@ -156,12 +155,3 @@ def test_a_single_dialogue_has_no_interval_and_equal_runs_one_of_no_width():
     assert bootstrap([sums[:1]])[["low", "high"]].isna().all(axis=None)
     same = bootstrap([np.stack([sums, sums], axis=2)])
     assert (same[["value", "low", "high"]] == 0).all(axis=None)
-
-
-def test_fleiss_kappa_of_a_worked_example_and_at_its_ends():
-    # 14 raters put 10 subjects into 5 categories: a worked example that gives .210
-    votes = [[0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1]]
-    votes += [[7, 7, 0, 0, 0], [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0], [0, 2, 2, 3, 7]]
-    assert fleiss_kappa(np.array(votes) / 14, n_raters=14) == pytest.approx(0.210, abs=5e-4)
-    assert fleiss_kappa(np.eye(7)) == pytest.approx(1)  # all agree on every utterance
-    assert np.isnan(fleiss_kappa(np.eye(7)[[2, 2]]))  # nobody ever votes for anything else

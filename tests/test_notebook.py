@@ -16,7 +16,7 @@ from corpora.utterances import read_utterances
 
 IMAGE, TABLE, AUDIO = "image", "table", "audio"
 SHOWS = {"preprocess": [TABLE], "transcripts": [TABLE]}
-SHOWS |= {name: [IMAGE] for name in ("agreement", "affect", "examples", "windows", "embeddings")}
+SHOWS |= {name: [IMAGE] for name in ("agreement", "affect", "examples")}
 SHOWS |= {name: [IMAGE, TABLE] for name in ("counts", "dialogue", "durations", "folds")}
 
 

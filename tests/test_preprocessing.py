@@ -11,11 +11,9 @@ from raw_corpus import FILES, read, rows_of, run, write_rows
 
 import preprocessing
 from constants import PROGRAM_VERSION
-from corpora.corpus import corpus_of
 from corpora.corpus_json import corpus_version, read_corpus_json
 from corpora.problems import OTHER_SPELLING
 from corpora.transcripts import clean_transcript
-from corpora.utterances import read_utterances
 from corpora.wavs import find_wavs
 from features.embeddings import load_embeddings
 from features.text import load_text_encoder
@@ -160,54 +158,3 @@ def test_a_corpus_is_pre_processed_into_another_folder_and_not_touched(corpus, p
     for name in FILES[:4]:
         assert (out / name).read_bytes() == (preprocessed / name).read_bytes()
     assert find_wavs(out) == find_wavs(corpus, tmp_path / "sound") != {}
-
-
-# Several corpora as one
-
-
-@pytest.fixture(scope="module")
-def both(preprocessed, sample20, tmp_path_factory) -> Path:
-    """One corpus of two, of which KEMDy20 is given first; read only."""
-    out = tmp_path_factory.mktemp("both") / "out"
-    argv = ["--data_path", str(sample20), str(preprocessed), "--out", str(out), "--gpu_id", "cpu"]
-    assert preprocessing.main([*argv, "--text_model", str(preprocessed / "kobert")]) == 0
-    return out
-
-
-def test_a_merged_corpus_has_the_rows_embeddings_and_wavs_of_both(both, preprocessed, preprocessed20):
-    folders = (preprocessed, preprocessed20)
-    first, second = (read_utterances(folder, "speaker") for folder in folders)
-    table = read_utterances(both, "speaker")
-    pd.testing.assert_frame_equal(table[: len(first)], first)
-    second["session"] += 100
-    second["dialogue"] = second["dialogue"].str.replace("Sess", "Sess1")
-    pd.testing.assert_frame_equal(table[len(first) :].reset_index(drop=True), second)
-    vectors, *parts = (load_embeddings(folder / "embedding_768.npy", 768) for folder in (both, *folders))
-    for key, vector in (parts[0] | parts[1]).items():
-        np.testing.assert_allclose(vectors[key], vector, rtol=0, atol=1e-5)
-    assert find_wavs(both).keys() == find_wavs(preprocessed).keys() | find_wavs(preprocessed20).keys()
-
-
-def test_a_merged_corpus_is_known_by_its_corpus_json(both, preprocessed, preprocessed20, sample20):
-    found = read_corpus_json(both)
-    assert corpus_of(both).name == found["corpus"] == "KEMDy19+KEMDy20"
-    assert found["raw"] == [str(preprocessed), str(sample20)]
-    assert found["text_models"]["embedding_768.npy"]["sha256"] == digest_file(both / "embedding_768.npy")
-    parts = [pd.read_csv(folder / "problems.csv")["file"] for folder in (preprocessed, preprocessed20)]
-    files = [f"{folder}/{file}" for folder, part in zip(found["raw"], parts, strict=True) for file in part]
-    assert pd.read_csv(both / "problems.csv")["file"].tolist() == files
-    assert not (both / "df_listener.csv").exists()  # nobody is rated as listener in KEMDy20
-
-
-def test_corpora_that_cannot_be_merged_are_refused(sample, sample20, both, tmp_path, capsys):
-    out = tmp_path / "out"
-    for folders, options, named in (
-        ((sample, sample), ("--out", str(out)), str(sample)),
-        ((sample, both), ("--out", str(out)), str(both)),
-        ((sample, sample20), (), "--out"),
-        ((sample, tmp_path / "nowhere"), ("--out", str(out)), "nowhere"),
-        ((sample, sample20), ("--out", str(both), "--text_model", str(sample / "kobert")), "embedding_768.npy"),
-    ):
-        assert preprocessing.main(["--data_path", *map(str, folders), *options]) == 2
-        assert named in last_error(capsys)
-    assert not out.exists()

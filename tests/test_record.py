@@ -157,11 +157,11 @@ def test_exchanged_data_are_refused_on_resume_and_named_by_a_test(request, spoke
 
 @pytest.fixture
 def run(tmp_path) -> Path:
-    """The folder of a run of the merged corpora on 1-2,101-102 without weights; its record alone."""
+    """The folder of a run of KEMDy19 that held out 1-2, without weights; its record alone."""
     folder = tmp_path / "exp" / "run"
     folder.mkdir(parents=True)
-    options = make_options(data_path=tmp_path, test_split=[1, 2, 101, 102], audio_model="hubert", epochs=7)
-    data = DATA | {"corpus": "KEMDy19+KEMDy20", "version": "1", "synthetic": "no", "train_sessions": "3-20,103-140"}
+    options = make_options(data_path=tmp_path, test_split=[1, 2], audio_model="hubert", epochs=7)
+    data = DATA | {"corpus": "KEMDy19", "version": "1", "synthetic": "no", "train_sessions": "3-20"}
     make_record(options, data | {"speech_encoder": "hubert"}, {}).write(folder)
     return folder
 
@@ -170,7 +170,7 @@ def test_a_run_is_resumed_with_its_own_options_and_those_of_the_call(run):
     called = {"data_path": Path("elsewhere"), "epochs": 7, "audio_model": "hubert", "gpu_id": "1", "no_pages": True}
     options = vars(options_to_resume(run, make_options(**called)))
     assert {name: options[name] for name in called} == called
-    assert options["test_split"] == [1, 2, 101, 102]
+    assert options["test_split"] == [1, 2]
     assert options_to_resume(run, make_options(resume="run")).data_path == run.parent.parent
 
 
@@ -183,16 +183,15 @@ def test_an_option_that_contradicts_the_run_is_refused(run, given):
 @pytest.mark.parametrize(
     ("corpus", "given", "tested", "trained"),
     [
-        ("KEMDy19+KEMDy20", {}, [1, 2, 101, 102], [*range(3, 21), *range(103, 141)]),
-        ("KEMDy20", {}, [1, 2], [*range(3, 41)]),
-        ("KEMDy20+KEMDy19", {"SorL": "listener"}, [101, 102, 1, 2], [*range(103, 121), *range(3, 41)]),
-        ("KEMDy19", {"test_split": [3]}, [3], [*range(3, 21)]),
+        ("KEMDy19", {}, [1, 2], [*range(3, 21)]),
+        ("KEMDy19", {"test_split": [3], "SorL": "listener"}, [3], [*range(3, 21)]),
+        ("KEMDy20", {}, [*range(1, 9)], []),
     ],
 )
 def test_a_test_takes_the_sessions_that_were_held_out(run, monkeypatch, corpus, given, tested, trained):
     stored = Record.read(run)
     options = stored.namespace()
-    trained_run = record.TrainedRun(run, None, options, stored, [*range(3, 21), *range(103, 141)])
+    trained_run = record.TrainedRun(run, None, options, stored, [*range(3, 21)])
     monkeypatch.setattr(record, "corpus_of", lambda path: corpus_by_name(corpus))
     options, train_sessions = options_to_test(trained_run, make_options(**given, test_only="run"))
     assert (options.test_split, train_sessions) == (tested, trained)

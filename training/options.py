@@ -76,8 +76,7 @@ class ArgumentParser(argparse.ArgumentParser):
 def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(description="Train MATE on KEMDy19 or KEMDy20, test it, and report F1 and CCC.")
     add = parser.add_argument_group("data").add_argument
-    corpus = "pre-processed corpus; preprocessing.py --out merges several"
-    add("--data_path", type=file_path, nargs="+", metavar="FOLDER", default=Path("data/KEMDy19"), help=corpus)
+    add("--data_path", type=file_path, default=Path("data/KEMDy19"), help="pre-processed corpus")
     add("--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
     add = parser.add_argument_group("test").add_argument
     add("--SorL", choices=ROLES, default="speaker", help="predict the emotion of the speaker or the listener")
@@ -193,10 +192,6 @@ def parse_args(argv: Sequence[str], parser: ArgumentParser | None = None) -> arg
     options = parser.parse_args(argv)
     given = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(options))))
     options.given = {name for name, value in vars(given).items() if value is not None}
-    if isinstance(options.data_path, list):
-        if len(options.data_path) > 1:
-            parser.error("--data_path takes one folder; preprocessing.py --data_path A B --out FOLDER merges two")
-        options.data_path = options.data_path[0]
     if isinstance(options.test_only, str):
         options.test_path, options.test_only = options.test_only, True
     if options.test_only != (options.test_path is not None):

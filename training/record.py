@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from constants import SAMPLE_RATE
-from corpora.corpus import KEMDY19, MERGED_OFFSET, corpus_of
+from corpora.corpus import KEMDY19, corpus_of
 from corpora.corpus_json import CORPUS_FILE, is_synthetic, read_corpus_json
 from corpora.sessions import format_sessions, parse_sessions
 from corpora.wavs import audio_digest, find_wavs, hash_wavs
@@ -258,6 +258,10 @@ class TrainedRun:
     train_sessions: list[int]
     epoch: int | None = None  # of the weights; None without a history, as in the published program's folders
 
+    def is_of(self, data_path: Path) -> bool:
+        """Whether the run was trained on the corpus in a folder, whose sessions are then those of the run."""
+        return self.record.data.get("corpus", KEMDY19.name) == corpus_of(data_path).name
+
 
 def load_run(folder: Path) -> TrainedRun:
     """Load a run folder, of this program or of the published one; raises `InputError` where it cannot be used."""
@@ -277,18 +281,8 @@ def options_to_test(run: TrainedRun, options: argparse.Namespace) -> tuple[argpa
     if tested.bn_statistics == "running" != run.options.bn_statistics:
         raise InputError(f"--bn_statistics running: {run.folder} holds statistics of training windows; leave it out")
     if "test_split" not in options.given:
-        tested.test_split = renumber(run.options.test_split, run, tested.data_path)
-    return resolve_sessions(tested), renumber(run.train_sessions, run, tested.data_path)
-
-
-def renumber(sessions: list[int], run: TrainedRun, data_path: Path) -> list[int]:
-    """The sessions of a run's corpus that another one has too, by its numbers: a merged one has those of its parts."""
-    parts = dict(enumerate(run.record.data.get("corpus", KEMDY19.name).split("+")))
-    others = corpus_of(data_path).name.split("+")
-    if len(parts) == len(others) == 1:
-        return sessions if parts[0] == others[0] else []
-    pairs = [(parts.get(session // MERGED_OFFSET), session % MERGED_OFFSET) for session in sessions]
-    return [others.index(part) * MERGED_OFFSET + session for part, session in pairs if part in others]
+        tested.test_split = run.options.test_split if run.is_of(tested.data_path) else None
+    return resolve_sessions(tested), run.train_sessions if run.is_of(tested.data_path) else []
 
 
 def warnings_of_test(
