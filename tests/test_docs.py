@@ -24,7 +24,7 @@ PAGES = [*ENGLISH, *KOREAN, ROOT / "ARCHITECTURE.md"]
 
 # Of torchrun, accelerate, pip, hf, Whisper and the like
 FOREIGN = """nproc_per_node nnodes rdzv_backend rdzv_endpoint multi_gpu num_processes cpu index-url force-reinstall
-    local-dir logdir output_format output_dir language diarize"""
+    array gpus cpus-per-task time wrap local-dir logdir output_format output_dir language diarize"""
 
 
 def without_code(page: Path) -> str:

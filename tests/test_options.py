@@ -68,7 +68,7 @@ def test_a_command_line_is_understood(line, expected):
         ("--epohcs 3", "--epochs"),
         ("--epoch 3", "--epochs"),  # no abbreviations: a later option may begin alike
         ("--SORL listener", "--SorL"),
-        ("--data_path a b", "preprocessing.py --data_path"),
+        ("--data_path a b", "b"),
         ("--test_split 0-3", "--test_split"),
         ("--ws 0", "--ws"),
         ("--sr 3999", "--sr"),

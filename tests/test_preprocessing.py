@@ -48,7 +48,7 @@ def test_the_files_lie_beside_the_raw_data_and_corpus_json_says_what_they_are(sa
     found = read_corpus_json(preprocessed)
     assert (found["corpus"], found["synthetic"], found["version"]) == ("KEMDy19", True, "sample, seed 0")
     assert found["utterances"] == len(list((sample / "wav").rglob("*.txt")))
-    assert (found["program_version"], found["raw"], found["audio_path"]) == (PROGRAM_VERSION, [], None)
+    assert (found["program_version"], found["raw"], found["audio_path"]) == (PROGRAM_VERSION, None, None)
     assert found["files"] == {name: digest_file(preprocessed / name) for name in FILES}
     encoder = {**load_text_encoder(str(preprocessed / "kobert")).description, "sha256": found["files"][FILES[3]]}
     assert found["text_models"] == {"embedding_768.npy": encoder}

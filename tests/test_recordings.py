@@ -214,7 +214,7 @@ def test_a_run_can_be_tested_with_other_texts(text_run, preprocessed, tmp_path, 
     assert f"1 of {len(rows)} utterances" in output.err
     assert "difference" in output.out
     first = other["segment_id"][0]
-    for content, named in (("id\n", "id,text"), (f"id,text\n{first},네\n" * 2, first), ("", "x.csv")):
+    for content, named in (("id\n", "text"), (f"id,text\n{first},네\n" * 2, first), ("", "x.csv")):
         (tmp_path / "x.csv").write_text(content, "utf-8")
         assert main.main([*argv, str(tmp_path / "x.csv")]) == 2
         assert named in capsys.readouterr().err

@@ -23,7 +23,6 @@ from reports.plots import plot_confusion, plot_figures, plot_loss_curve
 from reports.predictions import look_up, predictions_table, read_predictions, write_predictions
 from reports.result import (
     LABELS,
-    compute_result,
     dialogue_intervals,
     figures_by_part,
     format_interval,
@@ -192,16 +191,12 @@ def test_a_test_writes_its_files_and_its_report(rows, corpus, tmp_path):
     assert text.splitlines()[-1].endswith(str(tmp_path))
 
 
-def test_macro_f1_is_first_for_a_corpus_of_mostly_one_emotion_and_each_corpus_has_its_figures(rows, tmp_path):
-    rows = pd.concat([rows, make_rows(corpus="KEMDy20")], ignore_index=True)
+def test_macro_f1_is_first_for_a_corpus_of_mostly_one_emotion(tmp_path):
+    rows = make_rows(corpus="KEMDy20")
     (tmp_path / "df_speaker.csv").write_text("Segment ID\nSess01_script01_User001F_001\n")
     result = written(tmp_path, rows, make_options(tmp_path))
-    sizes = {name: found["overall"]["n"] for name, found in result["by_corpus"].items()}
-    assert sizes == {"KEMDy19": 96, "KEMDy20": 32}
-    assert result["by_corpus"]["KEMDy20"] == compute_result(rows[rows["corpus"] == "KEMDy20"], "neutral", 32)
     lines = result_text(result, tmp_path, make_options(tmp_path)).splitlines()
     assert [line.startswith("macro F1") for line in lines].index(True) == 4
-    assert any(line.split() == ["windows", "128", "96", "32"] for line in lines)
 
 
 def test_a_test_without_a_window_of_one_label_has_neither_accuracy_nor_its_interval(rows, corpus, tmp_path):
