@@ -44,8 +44,7 @@ def predict(args: argparse.Namespace) -> None:
     source = args.input.resolve()
     stem = source.name if source.is_dir() else source.stem
     folder = args.out or args.input.parent / f"{stem}.predictions"
-    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    there -= {SEGMENTS} if args.transcribe else set()
+    there = ({path.name for path in folder.iterdir()} if folder.exists() else set()) - {SEGMENTS}  # which stays
     if there - {*FILES} or (there and not args.overwrite):
         what = f"holds {min(there - {*FILES}, default=FILES[0])} already"
         raise InputError(f"{folder}: {what}; give another folder as --out, or --overwrite to replace a prediction")
@@ -55,9 +54,8 @@ def predict(args: argparse.Namespace) -> None:
         folder.mkdir(parents=True, exist_ok=True)  # before what may take an hour
         try:
             if args.transcribe:
-                args.segments = folder / SEGMENTS
                 settings = {"language": args.language, "channels": args.channels, "device": predictor.device}
-                transcribe(args.input, args.segments, args.transcribe, **settings, progress=True)
+                args.segments = transcribe(args.input, folder / SEGMENTS, args.transcribe, **settings, progress=True)
             table, utterances = read_input(args, predictor)
             rows = prediction_rows(table, predictor.dialogue(utterances), predictor)
             write_predictions(folder / FILES[0], rows.assign(note="; ".join(found)))

@@ -106,6 +106,8 @@ def _read_labels(data_path: Path, cells: pd.DataFrame) -> pd.DataFrame:
     emotion = emotion.where(cells["emotion"] != "", majority_labels(counts))
     counts = counts.where(counts.sum(axis=1, skipna=False) != 0, multi_hot(emotion))
     is_left_out = (emotion == "") & ((cells["emotion"] != "") | (n_left_out > 0))
+    if is_left_out.all():
+        raise InputError(f"{path}: leaves out every row of {MANIFEST}")
     return counts.set_axis(VOTE_COUNTS, axis=1).assign(Emotion=emotion)[~is_left_out]
 
 
@@ -179,5 +181,4 @@ def write_parts(rows: pd.DataFrame, problems: pd.DataFrame, folder: Path, out: P
 
     with ThreadPoolExecutor() as pool:
         cells = parts[["Segment ID", "wav", "first", "last", "channel"]].itertuples(index=False)
-        for _ in tqdm(pool.map(write, cells), "parts of wavs", len(parts), disable=parts.empty):
-            pass
+        list(tqdm(pool.map(write, cells), "parts of wavs", len(parts), disable=parts.empty))

@@ -158,7 +158,7 @@ def refuse_ruined_table(data_path: Path, rows: pd.DataFrame, is_lost: pd.Series,
         first = of_table.iloc[0]
         raise InputError(
             f"{data_path / problem_text(first)}: {first['what']}; {lost.max():.0%} of the table's rows cannot be used: "
-            "take the table as it was distributed"
+            "correct it, or take it as it was distributed"
         )
 
 

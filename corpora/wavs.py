@@ -34,7 +34,7 @@ MAX_AMPLITUDE = 2.0**31  # of floating-point samples: integers that were never s
 CUT_SHORT = re.compile(r"^ *data *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 UNKNOWN_LENGTH = 0x7FFFF000  # bytes; programs that write a wav into a pipe leave this or more as its length, or 0:
 NO_LENGTH = re.compile(r"^data : 0\n(?!End|\w{3}. : )", re.MULTILINE)  # in libsndfile's log: then what follows is sound
-END_TOLERANCE = 0.5  # s by which a manifest may say an end too late
+END_TOLERANCE = 0.5  # s by which a manifest, or the container of a recording, may say an end too late
 MIN_SECONDS = 0.005  # of an utterance
 TOO_SHORT = f"holds less than {MIN_SECONDS} s of sound"
 LOOK_SECONDS, MIN_CORRELATION = 3, 0.5  # of the parts of a file in which its channels are compared
@@ -158,21 +158,22 @@ def wav_problems(
 
 
 @contextlib.contextmanager
-def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
-    """A sound file that is open at its first sample; raises `InputError` where it cannot be opened or read.
+def open_sound(path: Path) -> Iterator[tuple[soundfile.SoundFile, float]]:
+    """A sound file, open at its first sample, and the length (s) that its container says or 0; or `InputError`.
 
     What libsndfile does not read, such as the recording of a phone or of a browser, is decoded by FFmpeg's libraries,
     and so is a wav that says 0 as its length.
     """
-    file = None
+    file, announced = None, 0.0
     try:
         with contextlib.suppress(soundfile.SoundFileError, TypeError):  # TypeError: the name ends in .raw
             file = soundfile.SoundFile(path)
         if file is None or NO_LENGTH.search(file.extra_info):
             status = path.stat()
-            file = _decode(path, status.st_size, status.st_mtime_ns)()
+            opened, announced = _decode(path, status.st_size, status.st_mtime_ns)
+            file = opened()
         with file:
-            yield file
+            yield file, announced
     except (OSError, av.FFmpegError, soundfile.SoundFileError, ValueError) as error:
         reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
         if path.is_symlink() and not path.exists():
@@ -181,16 +182,17 @@ def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
 
 
 @lru_cache(KEPT)
-def _decode(path: Path, *status: int) -> Callable[[], soundfile.SoundFile]:
+def _decode(path: Path, *status: int) -> tuple[Callable[[], soundfile.SoundFile], float]:
     """What opens the sound of a recording, or of a video's first sound track, decoded in bounded memory.
 
-    It is in a temporary file, which is removed with the returned object. `status` is the recording's size and time of
-    change: a file that has changed is another one.
+    It is in a temporary file, which is removed with the returned object. With it comes the length (s) that an mp4, m4a,
+    mov or 3gp says, 0 of others. `status` is the size and time of change: a file that has changed is another one.
     """
     with av.open(path) as container:
         if not container.streams.audio:
             raise ValueError("no sound track")
         stream = container.streams.audio[0]
+        announced = float((stream.duration or 0) * stream.time_base) if "mp4" in container.format.name else 0.0
         resampler = av.AudioResampler("s16", stream.layout, stream.rate)
         with tempfile.NamedTemporaryFile(prefix="sound-", delete=False) as file:
             form = {"channels": len(stream.layout.channels), "format": "RAW", "subtype": "PCM_16"}
@@ -200,7 +202,7 @@ def _decode(path: Path, *status: int) -> Callable[[], soundfile.SoundFile]:
                 with contextlib.suppress(av.error.InvalidDataError):  # a damaged packet
                     for frame in packet.decode():
                         file.writelines(part.to_ndarray() for part in resampler.resample(frame))
-    return opened
+    return opened, announced
 
 
 def inspect_sound(path: Path) -> tuple[float, float, int]:
@@ -208,9 +210,9 @@ def inspect_sound(path: Path) -> tuple[float, float, int]:
 
     Raises `InputError` where it is no sound.
     """
-    with open_sound(path) as file:
+    with open_sound(path) as (file, length):
         rate, channels, samples, decoded = file.samplerate, file.channels, file.frames, 0
-        announced = samples
+        announced = length * rate if length > samples / rate + END_TOLERANCE else samples
         for said, there in (map(int, found) for found in CUT_SHORT.findall(file.extra_info)):
             if 0 < there < said < UNKNOWN_LENGTH:
                 announced = samples * said / there
@@ -218,7 +220,7 @@ def inspect_sound(path: Path) -> tuple[float, float, int]:
             file.seek(max(0, samples - 1))
             decoded = samples * len(file.read(1))
     if samples and not decoded:  # the head of an MP3 or a FLAC announces what is no longer there
-        with open_sound(path) as file, contextlib.suppress(soundfile.SoundFileError):
+        with open_sound(path) as (file, _), contextlib.suppress(soundfile.SoundFileError):
             while found := len(file.read(BLOCK)):
                 decoded += found
     return decoded / rate, announced / rate, channels
@@ -251,7 +253,7 @@ def read_channels(
 
     With `channel`, from 0, they are of it alone.
     """
-    with open_sound(path) as file:
+    with open_sound(path) as (file, _):
         rate = file.samplerate
         if channel is not None and channel >= file.channels:
             raise InputError(f"{path}: no channel {channel + 1}, it has {count(file.channels, 'channel')}")

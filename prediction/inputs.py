@@ -117,7 +117,7 @@ def from_folder(folder: Path) -> list[Utterance]:
     files = {stem(path): path for path in sounds}
     texts = {stem(path): path for path in entries if path.suffix.lower() == ".txt" and stem(path) in files}
     if left := [path.name for path in entries if path not in {*files.values(), *texts.values()}]:
-        kinds = f"neither a sound ({', '.join(SOUNDS)}) nor the .txt of one"
+        kinds = f"no sound ({', '.join(SOUNDS)}) or .txt of one, or the second of one name"
         warnings.warn(f"{folder}: {count(len(left), 'file')} left out, {kinds}: {', '.join(left[:5])}", stacklevel=2)
     if not files:
         raise InputError(f"{folder}: holds no .wav; expected a folder of utterances, with a .txt beside each")

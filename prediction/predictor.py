@@ -123,7 +123,7 @@ class Predictor:
         segments = path.parent / f"{path.stem}.predictions" / SEGMENTS
         segments.parent.mkdir(exist_ok=True)
         settings = {"language": language, "channels": channels, "device": self.device, "progress": not self.quiet}
-        make_segments(path, segments, transcribe, **settings)
+        segments = make_segments(path, segments, transcribe, **settings)
         utterances = from_segments(segments, path, channels == "speakers")
         return utterances, self.dialogue(utterances)
 

@@ -82,8 +82,8 @@ def _segments(chunks: Sequence[dict[str, Any]], start: float, end: float) -> Ite
 
 def transcribe(  # noqa: PLR0913 (the last ones by keyword)
     recording: Path, path: Path, name: str, *, language: str, channels: str, device: Any, progress: bool
-) -> None:
-    """Write the transcript of a recording to `path` in Whisper's form, unless it is there, of this model.
+) -> Path:
+    """Write the transcript of a recording to `path`, in Whisper's form, or find it there or in the usual folder.
 
     With `channels` "speakers" each channel is transcribed alone. Raises `InputError` where no words are found, or
     `path` has another transcript.
@@ -91,12 +91,13 @@ def transcribe(  # noqa: PLR0913 (the last ones by keyword)
     status, folder = recording.stat(), Path(expand_home(name))
     about = {"model": str(folder.resolve()) if folder.is_dir() else name, "language": language, "channels": channels}
     about |= {"bytes": status.st_size, "changed": status.st_mtime_ns}
+    for there in (path, recording.with_name(f"{recording.resolve().stem}.predictions") / SEGMENTS):
+        if there.exists() and read_json(there).get("transcribed") == about:
+            print(f"{there}: of this recording by {name}, used again")
+            return there
     if path.exists():
-        if read_json(path).get("transcribed") != about:
-            other = "of another recording, model, language or channels"
-            raise InputError(f"{path}: {other}; give it as --segments, delete it, or give another folder as --out")
-        print(f"{path}: of this recording by {name}, used again")
-        return
+        other = "of another recording, model, language or channels"
+        raise InputError(f"{path}: {other}; give it as --segments, delete it, or give another folder as --out")
     seconds, _, n = inspect_sound(recording)
     if channels == "speakers" and n == 1:
         raise InputError(f"{recording}: one channel; --channels speakers is for several, with a speaker each")
@@ -110,3 +111,4 @@ def transcribe(  # noqa: PLR0913 (the last ones by keyword)
     content = {"text": " ".join(segment["text"] for segment in segments), "language": language, "transcribed": about}
     write_json(path, content | {"segments": [{"id": i} | segment for i, segment in enumerate(segments)]})
     print(f"{path}: {count(len(segments), 'segment')} by {name}; correct it and give it as --segments")
+    return path

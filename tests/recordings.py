@@ -11,11 +11,16 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 
 def write_recording(
-    path: Path, samples: np.ndarray, rate: int = 16_000, codec: str = "aac", video: bool = False
+    path: Path,
+    samples: np.ndarray,
+    rate: int = 16_000,
+    codec: str = "aac",
+    video: bool = False,
+    options: dict | None = None,
 ) -> Path:
     """Write int16 samples, shape = (n, channels), in the container that the ending names; perhaps with a picture."""
     layout = ("mono", "stereo")[samples.shape[1] - 1]
-    with av.open(str(path), "w") as file:
+    with av.open(str(path), "w", options=options) as file:
         picture = file.add_stream("mpeg4", rate=25, width=32, height=32) if video else None
         stream = file.add_stream(codec, rate=rate, layout=layout) if len(samples) else None
         if picture:

@@ -59,6 +59,19 @@ def test_a_recording_that_was_cut_has_its_decoded_part(tmp_path):
     assert 3 < len(read_wav(path)) / 16_000 < 5
 
 
+def test_an_m4a_that_was_cut_says_so_as_a_wav_does(tmp_path):
+    path = write_recording(tmp_path / "a.m4a", noise(8), options={"movflags": "faststart"})
+    assert inspect_sound(path)[0] == inspect_sound(path)[1]
+    os.truncate(path, path.stat().st_size // 2)
+    seconds, announced, _ = inspect_sound(path)
+    assert 3 < seconds < 5
+    assert 7.9 < announced < 8.2
+    with pytest.warns(UserWarning, match=r"a\.m4a"):
+        recording_length(path)
+    with pytest.raises(InputError, match=r"a\.m4a"):  # of an utterance: it is incomplete
+        read_wav(path)
+
+
 def test_what_holds_no_sound_is_refused_with_its_name(tmp_path):
     write_recording(tmp_path / "a.mp4", noise(0), video=True)
     for name, content in (("b.m4a", b""), ("c.m4a", b"0" * 5000), ("d.raw", b"0" * 5000)):
@@ -133,6 +146,12 @@ def test_a_recording_is_transcribed_once_for_a_model_in_whispers_form(text_run, 
     assert predict_recording(text_run, path, "--transcribe", whisper, "--overwrite") == 0
     assert f"{folder / 'segments.json'}: " in capsys.readouterr().out
     assert pd.read_csv(folder / "predictions.csv", dtype=str)["text"][0] == "고친 말"
+    other = ("--out", tmp_path / "other")  # the file that is there is that of another folder
+    assert predict_recording(text_run, path, "--transcribe", whisper, *other) == 0
+    assert f"{folder / 'segments.json'}: " in capsys.readouterr().out
+    assert pd.read_csv(tmp_path / "other" / "predictions.csv", dtype=str)["text"][0] == "고친 말"
+    assert predict_recording(text_run, path, "--segments", folder / "segments.json") == 2
+    assert predict_recording(text_run, path, "--segments", folder / "segments.json", "--overwrite") == 0
     assert predict_recording(text_run, path, "--transcribe", whisper, "--overwrite", "--language", "en") == 2
     write_recording(path, noise(5))  # another recording: the transcript is not of it, and is kept
     assert predict_recording(text_run, path, "--transcribe", whisper, "--overwrite") == 2
