@@ -192,6 +192,9 @@ def test_labels_csv_names_emotions_and_leaves_rows_out(tmp_path):
     (folder / "labels.csv").write_text("label,emotion\n기쁨,joy\n당황,surprise\netc,-\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"labels\.csv.*'joy'"):
         read_manifest(folder, None)
+    (folder / "labels.csv").write_text("label,emotion\n기쁨,-\n당황,-\netc,-\nsad,-\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"labels\.csv"):  # no row is left
+        read_manifest(folder, None)
 
 
 def test_sessions_are_those_named_or_groups_in_which_speakers_stay_together():
