@@ -62,7 +62,6 @@ def get_parser() -> ArgumentParser:
     add("--grid", nargs="+", type=plans.parse_axis, metavar="NAME=A,B", help="all combinations of these values")
     folds = {"nargs": "+", "type": lambda text: tuple(parse_sessions(text)), "metavar": "SESSIONS"}
     add("--test_split", **folds, help="folds of the grid (default: 13-16, or 1-8 of KEMDy20)")
-    add("--resamples", type=number(int, 100, 10**6), default=9999, help="resamples of the bootstrap of compare")
     add("--jobs", type=number(int, 1, 256), default=1, help="runs at once on this machine, which share its GPUs")
     return parser
 
@@ -179,7 +178,7 @@ def compare_rows(args: argparse.Namespace, options: argparse.Namespace) -> str:
     pairs = sides[0].merge(sides[1], on=["role", "test", "seed"])
     if pairs.empty:
         raise InputError(f"{' and '.join(options.names)}: no finished runs of the same role, test sessions and seed")
-    return compare(pairs.rename(columns={"folder_x": "a", "folder_y": "b"}), tuple(options.names), args.resamples)
+    return compare(pairs.rename(columns={"folder_x": "a", "folder_y": "b"}), tuple(options.names))
 
 
 def runs_table(save_path: Path) -> str:

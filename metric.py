@@ -5,11 +5,11 @@ Sums over windows determine every figure over all at once: a bootstrap over dial
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr, ndtri, stdtrit
 
 from constants import AFFECT_RANGE, EMOTIONS, N_EMOTIONS
 
@@ -32,6 +32,7 @@ CENTRE = sum(AFFECT_RANGE) / 2  # subtracted from arousal and valence: sums of s
 CONSTANT = 1e-12  # a variance up to this is rounding; one window in a million that is off by 1e-2 has 100 times as much
 CONFIDENCE = 0.95
 RESAMPLES = 1_999  # more move the bounds of an interval by some thousandths
+MAX_SEEDS = 100  # that a comparison asks for
 
 
 def multi_hot(labels: pd.Series) -> np.ndarray:
@@ -195,6 +196,21 @@ def dialogue_sums(rows: pd.DataFrame) -> np.ndarray:
     return pd.DataFrame(window_values(rows)).groupby(rows["dialogue"].to_numpy(), dropna=False).sum().to_numpy()
 
 
+def difference(sums: np.ndarray) -> np.ndarray:
+    """`MAIN_FIGURES` of B less those of A, from the sums of both: of shape (..., 2, 36), shape = (..., 6)."""
+    found = main_figures(sums)
+    return found[..., 1, :] - found[..., 0, :]
+
+
+def influences(folds: Sequence[np.ndarray], figures_of: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
+    """What each dialogue adds to the mean over folds of each run's figures, by the jackknife; of shapes (D, S, 6)."""
+    found = []
+    for sums in folds:
+        left_out = figures_of(sums.sum(axis=0) - sums).round(12)  # of all but one dialogue after the other
+        found.append((len(sums) - 1) / len(sums) * (left_out.mean(axis=0) - left_out) / len(folds))
+    return found
+
+
 def bootstrap(folds: Sequence[np.ndarray], n_resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
     """Mean over folds and runs of each of `MAIN_FIGURES`, or of its difference, with its 95% bootstrap interval.
 
@@ -202,37 +218,56 @@ def bootstrap(folds: Sequence[np.ndarray], n_resamples: int = RESAMPLES, seed: i
     The method is BCa (Efron and Tibshirani 1993, equations 14.9 and 15.36), else the percentile interval.
 
     `folds` are of each test split the `dialogue_sums` of S runs, shape = (D, S, 36), or of S pairs of runs A and B on
-    the same windows, shape = (D, S, 2, 36), whose difference B - A is the figure. Returns columns `value`, `low`,
-    `high` and `method`, a row for each of `MAIN_FIGURES`.
+    the same windows, shape = (D, S, 2, 36), whose difference B - A is the figure. Returns columns `value`, `low`
+    and `high`, NaN where a fold has a single dialogue, a row for each of `MAIN_FIGURES`.
     """
+    figures_of = difference if folds[0].ndim == 4 else main_figures
 
     def mean_figures(times: Sequence[np.ndarray]) -> np.ndarray:
         """The figures if dialogues count so often: from an array (..., D) for each fold, shape = (..., 6)."""
-        by_fold = []
-        for of_each, sums in zip(times, folds, strict=True):
-            found = main_figures(np.tensordot(of_each, sums, axes=1))
-            found = found[..., 1, :] - found[..., 0, :] if sums.ndim == 4 else found
-            by_fold.append(found.mean(axis=-2))
+        drawn = (np.tensordot(of_each, sums, axes=1) for of_each, sums in zip(times, folds, strict=True))
+        by_fold = [figures_of(sums).mean(axis=-2) for sums in drawn]
         return (sum(by_fold) / len(folds)).round(12)  # later digits depend on the order of the additions
 
-    rng, once = np.random.default_rng(seed), [np.ones(len(sums)) for sums in folds]
-    value = mean_figures(once)
+    rng = np.random.default_rng(seed)
+    value = mean_figures([np.ones(len(sums)) for sums in folds])
     found = pd.DataFrame({"value": value}, index=[*MAIN_FIGURES])
     if min(map(len, folds)) == 1:
-        return found.assign(low=np.nan, high=np.nan, method="not defined: a fold has a single dialogue")
+        return found.assign(low=np.nan, high=np.nan)
     drawn = [rng.integers(0, len(sums), (n_resamples, len(sums))) for sums in folds]
     resampled = mean_figures([np.apply_along_axis(np.bincount, 1, d, minlength=d.shape[1]) for d in drawn])
-    cubes = squares = 0
-    for at, sums in enumerate(folds):  # the jackknife leaves out one dialogue after the other
-        left_out = mean_figures([*once[:at], 1 - np.eye(len(sums)), *once[at + 1 :]])
-        influence = (len(sums) - 1) / len(sums) * (left_out.mean(axis=0) - left_out)
-        cubes, squares = cubes + (influence**3).sum(axis=0), squares + (influence**2).sum(axis=0)
+    of_dialogues = np.concatenate([of_fold.mean(axis=1) for of_fold in influences(folds, figures_of)])
+    cubes, squares = (of_dialogues**3).sum(axis=0), (of_dialogues**2).sum(axis=0)
     tails = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):  # of a figure that all resamples or dialogues agree on
         bias = ndtri(((resampled < value).mean(axis=0) + (resampled <= value).mean(axis=0)) / 2)
         z, acceleration = bias + ndtri(tails), cubes / squares**1.5 / 6
         levels = ndtr(bias + z / (1 - acceleration * z))
-    defined = np.isfinite(levels).all(axis=0)
-    levels = np.where(defined, levels, tails)
+    levels = np.where(np.isfinite(levels).all(axis=0), levels, tails)
     found[["low", "high"]] = [np.quantile(of_figure, at) for of_figure, at in zip(resampled.T, levels.T, strict=True)]
-    return found.assign(method=np.where(defined, "BCa", "percentile"))
+    return found
+
+
+def seed_interval(folds: Sequence[np.ndarray]) -> pd.DataFrame:
+    """Mean over folds and seeds of B - A of each of `MAIN_FIGURES`, with its 95% t interval over seeds and dialogues.
+
+    Its half width is the root of the sum of two squares. That of the t interval over seeds has all that differs from
+    run to run, on single dialogues, too. That over dialogues is of what a dialogue adds in all seeds alike, because A
+    and B differ there: its variance is the product of two seeds' `influences`, summed over dialogues, in the mean over
+    pairs of seeds. `tools/null_simulation.py` shows how often the interval excludes 0 if nothing differs.
+
+    `folds` are pairs as in `bootstrap`, of the same two seeds or more in each fold, on two dialogues or more. Returns
+    columns `value`, `low`, `high`, `shown` (whether 0 is excluded), `sd` (over seeds), and `needed`: how many seeds
+    would exclude 0 if value and spreads stayed as they are, infinite if more than `MAX_SEEDS`.
+    """
+    by_seed = sum(difference(sums.sum(axis=0)) for sums in folds).round(12) / len(folds)
+    added, n = np.concatenate(influences(folds, difference)), len(by_seed)
+    value, sd = by_seed.mean(axis=0), by_seed.std(axis=0, ddof=1)
+    variance = ((added.sum(axis=1) ** 2 - (added**2).sum(axis=1)).sum(axis=0) / (n * (n - 1))).clip(0)
+    over_dialogues = stdtrit(len(added) - len(folds), (1 + CONFIDENCE) / 2) * np.sqrt(variance)
+    seeds = np.arange(2, max(n, MAX_SEEDS) + 1)[:, None]
+    widths = np.hypot(stdtrit(seeds - 1, (1 + CONFIDENCE) / 2) * sd / np.sqrt(seeds), over_dialogues)
+    shown, width = widths < abs(value), widths[n - 2]
+    needed = np.where(shown.any(axis=0), 2 + shown.argmax(axis=0), np.inf)
+    found = {"value": value, "low": value - width, "high": value + width, "shown": shown[n - 2], "sd": sd}
+    return pd.DataFrame(found | {"needed": needed}, index=[*MAIN_FIGURES])

@@ -1,4 +1,4 @@
-"""Compare: two rows or runs on the same test windows: differences, and their intervals over dialogues."""
+"""Compare: two rows or runs on the same test windows: their differences, with intervals over seeds and dialogues."""
 
 from __future__ import annotations
 
@@ -12,50 +12,52 @@ import metric
 from metric import HEADINGS, MAIN_FIGURES, WHOLE_FIGURES
 from reports.result import format_difference, format_interval
 from reports.runs import TRUTH, read_windows
-from utils import InputError
+from utils import InputError, count
 
 Windows = Mapping[Path, pd.DataFrame]  # `runs.read_windows` of run folders
 COUNTS = ["windows", "single_label", "dialogues"]
 FIGURE_COLUMNS = [f"{name}_{what}" for what in ("a", "b", "diff") for name in MAIN_FIGURES]
 
 
-def compute_comparison(
-    pairs: pd.DataFrame, windows: Windows, n_resamples: int = metric.RESAMPLES, seed: int = 0
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def compute_comparison(pairs: pd.DataFrame, windows: Windows) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compare runs of A and B: `pairs` has `test`, `seed`, and the folders `a` and `b`, a row per test split and seed.
+
+    A seed that a test split lacks is left out.
 
     Returns
     -------
     figures : a row per test split and seed, and of several the mean over folds: `COUNTS`, and of each of `MAIN_FIGURES`
         `_a`, `_b` and `_diff`, B - A
-    intervals : `metric.bootstrap` of the mean B - A, a row for each of `MAIN_FIGURES`; the number of `seeds` that all
-        folds have, the `sd` over these, and whether the value is `within` it
+    intervals : `metric.seed_interval` of the mean B - A, of one seed or with a test split of a single dialogue
+        `metric.bootstrap`; a row for each of `MAIN_FIGURES`, with the numbers of `seeds` and `dialogues`
 
-    Raises `InputError` where the runs of a test split differ in windows or labels.
+    Raises `InputError` where the runs of a test split differ in windows or labels, or no seed is in all test splits.
     """
+    of_seed = pairs.groupby("seed")["test"].transform("nunique")
+    pairs = pairs[of_seed == pairs["test"].nunique()].sort_values("seed", kind="stable")
+    if pairs.empty:
+        raise InputError("no seed has finished runs of both on all test sessions")
     folds, rows = [], []
     for test, of_fold in pairs.groupby("test", sort=False):
-        sums = []
-        for pair in of_fold.itertuples():
-            check_same_windows(of_fold["a"].iloc[0], pair.a, windows)
-            check_same_windows(of_fold["a"].iloc[0], pair.b, windows)
-            both = [windows[pair.a], windows[pair.b]]
-            sums.append(np.stack([metric.dialogue_sums(table) for table in both], axis=1))  # (D, 2, 64)
-            total = sums[-1].sum(axis=0)
-            counts, (a, b) = metric.figures_of_sums(total[0]), metric.main_figures(total)
-            sizes = int(counts["n"]), int(counts["n_single_label"]), len(sums[-1])
-            rows.append([test, str(pair.seed), *sizes, *a, *b, *(b - a)])
-        folds.append(np.stack(sums, axis=1))
+        folders = of_fold[["a", "b"]].to_numpy()
+        for folder in folders.flat:
+            check_same_windows(folders[0, 0], folder, windows)
+        sums = np.stack([metric.dialogue_sums(windows[folder]) for folder in folders.flat], axis=1)
+        folds.append(sums.reshape(len(sums), *folders.shape, -1))  # (D, S, 2, 36)
+        counts, found = metric.figures_of_sums(sums[:, 0].sum(axis=0)), metric.main_figures(folds[-1].sum(axis=0))
+        sizes = int(counts["n"]), int(counts["n_single_label"]), len(sums)
+        rows += [[test, str(s), *sizes, *a, *b, *(b - a)] for s, (a, b) in zip(of_fold["seed"], found, strict=True)]
     figures = pd.DataFrame(rows, columns=["test", "seed", *COUNTS, *FIGURE_COLUMNS])
-    by_fold, by_seed = figures.groupby("test", sort=False), figures.groupby("seed", sort=False)
-    of_seed = by_seed[FIGURE_COLUMNS].mean()[by_seed.size() == len(folds)]
-    intervals = metric.bootstrap(folds, n_resamples, seed).assign(seeds=len(of_seed))
-    intervals["sd"] = of_seed[[f"{name}_diff" for name in MAIN_FIGURES]].std().to_numpy()
-    intervals["within"] = intervals["value"].abs() <= intervals["sd"]
+    seeds = folds[0].shape[1]
+    if seeds > 1 and min(map(len, folds)) > 1:
+        intervals = metric.seed_interval(folds)
+    else:
+        intervals = metric.bootstrap(folds).assign(shown=False, sd=np.nan, needed=np.nan)
     if len(rows) > 1:
+        by_fold = figures.groupby("test", sort=False)
         mean = dict(by_fold[COUNTS].first().sum()) | dict(by_fold[FIGURE_COLUMNS].mean().mean())
         figures.loc[len(figures)] = {"test": "mean", "seed": ""} | mean
-    return figures, intervals
+    return figures, intervals.assign(seeds=seeds, dialogues=sum(map(len, folds)))
 
 
 def check_same_windows(first: Path, other: Path, windows: Windows) -> None:
@@ -71,21 +73,21 @@ def check_same_windows(first: Path, other: Path, windows: Windows) -> None:
 
 
 DIFFERENCES = (
-    "Differences are means over the folds, in each fold over the seeds, that both have. In square brackets: the 95% "
-    "interval over dialogues, which are resampled whole, the same for both and for all seeds, because windows of one "
-    "dialogue overlap. It shows how the difference varies with the dialogues of these sessions, not with other "
-    "speakers or seeds. ±: standard deviation over seeds of the mean over folds, not known of one (take --seeds 3). "
-    "Within: no larger than that, perhaps due to the seeds alone; bold: beyond it, and the interval does not include 0."
+    "Differences are means over the folds and seeds that both have; a seed that a fold lacks is left out. In square "
+    "brackets: the 95% t interval over seeds and dialogues, of pairs of runs of one fold and seed. It is of other "
+    "seeds, and of other dialogues of these sessions, not of other speakers. Bold: it excludes 0, as one in twenty "
+    "does by chance where nothing differs. A difference that is not bold is not shown. Of one seed, the interval is a "
+    "bootstrap over dialogues alone: chance of the seed is not in it, and nothing is shown; take --seeds 3 at least."
 )
 LEGEND = f"""\
 Weighted F1, macro F1 and accuracy are over the test windows with one majority label, CCC and F1 over all windows of a \
-fold at once.
+fold at once. Seeds needed: so many would show a difference of the size found if it and its spreads stayed as they are.
 
 {DIFFERENCES}
 """
 
 
-def compare(pairs: pd.DataFrame, names: tuple[str, str], n_resamples: int = 9_999, seed: int = 0) -> str:
+def compare(pairs: pd.DataFrame, names: tuple[str, str]) -> str:
     """The comparison of A and B, whose names are `names`, as Markdown; `pairs` of `compute_comparison` have a `role`.
 
     Raises `InputError` where a folder is damaged, or the runs of a test split differ in windows or labels.
@@ -93,7 +95,7 @@ def compare(pairs: pd.DataFrame, names: tuple[str, str], n_resamples: int = 9_99
     windows = {folder: read_windows(folder) for folder in {*pairs["a"], *pairs["b"]}}
     blocks = []
     for role, of_role in pairs.groupby("role", sort=False):
-        figures, intervals = compute_comparison(of_role, windows, n_resamples, seed)
+        figures, intervals = compute_comparison(of_role, windows)
         blocks.append(f"# {role}: A = {names[0]}, B = {names[1]}")
         for some in (MAIN_FIGURES[:3], MAIN_FIGURES[3:]):  # six side by side are too wide for a terminal
             shown = figures[["test", "seed", *COUNTS]].rename(columns={"single_label": "1 label"})
@@ -103,9 +105,18 @@ def compare(pairs: pd.DataFrame, names: tuple[str, str], n_resamples: int = 9_99
                 shown[f"{HEADINGS[name]}: A, B (B - A)"] = a + ", " + b + " (" + difference + ")"
             blocks.append(to_markdown(shown))
         differences = pd.DataFrame({"figure": intervals.index.map(HEADINGS), "mean B - A": format_intervals(intervals)})
-        blocks.append(f"Mean difference, with its 95% interval of {n_resamples:,} resamples of dialogues:")
-        blocks.append(to_markdown(differences.replace("\n", " ", regex=True).assign(method=[*intervals["method"]])))
+        needed = intervals["needed"].map("{:.0f}".format).replace({"nan": "-", "inf": f"over {metric.MAX_SEEDS}"})
+        differences = differences.replace("\n", " ", regex=True).assign(**{"seeds needed": [*needed]})
+        blocks += [to_markdown(differences), conclude(intervals)]
     return "\n\n".join([*blocks, LEGEND])
+
+
+def conclude(intervals: pd.DataFrame) -> str:
+    """Which differences the `intervals` of `compute_comparison` show, and which they do not."""
+    shown, seeds, dialogues = intervals["shown"], *intervals[["seeds", "dialogues"]].iloc[0]
+    named = [", ".join(intervals.index[which].map(HEADINGS)) or "none" for which in (shown, ~shown)]
+    over = f"Shown by {count(seeds, 'seed')} and {count(dialogues, 'dialogue')}: {named[0]}; not shown: {named[1]}."
+    return over + " Chance of the seed is not in these intervals: take --seeds 3 at least." * (seeds == 1)
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -114,26 +125,19 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def format_intervals(intervals: pd.DataFrame) -> list[str]:
-    """The value, interval and spread of each of the `intervals` of `compute_comparison`, on lines; **...** is bold."""
+    """The value and below it the interval of each of the `intervals` of `compute_comparison`; **...** is bold."""
     texts = []
     for _, row in intervals.iterrows():
         value, interval = format_difference(row["value"]), format_interval(row["low"], row["high"])
-        is_beyond = not row["within"] and (row["low"] > 0 or row["high"] < 0)
-        lines = [f"**{value}**" if is_beyond else value, *([f"[{interval}]"] if interval else [])]
-        lines += [] if np.isnan(row["sd"]) else [f"{format_spread(row['sd'])} seeds"]
-        texts.append("\n".join([*lines, *["within"] * row["within"]]))
+        value = f"**{value}**" if row["shown"] else value
+        texts.append(f"{value}\n[{interval}]" if interval else value)
     return texts
-
-
-def format_spread(sd: float) -> str:
-    """`± .012`, or `-` for NaN."""
-    return "-" if np.isnan(sd) else f"± {sd:.3f}".replace(" 0.", " .")
 
 
 def compare_with_baseline(entries: pd.DataFrame, windows: Windows) -> tuple[pd.DataFrame, list[str]]:
     """The differences of a table's rows from its row `baseline`, on the folds and seeds that both have.
 
-    They are `role`, `row`, `folds`, `dialogues`, `figure` (of `WHOLE_FIGURES`) and the columns of the `intervals` of
+    They are `role`, `row`, `folds`, `figure` (of `WHOLE_FIGURES`) and the columns of the `intervals` of
     `compute_comparison`; the second value says why a row that has runs is not compared.
     """
     tables, notes, baseline = [pd.DataFrame()], [], entries["baseline"].iloc[0]
@@ -143,10 +147,10 @@ def compare_with_baseline(entries: pd.DataFrame, windows: Windows) -> tuple[pd.D
     pairs = pairs.rename(columns={"folder_x": "b", "folder_y": "a"})
     for (role, row), own in pairs.groupby(["role", "row"], sort=False):
         try:
-            figures, intervals = compute_comparison(own, windows)
+            _, intervals = compute_comparison(own, windows)
         except InputError as error:
             notes.append(f"{role}, {row}: {error}.")
             continue
-        place = {"role": role, "row": row, "folds": own["test"].nunique(), "dialogues": figures["dialogues"].iloc[-1]}
+        place = {"role": role, "row": row, "folds": own["test"].nunique()}
         tables.append(intervals.loc[[*WHOLE_FIGURES]].rename_axis("figure").reset_index().assign(**place))
     return pd.concat(tables, ignore_index=True), notes

@@ -13,7 +13,7 @@ import pandas as pd
 from constants import EMOTIONS
 from corpora.corpus import corpus_by_name
 from metric import BATCH_FIGURES, HEADINGS, MAIN_FIGURES, WHOLE_FIGURES, bootstrap, dialogue_sums
-from reports.compare import DIFFERENCES, Windows, compare_with_baseline, format_intervals, format_spread, to_markdown
+from reports.compare import DIFFERENCES, Windows, compare_with_baseline, format_intervals, to_markdown
 from reports.published import KNOWN, describe_others, find_published
 from reports.result import LABELS, format_difference, format_interval
 from utils import atomic_write, write_csv
@@ -117,6 +117,11 @@ def summarise_parts(entries: pd.DataFrame) -> pd.DataFrame:
 
 def format_value(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.3f}"
+
+
+def format_spread(sd: float) -> str:
+    """`± .012`."""
+    return f"± {sd:.3f}".replace(" 0.", " .")
 
 
 def format_table(table: pd.DataFrame, figures: Sequence[str]) -> pd.DataFrame:

@@ -1,16 +1,18 @@
-"""Compare: figures and intervals of two rows or runs, and what is refused."""
+"""Compare: figures and intervals of two rows or runs, the null simulation, and what is refused."""
 
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from run_folders import figures_of, make_rows, make_run, write_run
 
 from metric import HEADINGS, MAIN_FIGURES, bootstrap, dialogue_sums
-from reports.compare import compare, compare_with_baseline, compute_comparison, format_intervals
+from reports.compare import compare, compare_with_baseline, compute_comparison, conclude, format_intervals
 from reports.result import format_difference
 from reports.runs import read_windows
+from tools.null_simulation import simulate
 from utils import InputError
 
 FOLDS = {"1-4": [1, 2, 3, 4], "5-8": [5, 6, 7, 8]}
@@ -36,31 +38,82 @@ def windows_of(pairs: pd.DataFrame) -> dict:
 
 def test_figures_are_those_of_the_predictions_and_their_means_over_folds_of_seeds(pairs):
     windows = windows_of(pairs)
-    figures, intervals = compute_comparison(pairs[:3], windows, 99)  # two seeds, and one
-    mean = figures.iloc[3]
-    assert figures["test"][:3].tolist() == ["1-4", "1-4", "5-8"]
+    figures, _ = compute_comparison(pairs[:4], windows)
+    mean = figures.iloc[4]
+    assert figures["test"][:4].tolist() == ["1-4", "1-4", "5-8", "5-8"]
     assert mean[["windows", "dialogues"]].tolist() == [192, 32]
-    for (_, row), pair in zip(figures.iterrows(), pairs[:3].itertuples(), strict=False):
+    for (_, row), pair in zip(figures.iterrows(), pairs[:4].itertuples(), strict=False):
         a, b = figures_of(windows[pair.a]), figures_of(windows[pair.b])
         for what, expected in (("a", a), ("b", b), ("diff", b - a)):
             found = row[[f"{name}_{what}" for name in MAIN_FIGURES]].tolist()
             np.testing.assert_allclose(found, expected, atol=1e-9)
     for name in MAIN_FIGURES:
-        values = figures[f"{name}_diff"]
-        assert mean[f"{name}_diff"] == pytest.approx((values[:2].mean() + values[2]) / 2)
-        assert intervals.loc[name, "value"] == pytest.approx(mean[f"{name}_diff"])
-    sums = [np.stack([dialogue_sums(windows[folder]) for folder in (p.a, p.b)], axis=1) for p in pairs[:3].itertuples()]
-    expected = bootstrap([np.stack(sums[:2], axis=1), sums[2][:, None]], 99)
-    pd.testing.assert_frame_equal(intervals[expected.columns], expected)
+        assert mean[f"{name}_diff"] == pytest.approx(figures[f"{name}_diff"][:4].mean())
 
 
-def test_the_spread_over_seeds_is_that_of_the_mean_over_folds(pairs):
+def test_intervals_join_that_of_t_over_seeds_with_that_over_what_dialogues_add_in_all_seeds(pairs):
     windows = windows_of(pairs[:4])
-    differences = [figures_of(windows[pair.b]) - figures_of(windows[pair.a]) for pair in pairs[:4].itertuples()]
-    by_seed = np.reshape(differences, (2, 2, 6)).mean(axis=0)  # from fold, seed, figure
-    _, found = compute_comparison(pairs[:4], windows, 99)
-    np.testing.assert_allclose(found["sd"], np.std(by_seed, axis=0, ddof=1), atol=1e-9)
-    assert found["within"].tolist() == (found["value"].abs() <= found["sd"]).tolist()
+
+    def differences(pair, without=None) -> np.ndarray:
+        a, b = (windows[folder][windows[folder]["dialogue"] != without] for folder in (pair.a, pair.b))
+        return (figures_of(b) - figures_of(a)) / 2  # of two folds
+
+    of_dialogues, of_fold = 0, []
+    for _, (first, second) in ((test, own.itertuples()) for test, own in pairs[:4].groupby("test")):
+        names = windows[first.a]["dialogue"].unique()
+        left_out = [[differences(pair, name) for name in names] for pair in (first, second)]
+        one, other = (15 / 16 * (np.mean(of_pair, axis=0) - of_pair) for of_pair in left_out)
+        of_dialogues = of_dialogues + (one * other).sum(axis=0)
+        of_fold.append([differences(first), differences(second)])
+    by_seed = np.sum(of_fold, axis=0)
+    _, found = compute_comparison(pairs[:4], windows)
+    np.testing.assert_allclose(found["value"], by_seed.mean(axis=0), atol=1e-9)
+    np.testing.assert_allclose(found["sd"], by_seed.std(axis=0, ddof=1), atol=1e-9)
+    assert {*np.sign(of_dialogues)} == {-1, 1}
+    of_dialogues = of_dialogues.clip(0)
+    for (_, row), of_seeds, shared in zip(found.iterrows(), by_seed.var(axis=0, ddof=1), of_dialogues, strict=True):
+        intervals = []
+        for n in range(2, 101):
+            parts = ((n - 1, of_seeds / n), (32 - 2, shared))
+            width = sum(scipy.stats.t.ppf(0.975, freedom) ** 2 * variance for freedom, variance in parts) ** 0.5
+            intervals.append((row["value"] - width, row["value"] + width))
+        assert row[["low", "high"]].tolist() == pytest.approx(intervals[0])
+        enough = [n for n, (low, high) in enumerate(intervals, 2) if low > 0 or high < 0]
+        assert row["needed"] == min(enough, default=np.inf)
+        assert row["shown"] == (row["needed"] == 2)
+
+
+def test_runs_that_predict_the_same_differ_by_nothing(pairs):
+    _, found = compute_comparison(pairs[:4].assign(b=pairs["a"]), windows_of(pairs[:4]))
+    assert (found[["value", "low", "high"]] == 0).all(axis=None)
+    assert not found["shown"].any()
+
+
+def test_of_one_seed_the_interval_is_over_dialogues_alone_and_shows_nothing(pairs):
+    windows, own = windows_of(pairs), pairs[pairs["seed"] == 0][:2]
+    _, found = compute_comparison(own, windows)
+    sums = [np.stack([dialogue_sums(windows[folder]) for folder in (p.a, p.b)], axis=1) for p in own.itertuples()]
+    expected = bootstrap([of_fold[:, None] for of_fold in sums])
+    pd.testing.assert_frame_equal(found[expected.columns], expected)
+    assert (found["low"] > 0).any()
+    assert not found["shown"].any()
+
+
+def test_a_seed_that_a_fold_lacks_is_left_out(pairs):
+    windows = windows_of(pairs)
+    for found, expected in zip(
+        compute_comparison(pairs[:3], windows), compute_comparison(pairs[:3:2], windows), strict=True
+    ):
+        pd.testing.assert_frame_equal(found, expected)
+    with pytest.raises(InputError):
+        compute_comparison(pairs.loc[[0, 3]], windows)
+
+
+def test_where_nothing_differs_an_interval_in_twenty_excludes_0():
+    """Over dialogues alone, one in three to eight does: runs of one setting differ by their seeds."""
+    found = simulate([3], 100, 0)
+    assert found["3 seeds: both"].between(0.01, 0.13).all()
+    assert (found["3 seeds: dialogues"] > 0.15).all()
 
 
 # What cannot be compared
@@ -85,27 +138,38 @@ def test_windows_that_are_not_the_same_are_refused(pairs, tmp_path, row, column,
         rows.loc[row, column] = cell
     rows.drop(index=[] if column else [row]).to_csv(path, index=False)
     with pytest.raises(InputError, match=rf"predictions\.csv.*({named})"):
-        compare(pairs[:1].assign(b=[damaged]), ("A", "B"), 99)
+        compare(pairs[:1].assign(b=[damaged]), ("A", "B"))
 
 
 def test_seeds_of_a_fold_share_their_windows(pairs, tmp_path):
     other = write_run(tmp_path / "other", make_rows(FOLDS["1-4"], 2, 9, windows=5), test_split=FOLDS["1-4"])
     with pytest.raises(InputError):
-        compare(pairs[:2].assign(a=[pairs["a"][0], other], b=[pairs["b"][0], other]), ("A", "B"), 99)
+        compare(pairs[:2].assign(a=[pairs["a"][0], other], b=[pairs["b"][0], other]), ("A", "B"))
 
 
 # As text
 
 
 def test_the_text_has_the_numbers_of_each_role(pairs):
-    speaker, listener = compare(pairs, ("default", "other"), 199, seed=7).split("# listener: ")
+    speaker, listener = compare(pairs, ("default", "other")).split("# listener: ")
     for part, of_role in ((speaker, pairs[:4]), (listener, pairs[4:])):
-        figures, intervals = compute_comparison(of_role, windows_of(of_role), 199, 7)
+        figures, intervals = compute_comparison(of_role, windows_of(of_role))
         for a, b, difference in figures[["macro_f1_a", "macro_f1_b", "macro_f1_diff"]].to_numpy():
             assert f" {a:.3f}, {b:.3f} ({format_difference(difference)})" in part
         lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines()]
         for text, (name, row) in zip(format_intervals(intervals), intervals.iterrows(), strict=True):
-            assert [HEADINGS[name], text.replace("\n", " "), row["method"]] in lines
+            needed = {np.inf: "over 100"}.get(row["needed"], f"{row['needed']:.0f}".replace("nan", "-"))
+            assert [HEADINGS[name], text.replace("\n", " "), needed] in lines
+
+
+def test_the_conclusion_names_what_is_shown_and_what_is_not(pairs):
+    _, intervals = compute_comparison(pairs[:4], windows_of(pairs[:4]))
+    intervals["shown"] = [True, False, True, False, False, False]
+    shown, others = conclude(intervals).split("not shown")
+    assert all(part in shown for part in ("2 seeds", "32 dialogues", "weighted F1", "accuracy"))
+    assert all(HEADINGS[name] in others for name in intervals.index[~intervals["shown"]])
+    assert "--seeds" not in others
+    assert "--seeds" in conclude(intervals.assign(seeds=1))
 
 
 # Against a baseline
@@ -129,14 +193,14 @@ def test_rows_are_compared_with_the_baseline_on_what_both_have(pairs):
 
 
 @pytest.mark.parametrize(
-    ("changes", "shown"),
+    ("changes", "text"),
     [
-        ({}, "+.010\n[.005 to .020]\n± .012 seeds\nwithin"),
-        ({"sd": 0.009, "within": False}, "**+.010**\n[.005 to .020]\n± .009 seeds"),
-        ({"sd": 0.009, "within": False, "low": -0.001}, "+.010\n[-.001 to .020]\n± .009 seeds"),
-        ({"sd": np.nan, "within": False, "low": np.nan, "high": np.nan}, "+.010"),
+        ({}, "+.010\n[-.005 to .020]"),
+        ({"low": 0.005, "shown": True}, "**+.010**\n[.005 to .020]"),
+        ({"low": 0.005}, "+.010\n[.005 to .020]"),  # one seed
+        ({"low": np.nan, "high": np.nan}, "+.010"),
     ],
 )
-def test_a_difference_is_marked_beyond_its_interval_and_its_spread_alone(changes, shown):
-    row = {"value": 0.01, "low": 0.005, "high": 0.02, "sd": 0.012, "within": True} | changes
-    assert format_intervals(pd.DataFrame([row])) == [shown]
+def test_a_difference_is_marked_where_it_is_shown(changes, text):
+    row = {"value": 0.01, "low": -0.005, "high": 0.02, "shown": False} | changes
+    assert format_intervals(pd.DataFrame([row])) == [text]

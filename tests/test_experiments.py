@@ -147,7 +147,7 @@ def test_rows_and_folders_are_compared(exp, capsys):
         ["3.3:default", "run1_20261125-120000"],
         ["run0_20261125-120000", str(exp / "run1_20261125-120001")],  # two seeds
     ):
-        assert experiments.main(["compare", *rows, *own, "--resamples", "100"]) == 0
+        assert experiments.main(["compare", *rows, *own]) == 0
         assert f"A = {rows[0]}, B = {rows[1]}" in capsys.readouterr().out
 
 
