@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 import metric
 import model
 from corpora.sessions import format_sessions
+from reports.result import COMPARED, verdict_text
 from training.devices import set_up_process
 from training.options import ArgumentParser, file_path, names_of
 from training.record import TrainedRun, caveats, find_run, load_run, unfinished
@@ -58,7 +59,7 @@ class MATE(
         """The card, from the parameters alone, so that a model that was loaded and is pushed has the same."""
         template = Path(__file__).parent / "prediction" / "model_card.md"
         environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-        text = environment.from_string(template.read_text("utf-8")).render(**self.about)
+        text = environment.from_string(template.read_text("utf-8")).render(**self.about, compared=COMPARED)
         about = self._hub_mixin_info.model_card_data.to_dict()
         if self.about["data"].get("synthetic") == "yes":  # made by this program, under its licence
             about = {name: value for name, value in about.items() if name != "license_name"} | {"license": "mit"}
@@ -100,6 +101,8 @@ def parameters(trained: TrainedRun) -> dict[str, dict[str, Any]]:
         "train_sessions": format_sessions(trained.train_sessions),
         "unfinished": unfinished(trained),
         "result": {name: result[name] for name in figures} if {*figures} <= result.keys() else None,
+        "one_rater": (result.get("raters") or {}).get("mean", {}),
+        "verdict": " ".join(verdict_text(result).split()).removeprefix("verdict: ") if "verdict" in result else None,
     }
     return {"options": options, "data": data, "card": card}
 

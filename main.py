@@ -37,7 +37,8 @@ from metric import validation_figures
 from model import MATE
 from reports.plots import plot_loss_curve, save_figure
 from reports.predictions import predictions_table
-from reports.result import complete_test, result_of_test, result_text, write_other_texts, write_test
+from reports.result import result_of_test, result_text
+from reports.run_files import complete_test, write_other_texts, write_test
 from training import batch_norm, checkpoint, devices, engine, progress, record
 from utils import InputError, new_folder, run_command, timestamp
 
@@ -227,7 +228,8 @@ def report(
     """Write the files of a test into `folder` and print its figures; `facts` are what `result.json` has besides."""
     train_rows = windows.table[windows.table["session"].isin(train_sessions)]
     rows = predictions_table(windows.table, windows.targets, arrays, train_rows)
-    result = result_of_test(rows, options, train_rows) | facts | {"missing": windows.features.missing}
+    result = result_of_test(rows, options, windows.table.iloc[windows.targets], train_rows)
+    result |= facts | {"missing": windows.features.missing}
     if other:
         result |= write_other_texts(folder, rows, predictions_table(windows.table, windows.targets, other, train_rows))
     write_test(folder, rows, options, result)

@@ -5,7 +5,7 @@ Sums over windows determine every figure over all at once: a bootstrap over dial
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -246,6 +246,16 @@ def bootstrap(folds: Sequence[np.ndarray], n_resamples: int = RESAMPLES, seed: i
     levels = np.where(np.isfinite(levels).all(axis=0), levels, tails)
     found[["low", "high"]] = [np.quantile(of_figure, at) for of_figure, at in zip(resampled.T, levels.T, strict=True)]
     return found
+
+
+def rounded(found: Mapping[str, float], names: Sequence[str]) -> dict[str, float | None]:
+    """These figures, to four decimals as in `result.json`, None where one is NaN."""
+    return {name: None if np.isnan(found[name]) else round(float(found[name]), 4) for name in names}
+
+
+def bounds_of(interval: pd.Series) -> list[float] | None:
+    """`low` and `high` of a row of `bootstrap`, to four decimals as in result.json; None where they are not defined."""
+    return None if interval.isna().any() else [round(float(interval[side]), 4) for side in ("low", "high")]
 
 
 def seed_interval(folds: Sequence[np.ndarray]) -> pd.DataFrame:

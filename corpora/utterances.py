@@ -12,7 +12,7 @@ import pandas as pd
 from constants import AFFECT_RANGE, EMOTIONS, ROLES
 from corpora.corpus import corpus_of, parts_of_ids
 from corpora.corpus_json import read_corpus_json
-from corpora.tables import VOTE_COUNTS, VOTES, count_votes, multi_hot, read_emotions
+from corpora.tables import RATING_COLUMNS, VOTE_COUNTS, VOTES, count_votes, multi_hot, read_emotions
 from utils import InputError, decode
 
 LABEL_COLUMNS = ("Segment ID", "Emotion", "Arousal", "Valence")
@@ -25,8 +25,9 @@ def read_utterances(data_path: Path, role: str) -> pd.DataFrame:
 
     Columns: id, corpus, session (int64), dialogue (unique in the folder), speaker, sequence (int64), scripted (True,
     False or None), start, end (seconds, NaN if unknown), text ("" if none), emotion (majority labels, joined by `;`),
-    arousal, valence (float32, 1 to 5; NaN of a manifest without), share_disgust to share_happy (float32, sum 1).
-    A RangeIndex.
+    arousal, valence (float32, 1 to 5; NaN of a manifest without), share_disgust to share_happy (float32, sum 1), and
+    of each rater, as far as the table has them, Emotion.1 (NaN if blank), Arousal.1 and Valence.1 (float32) to those of
+    the tenth. A RangeIndex.
 
     Raises
     ------
@@ -125,12 +126,14 @@ def _read_labels(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
         for column in VOTES:
             is_bad = ~votes[column].isin(EMOTIONS) & (cells[column].str.strip() != "")
             _refuse(path, ids, is_bad, f"{known} as {column}", cells[column])
-        counts = count_votes(votes)
+        counts, labels = count_votes(votes), labels.join(votes)
     counts = counts.to_numpy(np.float32)
     is_unrated = pd.Series(~(counts.sum(axis=1) > 0), ids.index)
     _refuse(path, ids, is_unrated, f"no rater's emotion in {VOTES[0]} to {VOTES[-1]}")
     labels[SHARES] = counts / counts.sum(axis=1, keepdims=True)
-    return labels
+    of_each = [name for name in RATING_COLUMNS if name.startswith(("Arousal.", "Valence.")) and name in cells]
+    ratings = cells[of_each].apply(pd.to_numeric, errors="coerce").astype("float32")
+    return labels.join(ratings)
 
 
 def majority(table: pd.DataFrame) -> np.ndarray:

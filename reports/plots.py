@@ -7,6 +7,7 @@ import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,8 +26,10 @@ PLOT_STYLE |= {"text.parse_math": False}  # a row's label is not a formula
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    with atomic_write(path, "wb") as file:
-        figure.savefig(file, format="png")
+    """Save a figure as the PNG file `path`, and as a PDF for a paper beside it."""
+    for suffix in (".png", ".pdf"):
+        with atomic_write(path.with_suffix(suffix), "wb") as file:
+            figure.savefig(file, format=suffix[1:], metadata={"CreationDate": None} if suffix == ".pdf" else None)
 
 
 def svg_url(figure: Figure) -> str:
@@ -65,6 +68,23 @@ def plot_confusion(confusion: np.ndarray, labels: Sequence[str]) -> Figure:
     axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right")
     axes.set_yticks(range(len(labels)), labels)
     axes.figure.colorbar(image, ax=axes, label="share of the true label", fraction=0.046)
+    return axes.figure
+
+
+def plot_reliability(calibration: Mapping[str, Any]) -> Figure:
+    """Mean share of the raters over mean probability of the likeliest emotion, by the bins of `calibrate`."""
+    kinds = {"MATE": calibration}
+    if "without_temperature" in calibration:
+        kinds = {"with the temperature": calibration, "without": calibration["without_temperature"]}
+    axes = new_axes(3.6, 3.4, xlabel="predicted probability", ylabel="share of the raters", aspect="equal")
+    axes.axline((0, 0), (1, 1), color=GREY, linestyle="--", linewidth=1)
+    for (label, figures), colour, marker in zip(kinds.items(), (BLUE, ORANGE), "os", strict=False):
+        bins = pd.DataFrame(figures["bins"])
+        size = 10 + 300 * bins["n"] / bins["n"].sum()
+        axes.scatter(bins["p"], bins["share"], size, colour, marker=marker, alpha=0.75, label=label)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    if len(kinds) > 1:
+        axes.legend(frameon=False, markerscale=0.5)
     return axes.figure
 
 

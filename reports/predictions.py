@@ -16,7 +16,7 @@ import pandas as pd
 from constants import EMOTIONS
 from corpora.transcripts import clean_transcript
 from corpora.utterances import SHARES
-from metric import AFFECT, PREDICTION_COLUMNS, PROBABILITIES, multi_hot
+from metric import AFFECT, PREDICTION_COLUMNS, PROBABILITIES, multi_hot, with_prediction
 from utils import FORMULA, InputError, write_csv
 
 PREDICTED = ("pred_arousal", "pred_valence", *PROBABILITIES)
@@ -34,8 +34,8 @@ def predictions_table(
     """The rows of predictions.csv: what is known of each window's last utterance, and what was predicted.
 
     `targets` are the positions of N utterances in `table`, of `read_utterances`; `arrays` are those of
-    `engine.evaluate`. With `train_rows`, the utterances of the training sessions, a test's columns `scripted`, `seen`
-    and `lookup` follow; the raters' shares at the end are not written.
+    `engine.to_arrays`. With `train_rows`, the utterances of the training sessions, a test's columns `scripted`, `seen`
+    and `lookup` follow, and last the raters' shares (`SHARES`), where they are known.
     """
     chosen = table.iloc[targets].reset_index(drop=True)
     names = {"id": "segment_id"} | {name: f"true_{name}" for name in ("emotion", *AFFECT)}
@@ -51,7 +51,7 @@ def predictions_table(
 
 def write_predictions(path: Path, rows: pd.DataFrame) -> None:
     """Write rows of `predictions_table` as CSV; numbers with as many digits as give the same float32 again."""
-    write_csv(path, rows.drop(columns=[*SHARES], errors="ignore"))
+    write_csv(path, rows)
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
@@ -76,6 +76,12 @@ def majority_label(train_rows: pd.DataFrame, rows: pd.DataFrame) -> str:
     """The commonest majority label of the training sessions; of the tested rows where the corpus has no training."""
     labels = train_rows["emotion"] if len(train_rows) else rows["true_emotion"]
     return EMOTIONS[multi_hot(labels).sum(axis=0).argmax()]
+
+
+def baselines(rows: pd.DataFrame, majority: str) -> dict[str, pd.DataFrame]:
+    """The rows with the answers of the baselines: `majority`, and `lookup` where there are transcripts."""
+    answers = {"majority": majority} | ({"lookup": rows["lookup"]} if rows["lookup"].notna().any() else {})
+    return {name: with_prediction(rows, labels) for name, labels in answers.items()}
 
 
 def normalise(transcript: str) -> str:

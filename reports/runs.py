@@ -21,7 +21,7 @@ from utils import InputError, lock_file, read_json
 # Any of these makes a folder a run folder, perhaps a damaged one
 FILES = ("configuration.json", "model.pth", "checkpoint.pt", "history.csv", "result.json")
 COLUMNS = ["folder", "date", "state", "epochs_done", "run_id", "test", "SorL", "seed", "n", *FIGURES]
-COLUMNS += [*SINGLE_LABEL_FIGURES, "majority_f1", *(f"F1_{name}" for name in EMOTIONS), "parts", "environment"]
+COLUMNS += [*SINGLE_LABEL_FIGURES, "majority_f1", *(f"F1_{name}" for name in EMOTIONS), "result", "environment"]
 COLUMNS += ["epochs", "valid_split", "data_path", "data_corpus", "data_table", "data_utterances"]
 TRUTH = ["true_emotion", "true_arousal", "true_valence"]  # columns of predictions.csv
 
@@ -36,8 +36,8 @@ def read_folders(save_path: Path) -> pd.DataFrame:
     """All run folders in `save_path`, a row each, the oldest first; none where there is no such folder.
 
     The columns are `COLUMNS`, all options by their names, and all data as `data_<name>`: `state` is "finished",
-    "running", "unfinished" or "damaged: ...", `test` the test sessions as text; `environment` and `parts` are dicts;
-    `metric.FIGURES` are as in result.json, the first three means over batches. What a folder lacks is NaN.
+    "running", "unfinished" or "damaged: ...", `test` the test sessions as text; `environment` and `result` (of
+    result.json) are dicts; `metric.FIGURES` are as there, the first three means over batches. What is lacking is NaN.
     """
     paths = sorted(save_path.iterdir()) if save_path.is_dir() else []
     rows = [read_folder(path) for path in paths if any((path / name).is_file() for name in FILES)]
@@ -76,7 +76,7 @@ def figures_of(result: dict[str, Any]) -> dict[str, Any]:
     found |= {f"F1_{name}": v["f1-score"] for name, v in whole.get("classes", {}).items() if name in EMOTIONS}
     if not all(-1 <= value <= 1 for value in found.values()):
         raise ValueError("a figure outside -1 to 1")
-    return found | {"n": whole.get("n"), "parts": result.get("parts", {})}
+    return found | {"n": whole.get("n"), "result": result}
 
 
 def count_epochs(folder: Path) -> float:

@@ -15,11 +15,12 @@ from corpora.corpus import corpus_by_name
 from metric import BATCH_FIGURES, HEADINGS, MAIN_FIGURES, WHOLE_FIGURES, bootstrap, dialogue_sums
 from reports.compare import DIFFERENCES, Windows, compare_with_baseline, format_intervals, to_markdown
 from reports.published import KNOWN, describe_others, find_published
-from reports.result import LABELS, format_difference, format_interval
+from reports.result import format_difference, format_interval
 from utils import atomic_write, write_csv
 
 BY_EMOTION = {f"F1_{emotion}": emotion for emotion in EMOTIONS}
 FIGURE_COLUMNS = [*KNOWN, "majority_f1", *BY_EMOTION]
+OF_A_FOLD = ("session", "who speaks")  # groups that no two folds share
 COUNTS = {"n": "windows", "n_single_label": "single_label", "dialogues": "dialogues"}
 LEGEND = (
     "Mean ± standard deviation over seeds; in a mean of folds, ± that over seeds of the mean over folds, and ± that "
@@ -43,17 +44,17 @@ def make_table(entries: pd.DataFrame, windows: Windows, published: pd.DataFrame)
     corpora = map(corpus_by_name, entries["data_corpus"].dropna().unique())
     if any(corpus and corpus.imbalanced for corpus in corpora):  # accuracy and figures by batch say little
         figures = tuple(sorted(WHOLE_FIGURES, key=lambda name: name != "macro_f1"))
-    table, parts = summarise(entries, windows, published), summarise_parts(entries)
+    table, groups = summarise(entries, windows, published), summarise_groups(entries)
     differences, notes = compare_with_baseline(entries, windows) if isinstance(baseline, str) else (pd.DataFrame(), [])
     texts = {"Figures": format_table(table, figures)}
     if len(differences):
         texts[f"Difference of each row from {baseline}"] = format_differences(differences)
-    if len(parts):
-        texts["By dialogue and sentence"] = format_parts(parts)
+    if len(groups):
+        texts["For whom"] = format_groups(groups)
         by_emotion = table[[*BY_EMOTION]].map(format_value).rename(columns=BY_EMOTION)
         texts["F1 by emotion"] = table[["role", "row", "test"]].join(by_emotion)
     section = {"name": name, "title": f"Table {name}: {title}" if name[0].isdigit() else title, "figures": figures}
-    section |= {"numbers": {"": table, "_differences": differences, "_parts": parts}, "texts": texts}
+    section |= {"numbers": {"": table, "_differences": differences, "_groups": groups}, "texts": texts}
     return section | {"notes": [*notes, *describe_others(published, entries)]}
 
 
@@ -88,7 +89,8 @@ def summarise_folds(entries: pd.DataFrame, windows: Windows, published: pd.DataF
     if tables and all(table.index.equals(of_fold[0].index) for of_fold in tables for table in of_fold):
         bounds = bootstrap([np.stack([*map(dialogue_sums, of_fold)], axis=1) for of_fold in tables])
     columns |= {f"{name}_{side}": bounds.loc[name, side] for name in MAIN_FIGURES for side in ("low", "high")}
-    whole = pd.DataFrame([parts["whole"] for parts in done.drop_duplicates("test")["parts"]], columns=[*COUNTS])
+    whole = [result["overall"] for result in done.drop_duplicates("test")["result"]]
+    whole = pd.DataFrame(whole, columns=[*COUNTS])
     n_folds = f"{len(tests)}" if is_whole else f"{len(by_fold)} of {len(tests)}"
     place = {"test": f"mean of {n_folds} folds", "folds": len(by_fold)}
     place = {"test": tests[0], "folds": 1} if len(tests) == 1 else place
@@ -96,16 +98,18 @@ def summarise_folds(entries: pd.DataFrame, windows: Windows, published: pd.DataF
     return place | counts | columns | mean[["majority_f1", *BY_EMOTION]].to_dict()
 
 
-def summarise_parts(entries: pd.DataFrame) -> pd.DataFrame:
-    """The figures of each part of the tests, of each role and row: scripted dialogues, sentences in training, ...
+def summarise_groups(entries: pd.DataFrame) -> pd.DataFrame:
+    """The figures of each group of the tests (see reports/groups.py), of each role and row, but for `OF_A_FOLD`.
 
-    Counts are sums over folds, figures means over folds of the mean over seeds, NaN where there are no windows.
+    Counts are sums over folds, figures means over folds of the mean over seeds, NaN where there are none.
     """
-    rows, key, means = [], ["role", "row", "part"], [*WHOLE_FIGURES, "lookup"]
+    rows, key, means = [], ["role", "row", "groups", "group"], [*WHOLE_FIGURES, "lookup"]
     for entry in entries[entries["folder"].notna()].itertuples():
         place = {"role": entry.role, "row": entry.row, "test": entry.test}
-        for name, part in entry.parts.items():
-            rows.append(part | place | {"part": name, "lookup": part.get("lookup", {}).get("weighted_f1")})
+        for name, groups in entry.result.get("groups", {}).items():
+            for label, own in groups.items() if name not in OF_A_FOLD else ():
+                lookup = own.get("lookup", {}).get("weighted_f1")
+                rows.append(own | place | {"groups": name, "group": label, "lookup": lookup})
     table = pd.DataFrame(rows, columns=[*key, "test", *COUNTS, *means]).astype(dict.fromkeys(means, float))
     table = table.rename(columns=COUNTS)
     by_fold = table.groupby([*key, "test"], sort=False).mean().groupby(key, sort=False)
@@ -158,11 +162,11 @@ def format_differences(table: pd.DataFrame) -> pd.DataFrame:
     return long.set_index([*key, "figure"])["text"].unstack(sort=False).reset_index().astype(str)
 
 
-def format_parts(parts: pd.DataFrame) -> pd.DataFrame:
-    texts = parts[["role", "row"]].assign(part=parts["part"].map(LABELS).fillna("all"))
-    texts["windows"] = parts["windows"].map("{:,.0f}".format) + parts["single_label"].map(" ({:,.0f})".format)
-    texts["dialogues"] = parts["dialogues"].map("{:,.0f}".format)
-    values = parts[[*WHOLE_FIGURES, "lookup"]].map(format_value)
+def format_groups(groups: pd.DataFrame) -> pd.DataFrame:
+    texts = groups[["role", "row"]].assign(group=groups["groups"] + ": " + groups["group"])
+    texts["windows"] = groups["windows"].map("{:,.0f}".format) + groups["single_label"].map(" ({:,.0f})".format)
+    texts["dialogues"] = groups["dialogues"].map("{:,.0f}".format)
+    values = groups[[*WHOLE_FIGURES, "lookup"]].map(format_value)
     return texts.join(values.rename(columns=HEADINGS | {"lookup": "looked up"}))
 
 

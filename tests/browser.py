@@ -53,6 +53,17 @@ class Browser:
         loaded = f"location.href == {json.dumps(path.as_uri())} && document.readyState == 'complete'"
         self.wait(lambda: self.evaluate(loaded))
 
+    def open_on_phone(self, path: Path) -> None:
+        """Open a page 375 px wide, which it must fit; it asks for no other file and has no error."""
+        screen = {"width": 375, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+        self.call("Emulation.setDeviceMetricsOverride", **screen)
+        self.events.clear()
+        self.open(path)
+        assert self.evaluate("document.documentElement.scrollWidth") <= 375
+        requested = [event["params"]["request"]["url"] for event in self.events if "request" in event.get("params", {})]
+        assert {url.partition(":")[0] for url in requested} <= {"file", "data"}
+        assert not [event for event in self.events if event["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")]
+
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):

@@ -7,9 +7,11 @@ import pandas as pd
 
 from constants import EMOTIONS
 from corpora.sessions import format_sessions
+from corpora.utterances import SHARES
 from metric import MAIN_FIGURES, PREDICTION_COLUMNS, PROBABILITIES, figures
+from reports.groups import figures_by_group
 from reports.predictions import write_predictions
-from reports.result import compute_result, figures_by_part
+from reports.result import compute_result
 from training.options import make_options
 from training.record import make_record
 from utils import write_json
@@ -46,7 +48,10 @@ def make_rows(sessions: list[int], skill: float, seed: int, dialogues: int = 4, 
         scripted=table["dialogue"].str.contains("script"),
         seen=None,
         lookup=None,
+        start=np.nan,
+        end=np.nan,
     )
+    rows[SHARES] = (labels / labels.sum(axis=1, keepdims=True)).astype(np.float32)
     rows[[*PROBABILITIES]] = (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
     rows["pred_emotion"] = np.array(EMOTIONS)[rows[[*PROBABILITIES]].to_numpy().argmax(axis=1)]
     for name, target in zip(("arousal", "valence"), targets, strict=True):
@@ -60,7 +65,7 @@ def write_run(folder: Path, rows: pd.DataFrame, data: dict | None = None, **opti
     folder.mkdir(parents=True)
     write_predictions(folder / "predictions.csv", rows)
     result = compute_result(rows, "neutral", BATCH)
-    write_json(folder / "result.json", result | {"parts": figures_by_part(rows, "neutral")})
+    write_json(folder / "result.json", result | {"groups": figures_by_group(rows, "neutral")})
     loss = 1.5 - options.get("seed", 0) / 10
     pd.DataFrame({"epoch": [1, 2], "train_loss": [loss, loss / 2]}).to_csv(folder / "history.csv", index=False)
     options = make_options(**{"data_path": "data/KEMDy19", "epochs": 100, "batch_size": BATCH} | options)

@@ -73,6 +73,9 @@ def test_missing_votes_leave_the_shares_of_the_others(cells, tmp_path):
     cells.loc[0, [f"Emotion.{rater}" for rater in range(1, 11)]] = ["sad", "sad", "Disqust", "happy", *[""] * 6]
     table = read_utterances(published(tmp_path, cells), "speaker")
     np.testing.assert_allclose(shares(table)[0], [0.25, 0, 0.5, 0, 0, 0, 0.25])
+    single = table[[f"Emotion.{rater}" for rater in range(1, 11)]].iloc[0]
+    assert single.dropna().tolist() == ["sad", "sad", "disgust", "happy"]
+    np.testing.assert_array_equal(table["Valence.7"], cells["Valence.7"].astype(np.float32))
 
 
 def test_rows_out_of_the_order_of_time_are_warned_of_and_empty_ones_left_out(cells, tmp_path):

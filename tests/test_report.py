@@ -121,14 +121,15 @@ def test_a_mean_of_folds_weighs_folds_not_runs(exp):
     assert table["F1"][2] == pytest.approx((table["F1"][0] + table["F1"][1]) / 2)
 
 
-def test_figures_by_part_are_means_over_seeds_and_sums_of_counts_over_folds(report, entries):
-    table = pd.read_csv(report / "beyond_parts.csv").set_index(["row", "part"])
+def test_figures_by_group_are_means_over_seeds_and_sums_of_counts_over_folds(report, entries):
+    table = pd.read_csv(report / "beyond_groups.csv").set_index(["row", "groups", "group"])
     own = entries[(entries["table"] == "beyond") & (entries["row"] == "MATE")]
-    stored = [read_json(folder / "result.json")["parts"]["improvised"] for folder in own["folder"]]
-    found = table.loc["MATE", "improvised"]
-    assert found["windows"] == sum(part["n"] for part in stored) / 2  # of two seeds
+    stored = [read_json(folder / "result.json")["groups"]["dialogue"]["improvised"] for folder in own["folder"]]
+    found = table.loc["MATE", "dialogue", "improvised"]
+    assert found["windows"] == sum(group["n"] for group in stored) / 2  # of two seeds
     for name in WHOLE_FIGURES:
-        assert found[name] == pytest.approx(np.mean([part[name] for part in stored]), abs=1e-5)
+        assert found[name] == pytest.approx(np.mean([group[name] for group in stored]), abs=1e-5)
+    assert not {"session", "who speaks"} & {*table.index.get_level_values("groups")}  # no two folds share one
 
 
 # Published figures
@@ -254,14 +255,7 @@ def test_names_cannot_break_a_file(report):
 
 
 def test_the_page_sorts_links_its_runs_and_asks_for_nothing(report, browser):
-    screen = {"width": 375, "height": 900, "deviceScaleFactor": 1, "mobile": True}
-    browser.call("Emulation.setDeviceMetricsOverride", **screen)
-    browser.events.clear()
-    browser.open(report / "index.html")
-    assert browser.evaluate("document.documentElement.scrollWidth") <= 375
-    requested = [event["params"]["request"]["url"] for event in browser.events if "request" in event.get("params", {})]
-    assert {url.partition(":")[0] for url in requested} <= {"file", "data"}
-    assert not [event for event in browser.events if event["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")]
+    browser.open_on_phone(report / "index.html")
     heads = "[...document.querySelectorAll('#beyond ~ .scroll th')]"
     heading = f"{heads}.find(head => head.textContent == '{HEADINGS['accuracy']}')"
     column = browser.evaluate(f"{heading}.cellIndex")

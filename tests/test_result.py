@@ -1,11 +1,13 @@
 """What a test writes and prints: predictions.csv, result.json, the confusion and the report in a terminal."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from windows import ccc, make_arrays, make_rows, make_utterances
+from sklearn.metrics import f1_score
+from windows import make_arrays, make_rows, make_utterances
 
 from constants import EMOTIONS
 from corpora.utterances import SHARES
@@ -14,23 +16,18 @@ from metric import (
     PROBABILITIES,
     WHOLE_FIGURES,
     batch_figures,
+    bootstrap,
     confusion_matrix,
+    dialogue_sums,
     figures,
     published_figures,
     with_prediction,
 )
+from reports.groups import figures_by_group
 from reports.plots import plot_confusion, plot_figures, plot_loss_curve
 from reports.predictions import look_up, predictions_table, read_predictions, write_predictions
-from reports.result import (
-    LABELS,
-    dialogue_intervals,
-    figures_by_part,
-    format_interval,
-    result_of_test,
-    result_text,
-    verdict,
-    write_test,
-)
+from reports.result import format_interval, judge, result_of_test, result_text, verdict_text
+from reports.run_files import write_test
 from utils import InputError, read_json
 
 TRAINING = make_utterances((9,))
@@ -79,14 +76,16 @@ def test_predictions_hold_no_formula_but_their_numbers_and_are_read_as_they_were
 def test_predictions_are_read_with_the_figures_of_those_that_were_written(tmp_path):
     table = make_utterances((1, 2, 3))
     table.loc[[3, 4], "text"] = ['"3", 예\n', "NA"]
+    table["end"] = table["start"] + np.tile([1.9, 2, 5], len(table))[: len(table)]
     table.loc[5, ["start", "end"]] = np.nan
     rows = predictions_table(table, range(len(table)), make_arrays(table), TRAINING)
+    expected = figures_by_group(rows, "neutral")
+    assert {"length", "raters who agree"} <= {*expected}
     write_predictions(tmp_path / "predictions.csv", rows)
     for found in (pd.read_csv(tmp_path / "predictions.csv"), read_predictions(tmp_path / "predictions.csv")):
-        assert [*found] == [*PREDICTION_COLUMNS, "scripted", "seen", "lookup"]
-        assert figures_by_part(found, "neutral") == figures_by_part(rows, "neutral")
+        assert [*found] == [*PREDICTION_COLUMNS, "scripted", "seen", "lookup", *SHARES]
+        assert figures_by_group(found, "neutral") == expected
         np.testing.assert_array_equal(found[[*PROBABILITIES]].astype(np.float32), rows[[*PROBABILITIES]])
-    assert {*SHARES} <= {*rows}  # for the page alone
     assert found["text"].tolist() == table["text"].tolist()
     assert found["segment_id"].tolist() == table["id"].tolist()
     assert (found["pred_emotion"] == found[[*PROBABILITIES]].idxmax(axis=1).str[2:]).all()
@@ -128,35 +127,11 @@ def test_a_sentence_is_looked_up_in_training_by_its_letters():
     assert look_up(texts, train_rows.assign(text=""), "neutral").isna().all(axis=None)
 
 
-def test_every_part_has_its_figures_counts_and_baselines(rows):
-    found = figures_by_part(rows, "neutral")
-    single = rows["true_emotion"].isin(EMOTIONS)
-    seen = rows["seen"]
-    inside = {"whole": single | True, "scripted": rows["scripted"].eq(True), "improvised": rows["scripted"].eq(False)}
-    inside |= {"seen": seen.eq(True), "unseen": seen.eq(False), "short": seen.isna()}
-    assert found.keys() == inside.keys() == {"whole", *LABELS}
-    for name, part in found.items():
-        own, labelled = rows[inside[name]], rows[inside[name] & single]
-        counts = (len(own), len(labelled), own["dialogue"].nunique())
-        assert (part["n"], part["n_single_label"], part["dialogues"]) == counts
-        assert part["ccc_arousal"] == pytest.approx(ccc(own["pred_arousal"], own["true_arousal"]), abs=6e-5)
-        answers = {"majority": "neutral", "lookup": own["lookup"]}
-        tables = {"": own} | {name: with_prediction(own, labels) for name, labels in answers.items()}
-        for which, table in tables.items():
-            assert part.get(which, part)["weighted_f1"] == pytest.approx(figures(table)["weighted_f1"], abs=6e-5)
-
-
-def test_parts_that_a_corpus_lacks_are_left_out_and_empty_ones_have_no_figures(rows):
-    assert figures_by_part(make_rows(corpus="KEMDy20"), "neutral").keys() == {"whole", "seen", "unseen", "short"}
-    parts = figures_by_part(rows.assign(seen=None, lookup=None), "neutral")
-    assert parts.keys() == {"whole", "scripted", "improvised"}
-    parts = figures_by_part(rows[rows["scripted"].eq(True)], "neutral")
-    assert parts["improvised"] == {"n": 0, "n_single_label": 0, "dialogues": 0}
-
-
-def written(folder, rows, options, **facts):
-    """The content of `result.json` of a test whose files are written into `folder`."""
-    result = result_of_test(rows, options, TRAINING) | {"epoch": None, "warnings": [], "batch_norm": None} | facts
+def written(folder, rows, options, table=None, **facts):
+    """The content of `result.json` of a test of `rows` whose files are written into `folder`."""
+    table = make_utterances((1, 2, 3)) if table is None else table
+    result = result_of_test(rows, options, table, TRAINING)
+    result |= {"epoch": None, "warnings": [], "batch_norm": None} | facts
     write_test(folder, rows, options, result)
     return result
 
@@ -167,9 +142,14 @@ def test_a_test_writes_its_files_and_its_report(rows, corpus, tmp_path):
     with pytest.warns(UserWarning, match="no wav"):
         result = written(tmp_path, rows, options, **told)
     files = {path.name for path in tmp_path.iterdir() if path.is_file()}
-    assert files == {"result.json", "predictions.csv", "confusion.txt", "confusion.png", "dialogues.html"}
+    plots = {f"{name}.{suffix}" for name in ("confusion", "reliability") for suffix in ("png", "pdf")}
+    pages = {"dialogues.html", "result.html"}
+    assert files == {"result.json", "predictions.csv", "confusion.txt"} | plots | pages
     assert read_json(tmp_path / "result.json") == result
-    assert "Of another encoder." in (tmp_path / "dialogues.html").read_text("utf-8")
+    for page in pages:
+        assert "Of another encoder." in (tmp_path / page).read_text("utf-8")
+    page = (tmp_path / "result.html").read_text("utf-8")
+    assert not [text for text in rows["text"] if text and text in page]  # it can be shared
     published = published_figures(rows, 32)
     assert [*result][: len(published)] == [*published]
     assert result.items() >= (published | told | {"epochs": 100}).items()
@@ -177,8 +157,6 @@ def test_a_test_writes_its_files_and_its_report(rows, corpus, tmp_path):
     expected = {"accuracy": found["accuracy"], "majority_f1": batch_figures(always, 1, 32)[:, 2].mean()}
     assert {name: overall[name] for name in expected} == pytest.approx(expected, abs=6e-5)
     assert overall["majority_label"] == "neutral"
-    difference = found["F1"] - figures(always)["F1"]
-    assert result["against_majority"]["f1_difference"] == pytest.approx(difference, abs=6e-5)
     text = result_text(result, tmp_path, options)
     assert "listener, KEMDy19, sessions 1-3: 96 windows of 12 dialogues" in text
     assert "epoch 7 of 100, best by ccc on the validation sessions 4-5" in text
@@ -186,15 +164,21 @@ def test_a_test_writes_its_files_and_its_report(rows, corpus, tmp_path):
         low, high = result["intervals"][name]
         assert low < overall.get(name, result.get(name)) < high
         assert format_interval(low, high) in text
-    (line,) = [line for line in text.splitlines() if line.startswith(LABELS["seen"])]
-    assert line.split()[-1] == f"{result['parts']['seen']['lookup']['weighted_f1']:.3f}"
+    (line,) = [line for line in text.splitlines() if line.startswith("in training")]
+    assert line.split()[-1] == f"{result['groups']['sentence']['in training']['lookup']['weighted_f1']:.3f}"
     assert text.splitlines()[-1].endswith(str(tmp_path))
 
 
+def test_the_page_of_a_run_fits_a_phone_and_asks_for_nothing(rows, corpus, tmp_path, browser):
+    written(tmp_path, rows, make_options(corpus), warnings=["<script>alert(1)</script>"])
+    browser.open_on_phone(tmp_path / "result.html")
+    assert browser.evaluate("(table => table.scrollWidth <= table.clientWidth)(document.querySelector('.scroll'))")
+
+
 def test_macro_f1_is_first_for_a_corpus_of_mostly_one_emotion(tmp_path):
-    rows = make_rows(corpus="KEMDy20")
+    rows, table = make_rows(corpus="KEMDy20"), make_utterances(corpus="KEMDy20")
     (tmp_path / "df_speaker.csv").write_text("Segment ID\nSess01_script01_User001F_001\n")
-    result = written(tmp_path, rows, make_options(tmp_path))
+    result = written(tmp_path, rows, make_options(tmp_path), table)
     lines = result_text(result, tmp_path, make_options(tmp_path)).splitlines()
     assert [line.startswith("macro F1") for line in lines].index(True) == 4
 
@@ -203,9 +187,10 @@ def test_a_test_without_a_window_of_one_label_has_neither_accuracy_nor_its_inter
     rows = rows.assign(true_emotion="sad;happy")
     result = written(tmp_path, rows, make_options(corpus))
     assert not {"accuracy", "majority", "classes"} & {*result["overall"]}
+    assert "verdict" not in result
     assert result["intervals"]["accuracy"] is None
     assert result["intervals"]["ccc_arousal"][0] < result["ccc_arousal"]
-    assert "accuracy" not in result_text(result, tmp_path, make_options(corpus)).partition("by dialogue")[0]
+    assert "accuracy" not in result_text(result, tmp_path, make_options(corpus)).partition("dialogue ")[0]
 
 
 def test_confusion_has_true_labels_in_rows_but_for_the_published_file(rows, corpus, tmp_path):
@@ -229,10 +214,32 @@ def test_a_model_is_better_where_the_interval_over_dialogues_is_above_zero(rows)
         (with_prediction(rows, "disgust"), -1, "worse"),
         (single, 1, "not shown"),
     ):
-        found = dialogue_intervals(predicted, "neutral")
-        assert np.sign(found["against_majority"]["f1_difference"]) == difference
-        assert (found["against_majority"]["low"] is None) == (predicted is single)
-        assert verdict({"overall": {"majority_label": "neutral"}} | found).startswith(f"verdict: {words}")
+        found = judge(predicted.assign(lookup=None), "neutral")
+        assert np.sign(found["majority"]["difference"]) == difference
+        assert (found["majority"]["interval"] is None) == (predicted is single)
+        assert f" is {words} " in verdict_text({"overall": {"majority_label": "neutral"}, "verdict": found})
+
+
+def test_the_verdict_is_of_macro_f1_as_it_is_printed(rows, corpus, tmp_path):
+    options, labelled = make_options(corpus), rows[rows["true_emotion"].isin(EMOTIONS)]
+    result = written(tmp_path, rows, options)
+    text = result_text(result, tmp_path, options)
+    (printed,) = [line.split()[2:] for line in text.splitlines() if line.startswith("macro F1 ")]
+    answers = (labelled["pred_emotion"], ["neutral"] * len(labelled), labelled["lookup"])
+    by_sklearn = [f1_score(labelled["true_emotion"], answer, average="macro") for answer in answers]
+    found = [float(value) for value in re.findall(r"[-+]?\d*\.\d{3}", text.partition("verdict: ")[2])]
+    model, majority, lookup = (round(value, 3) for value in by_sklearn)
+    assert [found[0], found[1], found[5]] == [model, majority, lookup] == [float(printed[i]) for i in (0, -2, -1)]
+    assert [found[2], found[6]] == pytest.approx([model - majority, model - lookup], abs=1e-9)
+    stored = result["verdict"]
+    assert (stored["figure"], stored["model"]) == ("macro_f1", result["overall"]["macro_f1"])
+    for name, at in (("majority", 3), ("lookup", 7)):
+        assert stored[name]["value"] == result["overall"][name]["macro_f1"]
+        assert found[at : at + 2] == pytest.approx(stored[name]["interval"], abs=5.1e-4)
+        baseline = with_prediction(rows, "neutral" if name == "majority" else rows["lookup"])
+        sums = [dialogue_sums(table) for table in (baseline, rows)]
+        bounds = bootstrap([np.stack(sums, axis=1)[:, None]]).loc["macro_f1", ["low", "high"]]
+        assert stored[name]["interval"] == pytest.approx(bounds.tolist(), abs=6e-5)
 
 
 def test_plots_draw_what_they_are_given():

@@ -29,10 +29,11 @@ TEST_FILES = {
     "result.json",
     "predictions.csv",
     "confusion.txt",
-    "confusion.png",
     "dialogues.html",
+    "result.html",
+    *(f"{plot}.{suffix}" for plot in ("confusion", "reliability") for suffix in ("png", "pdf")),
 }
-RUN_FILES = TEST_FILES | {"model.pth", "train_loss.log", "history.csv", "loss_curve.png"}
+RUN_FILES = TEST_FILES | {"model.pth", "train_loss.log", "history.csv", "loss_curve.png", "loss_curve.pdf"}
 
 
 def run(corpus: Path, save_path: Path, *options: str) -> int:

@@ -45,7 +45,28 @@ def make_utterances(sessions=(1, 2), dialogues=2, windows=8, seed=0, corpus="KEM
     for name in ("arousal", "valence"):
         table[name] = (rng.integers(10, 51, n) / 10).astype(np.float32)
     table[SHARES] = (votes / 10).astype(np.float32)
-    return table
+    return table.join(single_ratings(table, votes, rng))
+
+
+def single_ratings(table, votes, rng):
+    """The ratings of each of ten raters, Emotion.1 and so on, whose shares and means are those of the table."""
+    columns = {}
+    for name, of_each in (
+        ("Emotion", [np.repeat(EMOTIONS, counts) for counts in votes]),
+        ("Arousal", [spread(mean) for mean in table["arousal"]]),
+        ("Valence", [spread(mean) for mean in table["valence"]]),
+    ):
+        by_rater = np.array([rng.permutation(ratings) for ratings in of_each]).T
+        columns |= {f"{name}.{rater}": ratings for rater, ratings in enumerate(by_rater, start=1)}
+    return pd.DataFrame(columns)
+
+
+def spread(mean):
+    """Ten whole ratings from 1 to 5 with a mean, of tenths: half of the raters at each side of it."""
+    width, total = min(1, mean - 1, 5 - mean), round(10 * mean)
+    ratings = np.full(10, total // 10, dtype=np.float32)
+    ratings[: total % 10] += 1
+    return ratings + np.repeat([-1, 1], 5).astype(np.float32) * (width == 1)
 
 
 def make_arrays(table, skill=2.0, seed=0):

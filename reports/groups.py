@@ -1,0 +1,93 @@
+"""Groups: the figures of a test by session, speaker, length and so on, for whom and where the model works.
+
+A group is the rows of predictions.csv with one label of an entry of `GROUPS`: a further one is a line there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import metric
+from corpora.corpus import CORPORA
+from corpora.utterances import SHARES
+from reports.predictions import baselines
+
+MIN_WINDOWS, MIN_DIALOGUES = 20, 3  # of a group that has figures: those of fewer are chance
+FULL_WINDOW = 8  # utterances: those before have a window that begins with padding
+
+
+def sex_in_id(rows: pd.DataFrame) -> pd.Series:
+    """Female or male, as the ids of ETRI's corpora say it; NaN in other corpora."""
+    letters = rows["segment_id"].str.extract(r"(?:_|User\d{3})([FM])_?\d{3}$")[0]
+    known = rows["corpus"].isin([corpus.name for corpus in CORPORA])
+    return letters.map({"F": "female", "M": "male"}).where(known)
+
+
+def numbered_session(rows: pd.DataFrame) -> pd.Series:
+    return "session " + rows["session"].astype(str).str.zfill(2)
+
+
+def known_sentence(rows: pd.DataFrame) -> pd.Series:
+    """Whether the sentence occurs in training; NaN where there are no transcripts."""
+    words = np.select(
+        [rows["seen"].isin([True]), rows["seen"].isin([False])],
+        ["in training", "not in training"],
+        "under five letters",
+    )
+    return pd.Series(words, rows.index).where(rows["lookup"].notna())
+
+
+def cut(values: pd.Series, bounds: list[float], labels: list[str], *, right: bool) -> pd.Series:
+    return pd.cut(values, [-np.inf, *bounds, np.inf], right=right, labels=labels)
+
+
+GROUPS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "dialogue": lambda rows: rows["scripted"].map({True: "scripted", False: "improvised"}),
+    "sentence": known_sentence,
+    "session": numbered_session,
+    "sex of who speaks": sex_in_id,
+    "who speaks": lambda rows: numbered_session(rows) + ", " + rows["speaker"],
+    "length": lambda rows: cut(
+        rows["end"] - rows["start"], [2, 5], ["under 2 s", "2 to 5 s", "5 s and over"], right=False
+    ),
+    "place in the dialogue": lambda rows: np.where(
+        rows.groupby(["corpus", "dialogue"]).cumcount() < FULL_WINDOW - 1, "first seven utterances", "later"
+    ),
+    "raters who agree": lambda rows: cut(
+        rows[SHARES].max(axis=1), [0.5, 0.7], ["to 50%", "to 70%", "over 70%"], right=True
+    ),
+}
+
+
+def figures_by_group(rows: pd.DataFrame, majority: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """The figures of each group, by the names of `GROUPS` and the group's label, as result.json holds them.
+
+    They are `n`, `n_single_label` and `dialogues`, and in a group that is large enough `metric.WHOLE_FIGURES`, their
+    `intervals`, and the figures of the baselines `majority` and `lookup`. Names with a single group are left out.
+    """
+    tables = baselines(rows, majority)
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, label_of in GROUPS.items():
+        labels = pd.Series(label_of(rows), rows.index)
+        if labels.nunique() > 1:
+            groups = rows.groupby(labels, observed=True).groups
+            found[name] = {str(label): figures_of_group(rows.loc[at], tables, at) for label, at in groups.items()}
+    return found
+
+
+def figures_of_group(rows: pd.DataFrame, answers: Mapping[str, pd.DataFrame], at: pd.Index) -> dict[str, Any]:
+    sums, own = metric.dialogue_sums(rows), metric.figures(rows)
+    counts = {"n": own["n"], "n_single_label": own["n_single_label"], "dialogues": len(sums)}
+    if len(rows) < MIN_WINDOWS or len(sums) < MIN_DIALOGUES:
+        return counts
+    bounds = metric.bootstrap([sums[:, None]])[["low", "high"]]
+    intervals = {name: metric.bounds_of(bounds.loc[name]) for name in metric.WHOLE_FIGURES}
+    compared = {
+        name: metric.rounded(metric.figures(table.loc[at]), metric.SINGLE_LABEL_FIGURES)
+        for name, table in answers.items()
+    }
+    return counts | metric.rounded(own, metric.WHOLE_FIGURES) | {"intervals": intervals} | compared

@@ -1,0 +1,90 @@
+"""People: what the raters reach against one another on the tested utterances, and how far they agree.
+
+Each rater is compared with the majority label, or labels, and the mean ratings of the others, as the model is with
+those of all. It says how well one person guesses the majority of nine others: no limit of what a model can reach.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import krippendorff
+import numpy as np
+import pandas as pd
+
+import metric
+from constants import EMOTIONS, N_RATERS
+
+RATERS = range(1, N_RATERS + 1)
+
+
+def figures_of_people(table: pd.DataFrame) -> dict[str, Any] | None:
+    """The raters' figures on rows of `read_utterances`; None where these do not hold their single votes.
+
+    Returns
+    -------
+    n_raters, of those who rated half of the utterances or more (figures of fewer are chance); n, the number of
+    windows; `mean`, `least` and `best` over raters of each of `metric.WHOLE_FIGURES`; `intervals` of the mean, over
+    dialogues; `alpha`, Krippendorff's (nominal of emotion, interval of arousal and valence); `classes`, F1 of each
+    emotion, and `confusion`, rows true and columns predicted, both over all raters' answers to windows with one
+    majority label of the others. A figure that is not defined is None.
+    """
+    columns = {f"{name}.{rater}" for name in ("Emotion", "Arousal", "Valence") for rater in RATERS}
+    if not columns <= {*table}:
+        return None
+    answers = [rows for rater in RATERS if 2 * len(rows := answers_of(table, rater)) >= len(table)]
+    if len(answers) < 2:
+        return None
+    dialogue = table.groupby(["corpus", "dialogue"]).ngroup()
+    sums = []  # by dialogue, of each rater; one who did not rate a dialogue adds nothing to it
+    for rows in answers:
+        own = pd.DataFrame(metric.window_values(rows), rows.index).groupby(dialogue).sum()
+        sums.append(own.reindex(range(dialogue.max() + 1), fill_value=0))
+    sums = np.stack(sums, axis=1)
+    of_each = pd.DataFrame(metric.main_figures(sums.sum(axis=0)), columns=[*metric.MAIN_FIGURES])
+    bounds = metric.bootstrap([sums])[["low", "high"]]
+    together = pd.concat(answers)
+    together = together[together["true_emotion"].isin(EMOTIONS)]
+    classes = metric.class_figures(together) if len(together) else {}
+    names = [*metric.WHOLE_FIGURES]
+    return {
+        "n_raters": len(answers),
+        "n": len(table),
+        "mean": metric.rounded(of_each.mean(), names),
+        "least": metric.rounded(of_each.min(), names),
+        "best": metric.rounded(of_each.max(), names),
+        "intervals": {name: metric.bounds_of(bounds.loc[name]) for name in names},
+        "alpha": {name.lower(): agreement(table, name) for name in ("Emotion", "Arousal", "Valence")},
+        "classes": {name: round(classes[name]["f1-score"], 4) for name in EMOTIONS if name in classes},
+        "confusion": metric.confusion_matrix(together).tolist(),
+    }
+
+
+def answers_of(table: pd.DataFrame, rater: int) -> pd.DataFrame:
+    """A rater's answers in the place of a model's, and the others' in the place of all raters', as in predictions.csv.
+
+    Utterances of which the rater left a cell blank, or that nobody else rated, are left out.
+    """
+    votes = np.stack([[table[f"Emotion.{n}"] == emotion for emotion in EMOTIONS] for n in RATERS])  # (raters, 7, N)
+    others = np.delete(votes, rater - 1, axis=0).sum(axis=0).T
+    is_majority = (others == others.max(axis=1, keepdims=True)) & (others > 0)
+    names = np.array(EMOTIONS, dtype=object)
+    rows = {"true_emotion": [";".join(names[of_row]) for of_row in is_majority]}
+    rows |= {"pred_emotion": table[f"Emotion.{rater}"]}
+    for name in metric.AFFECT:
+        rows[f"pred_{name}"] = table[f"{name.title()}.{rater}"]
+        rows[f"true_{name}"] = table[[f"{name.title()}.{n}" for n in RATERS if n != rater]].mean(axis=1)
+    rows = pd.DataFrame(rows, index=table.index)[is_majority.any(axis=1)].dropna()
+    return metric.with_prediction(rows, rows["pred_emotion"])
+
+
+def agreement(table: pd.DataFrame, name: str) -> float | None:
+    """Krippendorff's alpha (2011) of the raters' `name`: 1 if all agree, 0 at chance; None if all answers are equal."""
+    columns = [table[f"{name}.{rater}"] for rater in RATERS]
+    if name == "Emotion":
+        columns = [column.map({emotion: code for code, emotion in enumerate(EMOTIONS)}) for column in columns]
+    data = np.array(columns, dtype=np.float64)
+    if np.nanmin(data) == np.nanmax(data):
+        return None
+    level = "nominal" if name == "Emotion" else "interval"
+    return round(float(krippendorff.alpha(data, level_of_measurement=level)), 4)

@@ -1,0 +1,112 @@
+"""Groups of a test: which windows each label has, their figures and baselines, and the marks on the page of a run."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import accuracy_score, f1_score
+from windows import ccc, make_arrays, make_rows, make_utterances
+
+from constants import EMOTIONS
+from corpora.utterances import SHARES
+from metric import WHOLE_FIGURES, bootstrap, dialogue_sums
+from reports.groups import GROUPS, MIN_DIALOGUES, MIN_WINDOWS, figures_by_group
+from reports.predictions import predictions_table
+from reports.run_files import groups_table
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """96 windows of 12 dialogues of three sessions, 1 to 8 s long; read only."""
+    table = make_utterances((1, 2, 3))
+    table["end"] = table["start"] + np.random.default_rng(0).choice([1.0, 1.99, 2.0, 4.99, 5.0, 8.0], len(table))
+    table.loc[4, ["start", "end"]] = np.nan
+    return predictions_table(table, range(len(table)), make_arrays(table), make_utterances((9,)))
+
+
+def length(row):
+    seconds = row["end"] - row["start"]
+    return None if np.isnan(seconds) else "under 2 s" if seconds < 2 else "2 to 5 s" if seconds < 5 else "5 s and over"
+
+
+def agreement(row):
+    votes = max(round(10 * row[name]) for name in SHARES)
+    return "to 50%" if votes <= 5 else "to 70%" if votes <= 7 else "over 70%"
+
+
+EXPECTED = {
+    "dialogue": lambda row: "scripted" if "_script" in row["segment_id"] else "improvised",
+    "sentence": lambda row: {True: "in training", False: "not in training"}.get(row["seen"], "under five letters"),
+    "session": lambda row: f"session {row['segment_id'][4:6]}",
+    "sex of who speaks": lambda row: {"F": "female", "M": "male"}[row["segment_id"][-4]],
+    "who speaks": lambda row: f"session {row['segment_id'][4:6]}, {row['segment_id'][-4]}",
+    "length": length,
+    "place in the dialogue": lambda row: "first seven utterances" if int(row["segment_id"][-3:]) < 7 else "later",
+    "raters who agree": agreement,
+}
+
+
+def test_each_window_is_in_the_group_that_its_id_times_and_votes_say(rows):
+    assert EXPECTED.keys() == GROUPS.keys()
+    for name, label_of in EXPECTED.items():
+        found = pd.Series(GROUPS[name](rows), rows.index).astype(object)
+        assert found.where(found.notna(), None).tolist() == [label_of(row) for row in rows.to_dict("records")], name
+
+
+def test_ids_say_the_sex_in_etris_corpora_alone():
+    rows = make_rows(corpus="KEMDy20")
+    ids = rows["dialogue"] + "_User0" + np.resize(["01F", "12M"], len(rows)) + "_007"
+    rows = rows.assign(segment_id=ids)
+    assert GROUPS["sex of who speaks"](rows).tolist() == [*np.resize(["female", "male"], len(rows))]
+    assert GROUPS["sex of who speaks"](rows.assign(corpus="another")).isna().all()
+
+
+def test_the_figures_of_a_group_are_those_of_its_windows_and_one_too_small_has_none(rows):
+    groups, has_figures = figures_by_group(rows, "neutral"), []
+    assert groups.keys() == EXPECTED.keys()
+    for name, label_of in EXPECTED.items():
+        labels = pd.Series([label_of(row) for row in rows.to_dict("records")])
+        assert groups[name].keys() == {*labels.dropna()}
+        for label, found in groups[name].items():
+            own = rows[labels == label]
+            single = own[own["true_emotion"].isin(EMOTIONS)]
+            counts = {"n": len(own), "n_single_label": len(single), "dialogues": own["dialogue"].nunique()}
+            assert {key: found[key] for key in counts} == counts
+            has_figures.append(len(own) >= MIN_WINDOWS and counts["dialogues"] >= MIN_DIALOGUES)
+            if not has_figures[-1]:
+                assert found == counts
+                continue
+            baselines = {"majority": ["neutral"] * len(single), "lookup": single["lookup"]}
+            for of, answers in ({None: single["pred_emotion"]} | baselines).items():
+                scores = {
+                    f"{kind}_f1": f1_score(single["true_emotion"], answers, average=kind)
+                    for kind in ("macro", "weighted")
+                }
+                scores["accuracy"] = accuracy_score(single["true_emotion"], answers)
+                assert {key: found.get(of, found)[key] for key in scores} == pytest.approx(scores, abs=6e-5)
+            assert found["ccc_arousal"] == pytest.approx(ccc(own["pred_arousal"], own["true_arousal"]), abs=6e-5)
+            bounds = bootstrap([dialogue_sums(own)[:, None]])
+            for figure in WHOLE_FIGURES:
+                assert found["intervals"][figure] == pytest.approx([*bounds.loc[figure, ["low", "high"]]], abs=6e-5)
+    assert {*has_figures} == {True, False}
+
+
+def test_groups_that_a_test_lacks_are_left_out(rows):
+    found = figures_by_group(rows[rows["dialogue"] == rows["dialogue"][0]].assign(seen=None, lookup=None), "neutral")
+    assert found.keys() == {"sex of who speaks", "who speaks", "length", "place in the dialogue", "raters who agree"}
+    untimed = figures_by_group(rows.assign(start=np.nan, end=np.nan), "neutral")
+    assert untimed.keys() == EXPECTED.keys() - {"length"}
+
+
+def test_a_group_is_marked_where_its_interval_lies_below_the_whole_test_set():
+    counts = {"n": 30, "n_single_label": 30, "dialogues": 5}
+    own = dict.fromkeys(WHOLE_FIGURES, 0.5)
+    bounds = {"below": [0.4, 0.59], "at": [0.4, 0.6], "unknown": None}
+    groups = {label: counts | own | {"intervals": dict.fromkeys(own, pair)} for label, pair in bounds.items()}
+    whole = dict.fromkeys(WHOLE_FIGURES, 0.6)
+    result = whole | {"overall": whole, "groups": {"session": groups | {"small": counts}}}
+    table = groups_table(result).set_index("group")
+    assert table["macro F1"].str.contains("below the whole").tolist() == [True, False, False, False]
+    assert table.loc["small", "macro F1"] == ""
+    unlabelled = {"overall": {}, "ccc_arousal": 0.6, "ccc_valence": 0.6}
+    groups = {"low": counts | own | dict.fromkeys(("macro_f1", "weighted_f1", "accuracy")) | {"intervals": {}}}
+    assert groups_table(unlabelled | {"groups": {"session": groups}})["macro F1"].tolist() == [""]
