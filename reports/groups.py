@@ -12,19 +12,11 @@ import numpy as np
 import pandas as pd
 
 import metric
-from corpora.corpus import CORPORA
 from corpora.utterances import SHARES
 from reports.predictions import baselines
 
 MIN_WINDOWS, MIN_DIALOGUES = 20, 3  # of a group that has figures: those of fewer are chance
-FULL_WINDOW = 8  # utterances: those before have a window that begins with padding
-
-
-def sex_in_id(rows: pd.DataFrame) -> pd.Series:
-    """Female or male, as the ids of ETRI's corpora say it; NaN in other corpora."""
-    letters = rows["segment_id"].str.extract(r"(?:_|User\d{3})([FM])_?\d{3}$")[0]
-    known = rows["corpus"].isin([corpus.name for corpus in CORPORA])
-    return letters.map({"F": "female", "M": "male"}).where(known)
+FULL_WINDOW = 8  # utterances
 
 
 def numbered_session(rows: pd.DataFrame) -> pd.Series:
@@ -33,16 +25,30 @@ def numbered_session(rows: pd.DataFrame) -> pd.Series:
 
 def known_sentence(rows: pd.DataFrame) -> pd.Series:
     """Whether the sentence occurs in training; NaN where there are no transcripts."""
-    words = np.select(
-        [rows["seen"].isin([True]), rows["seen"].isin([False])],
-        ["in training", "not in training"],
-        "under five letters",
-    )
-    return pd.Series(words, rows.index).where(rows["lookup"].notna())
+    words = rows["seen"].map({True: "in training", False: "not in training"})
+    return words.fillna("under five letters").where(rows["lookup"].notna())
 
 
-def cut(values: pd.Series, bounds: list[float], labels: list[str], *, right: bool) -> pd.Series:
-    return pd.cut(values, [-np.inf, *bounds, np.inf], right=right, labels=labels)
+def sex_in_id(rows: pd.DataFrame) -> pd.Series:
+    """Female or male, as the ids of ETRI's corpora say it; NaN in other corpora."""
+    letters = rows["segment_id"].str.extract(r"^Sess\d\d_\w{5,6}\d\d_(?:User\d{3})?([FM])_?\d{3}$")[0]
+    return letters.map({"F": "female", "M": "male"})
+
+
+def length(rows: pd.DataFrame) -> pd.Series:
+    seconds, labels = rows["end"] - rows["start"], ["under 2 s", "2 to 5 s", "5 s and over"]
+    return pd.cut(seconds, [-np.inf, 2, 5, np.inf], right=False, labels=labels)
+
+
+def place(rows: pd.DataFrame) -> pd.Series:
+    """Whether the window is full; before the eighth utterance of a dialogue it begins with padding."""
+    is_full = rows.groupby("dialogue").cumcount() >= FULL_WINDOW - 1
+    return is_full.map({True: "later", False: "first seven utterances"})
+
+
+def agreement(rows: pd.DataFrame) -> pd.Series:
+    shares, labels = rows[SHARES].max(axis=1), ["to 50%", "to 70%", "over 70%"]
+    return pd.cut(shares, [0, 0.5, 0.7, 1], labels=labels)
 
 
 GROUPS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
@@ -51,15 +57,9 @@ GROUPS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "session": numbered_session,
     "sex of who speaks": sex_in_id,
     "who speaks": lambda rows: numbered_session(rows) + ", " + rows["speaker"],
-    "length": lambda rows: cut(
-        rows["end"] - rows["start"], [2, 5], ["under 2 s", "2 to 5 s", "5 s and over"], right=False
-    ),
-    "place in the dialogue": lambda rows: np.where(
-        rows.groupby(["corpus", "dialogue"]).cumcount() < FULL_WINDOW - 1, "first seven utterances", "later"
-    ),
-    "raters who agree": lambda rows: cut(
-        rows[SHARES].max(axis=1), [0.5, 0.7], ["to 50%", "to 70%", "over 70%"], right=True
-    ),
+    "length": length,
+    "place in the dialogue": place,
+    "raters who agree": agreement,
 }
 
 
@@ -72,7 +72,7 @@ def figures_by_group(rows: pd.DataFrame, majority: str) -> dict[str, dict[str, d
     tables = baselines(rows, majority)
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for name, label_of in GROUPS.items():
-        labels = pd.Series(label_of(rows), rows.index)
+        labels = label_of(rows)
         if labels.nunique() > 1:
             groups = rows.groupby(labels, observed=True).groups
             found[name] = {str(label): figures_of_group(rows.loc[at], tables, at) for label, at in groups.items()}
@@ -86,8 +86,6 @@ def figures_of_group(rows: pd.DataFrame, answers: Mapping[str, pd.DataFrame], at
         return counts
     bounds = metric.bootstrap([sums[:, None]])[["low", "high"]]
     intervals = {name: metric.bounds_of(bounds.loc[name]) for name in metric.WHOLE_FIGURES}
-    compared = {
-        name: metric.rounded(metric.figures(table.loc[at]), metric.SINGLE_LABEL_FIGURES)
-        for name, table in answers.items()
-    }
+    answered = {name: metric.figures(table.loc[at]) for name, table in answers.items()}
+    compared = {name: metric.rounded(found, metric.SINGLE_LABEL_FIGURES) for name, found in answered.items()}
     return counts | metric.rounded(own, metric.WHOLE_FIGURES) | {"intervals": intervals} | compared

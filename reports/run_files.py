@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import warnings as python_warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from reports.groups import MIN_DIALOGUES, MIN_WINDOWS
 from reports.page import heat_map
 from reports.plots import PLOT_STYLE, plot_confusion, plot_reliability, save_figure, svg_url
 from reports.predictions import read_predictions, write_predictions
-from reports.result import COMPARED, format_alpha, format_cell, format_interval, verdict_text, whole_table
+from reports.result import COMPARED, verdict_text
 from utils import InputError, atomic_write, read_json, write_json
 
 TEXT_COLUMNS = ("corpus", "other", "difference", "low", "high")  # of the texts of the corpus and of others
@@ -95,83 +95,25 @@ def write_run_page(folder: Path, rows: pd.DataFrame, options: argparse.Namespace
 
     Confusions are over windows with one label, since a rater has no second answer as `confusion_matrix` counts it.
     """
+    confusions = {"MATE": metric.confusion_matrix(rows[rows["true_emotion"].isin(EMOTIONS)])}
+    if result["raters"] is not None:
+        confusions["one rater, of the others' majority"] = np.array(result["raters"]["confusion"])
+    maps = {}
+    for title, confusion in confusions.items():
+        shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+        maps[title] = heat_map(*[pd.DataFrame(shares, EMOTIONS, EMOTIONS)] * 2)
     with matplotlib.rc_context(PLOT_STYLE):
         reliability = svg_url(plot_reliability(result["calibration"]))
-    people = result["raters"]
-    maps = {"MATE": shares_of_rows(metric.confusion_matrix(rows[rows["true_emotion"].isin(EMOTIONS)]))}
-    if people is not None:
-        maps["one rater, of the others' majority"] = shares_of_rows(np.array(people["confusion"]))
     parts = {
         "name": folder.absolute().name,
         "about": f"{options.SorL}, {result['corpus']}, sessions {format_sessions(options.test_split)}",
         "result": result,
         "verdict": verdict_text(result).removeprefix("verdict: "),
-        "summary": summary_table(result),
-        "whole": whole_table(result).rename_axis(None, axis=1).map(format_cell).reset_index(names="figure"),
-        "alpha": {name: format_alpha(value) for name, value in (people or {}).get("alpha", {}).items()},
-        "classes": class_table(result),
-        "groups": groups_table(result),
-        "maps": {name: heat_map(shares, shares) for name, shares in maps.items()},
+        "compared": COMPARED,
+        "figures": {name: metric.HEADINGS[name] for name in metric.WHOLE_FIGURES},
+        "emotions": EMOTIONS,
+        "maps": maps,
         "reliability": reliability,
         "least": f"{MIN_WINDOWS} windows or {MIN_DIALOGUES} dialogues",
     }
     write_page(folder / "result.html", "result.html", "sort.js", parts)
-
-
-def shares_of_rows(confusion: np.ndarray) -> pd.DataFrame:
-    """The shares of each true label's windows, in rows, that are predicted as each label."""
-    return pd.DataFrame(confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1), EMOTIONS, EMOTIONS)
-
-
-def summary_table(result: Mapping[str, Any]) -> pd.DataFrame:
-    """The figures of the model, of people and of the baselines; intervals are in lines under them."""
-    overall, people = result["overall"], result["raters"]
-    rows = []
-    for name, heading in COMPARED.items():
-        row = {"figure": heading, "MATE": with_interval((overall | result).get(name), result["intervals"].get(name))}
-        if people is not None:
-            row["one rater"] = with_interval(people["mean"].get(name), people["intervals"].get(name))
-            ends = {which: format_cell(people[which].get(name)).lstrip("0") for which in ("least", "best")}
-            row["one rater"] += "\nleast\xa0{least}, best\xa0{best}".format(**ends) if all(ends.values()) else ""
-        row[f"always {overall['majority_label']}"] = format_cell(overall.get("majority", {}).get(name))
-        if "lookup" in overall:
-            row["sentence looked up"] = format_cell(overall["lookup"].get(name))
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def with_interval(value: float | None, interval: Sequence[float] | None) -> str:
-    """A figure, and its interval in a line under it if there is one."""
-    text = format_interval(*interval).replace(" ", "\xa0") if interval else ""
-    return format_cell(value) + f"\n[{text}]" * bool(text)
-
-
-def class_table(result: Mapping[str, Any]) -> pd.DataFrame:
-    """F1 of each emotion, of the model and of a rater, over the windows with one majority label."""
-    found = result["overall"].get("classes", {})
-    table = pd.DataFrame({name: found[name] for name in EMOTIONS if name in found}, ["support", "f1-score"]).T
-    people = pd.Series((result["raters"] or {}).get("classes", {}), dtype=float)
-    return pd.DataFrame(
-        {
-            "emotion": table.index,
-            "windows": table["support"].map("{:.0f}".format),
-            "F1 of MATE": table["f1-score"].map("{:.3f}".format),
-            "F1 of one rater": people.reindex(table.index).map(format_cell),
-        }
-    )
-
-
-def groups_table(result: Mapping[str, Any]) -> pd.DataFrame:
-    """A row for each group: its figures with intervals, marked where an interval lies below that of the whole test."""
-    whole, texts = result["overall"] | result, []
-    for name, groups in result["groups"].items():
-        for label, own in groups.items():
-            row = {"groups": name, "group": label, "windows": str(own["n"]), "dialogues": str(own["dialogues"])}
-            for figure in metric.WHOLE_FIGURES:
-                interval = own.get("intervals", {}).get(figure)
-                text = with_interval(own.get(figure), interval)
-                is_below = interval is not None and interval[1] < whole[figure]
-                row[metric.HEADINGS[figure]] = text + "\n▼ below the whole" * is_below
-            row["weighted F1, looked up"] = format_cell(own.get("lookup", {}).get("weighted_f1"))
-            texts.append(row)
-    return pd.DataFrame(texts)

@@ -11,7 +11,6 @@ from corpora.utterances import SHARES
 from metric import WHOLE_FIGURES, bootstrap, dialogue_sums
 from reports.groups import GROUPS, MIN_DIALOGUES, MIN_WINDOWS, figures_by_group
 from reports.predictions import predictions_table
-from reports.run_files import groups_table
 
 
 @pytest.fixture(scope="module")
@@ -95,18 +94,3 @@ def test_groups_that_a_test_lacks_are_left_out(rows):
     assert found.keys() == {"sex of who speaks", "who speaks", "length", "place in the dialogue", "raters who agree"}
     untimed = figures_by_group(rows.assign(start=np.nan, end=np.nan), "neutral")
     assert untimed.keys() == EXPECTED.keys() - {"length"}
-
-
-def test_a_group_is_marked_where_its_interval_lies_below_the_whole_test_set():
-    counts = {"n": 30, "n_single_label": 30, "dialogues": 5}
-    own = dict.fromkeys(WHOLE_FIGURES, 0.5)
-    bounds = {"below": [0.4, 0.59], "at": [0.4, 0.6], "unknown": None}
-    groups = {label: counts | own | {"intervals": dict.fromkeys(own, pair)} for label, pair in bounds.items()}
-    whole = dict.fromkeys(WHOLE_FIGURES, 0.6)
-    result = whole | {"overall": whole, "groups": {"session": groups | {"small": counts}}}
-    table = groups_table(result).set_index("group")
-    assert table["macro F1"].str.contains("below the whole").tolist() == [True, False, False, False]
-    assert table.loc["small", "macro F1"] == ""
-    unlabelled = {"overall": {}, "ccc_arousal": 0.6, "ccc_valence": 0.6}
-    groups = {"low": counts | own | dict.fromkeys(("macro_f1", "weighted_f1", "accuracy")) | {"intervals": {}}}
-    assert groups_table(unlabelled | {"groups": {"session": groups}})["macro F1"].tolist() == [""]

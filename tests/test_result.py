@@ -27,7 +27,7 @@ from reports.groups import figures_by_group
 from reports.plots import plot_confusion, plot_figures, plot_loss_curve
 from reports.predictions import look_up, predictions_table, read_predictions, write_predictions
 from reports.result import format_interval, judge, result_of_test, result_text, verdict_text
-from reports.run_files import write_test
+from reports.run_files import write_run_page, write_test
 from utils import InputError, read_json
 
 TRAINING = make_utterances((9,))
@@ -173,6 +173,18 @@ def test_the_page_of_a_run_fits_a_phone_and_asks_for_nothing(rows, corpus, tmp_p
     written(tmp_path, rows, make_options(corpus), warnings=["<script>alert(1)</script>"])
     browser.open_on_phone(tmp_path / "result.html")
     assert browser.evaluate("(table => table.scrollWidth <= table.clientWidth)(document.querySelector('.scroll'))")
+
+
+def test_the_page_marks_a_group_whose_interval_lies_below_the_whole_test_set(rows, corpus, tmp_path):
+    result, options = written(tmp_path, rows, make_options(corpus)), make_options(corpus)
+    counts, value = {"n": 30, "n_single_label": 30, "dialogues": 5}, result["overall"]["macro_f1"]
+    bounds = {"below": [0.0, value - 0.01], "at": [0.0, value], "unknown": None}
+    groups = {label: counts | {"macro_f1": 0.1, "intervals": {"macro_f1": pair}} for label, pair in bounds.items()}
+    write_run_page(tmp_path, rows, options, result | {"groups": {"session": groups | {"small": counts}}})
+    page = (tmp_path / "result.html").read_text("utf-8")
+    lines = {label: re.search(f"<td>{label}</td>.*?</tr>", page, re.DOTALL)[0] for label in (*groups, "small")}
+    assert {label: "▼" in line for label, line in lines.items()} == {label: label == "below" for label in lines}
+    assert {label: "0.100" in line for label, line in lines.items()} == {label: label in groups for label in lines}
 
 
 def test_macro_f1_is_first_for_a_corpus_of_mostly_one_emotion(tmp_path):
