@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -202,6 +202,14 @@ class WindowDataset:
             audio = _gather(self.features.speech, windows)
         labels = (None if label is None else label[indices] for label in (*self.labels, self.speakers))
         return Batch(audio, _gather(self.features.text, windows), *labels)
+
+
+def windows_of(
+    options: argparse.Namespace, table: pd.DataFrame, features: Features, sessions: Sequence[int], **settings: Any
+) -> WindowDataset:
+    """The windows whose last utterance is of these sessions."""
+    targets = np.flatnonzero(table["session"].isin(sessions))
+    return WindowDataset(table, features, targets, options.ws, speakers=options.speakers, **settings)
 
 
 def _gather(embeddings: Tensor | None, windows: Tensor) -> Tensor | None:

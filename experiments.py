@@ -47,7 +47,7 @@ def get_parser() -> ArgumentParser:
     parser = ArgumentParser(
         usage="experiments.py COMMAND [TABLE ...] [options]",
         description=__doc__,
-        epilog=f"TABLE: {', '.join(plans.NAMES)}; without one those of the corpus but {plans.BEYOND}.\n"
+        epilog=f"TABLE: {', '.join(plans.NAMES)}; without one those of the corpus but {' and '.join(plans.NAMED)}.\n"
         "All options of main.py hold for every run: see main.py --help. The default of --epochs is 100.\n"
         "list, report and compare find the runs of the options that are given to them: give those of run again.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -58,7 +58,8 @@ def get_parser() -> ArgumentParser:
     add("--SorL", nargs="+", choices=ROLES, help="roles (default: those of the corpus)")
     sessions = {"type": lambda text: text if text == plans.NEXT else parse_sessions(text), "metavar": "SESSIONS"}
     add("--valid_split", **sessions, help=f"sessions to validate on; {plans.NEXT}: for each fold those of the next one")
-    add("--seeds", type=number(int, 1, 1000), help=f"runs of each, with seeds from 0 (default: 1, of {plans.BEYOND} 3)")
+    seeds = f"runs of each, with seeds from 0 (default: 1, of {' and '.join(plans.NAMED)} 3)"
+    add("--seeds", type=number(int, 1, 1000), help=seeds)
     add("--grid", nargs="+", type=plans.parse_axis, metavar="NAME=A,B", help="all combinations of these values")
     folds = {"nargs": "+", "type": lambda text: tuple(parse_sessions(text)), "metavar": "SESSIONS"}
     add("--test_split", **folds, help="folds of the grid (default: 13-16, or 1-8 of KEMDy20)")
@@ -102,7 +103,7 @@ def choose_tables(args: argparse.Namespace, names: Sequence[str], data_path: Pat
     if args.command == "compare":
         names = [name for name in plans.NAMES if any(row.startswith(f"{name}:") for row in names)]
     if not names and not args.grid:
-        names = [name for name in known if name != plans.BEYOND or args.command == "list"]
+        names = [name for name in known if name not in plans.NAMED or args.command == "list"]
     tables = {name: known[name] for name in names if name in known}
     if len(tables) < len({*names}) or not (tables or args.grid):
         raise InputError(f"{corpus.name} in {data_path} has the tables {', '.join(known) or '-'}; or give --grid")
@@ -195,7 +196,8 @@ def runs_table(save_path: Path) -> str:
     for name, heading in HEADINGS.items():
         table[heading] = runs[name].map("{:.3f}".format)
     done, wanted = (runs[name].map("{:.0f}".format) for name in ("epochs_done", "epochs"))
-    logs = [last_line(save_path, run.run_id) if run.state == "unfinished" else "" for run in runs.itertuples()]
+    waits = runs["state"].isin(["unfinished", "not tested"])
+    logs = [last_line(save_path, run_id) if wait else "" for run_id, wait in zip(runs["run_id"], waits, strict=True)]
     states = [f"{state}: {log}" if log else state for state, log in zip(runs["state"], logs, strict=True)]
     table = table.assign(epochs=done + "/" + wanted, state=states).fillna("").replace("nan", "")
     return table.to_markdown(index=False, tablefmt="simple", disable_numparse=True)

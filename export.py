@@ -100,6 +100,7 @@ def parameters(trained: TrainedRun) -> dict[str, dict[str, Any]]:
         "test_sessions": format_sessions(trained.options.test_split),
         "train_sessions": format_sessions(trained.train_sessions),
         "unfinished": unfinished(trained),
+        "temperature": trained.temperature,
         "result": {name: result[name] for name in figures} if {*figures} <= result.keys() else None,
         "one_rater": (result.get("raters") or {}).get("mean", {}),
         "verdict": " ".join(verdict_text(result).split()).removeprefix("verdict: ") if "verdict" in result else None,

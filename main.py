@@ -25,13 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate import Accelerator
 
-from corpora.sessions import check_sessions, training_sessions
+from corpora.sessions import check_sessions, parse_sessions, training_sessions
 from corpora.utterances import read_utterances
-from dataset import Features, WindowDataset, load_features, prefetch
+from dataset import WindowDataset, prefetch, windows_of
 from loss import Loss, make_loss
 from metric import validation_figures
 from model import MATE
@@ -44,11 +43,8 @@ from utils import InputError, new_folder, run_command, timestamp
 
 SAVE_SECONDS = 60  # at least, between two checkpoints
 CHECK_EVERY = 50  # steps between looks at the loss on a GPU, each of which waits for it
-EVALUATION_BATCH = 64  # windows, at most
 
 OnEpoch = Callable[[int, dict[str, float]], None]
-
-# Training
 
 
 def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
@@ -76,7 +72,8 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
                 return folder
         options = record.resolve_sessions(options)
         table = read_utterances(options.data_path, options.SorL)
-        train_sessions = training_sessions(table["session"], options.test_split, options.valid_split)
+        splits = options.test_split, options.valid_split, options.train_split
+        train_sessions = training_sessions(table["session"], *splits)
         data = record.data_record(options, table, train_sessions)
         dtype = engine.training_dtype(options.precision, device)
         environment = devices.environment(device) | {"training_precision": str(dtype).removeprefix("torch.")}
@@ -89,7 +86,7 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
         sessions = {"train": train_sessions, "validate": options.valid_split or [], "test": options.test_split}
         if first:
             print(progress.run_summary(options, data, table, sessions, model, device), flush=True)
-        windows = partial(windows_of, options, table, load(options, table, accelerator).to(device))
+        windows = partial(windows_of, options, table, engine.load_all_features(options, table, accelerator).to(device))
         train_set = windows(sessions["train"], soft_targets=True, crop_seed=options.seed, audio_dtype=dtype)
         valid_set = windows(sessions["validate"], soft_targets=True)
         test_set = windows(sessions["test"])
@@ -102,14 +99,13 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
         # 3. Training, and the test
         with progress.one_line_errors(folder, options):
             history = fit(folder, options, model, (train_set, valid_set), accelerator, on_epoch)
-            epoch = checkpoint.tested_epoch(history, options.select, options.monitor)
-            arrays = engine.to_arrays(predict_windows(options, model, test_set, accelerator, "testing"))
-            facts = batch_norm.compare_statistics(model, train_set, options)
             if first:
-                save_figure(plot_loss_curve(history), folder / "loss_curve.png")
-                facts["warnings"] = record.caveats(data) + facts["warnings"]
-                report(folder, options, test_set, arrays, sessions["train"], epoch=epoch, **facts)
-                (folder / checkpoint.CHECKPOINT).unlink()
+                save_figure(plot_loss_curve(history), folder / record.TRAINED)
+            if not options.no_test:
+                epoch = checkpoint.tested_epoch(history, options.select, options.monitor)
+                finish(folder, options, model, (train_set, valid_set, test_set), accelerator, epoch)
+            elif first:
+                print(f"not tested, which main.py --resume does later\nrun folder: {folder}")
         return folder
 
 
@@ -181,7 +177,7 @@ def validate(
     """Loss and figures of the validation windows, named as in history.csv; nothing without `--valid_split`."""
     if not len(windows):
         return {}
-    prediction = predict_windows(options, model, windows, accelerator)
+    prediction = engine.predict_windows(options, model, windows, accelerator)
     loss = engine.mean_loss([loss_function(prediction, [label.to(prediction[0].device) for label in windows.labels])])
     rows = predictions_table(windows.table, windows.targets, engine.to_arrays(prediction))
     figures = validation_figures(rows, options.batch_size)
@@ -190,30 +186,27 @@ def validate(
     return {f"valid_{name}": value for name, value in ({"loss": loss} | figures).items()}
 
 
-def load(options: argparse.Namespace, table: pd.DataFrame, accelerator: Accelerator) -> Features:
-    """The features of all utterances; those that are not stored yet are computed by one process."""
-    if accelerator.num_processes > 1:
-        devices.on_main_process(accelerator, lambda: load_features(options, table).missing)
-    return load_features(options, table)
-
-
-def windows_of(
-    options: argparse.Namespace, table: pd.DataFrame, features: Features, sessions: Sequence[int], **settings: Any
-) -> WindowDataset:
-    """The windows whose last utterance is of these sessions."""
-    targets = np.flatnonzero(table["session"].isin(sessions))
-    return WindowDataset(table, features, targets, options.ws, speakers=options.speakers, **settings)
-
-
-# Testing
-
-
-def predict_windows(
-    options: argparse.Namespace, model: MATE, windows: WindowDataset, accelerator: Accelerator, shown: str | None = None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`engine.predict_all` with the batch size and precision of a run."""
-    size = min(EVALUATION_BATCH, max(1, 2 * options.batch_size // accelerator.num_processes))  # training fits half
-    return engine.predict_all(model, windows, size, options.precision == "bf16", accelerator, shown)
+def finish(
+    folder: Path,
+    options: argparse.Namespace,
+    model: MATE,
+    sets: Sequence[WindowDataset],
+    accelerator: Accelerator,
+    epoch: int,
+) -> None:
+    """Test a run whose training is over, with the weights of `epoch`, and delete its checkpoint."""
+    (train_set, valid_set, test_set), data, temperature = sets, record.Record.read(folder).data, 1.0
+    if options.temperature:
+        emotion = engine.predict_windows(options, model, valid_set, accelerator)[0]
+        temperature = engine.choose_temperature(emotion, valid_set.labels[0])
+    prediction = engine.predict_windows(options, model, test_set, accelerator, "testing")
+    arrays, facts = engine.to_arrays(prediction, temperature), {"epoch": epoch, "temperature": temperature}
+    facts |= batch_norm.compare_statistics(model, train_set, options)
+    if accelerator.is_main_process:
+        facts |= checkpoint.validation_of(folder, epoch)
+        facts["warnings"] = record.caveats(data) + facts["warnings"]
+        report(folder, options, test_set, arrays, parse_sessions(data["train_sessions"]), **facts)
+        (folder / checkpoint.CHECKPOINT).unlink()
 
 
 def report(
@@ -228,7 +221,8 @@ def report(
     """Write the files of a test into `folder` and print its figures; `facts` are what `result.json` has besides."""
     train_rows = windows.table[windows.table["session"].isin(train_sessions)]
     rows = predictions_table(windows.table, windows.targets, arrays, train_rows)
-    result = result_of_test(rows, options, windows.table.iloc[windows.targets], train_rows)
+    tested = windows.table.iloc[windows.targets]
+    result = result_of_test(rows, options, tested, train_rows, facts["temperature"])
     result |= facts | {"missing": windows.features.missing}
     if other:
         result |= write_other_texts(folder, rows, predictions_table(windows.table, windows.targets, other, train_rows))
@@ -263,19 +257,21 @@ def test(options: argparse.Namespace) -> Path:
         found = record.warnings_of_test(run, options, data, train_sessions)
         for sentence in found:
             warnings.warn(sentence, stacklevel=2)
-        windows = partial(windows_of, options, table, load(options, table, accelerator).to(device))
+        windows = partial(windows_of, options, table, engine.load_all_features(options, table, accelerator).to(device))
         train_set = windows(train_sessions, soft_targets=True, crop_seed=options.seed, audio_dtype=dtype)
         test_set = windows(options.test_split)
         if new_statistics:
             batch_norm.compute_statistics(model, train_set, of_training, run.epoch or 0, accelerator)
         try:
-            arrays = engine.to_arrays(predict_windows(options, model, test_set, accelerator, "testing"))
-            facts = batch_norm.compare_statistics(model, train_set, of_training)
+            prediction = engine.predict_windows(options, model, test_set, accelerator, "testing")
+            arrays, facts = engine.to_arrays(prediction, run.temperature), {"epoch": run.epoch}
+            facts |= {"temperature": run.temperature} | batch_norm.compare_statistics(model, train_set, of_training)
             if options.texts or options.transcribe:
                 from prediction.other_texts import with_other_texts  # here, as transformers takes seconds to import
 
                 others = with_other_texts(run, options, test_set, accelerator)
-                facts["other"] = engine.to_arrays(predict_windows(options, model, others, accelerator, "other texts"))
+                prediction = engine.predict_windows(options, model, others, accelerator, "other texts")
+                facts["other"] = engine.to_arrays(prediction, run.temperature)
         except engine.NonFinite as error:
             raise InputError(f"{run.folder}: {error}; train again with a smaller --lr") from error
         folder = devices.on_main_process(accelerator, lambda: new_folder(run.folder, f"test_{timestamp()}"))
@@ -283,8 +279,10 @@ def test(options: argparse.Namespace) -> Path:
             record.make_record(options, data, devices.environment(device)).write(folder)
             if new_statistics:
                 checkpoint.save_tensors(model.state_dict(), folder / "model.pth")
+            else:
+                facts |= checkpoint.validation_of(run.folder, run.epoch)
             facts["warnings"] = found + facts["warnings"]
-            report(folder, options, test_set, arrays, train_sessions, epoch=run.epoch, **facts)
+            report(folder, options, test_set, arrays, train_sessions, **facts)
         return folder
 
 

@@ -34,20 +34,25 @@ def format_sessions(sessions: Iterable[int]) -> str:
 
 
 def training_sessions(
-    present: Iterable[int], test_split: Iterable[int], valid_split: Iterable[int] | None = None
+    present: Iterable[int],
+    test_split: Iterable[int],
+    valid_split: Iterable[int] | None = None,
+    train_split: Iterable[int] | None = None,
 ) -> list[int]:
-    """Those of the sessions `present` in a corpus that are neither tested nor validated on.
+    """`train_split`, or those of the sessions `present` in a corpus that are neither tested nor validated on.
 
     Raises
     ------
-    InputError : a session is tested and validated on, is not in the corpus, or none is left
+    InputError : two of the splits share a session, one is not in the corpus, or none is left
     """
-    present, test, valid = set(present), set(test_split), set(valid_split or [])
-    if both := test & valid:
-        raise InputError(f"--valid_split and --test_split share sessions {format_sessions(both)}")
-    check_sessions(present, test, "--test_split")
-    check_sessions(present, valid, "--valid_split")
-    left = present - test - valid
+    present, splits = set(present), {"--test_split": test_split, "--valid_split": valid_split}
+    splits = {name: set(split or []) for name, split in (splits | {"--train_split": train_split}).items()}
+    for (other, before), (name, split) in itertools.combinations(splits.items(), 2):
+        if both := before & split:
+            raise InputError(f"{name} and {other} share sessions {format_sessions(both)}")
+    for name, split in splits.items():
+        check_sessions(present, split, name)
+    left = splits["--train_split"] or present.difference(*splits.values())
     if not left:
         raise InputError(f"no session is left to train on: the corpus has {format_sessions(present)}")
     return sorted(left)

@@ -104,7 +104,7 @@ class Predictor:
             dataset = WindowDataset(table, features, range(len(table)), options.ws, speakers=options.speakers)
             settings = {"bfloat16": options.precision == "bf16", "progress": None if self.quiet else "predicting"}
             try:
-                found.append(to_arrays(predict_all(run.model, dataset, BATCH, **settings)))
+                found.append(to_arrays(predict_all(run.model, dataset, BATCH, **settings), run.temperature))
             except NonFinite as error:
                 raise InputError(f"{name}: {error}; its weights cannot be used") from error
         del audio, features, dataset  # 50 MB an hour

@@ -45,7 +45,8 @@ def open_run(name: str) -> TrainedRun:
         record, warning = Record(content["options"], content["data"], {}), content["card"]["unfinished"]
         options = record.namespace()
         train_sessions = parse_sessions(content["card"]["train_sessions"])
-        run = TrainedRun(folder, MATE.from_options(options, record.data), options, record, train_sessions)
+        model, temperature = MATE.from_options(options, record.data), content["card"].get("temperature", 1.0)
+        run = TrainedRun(folder, model, options, record, train_sessions, temperature=temperature)
         load_weights(run.model, folder / WEIGHTS)
     else:
         run = load_run(folder)

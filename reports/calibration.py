@@ -22,7 +22,7 @@ def calibrate(rows: pd.DataFrame, prior: np.ndarray, temperature: float = 1.0) -
     """
     p, shares = (rows[[*names]].to_numpy(np.float64) for names in (PROBABILITIES, SHARES))
     constant = np.broadcast_to(prior, p.shape)
-    found = figures(p, shares) | {"kl_constant": divergence(constant, shares), "temperature": round(temperature, 4)}
+    found = figures(p, shares) | {"kl_constant": divergence(constant, shares)}
     if temperature != 1:
         found["without_temperature"] = figures(softmax(temperature * np.log(p.clip(SMALLEST)), axis=1), shares)
     return found

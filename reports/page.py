@@ -17,12 +17,13 @@ from pandas.io.formats.style import Styler
 from tqdm import tqdm
 
 from constants import EMOTIONS
+from corpora.sessions import parse_sessions
 from metric import HEADINGS, confusion_matrix
 from reports import plots
 from reports.compare import Windows
 from reports.dialogues import write_page
 from reports.published import PUBLISHED_CORPUS, other_encoder, published_beside, whole_corpus
-from reports.runs import read_windows
+from reports.runs import read_validation, read_windows
 from reports.tables import LEGEND, make_table, write_table
 from utils import InputError, count
 
@@ -110,12 +111,31 @@ def show_section(section: dict, entries: pd.DataFrame, windows: Windows) -> dict
         for name in figures if len(runs) else ():
             figure = plots.plot_figures(name, table, runs)
             shown["plots"][f"{HEADINGS[name]} of every run"] = plots.svg_url(figure)
+        shown["plots"] |= draw_spreads(runs, figures)
     for (role, row), folders in runs.groupby(["role", "row"], sort=False)["folder"]:
         rows = pd.concat([windows[folder] for folder in folders])
         counts = pd.DataFrame(confusion_matrix(rows), index=EMOTIONS, columns=EMOTIONS)
         title = f"{role}, {row}: {len(rows):,} windows of {count(len(folders), 'run')}"
         shown["confusions"][title] = heat_map(counts, counts.div(counts.sum(axis=1).clip(lower=1), axis=0))
     return shown
+
+
+def draw_spreads(runs: pd.DataFrame, figures: Sequence[str]) -> dict[str, str]:
+    """Each row's validation by epoch; of rows with `--train_split` the figures by the number of training sessions."""
+    drawn = {}
+    for (role, row), folders in runs.groupby(["role", "row"], sort=False)["folder"]:
+        histories = [history for history in map(read_validation, folders) if len(history)]
+        if histories:
+            values = pd.concat(histories).rename(columns={"valid_loss": "validation loss", "valid_f1": "validation F1"})
+            title = f"Validation, {role}, {row}: mean, least and greatest of {count(len(histories), 'run')}"
+            drawn[title] = plots.svg_url(plots.plot_spread(dict(values.items()), "epoch"))
+    if "train_split" in runs and runs["train_split"].notna().any():
+        sizes = runs["data_train_sessions"].map(lambda text: len(parse_sessions(text)))
+        for role, own in runs.set_index(sizes).groupby("role", sort=False):
+            panels = {HEADINGS[name]: own[name] for name in figures}
+            title = f"By training sessions, {role}: mean, least and greatest of the runs"
+            drawn[title] = plots.svg_url(plots.plot_spread(panels, "training sessions"))
+    return drawn
 
 
 def heat_map(values: pd.DataFrame, shades: pd.DataFrame) -> Styler:

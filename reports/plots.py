@@ -114,3 +114,19 @@ def plot_figures(name: str, table: pd.DataFrame, entries: pd.DataFrame) -> Figur
     axes.set_xlim(centre - width / 2, centre + width / 2)
     axes.locator_params(axis="x", nbins=4)
     return axes.figure
+
+
+def plot_spread(panels: Mapping[str, pd.Series], xlabel: str) -> Figure:
+    """A panel for each series of values of runs: by its index, their mean (line) and the least to the greatest (band).
+
+    Only what most runs have is drawn: some may have stopped early.
+    """
+    figure = Figure(figsize=(3.7, 2 * len(panels)), dpi=150, layout="constrained")
+    for axes, (title, values) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
+        of_runs = values.groupby(level=0).agg(["mean", "min", "max", "count"])
+        of_runs = of_runs[of_runs["count"] == of_runs["count"].max()]
+        axes.fill_between(of_runs.index, of_runs["min"], of_runs["max"], color=BLUE, alpha=0.25, linewidth=0)
+        axes.plot(of_runs.index, of_runs["mean"], ".-", color=BLUE)
+        axes.set(xlabel=xlabel, ylabel=title)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    return figure

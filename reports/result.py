@@ -63,7 +63,11 @@ def judge(rows: pd.DataFrame, majority: str) -> dict[str, Any]:
 
 
 def result_of_test(
-    rows: pd.DataFrame, options: argparse.Namespace, table: pd.DataFrame, train_rows: pd.DataFrame
+    rows: pd.DataFrame,
+    options: argparse.Namespace,
+    table: pd.DataFrame,
+    train_rows: pd.DataFrame,
+    temperature: float = 1.0,
 ) -> dict[str, Any]:
     """The figures of a test, as result.json has them.
 
@@ -82,7 +86,7 @@ def result_of_test(
     if result["overall"]["n_single_label"]:
         result["verdict"] = judge(rows, majority)
     prior = shares(train_rows if len(train_rows) else table).mean(axis=0)
-    result |= {"raters": figures_of_people(table), "calibration": calibrate(rows, prior)}
+    result |= {"raters": figures_of_people(table), "calibration": calibrate(rows, prior, temperature)}
     result |= {"corpus": rows["corpus"].iloc[0], "groups": figures_by_group(rows, majority)}
     return result | {"epochs": options.epochs, "chosen": chosen}
 
@@ -130,7 +134,7 @@ def result_text(result: dict[str, Any], folder: Path, options: argparse.Namespac
     if "other_texts" in result:
         texts = pd.DataFrame(result["other_texts"]).T.rename(index=metric.HEADINGS).rename_axis("texts of", axis=1)
         blocks.append(texts.astype(object).map(format_cell).to_string())
-    lines = [people_text(result["raters"]), calibration_text(result["calibration"]), verdict_text(result)]
+    lines = [people_text(result["raters"]), calibration_text(result), verdict_text(result)]
     return "\n" + "\n\n".join([*blocks, "\n".join([*lines, f"run folder: {folder}"])])
 
 
@@ -166,13 +170,14 @@ def people_text(people: Mapping[str, Any] | None) -> str:
     return f"{people['n_raters']} raters: macro F1 {least} to {best}; Krippendorff's alpha: {alpha}"
 
 
-def calibration_text(found: Mapping[str, Any]) -> str:
+def calibration_text(result: Mapping[str, Any]) -> str:
     def text(of: Mapping[str, Any]) -> str:
         return f"expected error {of['ece']:.3f}, Brier score {of['brier']:.3f}, KL divergence {of['kl']:.3f}"
 
+    found = result["calibration"]
     lines = [f"calibration: {text(found)} (training's mean shares {found['kl_constant']:.3f})"]
     if before := found.get("without_temperature"):
-        lines.append(f"without the temperature of {found['temperature']:.3f}: {text(before)}")
+        lines.append(f"without the temperature of {result['temperature']:.3f}: {text(before)}")
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import re
 import time
@@ -36,8 +37,9 @@ def read_folders(save_path: Path) -> pd.DataFrame:
     """All run folders in `save_path`, a row each, the oldest first; none where there is no such folder.
 
     The columns are `COLUMNS`, all options by their names, and all data as `data_<name>`: `state` is "finished",
-    "running", "unfinished" or "damaged: ...", `test` the test sessions as text; `environment` and `result` (of
-    result.json) are dicts; `metric.FIGURES` are as there, the first three means over batches. What is lacking is NaN.
+    "running", "unfinished", "not tested" (trained, perhaps with --no_test) or "damaged: ...", `test` the test sessions
+    as text; `environment` and `result` (of result.json) are dicts; `metric.FIGURES` are as there, the first three means
+    over batches. What is lacking is NaN.
     """
     paths = sorted(save_path.iterdir()) if save_path.is_dir() else []
     rows = [read_folder(path) for path in paths if any((path / name).is_file() for name in FILES)]
@@ -60,7 +62,8 @@ def read_folder(folder: Path) -> dict[str, Any]:
         path = folder / "result.json"
         if path.exists():
             return row | figures_of(read_json(path)) | {"state": "finished"}
-        return row | {"state": "running" if is_locked(folder) else "unfinished"}
+        left = "not tested" if (folder / "loss_curve.png").exists() else "unfinished"
+        return row | {"state": "running" if is_locked(folder) else left}
     except InputError as error:
         return row | {"state": "damaged: " + str(error).replace(f"{folder}/", "").partition(";")[0]}
     except (argparse.ArgumentTypeError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -111,3 +114,10 @@ def read_windows(folder: Path) -> pd.DataFrame:
     if windows.empty or windows[TRUTH].isna().any().drop(TRUTH[1:]).any() or windows.index.has_duplicates:
         raise InputError(f"{path}: has no row, a row without labels, or a segment id twice; test the run again")
     return windows
+
+
+def read_validation(folder: Path) -> pd.DataFrame:
+    """`valid_loss` and `valid_f1` by `epoch`; no row where a run has no validation, or its history is damaged."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return pd.read_csv(folder / "history.csv").astype(float).set_index("epoch")[["valid_loss", "valid_f1"]]
+    return pd.DataFrame()

@@ -17,7 +17,7 @@ from corpora.sessions import format_sessions, training_sessions
 from corpora.utterances import read_utterances
 from training.options import defaults, make_options, names_of, switch, without_effect
 from training.record import Record, data_record, run_id
-from utils import InputError
+from utils import InputError, count
 
 Fold = tuple[int, ...]  # test sessions
 Options = dict[str, Any]  # of main.py
@@ -57,7 +57,9 @@ TABLES = {  # published, of KEMDy19; each option that one of them sets has its d
     "backbone": Table("LSTM against GRU", {"lstm": {}, "gru": {"backbone": "gru"}}),
 }
 TABLES_KEMDY20 = {"KEMDy20": Table("Five folds of KEMDy20", {"default": {}}, folds=KEMDY20.folds)}
-BEYOND = "beyond"  # what each option beyond MATE is worth, on any corpus's own folds; it must be named
+BEYOND = "beyond"  # what each option beyond MATE is worth, on any corpus's own folds
+DATA_SIZE = "data_size"  # what more training sessions are worth, see `data_size_table`
+NAMED = (BEYOND, DATA_SIZE)  # of any corpus; they must be named
 ANEW = {"bn_statistics": "train"}
 BEYOND_TABLE = Table(
     "Beyond MATE",
@@ -76,19 +78,33 @@ BEYOND_TABLE = Table(
 )
 GRID = "grid"  # the table of --grid
 FOLDS = "folds"  # of a corpus of anybody's own
-NAMES = (*TABLES, *TABLES_KEMDY20, FOLDS, BEYOND)
+NAMES = (*TABLES, *TABLES_KEMDY20, FOLDS, *NAMED)
 NEXT = "next"  # as --valid_split: each fold is validated on the one after it, the last one on the first
-SET_BY_PLAN = {"SorL", "test_split", "seed", "resume", "test_only", "test_path"}
+SET_BY_PLAN = {"SorL", "test_split", "seed", "resume", "test_only", "test_path", "no_test"}
 EPOCHS = 100  # of the published tables; main.py has 50 by default
 UNDECIDED = {"seed", "precision", "compile"}  # may differ from the published runs, whose seed is not known
 
 
 def tables_of(corpus: Corpus) -> dict[str, Table]:
-    """The tables that a corpus has, `BEYOND` among them."""
+    """The tables that a corpus has, `NAMED` among them."""
     own = {KEMDY19.name: TABLES, KEMDY20.name: TABLES_KEMDY20}.get(corpus.name, {})
     if corpus.is_own:
         own = {FOLDS: Table(f"{len(corpus.folds)} folds of {corpus.name}", {"default": {}}, folds=corpus.folds)}
-    return {**own, BEYOND: replace(BEYOND_TABLE, folds=corpus.folds)}
+    return {**own, BEYOND: replace(BEYOND_TABLE, folds=corpus.folds), DATA_SIZE: data_size_table(corpus)}
+
+
+def data_size_table(corpus: Corpus) -> Table:
+    """Training on a quarter, a half, three quarters and all of the sessions beside the tuning fold.
+
+    Each row has the sessions of the row before it. Those of the fold after the tuning fold, on which `NEXT` validates,
+    are the last to come.
+    """
+    fold = corpus.tuning_fold
+    after = corpus.next_fold[fold]
+    order = sorted({*sum(corpus.folds, ())} - {*fold}, key=lambda session: (session in after, session))
+    sizes = [max(1, len(order) * quarter // 4) for quarter in (1, 2, 3, 4)]
+    rows = {count(size, "session"): {"train_split": sorted(order[:size])} for size in sizes}
+    return Table("Number of training sessions", rows, folds=(fold,), seeds=3, baseline=[*rows][-1])
 
 
 def make_grid(axes: Mapping[str, Sequence[tuple[str, Any]]], folds: Sequence[Fold]) -> Table:
@@ -177,7 +193,7 @@ def identify(options: argparse.Namespace, known: dict[tuple, Any]) -> dict[str, 
             table = read_utterances(options.data_path, options.SorL)
             known[key] = {*table["session"]}, data_record(options, table, [])
         present, data = known[key]
-        sessions = training_sessions(present, options.test_split, options.valid_split)
+        sessions = training_sessions(present, options.test_split, options.valid_split, options.train_split)
     except InputError as error:
         return {"run_id": run_id(options, {}), "error": str(error)}
     return {"run_id": run_id(options, data | {"train_sessions": format_sessions(sessions)}), "error": None}

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from constants import EMOTIONS
-from corpora.sessions import format_sessions
+from corpora.sessions import format_sessions, training_sessions
 from corpora.utterances import SHARES
 from metric import MAIN_FIGURES, PREDICTION_COLUMNS, PROBABILITIES, figures
 from reports.groups import figures_by_group
@@ -69,7 +69,7 @@ def write_run(folder: Path, rows: pd.DataFrame, data: dict | None = None, **opti
     loss = 1.5 - options.get("seed", 0) / 10
     pd.DataFrame({"epoch": [1, 2], "train_loss": [loss, loss / 2]}).to_csv(folder / "history.csv", index=False)
     options = make_options(**{"data_path": "data/KEMDy19", "epochs": 100, "batch_size": BATCH} | options)
-    trained = [session for session in SESSIONS if session not in {*options.test_split, *(options.valid_split or ())}]
+    trained = training_sessions(SESSIONS, options.test_split, options.valid_split, options.train_split)
     facts = {"corpus": "KEMDy19", "version": "1.3", "synthetic": "no", "utterances": "10279"}
     facts |= {"table": f"df_{options.SorL}.csv 0123", "train_sessions": format_sessions(trained)}
     make_record(options, facts | (data or {}), {"torch": "2.11.0", "device": "cpu"}).write(folder)

@@ -183,6 +183,7 @@ def test_what_is_no_list_of_sessions_is_refused(written):
 
 def test_sessions_left_to_train_on():
     assert training_sessions([1, 2, 3, 4], [1], [3]) == [2, 4]
+    assert training_sessions([1, 2, 3, 4], [1], None, [4, 2]) == [2, 4]
     for test, valid, named in (([5], None, "5"), ([1], [9], "9"), ([1, 2], [2], "2"), ([1, 2, 3, 4], None, "1-4")):
         with pytest.raises(InputError, match=rf"\b{named}\b"):
             training_sessions([1, 2, 3, 4], test, valid)

@@ -15,8 +15,9 @@ from conftest import ROOT, only_run
 from run_folders import make_run
 
 import experiments
+from corpora.corpus import KEMDY19, KEMDY20
 from sweeps.jobs import device_slots, main_argv, run_once
-from sweeps.plan import TABLES, Table
+from sweeps.plan import TABLES, Table, tables_of
 from training.options import parse_args
 from utils import lock_folder, read_json
 
@@ -34,11 +35,27 @@ def planned(*argv: str) -> pd.DataFrame:
 
 @pytest.mark.parametrize(
     ("argv", "n_runs", "n_distinct"),  # lam .66 and lstm are a fold of 3.2
-    [("", 52, 42), ("3.2 3.6 backbone", 22, 18), ("beyond", 240, 240), ("3.3 --SorL listener --seeds 3", 6, 6)],
+    [
+        ("", 52, 42),
+        ("3.2 3.6 backbone", 22, 18),
+        ("beyond", 240, 240),
+        ("data_size", 24, 24),
+        ("3.3 --SorL listener --seeds 3", 6, 6),
+    ],
 )
 def test_tables_that_share_a_run_need_it_once(argv, n_runs, n_distinct):
     entries = planned("run", *argv.split())
     assert (len(entries), entries["run_id"].nunique()) == (n_runs, n_distinct)
+
+
+def test_the_runs_of_data_size_are_trained_on_ever_more_sessions_and_validated_on_the_others():
+    for corpus, sizes in ((KEMDY19, [4, 8, 12, 16]), (KEMDY20, [8, 16, 24, 32])):
+        table = tables_of(corpus)["data_size"]
+        splits = [{*row["train_split"]} for row in table.rows.values()]
+        assert [len(split) for split in splits] == sizes
+        assert all(before < split for before, split in itertools.pairwise(splits))
+        assert splits[-1] | {*table.folds[0]} == {*sum(corpus.folds, ())}
+        assert not splits[2] & {*corpus.next_fold[table.folds[0]]}
 
 
 def test_a_grid_has_a_run_for_every_combination():
@@ -82,6 +99,8 @@ def test_main_is_given_the_options_of_the_plan_and_each_fold_is_validated_on_the
         ["run", "KEMDy20"],  # of another corpus
         ["run", "3.6", "--lam", "0.5"],
         ["run", "3.2", "--resume", "auto"],
+        ["run", "3.2", "--no_test"],
+        ["run", "data_size", "--train_split", "1-4"],
         ["run", "--grid", "lam=0.5", "lam=0.6"],
         ["run", "--grid", "lam=2"],
         ["run", "--grid", "seed=1,2"],

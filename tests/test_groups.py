@@ -56,7 +56,7 @@ def test_ids_say_the_sex_in_etris_corpora_alone():
     ids = rows["dialogue"] + "_User0" + np.resize(["01F", "12M"], len(rows)) + "_007"
     rows = rows.assign(segment_id=ids)
     assert GROUPS["sex of who speaks"](rows).tolist() == [*np.resize(["female", "male"], len(rows))]
-    assert GROUPS["sex of who speaks"](rows.assign(corpus="another")).isna().all()
+    assert GROUPS["sex of who speaks"](rows.assign(segment_id=[f"call_F{n:03}" for n in range(len(rows))])).isna().all()
 
 
 def test_the_figures_of_a_group_are_those_of_its_windows_and_one_too_small_has_none(rows):

@@ -81,7 +81,7 @@ def test_a_manifest_is_preprocessed_trained_on_and_tested(sample, tmp_path, caps
     folder_of_run = train(folder)
     result = json.loads((folder_of_run / "result.json").read_text())
     assert result["corpus"] == "mine"
-    assert result["parts"]["whole"]["n"] == 8
+    assert result["overall"]["n"] == 8
     assert "dialogues.html" in {path.name for path in folder_of_run.iterdir()}
     assert main.main(["--test_only", str(folder_of_run), "--gpu_id", "cpu"]) == 0
     (again,) = folder_of_run.glob("test_*")

@@ -16,16 +16,12 @@ PUBLISHED |= {"SorL": "speaker", "sr": 16000, "test_split": None, "batch_size": 
 PUBLISHED |= {"lam": 0.66, "beta": 0.99, "lr": 1e-3, "weight_decay": 1e-5, "epochs": 50, "lr_decay": 0.0}
 LATER = {"data_path": Path("data/KEMDy19"), "num_layers": 4, "modality": "audio_text", "audio": "cnn", "momentum": 0.0}
 LATER |= {"lr_gamma": 0.7, "affect_loss": "mse", "sampler": "shuffled", "seed": 0, "select": "last", "monitor": "loss"}
-LATER |= {
-    "precision": "auto",
-    "report_to": "tensorboard",
-    "bn_statistics": "running",
-    "bn_windows": 2048,
-    "language": "ko",
-}
-LATER |= dict.fromkeys(("audio_path", "valid_split", "audio_model", "patience", "resume", "gpu_id", "test_path"))
-LATER |= dict.fromkeys(("texts", "transcribe", "text_model"))
-LATER |= dict.fromkeys(("bidirectional", "speakers", "no_concat", "compile", "no_pages", "test_only"), False)
+LATER |= {"precision": "auto", "report_to": "tensorboard", "bn_statistics": "running", "bn_windows": 2048}
+LATER |= {"language": "ko"}
+LATER |= dict.fromkeys(("audio_path", "valid_split", "train_split", "audio_model", "patience", "resume", "gpu_id"))
+LATER |= dict.fromkeys(("texts", "transcribe", "text_model", "test_path"))
+LATER |= dict.fromkeys(("bidirectional", "speakers", "no_concat", "temperature", "compile"), False)
+LATER |= dict.fromkeys(("no_test", "no_pages", "test_only"), False)
 
 
 def test_every_option_has_its_published_name_and_default_and_one_group():
@@ -83,6 +79,8 @@ def test_a_command_line_is_understood(line, expected):
         ("--select best", "--valid_split"),
         ("--texts t.csv", "--test_only"),
         ("--patience 3 --resume auto", "--valid_split"),
+        ("--temperature", "--valid_split"),
+        ("--test_only NAME --no_test", "--no_test"),
         ("--test_only", "--test_only"),
         ("--test_path NAME", "--test_only"),
     ],

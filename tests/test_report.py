@@ -12,8 +12,9 @@ from run_folders import BATCH, figures_of, make_run
 from corpora.corpus import KEMDY19
 from metric import HEADINGS, WHOLE_FIGURES, batch_figures, bootstrap, class_figures, dialogue_sums, with_prediction
 from reports.page import describe_corpora, read_finished, write_report
+from reports.plots import plot_spread
 from reports.published import published_beside, read_published
-from reports.runs import read_runs, read_windows
+from reports.runs import read_runs, read_validation, read_windows
 from reports.tables import make_table
 from sweeps.plan import TABLES, Table, find_planned, make_grid, plan_runs
 from training.options import defaults, make_options
@@ -269,3 +270,31 @@ def test_the_page_sorts_links_its_runs_and_asks_for_nothing(report, browser):
     assert links
     assert all(Path(link.removeprefix("file://")).is_dir() for link in links)
     assert browser.evaluate("document.querySelectorAll('[aria-label^=\"Heat map\"]').length") == 4
+
+
+def test_a_row_has_its_mean_and_spread_over_runs_and_only_what_most_runs_have():
+    values = pd.Series([3.0, 1.0, 5.0, 2.0, 9.0], [1, 2, 1, 2, 3])  # of two runs, one of which stopped early
+    (axes,) = plot_spread({"F1": values}, "epoch").axes
+    np.testing.assert_array_equal(axes.lines[0].get_xydata(), [[1, 4], [2, 1.5]])
+    band = axes.collections[0].get_paths()[0].vertices
+    assert {tuple(corner) for corner in band} == {(1, 3), (1, 5), (2, 1), (2, 2)}
+
+
+def test_the_page_shows_validation_by_epoch_and_figures_by_the_number_of_training_sessions(tmp_path):
+    table = Table("Sizes", {"4": {"train_split": [1, 2, 3, 4]}, "8": {"train_split": [*range(1, 9)]}}, seeds=2)
+    for n, seed in itertools.product((4, 8), (0, 1)):
+        sessions = {"test_split": [*FOLDS[3]], "train_split": [*range(1, n + 1)], "valid_split": [17]}
+        folder = make_run(tmp_path / "exp" / f"{n}{seed}", n / 4, seed=seed, **sessions)
+        data = pd.read_csv(folder / "history.csv").assign(valid_loss=[1.0, 0.5], valid_f1=[0.1, 0.2])
+        data.to_csv(folder / "history.csv", index=False)
+    (tmp_path / "exp" / "40" / "history.csv").write_text("damaged")
+    found = entries_of(tmp_path / "exp", {"data_size": table}, valid_split=[17])
+    assert found["folder"].notna().all()
+    page = (write(tmp_path / "report", found) / "index.html").read_text("utf-8")
+    for title in (
+        "Validation, speaker, 4: mean, least and greatest of 1 run",
+        "Validation, speaker, 8",
+        "By training",
+    ):
+        assert title in page
+    assert [len(read_validation(folder)) for folder in found["folder"]] == [0, 2, 2, 2]

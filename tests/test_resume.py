@@ -16,6 +16,7 @@ import torch
 from conftest import ROOT, argv_of, only_run
 
 import main
+from reports.runs import read_folders
 from training import record
 from training.checkpoint import CHECKPOINT
 from utils import InputError, lock_folder
@@ -131,6 +132,26 @@ def test_a_run_resumes_from_its_last_checkpoint_wherever_it_lies(interrupted, un
     assert not page.exists()
     assert main.main(["--resume", str(interrupted)]) == 0  # which makes the page again
     assert {path.name: path.read_bytes() for path in interrupted.iterdir()} == before
+
+
+def test_a_run_without_a_test_is_trained_and_tested_later(preprocessed, undisturbed, tmp_path, capsys):
+    argv = argv_of("text", preprocessed, tmp_path, *MORE)
+    assert main.main([*argv, "--no_test"]) == 0
+    folder = only_run(tmp_path)
+    names = {path.name for path in folder.iterdir()}
+    assert not names & {"result.json", "predictions.csv", "confusion.txt"}
+    assert read_folders(tmp_path)["state"].tolist() == ["not tested"]
+    capsys.readouterr()
+    assert main.main([*argv, "--no_test", "--resume", "auto"]) == 0
+    assert "epoch 4" not in capsys.readouterr().err  # trained already
+    assert {path.name for path in folder.iterdir() if "tfevents" not in path.name} < names
+    assert main.main(["--test_only", str(folder)]) == 0
+    assert "finished" not in capsys.readouterr().err
+    (tested,) = folder.glob("test_*")
+    assert resume(tmp_path, argv) == folder
+    assert content(folder) == content(undisturbed[0])
+    assert (tested / "result.json").read_bytes() == (folder / "result.json").read_bytes()
+    assert read_folders(tmp_path)["state"].tolist() == ["finished"]
 
 
 def test_a_run_that_another_process_trains_is_not_begun_a_second_time(interrupted, preprocessed, capsys):

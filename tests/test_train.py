@@ -17,9 +17,11 @@ from conftest import ROOT, SMALL, argv_of, only_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+import dataset
 import main
 from corpora.utterances import read_utterances
-from training.options import make_options
+from training.options import make_options, parse_args
+from training.record import run_id
 from utils import read_json
 
 TEXT = (*SMALL, "--modality", "text", "--test_split", "1-2", "--epochs", "1")
@@ -113,6 +115,11 @@ def test_a_test_of_the_validation_sessions_gives_the_figures_of_the_history(text
         assert row[f"valid_{name}"] == pytest.approx(result[name], abs=1e-4)
     for name in ("accuracy", "macro_f1"):
         assert row[f"valid_{name}"] == pytest.approx(result["overall"][name], abs=1e-4)
+    assert {f"valid_{name}": value for name, value in result["valid"].items()} == row.filter(like="valid_").to_dict()
+
+
+def test_a_run_without_validation_has_no_figures_of_it(audio_run):
+    assert "valid" not in read_json(audio_run / "result.json")
 
 
 # Options that change what is trained
@@ -140,10 +147,24 @@ def test_options_of_training_change_the_loss_and_can_be_tested_again(preprocesse
     assert (again / "predictions.csv").read_bytes() == (folder / "predictions.csv").read_bytes()
 
 
+def test_training_on_some_of_the_sessions(preprocessed, tmp_path, plain, capsys):
+    some, rest = (trained(preprocessed, tmp_path / split, *TEXT, "--train_split", split) for split in ("4-5", "3-6"))
+    records = {folder: read_json(folder / "configuration.json") for folder in (some, rest)}
+    assert records[some]["data"]["train_sessions"] == "4-5"
+    pd.testing.assert_frame_equal(history_of(rest), plain)
+    assert history_of(some)["train_loss"][0] != plain["train_loss"][0]
+    assert records[rest]["run_id"] == run_id(parse_args(TEXT), records[rest]["data"])  # the run of all that are left
+    assert records[rest]["run_id"] != records[some]["run_id"]
+    for session, is_seen in (("4", True), ("6", False)):
+        capsys.readouterr()
+        assert main.main(["--test_only", str(some), "--test_split", session, "--gpu_id", "cpu"]) == 0
+        assert ("trained on sessions" in capsys.readouterr().err) == is_seen
+
+
 def test_training_and_validation_get_soft_targets_and_only_training_random_crops(preprocessed, tmp_path, monkeypatch):
-    made, make = [], main.WindowDataset
+    made, make = [], dataset.WindowDataset
     monkeypatch.setattr(
-        main, "WindowDataset", lambda *args, **settings: made.append(settings) or make(*args, **settings)
+        dataset, "WindowDataset", lambda *args, **settings: made.append(settings) or make(*args, **settings)
     )
     trained(preprocessed, tmp_path, *TEXT, "--seed", "7")
     assert [settings.get("soft_targets", False) for settings in made] == [True, True, False]
@@ -274,6 +295,9 @@ def test_what_a_user_can_change_is_one_line_and_a_bug_keeps_its_traceback(prepro
         ("--test_split 1-6", "no session"),
         ("--batch_size 1", "--batch_size 1"),
         ("--valid_split 2-3", "--valid_split"),
+        ("--train_split 2-3", "--train_split"),
+        ("--train_split 7", "--train_split"),
+        ("--valid_split 3 --train_split 3-4", "--train_split"),
         ("--batch_size 1000", "--batch_size 1000"),
         ("--text_dim 512", "embedding_512.npy"),
         ("--gpu_id 99", "--gpu_id 99"),

@@ -145,6 +145,15 @@ def epoch_of_weights(folder: Path, select: str, monitor: str) -> int | None:
     return None
 
 
+def validation_of(folder: Path, epoch: int | None) -> dict[str, Row]:
+    """What a run's `history.csv` has of the validation in an epoch, as `valid` of a result.json; without any, {}."""
+    if epoch is None:
+        return {}
+    row = pd.read_csv(folder / "history.csv").set_index("epoch").loc[epoch]
+    found = {name.removeprefix("valid_"): value for name, value in row.items() if name.startswith("valid_")}
+    return {"valid": found} if found else {}
+
+
 def is_over(history: Sequence[Row], options: argparse.Namespace) -> bool:
     """Whether all epochs are done, or the last `--patience` were no better than the best one."""
     if options.patience is None or not history:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import copy
 import math
@@ -10,21 +11,25 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 from tqdm import tqdm
 
-from dataset import Batch, WindowDataset, prefetch, shuffled_batches
+from dataset import Batch, Features, WindowDataset, load_features, prefetch, shuffled_batches
 from loss import Loss
 from model import MATE
 from training.cpu_cnn import ChunkedCNN
-from training.devices import n_processes, return_freed_memory
+from training.devices import n_processes, on_main_process, return_freed_memory
 from utils import InputError
 
 SWITCHES = threading.Lock()  # of `tensor_cores`
+EVALUATION_BATCH = 64  # windows, at most
 PREDICTIONS = ("emotion_pred", "arousal_pred", "valence_pred")
 
 
@@ -226,14 +231,47 @@ def predict_all(
     return tuple(torch.cat(parts).float().to(device) for parts in zip(*outputs, strict=True))
 
 
-def to_arrays(prediction: tuple[Tensor, Tensor, Tensor]) -> dict[str, np.ndarray]:
-    """The predictions of `predict_all` by the names in `PREDICTIONS`.
+def load_all_features(options: argparse.Namespace, table: pd.DataFrame, accelerator: Accelerator) -> Features:
+    """The features of all utterances; of several processes one computes those that are not stored yet."""
+    if accelerator.num_processes > 1:
+        on_main_process(accelerator, lambda: load_features(options, table).missing)
+    return load_features(options, table)
+
+
+def predict_windows(
+    options: argparse.Namespace,
+    model: MATE,
+    windows: WindowDataset,
+    accelerator: Accelerator,
+    progress: str | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`predict_all` with the batch size and precision of a run."""
+    size = min(EVALUATION_BATCH, max(1, 2 * options.batch_size // accelerator.num_processes))  # training fits half
+    return predict_all(model, windows, size, options.precision == "bf16", accelerator, progress)
+
+
+def choose_temperature(log_probabilities: Tensor, shares: Tensor) -> float:
+    """The temperature with the least cross-entropy between raters' shares and probabilities; both shape = (N, 7).
+
+    Guo et al. 2017, On calibration of modern neural networks, section 4.2, with soft labels.
+    """
+    log_p, target = (tensor.cpu().double().numpy() for tensor in (log_probabilities, shares))
+
+    def cross_entropy(log_temperature: float) -> float:
+        return -(target * log_softmax(log_p / math.exp(log_temperature), axis=1)).sum(axis=1).mean()
+
+    return math.exp(minimize_scalar(cross_entropy, bounds=(-4, 4), method="bounded").x)
+
+
+def to_arrays(prediction: tuple[Tensor, Tensor, Tensor], temperature: float = 1.0) -> dict[str, np.ndarray]:
+    """The predictions of `predict_all` by the names in `PREDICTIONS`; the emotion's are softmax(log p / temperature).
 
     They are float32: probabilities, shape = (N, 7), arousal and valence, shape = (N,). Raises `NonFinite` where a value
     is infinite or not a number.
     """
     emotion, arousal, valence = prediction
-    columns = emotion.exp(), arousal[:, 0], valence[:, 0]
+    probabilities = emotion.exp() if temperature == 1 else (emotion / temperature).softmax(dim=1)
+    columns = probabilities, arousal[:, 0], valence[:, 0]
     arrays = {name: column.cpu().numpy() for name, column in zip(PREDICTIONS, columns, strict=True)}
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise NonFinite("the model predicts values that are not finite")

@@ -93,6 +93,7 @@ def get_args_parser() -> ArgumentParser:
     add("--save_path", type=file_path, default=Path("exp"), help="folder of the run folders")
     add("--resume", metavar="NAME", help="resume run NAME; auto: the newest unfinished run with these options and data")
     add("--report_to", choices=TRACKERS, default="tensorboard", help="experiment tracker")
+    add("--no_test", action="store_true", help="leave the test to a later --resume")
     add("--no_pages", action="store_true", help="do not write dialogues.html")
     add("--gpu_id", type=gpu, help="number of a GPU, cpu or mps (default: the first CUDA GPU, or the CPU)")
     add("--test_only", nargs="?", const=True, default=False, metavar="NAME", help="only test the run NAME")
@@ -126,6 +127,8 @@ def add_fixed_options(parser: ArgumentParser) -> None:
     add("--no_concat", action="store_true", help="do not feed emotion probabilities to the arousal and valence heads")
     add = parser.add_argument_group("training").add_argument
     add("--valid_split", type=parse_sessions, metavar="SESSIONS", help="training sessions to validate on instead")
+    part = "sessions to train on (default: all that are neither tested nor validated on)"
+    add("--train_split", type=parse_sessions, metavar="SESSIONS", help=part)
     add("--epochs", type=number(int, 1), default=50, help="passes over the training windows")
     add("--optim", choices=OPTIMIZERS, default="adam", help="optimizer")
     add("--momentum", type=number(float, 0, 0.99999), default=0.0, help="momentum of --optim sgd")
@@ -144,6 +147,8 @@ def add_fixed_options(parser: ArgumentParser) -> None:
     figures = ("loss", "f1", "macro_f1", "ccc")
     add("--monitor", choices=figures, default="loss", help="validation figure of the best epoch")
     add("--patience", type=number(int, 1), metavar="EPOCHS", help="stop after so many epochs that are no better")
+    scalar = "scale the emotion's log-probabilities by one number, chosen on --valid_split after training"
+    add("--temperature", action="store_true", help=scalar)
     add("--compile", action="store_true", help="compile the CNN for training (for GPUs)")
 
 
@@ -199,8 +204,10 @@ def parse_args(argv: Sequence[str], parser: ArgumentParser | None = None) -> arg
     if (options.texts or options.transcribe) and not options.test_only:
         parser.error("--texts and --transcribe are for --test_only")
     validates = options.valid_split is not None or options.test_only or options.resume not in (None, "auto")
-    if not validates and (options.select == "best" or options.patience is not None):
-        parser.error("--select best and --patience need --valid_split")
+    if not validates and (options.select == "best" or options.patience is not None or options.temperature):
+        parser.error("--select best, --patience and --temperature need --valid_split")
+    if options.test_only and options.no_test:
+        parser.error("--test_only and --no_test exclude each other")
     return options
 
 

@@ -98,7 +98,8 @@ def one_line_errors(folder: Path, options: argparse.Namespace) -> Iterator[None]
         yield
     except KeyboardInterrupt as error:
         launcher = "python" if n_processes() == 1 else "the same launcher and"
-        error.args = (f"resume with: {launcher} main.py --resume {shlex.quote(str(folder))}",)
+        no_test = " --no_test" * options.no_test
+        error.args = (f"resume with: {launcher} main.py --resume {shlex.quote(str(folder))}{no_test}",)
         raise
     except (NonFinite, MemoryError, RuntimeError) as error:
         epoch = epoch_of_weights(folder, options.select, options.monitor)

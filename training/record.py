@@ -30,6 +30,7 @@ from training.options import defaults, make_options, names_of
 from utils import InputError, digest_file, lock_folder, new_folder, read_json, timestamp, write_json
 
 FILE = "configuration.json"
+TRAINED = "loss_curve.png"  # in a run folder, when its training is over
 UNKNOWN = "unknown"
 # What decides a run's result besides its options
 DECISIVE = ("table", "embeddings", "audio", "speech_embeddings", "train_sessions")
@@ -84,8 +85,11 @@ def make_record(options: argparse.Namespace, data: dict[str, str], environment: 
 
 
 def run_id(options: argparse.Namespace | Mapping[str, Any], data: Mapping[str, str]) -> str:
-    """A hash of what decides a run's result; a missing option has its default, a speech encoder is its embeddings."""
-    names = names_of("test", "model", "training") - ({"audio_model"} if data else set())
+    """A hash of what decides a run's result; a missing option has its default.
+
+    Of `data`, a speech encoder is its embeddings, and `--train_split` the sessions that were trained on.
+    """
+    names = names_of("test", "model", "training") - ({"audio_model", "train_split"} if data else set())
     values = vars(options) if isinstance(options, argparse.Namespace) else options
     decisive = {name: values[name] for name in names if values.get(name, defaults()[name]) != defaults()[name]}
     decisive |= {name: data[name] for name in DECISIVE if name in data}
@@ -257,6 +261,7 @@ class TrainedRun:
     record: Record
     train_sessions: list[int]
     epoch: int | None = None  # of the weights; None without a history, as in the published program's folders
+    temperature: float = 1.0  # of `engine.to_arrays`
 
     def is_of(self, data_path: Path) -> bool:
         """Whether the run was trained on the corpus in a folder, whose sessions are then those of the run."""
@@ -272,7 +277,9 @@ def load_run(folder: Path) -> TrainedRun:
     model = MATE.from_options(options, record.data)
     load_weights(model, folder / "model.pth")
     epoch = epoch_of_weights(folder, options.select, options.monitor)
-    return TrainedRun(folder, model, options, record, train_sessions, epoch)
+    tested = options.temperature and (folder / "result.json").exists()
+    temperature = read_json(folder / "result.json").get("temperature", 1.0) if tested else 1.0
+    return TrainedRun(folder, model, options, record, train_sessions, epoch, temperature)
 
 
 def options_to_test(run: TrainedRun, options: argparse.Namespace) -> tuple[argparse.Namespace, list[int]]:
@@ -318,7 +325,10 @@ def caveats(data: Mapping[str, str]) -> list[str]:
 
 
 def unfinished(run: TrainedRun) -> str | None:
-    """That a run has not finished, and of which epoch its weights are; None of a finished or a published one."""
+    """That a run's training has not finished, or its --temperature is not chosen yet; None of a published one."""
     if run.epoch and not (run.folder / "result.json").exists():
-        return f"the run has not finished: its weights are of epoch {run.epoch} of {run.options.epochs}"
+        if not (run.folder / TRAINED).exists():
+            return f"the run has not finished: its weights are of epoch {run.epoch} of {run.options.epochs}"
+        if run.options.temperature:
+            return "the run has no temperature yet, which main.py --resume chooses before it tests"
     return None
