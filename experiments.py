@@ -152,7 +152,7 @@ def report(entries: pd.DataFrame, settings: dict[str, Any], save_path: Path) -> 
     folder = save_path / "report"
     folder.mkdir(parents=True, exist_ok=True)
     entries["error"] = entries["error"].fillna(pd.Series(reasons, entries.index))
-    write_report(folder, entries, settings, defaults())
+    print(write_report(folder, entries, settings, defaults()))
     n = int(entries.drop_duplicates("run_id")["folder"].isna().sum())
     print(f"report: {folder / 'index.html'}; {count(n, 'run')} not finished")
     return n

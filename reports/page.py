@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import matplotlib
 import pandas as pd
+from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 from tqdm import tqdm
 
@@ -24,12 +25,12 @@ from reports.compare import Windows
 from reports.dialogues import write_page
 from reports.published import PUBLISHED_CORPUS, other_encoder, published_beside, whole_corpus
 from reports.runs import read_validation, read_windows
-from reports.tables import LEGEND, make_table, write_table
+from reports.tables import LEGEND, make_table, short_table, write_table
 from utils import InputError, count
 
 
-def write_report(folder: Path, entries: pd.DataFrame, settings: dict[str, Any], defaults: dict[str, Any]) -> None:
-    """Write the files of every table, and `index.html` with all of them, into `folder`.
+def write_report(folder: Path, entries: pd.DataFrame, settings: dict[str, Any], defaults: dict[str, Any]) -> str:
+    """Write the files of every table, and `index.html` with all of them, into `folder`; returns the tables in short.
 
     `entries` are of `sweeps.plan.find_planned`; `error` says why a run has not finished. One whose files are damaged is
     listed as missing. `settings` are the options that all runs share; the files of a table name those that are not as
@@ -47,7 +48,7 @@ def write_report(folder: Path, entries: pd.DataFrame, settings: dict[str, Any], 
         section["missing"] = [*(missing["label"] + ": " + missing["error"])]
         section["links"] = dict(zip(finished["label"], links, strict=True))
         write_table(folder, section, corpora, warning)
-        sections.append(section | show_section(section, own, windows))
+        sections.append(section | show_section(section, own, windows, folder))
     machines = pd.DataFrame([*runs.drop_duplicates("folder")["environment"]]).items()
     parts = {
         "sections": sections,
@@ -61,6 +62,7 @@ def write_report(folder: Path, entries: pd.DataFrame, settings: dict[str, Any], 
         "published_corpus": PUBLISHED_CORPUS,
     }
     write_page(folder / "index.html", "page.html", "sort.js", parts)
+    return "\n\n".join(f"{section['title']}\n{short_table(section['numbers'][''])}" for section in sections)
 
 
 def read_finished(entries: pd.DataFrame) -> tuple[pd.DataFrame, Windows]:
@@ -100,18 +102,21 @@ def describe_corpora(runs: pd.DataFrame) -> tuple[str, str]:
 # A table on the page
 
 
-def show_section(section: dict, entries: pd.DataFrame, windows: Windows) -> dict[str, Any]:
-    """What page.html shows of a table beside what `make_table` returns."""
+def show_section(section: dict, entries: pd.DataFrame, windows: Windows, folder: Path) -> dict[str, Any]:
+    """What page.html shows of a table beside what `make_table` returns; plots are also saved as PDFs in `folder`."""
     runs = entries[entries["folder"].notna()]
     figures = (section["figures"][0], "ccc_arousal", "ccc_valence", "F1")
     figures = [name for name in figures if entries[name].notna().any() or name[:3] != "ccc"]
     table = section["numbers"][""]
     shown = {"maps": heat_maps(table, figures), "plots": {}, "confusions": {}}
     with matplotlib.rc_context(plots.PLOT_STYLE):
-        for name in figures if len(runs) else ():
-            figure = plots.plot_figures(name, table, runs)
-            shown["plots"][f"{HEADINGS[name]} of every run"] = plots.svg_url(figure)
-        shown["plots"] |= draw_spreads(runs, figures)
+        drawn = {
+            f"{HEADINGS[name]} of every run": plots.plot_figures(name, table, runs) for name in figures if len(runs)
+        }
+        for title, figure in (drawn | draw_spreads(runs, figures)).items():
+            shown["plots"][title] = plots.svg_url(figure)
+            name = re.sub(r"[^\w.]+", "-", f"{section['name']} {title}")[:100]
+            plots.save_figure(figure, folder / f"{name}.pdf")
     for (role, row), folders in runs.groupby(["role", "row"], sort=False)["folder"]:
         rows = pd.concat([windows[folder] for folder in folders])
         counts = pd.DataFrame(confusion_matrix(rows), index=EMOTIONS, columns=EMOTIONS)
@@ -120,7 +125,7 @@ def show_section(section: dict, entries: pd.DataFrame, windows: Windows) -> dict
     return shown
 
 
-def draw_spreads(runs: pd.DataFrame, figures: Sequence[str]) -> dict[str, str]:
+def draw_spreads(runs: pd.DataFrame, figures: Sequence[str]) -> dict[str, Figure]:
     """Each row's validation by epoch; of rows with `--train_split` the figures by the number of training sessions."""
     drawn = {}
     for (role, row), folders in runs.groupby(["role", "row"], sort=False)["folder"]:
@@ -128,13 +133,13 @@ def draw_spreads(runs: pd.DataFrame, figures: Sequence[str]) -> dict[str, str]:
         if histories:
             values = pd.concat(histories).rename(columns={"valid_loss": "validation loss", "valid_f1": "validation F1"})
             title = f"Validation, {role}, {row}: mean, least and greatest of {count(len(histories), 'run')}"
-            drawn[title] = plots.svg_url(plots.plot_spread(dict(values.items()), "epoch"))
+            drawn[title] = plots.plot_spread(dict(values.items()), "epoch")
     if "train_split" in runs and runs["train_split"].notna().any():
         sizes = runs["data_train_sessions"].map(lambda text: len(parse_sessions(text)))
         for role, own in runs.set_index(sizes).groupby("role", sort=False):
             panels = {HEADINGS[name]: own[name] for name in figures}
             title = f"By training sessions, {role}: mean, least and greatest of the runs"
-            drawn[title] = plots.svg_url(plots.plot_spread(panels, "training sessions"))
+            drawn[title] = plots.plot_spread(panels, "training sessions")
     return drawn
 
 

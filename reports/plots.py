@@ -26,8 +26,8 @@ PLOT_STYLE |= {"text.parse_math": False}  # a row's label is not a formula
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Save a figure as the PNG file `path`, and as a PDF for a paper beside it."""
-    for suffix in (".png", ".pdf"):
+    """Save a figure as `path`, and beside it as a PDF, for papers."""
+    for suffix in sorted({path.suffix, ".pdf"}):
         with atomic_write(path.with_suffix(suffix), "wb") as file:
             figure.savefig(file, format=suffix[1:], metadata={"CreationDate": None} if suffix == ".pdf" else None)
 

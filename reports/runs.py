@@ -24,6 +24,9 @@ FILES = ("configuration.json", "model.pth", "checkpoint.pt", "history.csv", "res
 COLUMNS = ["folder", "date", "state", "epochs_done", "run_id", "test", "SorL", "seed", "n", *FIGURES]
 COLUMNS += [*SINGLE_LABEL_FIGURES, "majority_f1", *(f"F1_{name}" for name in EMOTIONS), "result", "environment"]
 COLUMNS += ["epochs", "valid_split", "data_path", "data_corpus", "data_table", "data_utterances"]
+REFERENCES = [f"{who}_{name}" for who in ("raters", "majority", "lookup") for name in ("weighted_f1", "macro_f1")]
+CALIBRATION = ["ece", "brier", "kl", "kl_constant"]
+COLUMNS += [*REFERENCES, *CALIBRATION]
 TRUTH = ["true_emotion", "true_arousal", "true_valence"]  # columns of predictions.csv
 
 
@@ -77,8 +80,13 @@ def figures_of(result: dict[str, Any]) -> dict[str, Any]:
     found = {name: float(str(result[name]).partition("+-")[0]) for name in names}
     found |= {name: float(whole[name]) for name in (*SINGLE_LABEL_FIGURES, "majority_f1") if name in whole}
     found |= {f"F1_{name}": v["f1-score"] for name, v in whole.get("classes", {}).items() if name in EMOTIONS}
-    if not all(-1 <= value <= 1 for value in found.values()):
+    beside = whole | {"raters": (result.get("raters") or {}).get("mean")}
+    for name in REFERENCES:
+        who, _, figure = name.partition("_")
+        found[name] = float((beside.get(who) or {}).get(figure) or math.nan)
+    if not all(-1 <= value <= 1 for value in found.values() if not math.isnan(value)):
         raise ValueError("a figure outside -1 to 1")
+    found |= {name: value for name, value in result.get("calibration", {}).items() if name in CALIBRATION}
     return found | {"n": whole.get("n"), "result": result}
 
 

@@ -14,12 +14,17 @@ from constants import EMOTIONS
 from corpora.corpus import corpus_by_name
 from metric import BATCH_FIGURES, HEADINGS, MAIN_FIGURES, WHOLE_FIGURES, bootstrap, dialogue_sums
 from reports.compare import DIFFERENCES, Windows, compare_with_baseline, format_intervals, to_markdown
+from reports.groups import MIN_DIALOGUES, MIN_WINDOWS
 from reports.published import KNOWN, describe_others, find_published
 from reports.result import format_difference, format_interval
+from reports.runs import CALIBRATION, REFERENCES
 from utils import atomic_write, write_csv
 
 BY_EMOTION = {f"F1_{emotion}": emotion for emotion in EMOTIONS}
-FIGURE_COLUMNS = [*KNOWN, "majority_f1", *BY_EMOTION]
+OTHER_COLUMNS = ["majority_f1", *BY_EMOTION, *REFERENCES, *CALIBRATION]
+FIGURE_COLUMNS = [*KNOWN, *OTHER_COLUMNS]
+BESIDE = {"raters": "one rater", "majority": "commonest", "lookup": "looked up"}
+CALIBRATED = dict(zip(CALIBRATION, ("expected error", "Brier score", "KL divergence", "of mean shares"), strict=True))
 OF_A_FOLD = ("session", "who speaks")  # groups that no two folds share
 COUNTS = {"n": "windows", "n_single_label": "single_label", "dialogues": "dialogues"}
 LEGEND = (
@@ -27,9 +32,11 @@ LEGEND = (
     "over folds; in square brackets the 95% interval over dialogues, resampled in each fold. Publ.: the published "
     "figure, ± its standard deviation over folds; diff.: ours minus it. Windows: tested ones, in brackets those with "
     "one majority label, which weighted F1, macro F1 and accuracy are over. Bold: the best row of a role and test "
-    "split. Precision, recall and F1 are as in the paper: at 1, for each batch, then averaged over batches. Majority "
-    "F1: that of always predicting the most frequent training label. In training: a training session has the same "
-    "sentence, of five letters or more. Looked up: weighted F1 of predicting that sentence's commonest training label. "
+    "split, of those whose macro F1 is above that of both baselines. Precision, recall and F1 are as in the paper: at "
+    "1, for each batch, then averaged over batches. One rater, commonest, looked up: weighted and macro F1 of a rater "
+    "against the others, of always answering the commonest training label, and of the commonest label that the same "
+    "sentence has in training. Calibration: expected error of the likeliest emotion, Brier score and KL divergence (in "
+    "nats) to the raters' shares, the last one also of training's mean shares. "
     f"{DIFFERENCES}"
 )
 
@@ -51,6 +58,8 @@ def make_table(entries: pd.DataFrame, windows: Windows, published: pd.DataFrame)
         texts[f"Difference of each row from {baseline}"] = format_differences(differences)
     if len(groups):
         texts["For whom"] = format_groups(groups)
+        calibrated = table[CALIBRATION].map(format_value).rename(columns=CALIBRATED)
+        texts["Calibration"] = table[["role", "row", "test"]].join(calibrated)
         by_emotion = table[[*BY_EMOTION]].map(format_value).rename(columns=BY_EMOTION)
         texts["F1 by emotion"] = table[["role", "row", "test"]].join(by_emotion)
     section = {"name": name, "title": f"Table {name}: {title}" if name[0].isdigit() else title, "figures": figures}
@@ -95,7 +104,7 @@ def summarise_folds(entries: pd.DataFrame, windows: Windows, published: pd.DataF
     place = {"test": f"mean of {n_folds} folds", "folds": len(by_fold)}
     place = {"test": tests[0], "folds": 1} if len(tests) == 1 else place
     counts = {"runs": len(done), "wanted": len(entries), **whole.astype(float).sum(min_count=1).rename(COUNTS)}
-    return place | counts | columns | mean[["majority_f1", *BY_EMOTION]].to_dict()
+    return place | counts | columns | mean[OTHER_COLUMNS].to_dict()
 
 
 def summarise_groups(entries: pd.DataFrame) -> pd.DataFrame:
@@ -130,16 +139,20 @@ def format_spread(sd: float) -> str:
 
 def format_table(table: pd.DataFrame, figures: Sequence[str]) -> pd.DataFrame:
     """Rows of `summarise`, with published figures and differences from them in columns `F1 publ.` and `F1 diff.`."""
-    rows, rounded = [], table[[*figures]].round(3)
-    by_group = rounded.groupby([table["role"], table["test"]])
-    best = rounded.eq(by_group.transform("max")) & by_group.transform("count").gt(1)
+    is_small = (table["windows"] < MIN_WINDOWS) | (table["dialogues"] < MIN_DIALOGUES)
+    rows, rounded = [], table[[*figures]].mask(is_small).round(3)
+    others = table[["majority_macro_f1", "lookup_macro_f1"]].max(axis=1)
+    beats = ~(others >= table["macro_f1"])  # also where there are none
+    place = [table["role"], table["test"]]
+    highest = rounded.where(beats, axis=0).groupby(place).transform("max")
+    best = rounded.eq(highest).mul(beats, axis=0) & rounded.groupby(place).transform("count").gt(1)
     for at, row in table.iterrows():
         texts = {name: row[name] for name in ("role", "row", "test")}
         texts["runs"] = f"{row['runs']} of {row['wanted']}"
         texts["windows"] = f"{row['windows']:,.0f} ({row['single_label']:,.0f})" if row["runs"] else "-"
         texts["dialogues"] = f"{row['dialogues']:,.0f}" if row["runs"] else "-"
         for name in figures:
-            value, heading = format_value(row[name]), HEADINGS[name]
+            value, heading = format_value(rounded.at[at, name]), HEADINGS[name]
             lines = [f"**{value}**" if best.at[at, name] else value]
             spreads = {over: row[f"{name}_sd_{over}"] for over in ("seeds", "folds")}
             lines += [f"{format_spread(sd)} {over}" for over, sd in spreads.items() if not np.isnan(sd)]
@@ -151,8 +164,18 @@ def format_table(table: pd.DataFrame, figures: Sequence[str]) -> pd.DataFrame:
                 spread = "" if np.isnan(sd) else f"\n{format_spread(sd)}"
                 texts[f"{heading} publ."] = format_value(row[f"{name}_published"]) + spread
                 texts[f"{heading} diff."] = format_difference(row[f"{name}_diff"])
-        rows.append(texts | {"majority F1": format_value(row["majority_f1"])})
+        for who, heading in BESIDE.items():
+            texts[heading] = ", ".join(format_value(row[f"{who}_{name}"]) for name in ("weighted_f1", "macro_f1"))
+        rows.append(texts)
     return pd.DataFrame(rows)
+
+
+def short_table(table: pd.DataFrame) -> str:
+    """Rows of `summarise` for a terminal: the figures over all windows, and the macro F1 of people and baselines."""
+    shown = table[[*WHOLE_FIGURES]].rename(columns=HEADINGS)
+    beside = {f"{heading} (macro)": table[f"{who}_macro_f1"] for who, heading in BESIDE.items()}
+    texts = shown.assign(**beside).map(format_value)
+    return table[["role", "row", "test"]].join(texts).to_string(index=False)
 
 
 def format_differences(table: pd.DataFrame) -> pd.DataFrame:

@@ -97,6 +97,7 @@ def test_the_sample_as_a_manifest_gives_the_same_figures_to_the_bit(audio_run, p
     assert run(folder) == 0
     expected, table = (read_utterances(path, "speaker") for path in (preprocessed, folder))
     unlike = ["corpus", "sequence", "scripted", "start", "end"]
+    expected = expected.drop(columns=expected.filter(regex=r"\.\d+$"))  # a manifest has no single votes
     pd.testing.assert_frame_equal(table.drop(columns=unlike), expected.drop(columns=unlike))
     vectors, others = (load_embeddings(path / "embedding_768.npy", 768) for path in (preprocessed, folder))
     assert all(np.array_equal(vectors[key], others[key]) for key in vectors.keys() | others.keys())
