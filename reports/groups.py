@@ -15,7 +15,7 @@ import metric
 from corpora.utterances import SHARES
 from reports.predictions import baselines
 
-MIN_WINDOWS, MIN_DIALOGUES = 20, 3  # of a group that has figures: those of fewer are chance
+MIN_WINDOWS, MIN_DIALOGUES = 20, 3  # with one majority label, of a group that has figures: those of fewer are chance
 FULL_WINDOW = 8  # utterances
 
 
@@ -82,7 +82,7 @@ def figures_by_group(rows: pd.DataFrame, majority: str) -> dict[str, dict[str, d
 def figures_of_group(rows: pd.DataFrame, answers: Mapping[str, pd.DataFrame], at: pd.Index) -> dict[str, Any]:
     sums, own = metric.dialogue_sums(rows), metric.figures(rows)
     counts = {"n": own["n"], "n_single_label": own["n_single_label"], "dialogues": len(sums)}
-    if len(rows) < MIN_WINDOWS or len(sums) < MIN_DIALOGUES:
+    if own["n_single_label"] < MIN_WINDOWS or len(sums) < MIN_DIALOGUES:
         return counts
     bounds = metric.bootstrap([sums[:, None]])[["low", "high"]]
     intervals = {name: metric.bounds_of(bounds.loc[name]) for name in metric.WHOLE_FIGURES}

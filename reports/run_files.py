@@ -114,6 +114,6 @@ def write_run_page(folder: Path, rows: pd.DataFrame, options: argparse.Namespace
         "emotions": EMOTIONS,
         "maps": maps,
         "reliability": reliability,
-        "least": f"{MIN_WINDOWS} windows or {MIN_DIALOGUES} dialogues",
+        "least": f"{MIN_WINDOWS} windows with one majority label or {MIN_DIALOGUES} dialogues",
     }
     write_page(folder / "result.html", "result.html", "sort.js", parts)

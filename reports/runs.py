@@ -15,18 +15,20 @@ import pandas as pd
 
 from constants import EMOTIONS, ROLES
 from corpora.sessions import format_sessions, parse_sessions
-from metric import BATCH_FIGURES, FIGURES, SINGLE_LABEL_FIGURES
+from metric import BATCH_FIGURES, FIGURES, SINGLE_LABEL_FIGURES, WHOLE_FIGURES
 from reports.predictions import read_predictions
 from utils import InputError, lock_file, read_json
 
 # Any of these makes a folder a run folder, perhaps a damaged one
 FILES = ("configuration.json", "model.pth", "checkpoint.pt", "history.csv", "result.json")
 COLUMNS = ["folder", "date", "state", "epochs_done", "run_id", "test", "SorL", "seed", "n", *FIGURES]
-COLUMNS += [*SINGLE_LABEL_FIGURES, "majority_f1", *(f"F1_{name}" for name in EMOTIONS), "result", "environment"]
+BY_EMOTION = {f"F1_{emotion}": emotion for emotion in EMOTIONS}
+COLUMNS += [*SINGLE_LABEL_FIGURES, "majority_f1", *BY_EMOTION, "result", "environment"]
 COLUMNS += ["epochs", "valid_split", "data_path", "data_corpus", "data_table", "data_utterances"]
-REFERENCES = [f"{who}_{name}" for who in ("raters", "majority", "lookup") for name in ("weighted_f1", "macro_f1")]
+OF_RATERS = [f"raters_{name}" for name in (*WHOLE_FIGURES, *BY_EMOTION)]
+OF_BASELINES = [f"{who}_{name}" for who in ("majority", "lookup") for name in ("weighted_f1", "macro_f1")]
 CALIBRATION = ["ece", "brier", "kl", "kl_constant"]
-COLUMNS += [*REFERENCES, *CALIBRATION]
+COLUMNS += [*OF_RATERS, *OF_BASELINES, *CALIBRATION]
 TRUTH = ["true_emotion", "true_arousal", "true_valence"]  # columns of predictions.csv
 
 
@@ -80,10 +82,10 @@ def figures_of(result: dict[str, Any]) -> dict[str, Any]:
     found = {name: float(str(result[name]).partition("+-")[0]) for name in names}
     found |= {name: float(whole[name]) for name in (*SINGLE_LABEL_FIGURES, "majority_f1") if name in whole}
     found |= {f"F1_{name}": v["f1-score"] for name, v in whole.get("classes", {}).items() if name in EMOTIONS}
-    beside = whole | {"raters": (result.get("raters") or {}).get("mean")}
-    for name in REFERENCES:
-        who, _, figure = name.partition("_")
-        found[name] = float((beside.get(who) or {}).get(figure) or math.nan)
+    people = result.get("raters") or {"mean": {}, "classes": {}}
+    of_people = people["mean"] | {f"F1_{name}": value for name, value in people["classes"].items()}
+    for who, figures in (("raters", of_people), ("majority", whole.get("majority")), ("lookup", whole.get("lookup"))):
+        found |= {f"{who}_{name}": math.nan if value is None else value for name, value in (figures or {}).items()}
     if not all(-1 <= value <= 1 for value in found.values() if not math.isnan(value)):
         raise ValueError("a figure outside -1 to 1")
     found |= {name: value for name, value in result.get("calibration", {}).items() if name in CALIBRATION}

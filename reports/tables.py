@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from constants import EMOTIONS
 from corpora.corpus import corpus_by_name
 from metric import BATCH_FIGURES, HEADINGS, MAIN_FIGURES, WHOLE_FIGURES, bootstrap, dialogue_sums
 from reports.compare import DIFFERENCES, Windows, compare_with_baseline, format_intervals, to_markdown
 from reports.groups import MIN_DIALOGUES, MIN_WINDOWS
 from reports.published import KNOWN, describe_others, find_published
 from reports.result import format_difference, format_interval
-from reports.runs import CALIBRATION, REFERENCES
+from reports.runs import BY_EMOTION, CALIBRATION, OF_BASELINES, OF_RATERS
 from utils import atomic_write, write_csv
 
-BY_EMOTION = {f"F1_{emotion}": emotion for emotion in EMOTIONS}
-OTHER_COLUMNS = ["majority_f1", *BY_EMOTION, *REFERENCES, *CALIBRATION]
+OTHER_COLUMNS = ["majority_f1", *BY_EMOTION, *OF_RATERS, *OF_BASELINES, *CALIBRATION]
+WHOLE_HEADINGS = {name: HEADINGS[name] for name in WHOLE_FIGURES}
 FIGURE_COLUMNS = [*KNOWN, *OTHER_COLUMNS]
-BESIDE = {"raters": "one rater", "majority": "commonest", "lookup": "looked up"}
+BASELINES = {"majority": "commonest", "lookup": "looked up"}
 CALIBRATED = dict(zip(CALIBRATION, ("expected error", "Brier score", "KL divergence", "of mean shares"), strict=True))
 OF_A_FOLD = ("session", "who speaks")  # groups that no two folds share
 COUNTS = {"n": "windows", "n_single_label": "single_label", "dialogues": "dialogues"}
@@ -31,12 +30,13 @@ LEGEND = (
     "Mean ± standard deviation over seeds; in a mean of folds, ± that over seeds of the mean over folds, and ± that "
     "over folds; in square brackets the 95% interval over dialogues, resampled in each fold. Publ.: the published "
     "figure, ± its standard deviation over folds; diff.: ours minus it. Windows: tested ones, in brackets those with "
-    "one majority label, which weighted F1, macro F1 and accuracy are over. Bold: the best row of a role and test "
+    "one majority label, which weighted F1, macro F1 and accuracy are over. Figures of fewer than "
+    f"{MIN_WINDOWS} of these, or of {MIN_DIALOGUES} dialogues, are left out. Bold: the best row of a role and test "
     "split, of those whose macro F1 is above that of both baselines. Precision, recall and F1 are as in the paper: at "
-    "1, for each batch, then averaged over batches. One rater, commonest, looked up: weighted and macro F1 of a rater "
-    "against the others, of always answering the commonest training label, and of the commonest label that the same "
-    "sentence has in training. Calibration: expected error of the likeliest emotion, Brier score and KL divergence (in "
-    "nats) to the raters' shares, the last one also of training's mean shares. "
+    "1, for each batch, then averaged over batches. One rater: the mean of the raters, each against the others. "
+    "Commonest, looked up: weighted and macro F1 of always answering the commonest training label, and of the "
+    "commonest label that the same sentence has in training. Calibration: expected error of the likeliest emotion, "
+    "Brier score and KL divergence (in nats) to the raters' shares, the last one also of training's mean shares. "
     f"{DIFFERENCES}"
 )
 
@@ -61,7 +61,8 @@ def make_table(entries: pd.DataFrame, windows: Windows, published: pd.DataFrame)
         calibrated = table[CALIBRATION].map(format_value).rename(columns=CALIBRATED)
         texts["Calibration"] = table[["role", "row", "test"]].join(calibrated)
         by_emotion = table[[*BY_EMOTION]].map(format_value).rename(columns=BY_EMOTION)
-        texts["F1 by emotion"] = table[["role", "row", "test"]].join(by_emotion)
+        by_emotion = table[["role", "row", "test"]].join(by_emotion)
+        texts["F1 by emotion"] = pd.concat([by_emotion, format_people(table, BY_EMOTION)], ignore_index=True)
     section = {"name": name, "title": f"Table {name}: {title}" if name[0].isdigit() else title, "figures": figures}
     section |= {"numbers": {"": table, "_differences": differences, "_groups": groups}, "texts": texts}
     return section | {"notes": [*notes, *describe_others(published, entries)]}
@@ -104,7 +105,10 @@ def summarise_folds(entries: pd.DataFrame, windows: Windows, published: pd.DataF
     place = {"test": f"mean of {n_folds} folds", "folds": len(by_fold)}
     place = {"test": tests[0], "folds": 1} if len(tests) == 1 else place
     counts = {"runs": len(done), "wanted": len(entries), **whole.astype(float).sum(min_count=1).rename(COUNTS)}
-    return place | counts | columns | mean[OTHER_COLUMNS].to_dict()
+    columns |= mean[OTHER_COLUMNS].to_dict()
+    if counts["single_label"] < MIN_WINDOWS or counts["dialogues"] < MIN_DIALOGUES:
+        columns = dict.fromkeys(columns, np.nan)
+    return place | counts | columns
 
 
 def summarise_groups(entries: pd.DataFrame) -> pd.DataFrame:
@@ -139,8 +143,7 @@ def format_spread(sd: float) -> str:
 
 def format_table(table: pd.DataFrame, figures: Sequence[str]) -> pd.DataFrame:
     """Rows of `summarise`, with published figures and differences from them in columns `F1 publ.` and `F1 diff.`."""
-    is_small = (table["windows"] < MIN_WINDOWS) | (table["dialogues"] < MIN_DIALOGUES)
-    rows, rounded = [], table[[*figures]].mask(is_small).round(3)
+    rows, rounded = [], table[[*figures]].round(3)
     others = table[["majority_macro_f1", "lookup_macro_f1"]].max(axis=1)
     beats = ~(others >= table["macro_f1"])  # also where there are none
     place = [table["role"], table["test"]]
@@ -164,18 +167,25 @@ def format_table(table: pd.DataFrame, figures: Sequence[str]) -> pd.DataFrame:
                 spread = "" if np.isnan(sd) else f"\n{format_spread(sd)}"
                 texts[f"{heading} publ."] = format_value(row[f"{name}_published"]) + spread
                 texts[f"{heading} diff."] = format_difference(row[f"{name}_diff"])
-        for who, heading in BESIDE.items():
+        for who, heading in BASELINES.items():
             texts[heading] = ", ".join(format_value(row[f"{who}_{name}"]) for name in ("weighted_f1", "macro_f1"))
         rows.append(texts)
-    return pd.DataFrame(rows)
+    return pd.concat([pd.DataFrame(rows), format_people(table, WHOLE_HEADINGS)], ignore_index=True).fillna("")
+
+
+def format_people(table: pd.DataFrame, headings: Mapping[str, str]) -> pd.DataFrame:
+    """A row of one rater's figures for each role and test split of rows of `summarise`, where they are known."""
+    people = table.dropna(subset="raters_macro_f1").drop_duplicates(["role", "test"])
+    values = people[[f"raters_{name}" for name in headings]].map(format_value).set_axis([*headings.values()], axis=1)
+    return people[["role", "test"]].assign(row="one rater").join(values)
 
 
 def short_table(table: pd.DataFrame) -> str:
-    """Rows of `summarise` for a terminal: the figures over all windows, and the macro F1 of people and baselines."""
+    """Rows of `summarise` for a terminal: figures over all windows, of people too, and the baselines' macro F1."""
     shown = table[[*WHOLE_FIGURES]].rename(columns=HEADINGS)
-    beside = {f"{heading} (macro)": table[f"{who}_macro_f1"] for who, heading in BESIDE.items()}
-    texts = shown.assign(**beside).map(format_value)
-    return table[["role", "row", "test"]].join(texts).to_string(index=False)
+    beside = {f"{heading} (macro)": table[f"{who}_macro_f1"] for who, heading in BASELINES.items()}
+    texts = table[["role", "row", "test"]].join(shown.assign(**beside).map(format_value))
+    return pd.concat([texts, format_people(table, WHOLE_HEADINGS)]).fillna("").to_string(index=False)
 
 
 def format_differences(table: pd.DataFrame) -> pd.DataFrame:

@@ -7,10 +7,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from run_folders import BATCH, figures_of, make_run
+from run_folders import BATCH, figures_of, make_rows, make_run, write_run
+from scipy.stats import entropy
+from sklearn.metrics import f1_score
 
+from constants import EMOTIONS
 from corpora.corpus import KEMDY19
-from metric import HEADINGS, WHOLE_FIGURES, batch_figures, bootstrap, class_figures, dialogue_sums, with_prediction
+from corpora.utterances import SHARES
+from metric import (
+    HEADINGS,
+    PROBABILITIES,
+    WHOLE_FIGURES,
+    batch_figures,
+    bootstrap,
+    class_figures,
+    dialogue_sums,
+    with_prediction,
+)
+from reports.calibration import calibrate
 from reports.page import describe_corpora, read_finished, write_report
 from reports.plots import plot_spread
 from reports.published import published_beside, read_published
@@ -18,7 +32,7 @@ from reports.runs import read_runs, read_validation, read_windows
 from reports.tables import make_table
 from sweeps.plan import TABLES, Table, find_planned, make_grid, plan_runs
 from training.options import defaults, make_options
-from utils import read_json
+from utils import read_json, write_json
 
 FOLDS = KEMDY19.folds
 SCRIPT = "<script>alert(1)</script>|"
@@ -131,6 +145,60 @@ def test_figures_by_group_are_means_over_seeds_and_sums_of_counts_over_folds(rep
     for name in WHOLE_FIGURES:
         assert found[name] == pytest.approx(np.mean([group[name] for group in stored]), abs=1e-5)
     assert not {"session", "who speaks"} & {*table.index.get_level_values("groups")}  # no two folds share one
+
+
+def test_rows_carry_people_and_baselines_and_the_best_is_one_that_beats_both(tmp_path):
+    exp, expected, prior = tmp_path / "exp", {}, np.full(7, 1 / 7)
+    people = dict(zip(WHOLE_FIGURES, (0.61, 0.62, 0.63, 0.64, None), strict=True))
+    for lam, skill in ((0.5, 0.2), (0.66, 2.0), (0.75, 2.4), (0.8, 2.2)):
+        rows = make_rows([*FOLDS[3]], skill, seed=1)
+        rows["lookup"] = rows["true_emotion"].str.partition(";")[0].where(rows.index % 3 == 0, "neutral")
+        if lam == 0.5:
+            rows["pred_arousal"] = rows["true_arousal"]  # the best, of a row that beats neither baseline
+        folder = write_run(exp / f"{lam}", rows, test_split=[*FOLDS[3]], lam=lam)
+        raters = {"mean": people, "classes": {"happy": 0.65}}
+        stored = read_json(folder / "result.json") | {"raters": raters, "calibration": calibrate(rows, prior)}
+        write_json(folder / "result.json", stored)
+        single, (p, shares) = rows[rows["true_emotion"].isin(EMOTIONS)], (rows[[*n]] for n in (PROBABILITIES, SHARES))
+        answers = {"": single["pred_emotion"], "majority_": ["neutral"] * len(single), "lookup_": single["lookup"]}
+        scores = {
+            f"{who}{kind}_f1": f1_score(single["true_emotion"], answer, average=kind)
+            for (who, answer), kind in itertools.product(answers.items(), ("weighted", "macro"))
+        }
+        divergences = {
+            "kl": entropy(shares, p, axis=1).mean(),
+            "kl_constant": np.log(7) - entropy(shares, axis=1).mean(),
+        }
+        expected[f"lam {lam}".replace("0.", ".")] = scores | divergences
+    text = write_report(tmp_path, entries_of(exp, {"3.6": TABLES["3.6"]}), {"data_path": NO_CORPUS}, defaults())
+    table, expected = pd.read_csv(tmp_path / "3.6.csv").set_index("row"), pd.DataFrame(expected).T
+    np.testing.assert_allclose(table[expected.columns], expected, atol=6e-5)
+    assert table["raters_F1_happy"].tolist() == [0.65] * 4
+    beats = expected["macro_f1"] > expected[["majority_macro_f1", "lookup_macro_f1"]].max(axis=1)
+    assert beats.tolist() == [False, True, True, True]
+    shown = section_of(entries_of(exp, {"3.6": TABLES["3.6"]}))["texts"]
+    for name in WHOLE_FIGURES:
+        is_best = [cell.startswith("**") for cell in shown["Figures"][HEADINGS[name]][:4]]
+        assert is_best == (table[name].round(3) == table.loc[beats, name].max().round(3)).where(beats, False).tolist()
+    assert shown["Figures"].loc[4, ["row", "macro F1", "CCC valence"]].tolist() == ["one rater", "0.620", "-"]
+    assert shown["F1 by emotion"].loc[4, ["row", "happy", "sad"]].tolist() == ["one rater", "0.650", "-"]
+    printed = [line.split() for line in text.splitlines() if line.split()[0] == "speaker"]
+    numbers = table[[*WHOLE_FIGURES, "majority_macro_f1", "lookup_macro_f1"]].map("{:.3f}".format).to_numpy()
+    assert [line[4:] for line in printed[:4]] == numbers.tolist()
+    assert printed[4][1:3] + printed[4][4:] == ["one", "rater", "0.610", "0.620", "0.630", "0.640", "-"]
+    plots = [path.read_bytes()[:4] for path in tmp_path.glob("*.pdf")]
+    assert plots == [b"%PDF"] * 4  # of every run
+
+
+@pytest.mark.parametrize(("dialogues", "windows", "has_figures"), [(3, 9, True), (3, 7, False), (2, 20, False)])
+def test_figures_of_few_windows_with_one_label_or_few_dialogues_are_left_out(dialogues, windows, has_figures, tmp_path):
+    rows = make_rows([13], 2.0, 1, dialogues, windows)
+    assert rows["true_emotion"].isin(EMOTIONS).sum() >= 20 or (dialogues, windows) == (3, 7)
+    write_run(tmp_path / "exp" / "run", rows, test_split=[13])
+    section = section_of(entries_of(tmp_path / "exp", {"grid": Table("", {"default": {}}, folds=((13,),))}))
+    row = section["numbers"][""].iloc[0]
+    assert row["windows"] == len(rows)
+    assert row[["macro_f1", "ccc_arousal", "F1", "F1_happy", "majority_macro_f1"]].notna().eq(has_figures).all()
 
 
 # Published figures
