@@ -70,7 +70,7 @@ def test_the_figures_of_a_group_are_those_of_its_windows_and_one_too_small_has_n
             single = own[own["true_emotion"].isin(EMOTIONS)]
             counts = {"n": len(own), "n_single_label": len(single), "dialogues": own["dialogue"].nunique()}
             assert {key: found[key] for key in counts} == counts
-            has_figures.append(len(own) >= MIN_WINDOWS and counts["dialogues"] >= MIN_DIALOGUES)
+            has_figures.append(len(single) >= MIN_WINDOWS and counts["dialogues"] >= MIN_DIALOGUES)
             if not has_figures[-1]:
                 assert found == counts
                 continue
@@ -87,6 +87,15 @@ def test_the_figures_of_a_group_are_those_of_its_windows_and_one_too_small_has_n
             for figure in WHOLE_FIGURES:
                 assert found["intervals"][figure] == pytest.approx([*bounds.loc[figure, ["low", "high"]]], abs=6e-5)
     assert {*has_figures} == {True, False}
+
+
+def test_windows_with_several_labels_do_not_make_a_group_large_enough(rows):
+    of_session, single = rows["session"] == 2, rows["true_emotion"].isin(EMOTIONS)
+    for n, has_figures in ((MIN_WINDOWS, True), (MIN_WINDOWS - 1, False)):
+        is_tied = of_session & ((of_session & single).cumsum() > n)
+        found = figures_by_group(rows.assign(true_emotion=rows["true_emotion"].mask(is_tied, "sad;happy")), "neutral")
+        assert found["session"]["session 02"]["n_single_label"] == n
+        assert ("ccc_arousal" in found["session"]["session 02"]) == has_figures
 
 
 def test_groups_that_a_test_lacks_are_left_out(rows):

@@ -182,6 +182,8 @@ def test_rows_carry_people_and_baselines_and_the_best_is_one_that_beats_both(tmp
         assert is_best == (table[name].round(3) == table.loc[beats, name].max().round(3)).where(beats, False).tolist()
     assert shown["Figures"].loc[4, ["row", "macro F1", "CCC valence"]].tolist() == ["one rater", "0.620", "-"]
     assert shown["F1 by emotion"].loc[4, ["row", "happy", "sad"]].tolist() == ["one rater", "0.650", "-"]
+    of_text = shown["Calibration"][["KL divergence", "of mean shares"]].astype(float)
+    np.testing.assert_allclose(of_text, expected[["kl", "kl_constant"]], atol=6e-4)
     printed = [line.split() for line in text.splitlines() if line.split()[0] == "speaker"]
     numbers = table[[*WHOLE_FIGURES, "majority_macro_f1", "lookup_macro_f1"]].map("{:.3f}".format).to_numpy()
     assert [line[4:] for line in printed[:4]] == numbers.tolist()
