@@ -37,7 +37,7 @@ from model import MATE
 from reports.plots import plot_loss_curve, save_figure
 from reports.predictions import predictions_table
 from reports.result import result_of_test, result_text
-from reports.run_files import complete_test, write_other_texts, write_test
+from reports.run_files import write_other_texts, write_test
 from training import batch_norm, checkpoint, devices, engine, progress, record
 from utils import InputError, new_folder, run_command, timestamp
 
@@ -68,7 +68,7 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
             options = record.options_to_resume(folder, options)
             if (folder / "result.json").exists():
                 (folder / checkpoint.CHECKPOINT).unlink(missing_ok=True)  # the run was killed after its last line
-                devices.on_main_process(accelerator, lambda: complete_test(folder, options))
+                devices.on_main_process(accelerator, lambda: print(f"{folder}: finished already"))
                 return folder
         options = record.resolve_sessions(options)
         table = read_utterances(options.data_path, options.SorL)

@@ -113,18 +113,12 @@ def figures(rows: pd.DataFrame) -> dict[str, float]:
     return {name: int(value) if name.startswith("n") else float(value) for name, value in found.items()}
 
 
-def class_figures(rows: pd.DataFrame) -> dict[str, dict[str, float] | float]:
-    """Precision, recall, F1 and support of each emotion that occurs, over the rows with one majority label.
-
-    The keys are those of scikit-learn's `classification_report`.
-    """
+def class_figures(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Precision, recall, F1 and support of each emotion that occurs, over the rows with one majority label."""
     hits, support, n = np.split(window_values(rows).sum(axis=0)[-3 * N_EMOTIONS :], 3)
     by_class = {"precision": hits / n.clip(1), "recall": hits / support.clip(1)}
     by_class |= {"f1-score": 2 * hits / (support + n).clip(1), "support": support}
-    table, total = pd.DataFrame(by_class, EMOTIONS)[support + n > 0], float(support.sum())
-    means = {"macro avg": table.mean(), "weighted avg": table.mul(table["support"], axis=0).sum() / total}
-    averages = {name: mean.to_dict() | {"support": total} for name, mean in means.items()}
-    return table.to_dict("index") | {"accuracy": float(hits.sum() / total)} | averages
+    return pd.DataFrame(by_class, EMOTIONS)[support + n > 0].to_dict("index")
 
 
 def f1(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ def figures_of_people(table: pd.DataFrame) -> dict[str, Any] | None:
     bounds = metric.bootstrap([sums])[["low", "high"]]
     together = pd.concat(answers)
     together = together[together["true_emotion"].isin(EMOTIONS)]
-    classes = metric.class_figures(together) if len(together) else {}
+    classes = metric.class_figures(together)
     names = [*metric.WHOLE_FIGURES]
     return {
         "n_raters": len(answers),
@@ -55,7 +55,7 @@ def figures_of_people(table: pd.DataFrame) -> dict[str, Any] | None:
         "best": metric.rounded(of_each.max(), names),
         "intervals": {name: metric.bounds_of(bounds.loc[name]) for name in names},
         "alpha": {name.lower(): agreement(table, name) for name in ("Emotion", "Arousal", "Valence")},
-        "classes": {name: round(classes[name]["f1-score"], 4) for name in EMOTIONS if name in classes},
+        "classes": {name: round(found["f1-score"], 4) for name, found in classes.items()},
         "confusion": metric.confusion_matrix(together).tolist(),
     }
 

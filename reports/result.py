@@ -108,10 +108,6 @@ def format_cell(value: Any) -> str:
     return "" if pd.isna(value) else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def format_alpha(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
 def result_text(result: dict[str, Any], folder: Path, options: argparse.Namespace) -> str:
     """The content of a `result.json` for a terminal; macro F1 is first for a corpus that is mostly of one emotion."""
     corpus, overall = corpus_by_name(result["corpus"]), result["overall"]
@@ -165,7 +161,7 @@ def group_table(groups: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 def people_text(people: Mapping[str, Any] | None) -> str:
     if people is None:
         return "raters: the table has no single ratings (Emotion.1, Arousal.1, Valence.1, ...) of two raters or more"
-    alpha = ", ".join(f"{name} {format_alpha(value)}" for name, value in people["alpha"].items())
+    alpha = ", ".join(f"{name} {format_cell(value) or '-'}" for name, value in people["alpha"].items())
     least, best = (format_cell(people[which][VERDICT]) or "-" for which in ("least", "best"))
     return f"{people['n_raters']} raters: macro F1 {least} to {best}; Krippendorff's alpha: {alpha}"
 

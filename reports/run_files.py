@@ -24,9 +24,9 @@ from reports.dialogues import write_dialogues_page, write_page
 from reports.groups import MIN_DIALOGUES, MIN_WINDOWS
 from reports.page import heat_map
 from reports.plots import PLOT_STYLE, plot_confusion, plot_reliability, save_figure, svg_url
-from reports.predictions import read_predictions, write_predictions
+from reports.predictions import write_predictions
 from reports.result import COMPARED, verdict_text
-from utils import InputError, atomic_write, read_json, write_json
+from utils import InputError, atomic_write, write_json
 
 TEXT_COLUMNS = ("corpus", "other", "difference", "low", "high")  # of the texts of the corpus and of others
 
@@ -66,14 +66,6 @@ def write_page_of_test(folder: Path, rows: pd.DataFrame, options: argparse.Names
     if not wavs:
         python_warnings.warn(f"{options.data_path}: no wav there; {folder}/dialogues.html has no sound", stacklevel=2)
     write_dialogues_page(folder / "dialogues.html", rows, wavs, title="Tested dialogues", **about)
-
-
-def complete_test(folder: Path, options: argparse.Namespace) -> None:
-    """Print that a run has finished, and write its `dialogues.html` if it is missing and `--no_pages` is not given."""
-    print(f"{folder}: finished already")
-    if not options.no_pages and not (folder / "dialogues.html").exists():
-        warnings = read_json(folder / "result.json")["warnings"]
-        write_page_of_test(folder, read_predictions(folder / "predictions.csv"), options, warnings)
 
 
 def write_confusion(folder: Path, confusion: np.ndarray) -> None:

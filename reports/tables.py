@@ -72,7 +72,7 @@ def summarise(entries: pd.DataFrame, windows: Windows, published: pd.DataFrame) 
     """A table's rows: one per role, row and test split, and the mean of several test splits.
 
     Of each of `KNOWN` there are the mean over seeds (of several folds: mean of the folds' means), sample standard
-    deviations: `_sd` over runs, `_sd_seeds` over seeds (of the mean over folds of each seed that has them all),
+    deviations: `_sd_seeds` over seeds (of the mean over folds of each seed that has them all),
     `_sd_folds` of the folds' means, and `_published`, `_published_sd`, `_diff`. `_low` and `_high` are the 95% interval
     over dialogues, of F1 that over all windows at once. What is not known is NaN.
     """
@@ -91,7 +91,7 @@ def summarise_folds(entries: pd.DataFrame, windows: Windows, published: pd.DataF
     by_seed = done.groupby("seed")[FIGURE_COLUMNS]
     mean, is_whole = by_fold.mean(), len(by_fold) == len(tests)
     whole_seeds = by_seed.mean()[by_seed.size() == len(by_fold)]
-    found = {"": mean, "_sd": done[FIGURE_COLUMNS].std(), "_sd_seeds": whole_seeds.std(), "_sd_folds": by_fold.std()}
+    found = {"": mean, "_sd_seeds": whole_seeds.std(), "_sd_folds": by_fold.std()}
     found |= {"_published": theirs, "_published_sd": theirs_sd, "_diff": mean - (theirs if is_whole else np.nan)}
     columns = {f"{name}{suffix}": values[name] for name in KNOWN for suffix, values in found.items()}
     tables = [[windows[folder] for folder in folders] for _, folders in done.groupby("test", sort=False)["folder"]]

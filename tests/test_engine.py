@@ -65,10 +65,10 @@ def test_optimizers_are_those_of_their_names_with_their_options(name, kind, own)
     assert optimizer.defaults.items() >= ({"lr": 1e-2, "weight_decay": 1e-3, "fused": True} | own).items()
 
 
-@pytest.mark.parametrize(("capability", "expected"), [((8, 0), True), ((7, 5), False)])
+@pytest.mark.parametrize(("capability", "expected"), [((8, 0), torch.bfloat16), ((7, 5), torch.float32)])
 def test_auto_takes_bfloat16_on_gpus_that_have_it(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    assert engine.trains_in_bfloat16("auto", torch.device("cuda:0")) is expected
+    assert engine.training_dtype("auto", torch.device("cuda:0")) is expected
 
 
 @pytest.mark.parametrize(("epochs", "drops"), [(6, [2, 3]), (100, [33, 50]), (1, [])])

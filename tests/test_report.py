@@ -119,8 +119,8 @@ def test_rows_are_means_over_seeds_and_folds_of_what_the_predictions_give(report
     expected = [by_fold.loc["1-4"], by_fold.loc["5-8"], by_fold.mean()]
     np.testing.assert_allclose(table.loc[[0, 1, 5], columns], expected, atol=6e-4)
     for name in ("weighted_f1", "F1"):
-        spreads = [values.loc["1-4"].std(), values.std(), by_seed.std(), by_fold.std()]
-        found = [table[f"{name}_sd_seeds"][0], *(table[f"{name}_{sd}"][5] for sd in ("sd", "sd_seeds", "sd_folds"))]
+        spreads = [values.loc["1-4"].std(), by_seed.std(), by_fold.std()]
+        found = [table[f"{name}_sd_seeds"][0], *(table[f"{name}_{sd}"][5] for sd in ("sd_seeds", "sd_folds"))]
         assert found == pytest.approx([spread[name] for spread in spreads], abs=1e-3)
     bounds = bootstrap([np.stack(of_fold, axis=1) for of_fold in sums.values()])
     for name in WHOLE_FIGURES:

@@ -34,7 +34,7 @@ from features.log_mel import LogMels, compute_log_mels
 from loss import make_loss
 from model import MATE, ConvBlock
 from training.devices import device_name, pick_device, set_up_process
-from training.engine import make_optimizer, predict_all, to_arrays, to_device, train_step, trains_in_bfloat16
+from training.engine import make_optimizer, predict_all, to_arrays, to_device, train_step, training_dtype
 from training.options import ArgumentParser, file_path, gpu, make_options, number
 from utils import InputError, run_command
 
@@ -147,7 +147,7 @@ def compare(args: argparse.Namespace) -> None:
     if len(table) < 2 * args.batch_size:
         raise InputError(f"{args.data_path}: {len(table)} wavs; expected two batches of --batch_size {args.batch_size}")
     paths, device = [*table["id"].map(wavs)], pick_device(args.gpu_id)
-    bfloat16 = trains_in_bfloat16(args.precision, device)
+    bfloat16 = training_dtype(args.precision, device) == torch.bfloat16
     options = make_options(data_path=args.data_path)
     features = load_features(options, table).to(device)
     settings = {"soft_targets": True, "crop_seed": 0, "audio_dtype": torch.bfloat16 if bfloat16 else torch.float32}

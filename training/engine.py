@@ -94,19 +94,16 @@ def wrap_for_training(model: MATE, accelerator: Accelerator, compile_cnn: bool) 
     return accelerator.prepare(trained)
 
 
-def trains_in_bfloat16(precision: str, device: torch.device) -> bool:
-    """Whether `--precision` means convolutions in bfloat16 for training on `device`."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-
-
 def training_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type of the convolutions in training, see `trains_in_bfloat16`."""
-    return torch.bfloat16 if trains_in_bfloat16(precision, device) else torch.float32
+    """The type of the convolutions in training on `device`, as `--precision` says."""
+    if precision == "auto" and device.type == "cuda":
+        is_fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    elif precision == "auto" and device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        is_fast = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    else:
+        is_fast = precision == "bf16"
+    return torch.bfloat16 if is_fast else torch.float32
 
 
 def make_optimizer(

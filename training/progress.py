@@ -20,7 +20,7 @@ from corpora.sessions import format_sessions
 from model import MATE
 from training.checkpoint import Row, best_epoch, epoch_of_weights, is_over
 from training.devices import device_name, n_processes
-from training.engine import NonFinite, trains_in_bfloat16
+from training.engine import NonFinite, training_dtype
 from training.options import names_of, without_effect
 from training.record import corpus_summary, encoder_summary
 from utils import InputError, fault_of_machine, first_line
@@ -63,8 +63,8 @@ def run_summary(
     synthetic = ": its figures say nothing about emotion recognition" * (data["synthetic"] == "yes")
     counts = {name: f"{int(table['session'].isin(sessions).sum()):,}" for name, sessions in splits.items()}
     windows = (f"{name} on {format_sessions(splits[name])} ({counts[name]} windows)" for name in splits if splits[name])
-    precision = {True: "bfloat16", False: "float32"}
-    trains = f"trains in {precision[trains_in_bfloat16(options.precision, device)]}, " if "train" in splits else ""
+    tests = "bfloat16" if options.precision == "bf16" else "float32"
+    trains = f"trains in {training_dtype(options.precision, device)}, ".replace("torch.", "") * ("train" in splits)
     idle = (f"--{name} {why}" for name, why in without_effect(options).items() if name in options.given)
     lines = {
         "corpus": f"{corpus_summary(data)} in {options.data_path}{synthetic}",
@@ -72,7 +72,7 @@ def run_summary(
         "role": f"{options.SorL}, {n:,} utterances" + f", the whole corpus has {whole:,}" * is_part,
         "sessions": "; ".join(windows),
         "model": f"{options.backbone}, {options.modality}, {sum(p.numel() for p in model.parameters()):,} parameters",
-        "device": f"{device_name(device)}, {trains}tests in {precision[options.precision == 'bf16']}",
+        "device": f"{device_name(device)}, {trains}tests in {tests}",
         "unused": "; ".join(idle),
     }
     return "\n".join(f"{title + ':':<12}{line}" for title, line in lines.items() if line)
