@@ -8,8 +8,10 @@ from windows import make_rows
 
 from corpora.utterances import SHARES
 from metric import PROBABILITIES
-from reports.calibration import N_BINS, calibrate
+from reports.calibration import calibrate
 from reports.plots import plot_reliability
+
+N_BINS = 15
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def loops(p, shares):
     brier = sum(sum((own[k] - raters[k]) ** 2 for k in range(7)) for own, raters in zip(p, shares, strict=True)) / len(
         p
     )
-    kl = np.mean([entropy(raters, np.maximum(own, 1e-9) / 1) for own, raters in zip(p, shares, strict=True)])
+    kl = np.mean([entropy(raters, np.maximum(own, 1e-9)) for own, raters in zip(p, shares, strict=True)])
     return {"ece": ece, "brier": brier, "kl": kl}, dict(sorted(bins.items()))
 
 
