@@ -82,8 +82,8 @@ def report_missing(table: pd.DataFrame, is_missing: pd.Series, what: str, where:
     if len(ids) > MISSING_LIMIT * len(table) or of_session.max() == 1:
         raise InputError(
             f"{found}, {of_session.max():.0%} of session {of_session.idxmax()} (such as {ids[0]}); at most "
-            f"{MISSING_LIMIT:.0%} may be missing, and never a whole session: is the path right? --modality says what is "
-            f"read{reason}"
+            f"{MISSING_LIMIT:.0%} may be missing, and never a whole session: is the path right? --modality says what "
+            f"is read{reason}"
         )
     if ids:
         warnings.warn(f"{found} and are replaced by zeros: {', '.join(ids)}{reason}", stacklevel=3)
