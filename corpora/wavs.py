@@ -92,7 +92,7 @@ def find_wavs(data_path: Path, audio_path: Path | None = None) -> dict[str, Path
     They are looked for in and below `audio_path` if it is given; without it where `preprocessing.py --out` found
     them, if its files are in `data_path`. Otherwise below `data_path/wav`, and if no wav at all is there in `./audio`,
     where the published `audio.zip` unpacks to; never in both, since another corpus's wavs may have the same ids.
-    Those of a manifest are where its rows say.
+    Those of a manifest are in its column `wav`.
     """
     content = read_corpus_json(data_path)
     if content and "sessions" in content:
@@ -159,10 +159,10 @@ def wav_problems(
 
 @contextlib.contextmanager
 def open_sound(path: Path) -> Iterator[tuple[soundfile.SoundFile, float]]:
-    """A sound file, open at its first sample, and the length (s) that its container says or 0; or `InputError`.
+    """A sound file, open at its first sample, and the length (s) in its container or 0; raises `InputError`.
 
     What libsndfile does not read, such as the recording of a phone or of a browser, is decoded by FFmpeg's libraries,
-    and so is a wav that says 0 as its length.
+    and so is a wav whose header has 0 as its length.
     """
     file, announced = None, 0.0
     try:
@@ -183,10 +183,11 @@ def open_sound(path: Path) -> Iterator[tuple[soundfile.SoundFile, float]]:
 
 @lru_cache(KEPT)
 def _decode(path: Path, *status: int) -> tuple[Callable[[], soundfile.SoundFile], float]:
-    """What opens the sound of a recording, or of a video's first sound track, decoded in bounded memory.
+    """A function that opens the decoded sound of a recording, or of a video's first sound track, and its length (s).
 
-    It is in a temporary file, which is removed with the returned object. With it comes the length (s) that an mp4, m4a,
-    mov or 3gp says, 0 of others. `status` is the size and time of change: a file that has changed is another one.
+    The sound is decoded in bounded memory to a temporary file, which is removed with the function. The length is that
+    in the container of an mp4, m4a, mov or 3gp, 0 of other formats. `status` is the recording's size and time of
+    change: a file that has changed is another one.
     """
     with av.open(path) as container:
         if not container.streams.audio:

@@ -14,6 +14,7 @@ import pandas as pd
 
 import metric
 from constants import EMOTIONS, N_RATERS
+from corpora.tables import count_votes, majority_labels
 
 RATERS = range(1, N_RATERS + 1)
 
@@ -35,7 +36,7 @@ def figures_of_people(table: pd.DataFrame) -> dict[str, Any] | None:
     answers = [rows for rater in RATERS if 2 * len(rows := answers_of(table, rater)) >= len(table)]
     if len(answers) < 2:
         return None
-    dialogue = table.groupby(["corpus", "dialogue"]).ngroup()
+    dialogue = table.groupby("dialogue").ngroup()
     sums = []  # by dialogue, of each rater; one who did not rate a dialogue adds nothing to it
     for rows in answers:
         own = pd.DataFrame(metric.window_values(rows), rows.index).groupby(dialogue).sum()
@@ -65,16 +66,12 @@ def answers_of(table: pd.DataFrame, rater: int) -> pd.DataFrame:
 
     Utterances of which the rater left a cell blank, or that nobody else rated, are left out.
     """
-    votes = np.stack([[table[f"Emotion.{n}"] == emotion for emotion in EMOTIONS] for n in RATERS])  # (raters, 7, N)
-    others = np.delete(votes, rater - 1, axis=0).sum(axis=0).T
-    is_majority = (others == others.max(axis=1, keepdims=True)) & (others > 0)
-    names = np.array(EMOTIONS, dtype=object)
-    rows = {"true_emotion": [";".join(names[of_row]) for of_row in is_majority]}
-    rows |= {"pred_emotion": table[f"Emotion.{rater}"]}
+    others = table[[f"Emotion.{n}" for n in RATERS if n != rater]]
+    rows = {"true_emotion": majority_labels(count_votes(others)), "pred_emotion": table[f"Emotion.{rater}"]}
     for name in metric.AFFECT:
         rows[f"pred_{name}"] = table[f"{name.title()}.{rater}"]
         rows[f"true_{name}"] = table[[f"{name.title()}.{n}" for n in RATERS if n != rater]].mean(axis=1)
-    rows = pd.DataFrame(rows, index=table.index)[is_majority.any(axis=1)].dropna()
+    rows = pd.DataFrame(rows).replace({"true_emotion": ""}, np.nan).dropna()
     return metric.with_prediction(rows, rows["pred_emotion"])
 
 

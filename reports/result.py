@@ -38,7 +38,7 @@ def compute_result(rows: pd.DataFrame, majority: str, batch_size: int) -> dict[s
     found, answers = metric.figures(rows), baselines(rows, majority)
     majority_f1 = float(metric.batch_figures(answers["majority"], 1, batch_size)[:, 2].mean())
     overall = {"n": found["n"], "n_single_label": found["n_single_label"], "majority_label": majority}
-    overall |= {"dialogues": len(rows[["corpus", "dialogue"]].drop_duplicates())}
+    overall |= {"dialogues": rows["dialogue"].nunique(dropna=False)}
     overall |= {"majority_f1": round(majority_f1, 4)} | rounded(found, ("arousal_mae", "valence_mae"))
     if found["n_single_label"]:
         overall |= rounded(found, SINGLE_LABEL) | {"classes": metric.class_figures(rows)}
