@@ -29,7 +29,7 @@ from metric import AFFECT, PROBABILITIES
 from prediction.inputs import Utterance, from_corpus, from_folder, from_segments, recording_length
 from prediction.predictor import Prediction, Predictor
 from prediction.segments import READERS
-from prediction.transcribe import CHANNELS, SEGMENTS, WHISPER, transcribe
+from prediction.transcribe import CHANNELS, SEGMENTS, WHISPER, Recogniser, transcribe
 from reports.dialogues import write_dialogues_page
 from reports.predictions import predictions_table, write_predictions
 from training.devices import set_up_process
@@ -54,8 +54,8 @@ def predict(args: argparse.Namespace) -> None:
         folder.mkdir(parents=True, exist_ok=True)  # before what may take an hour
         try:
             if args.transcribe:
-                settings = {"language": args.language, "channels": args.channels, "device": predictor.device}
-                args.segments = transcribe(args.input, folder / SEGMENTS, args.transcribe, **settings, progress=True)
+                recogniser = Recogniser(args.transcribe, args.language, predictor.device)
+                args.segments = transcribe(args.input, folder / SEGMENTS, recogniser, args.channels, progress=True)
             table, utterances = read_input(args, predictor)
             rows = prediction_rows(table, predictor.dialogue(utterances), predictor)
             write_predictions(folder / FILES[0], rows.assign(note="; ".join(found)))

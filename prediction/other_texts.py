@@ -39,7 +39,7 @@ def transcribe_wavs(path: Path, ids: Sequence[str], options: argparse.Namespace,
     """Add to a CSV of id,text those of the ids that it lacks and that have a usable wav, by --transcribe's Whisper."""
     texts, wavs = read_texts(path) if path.exists() else {}, find_wavs(options.data_path, options.audio_path)
     lacking = [name for name in ids if name not in texts and name in wavs and wav_fault(wavs[name]) is None]
-    recogniser = Recogniser(options.transcribe, options.language, device) if lacking else None
+    recogniser = Recogniser(options.transcribe, options.language, device)
     for number, name in enumerate(tqdm(lacking, "transcribing", unit="utterance"), start=1):
         texts[name] = " ".join(segment["text"] for segment in recogniser.transcribe(wavs[name]))
         if number % SAVE_EVERY == 0 or number == len(lacking):

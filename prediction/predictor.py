@@ -21,7 +21,7 @@ from features.embeddings import MAX_VALUE, is_embedding
 from features.log_mel import LogMels, log_mel, on_all_cores
 from prediction.inputs import Utterance, from_segments
 from prediction.runs import load_encoder, open_run, warn_of_other_encoder
-from prediction.transcribe import SEGMENTS
+from prediction.transcribe import SEGMENTS, Recogniser
 from prediction.transcribe import transcribe as make_segments
 from training.devices import pick_device, return_freed_memory, set_switches
 from training.engine import PREDICTIONS, NonFinite, predict_all, to_arrays, to_device
@@ -122,8 +122,8 @@ class Predictor:
         path = Path(path)
         segments = path.parent / f"{path.stem}.predictions" / SEGMENTS
         segments.parent.mkdir(exist_ok=True)
-        settings = {"language": language, "channels": channels, "device": self.device, "progress": not self.quiet}
-        segments = make_segments(path, segments, transcribe, **settings)
+        recogniser = Recogniser(transcribe, language, self.device)
+        segments = make_segments(path, segments, recogniser, channels, progress=not self.quiet)
         utterances = from_segments(segments, path, channels == "speakers")
         return utterances, self.dialogue(utterances)
 

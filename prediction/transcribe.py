@@ -6,6 +6,7 @@ A recording is read in pieces of at most 30 s, which end where it is quiet, so t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,17 +30,26 @@ GREEDY = {"task": "transcribe", "no_speech_threshold": 0.6, "logprob_threshold":
 
 
 class Recogniser:
-    """A Whisper model, from a folder or the hub, for one language such as `ko`; `InputError` if it cannot be loaded."""
+    """A Whisper model, from a folder or the hub, for one language such as `ko`, loaded when it is first used."""
 
     def __init__(self, name: str, language: str = "ko", device: torch.device | str = "cpu") -> None:
-        self.name, self.language = expand_home(name), language
-        dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
+        self.name, self.language, self.device = expand_home(name), language, torch.device(device)
+
+    @cached_property
+    def pipeline(self) -> transformers.Pipeline:
+        """The model in the pipeline of transformers; raises `InputError` if it cannot be loaded."""
+        dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         with loading(self.name, "speech recogniser", WHISPER):
             task, settings = "automatic-speech-recognition", {"dtype": dtype, "trust_remote_code": False}
-            self.pipeline = transformers.pipeline(task, self.name, device=device, **settings)
-            if self.pipeline.type != "seq2seq_whisper":
-                raise ValueError(f"a {self.pipeline.model.config.model_type}, expected a Whisper")
-        self.rate = self.pipeline.feature_extractor.sampling_rate
+            pipeline = transformers.pipeline(task, self.name, device=self.device, **settings)
+            if pipeline.type != "seq2seq_whisper":
+                raise ValueError(f"a {pipeline.model.config.model_type}, expected a Whisper")
+        return pipeline
+
+    @property
+    def rate(self) -> int:
+        """The sampling rate (Hz) of the model's input."""
+        return self.pipeline.feature_extractor.sampling_rate
 
     def transcribe(self, path: Path, channel: int | None = None, progress: bool = False) -> list[dict[str, Any]]:
         """Segments (`start` and `end` in s, `text`) of a recording of any length, of one channel or of their mean."""
@@ -80,16 +90,15 @@ def _segments(chunks: Sequence[dict[str, Any]], start: float, end: float) -> Ite
             yield {"start": round(first, 3), "end": round(last, 3), "text": text}
 
 
-def transcribe(  # noqa: PLR0913 (the last ones by keyword)
-    recording: Path, path: Path, name: str, *, language: str, channels: str, device: Any, progress: bool
-) -> Path:
+def transcribe(recording: Path, path: Path, recogniser: Recogniser, channels: str, progress: bool) -> Path:
     """Write the transcript of a recording to `path`, in Whisper's form, or find it there or in the usual folder.
 
     With `channels` "speakers" each channel is transcribed alone. Raises `InputError` where no words are found, or
     `path` has another transcript.
     """
-    status, folder = recording.stat(), Path(expand_home(name))
-    about = {"model": str(folder.resolve()) if folder.is_dir() else name, "language": language, "channels": channels}
+    status, name, language = recording.stat(), recogniser.name, recogniser.language
+    model = str(Path(name).resolve()) if Path(name).is_dir() else name
+    about = {"model": model, "language": language, "channels": channels}
     about |= {"bytes": status.st_size, "changed": status.st_mtime_ns}
     for there in (path, recording.with_name(f"{recording.resolve().stem}.predictions") / SEGMENTS):
         if there.exists() and read_json(there).get("transcribed") == about:
@@ -101,7 +110,7 @@ def transcribe(  # noqa: PLR0913 (the last ones by keyword)
     seconds, _, n = inspect_sound(recording)
     if channels == "speakers" and n == 1:
         raise InputError(f"{recording}: one channel; --channels speakers is for several, with a speaker each")
-    recogniser, segments = Recogniser(name, language, device), []
+    segments = []
     for channel in range(n) if channels == "speakers" else [None]:
         speaker = {} if channel is None else {"speaker": f"channel {channel + 1}"}
         segments += [segment | speaker for segment in recogniser.transcribe(recording, channel, progress)]
