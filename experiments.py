@@ -1,6 +1,5 @@
 """Run the published tables or a grid of options, report them beside published figures, and compare their runs.
 
-python experiments.py list                                        the tables, and how many runs each takes
 python experiments.py run                                         make the runs that have not finished, then the report
 python experiments.py run beyond --SorL speaker --seeds 5 --valid_split next --lr 1e-4
 python experiments.py run --grid lam=0.5,0.66 backbone=lstm,gru --jobs 2
@@ -37,7 +36,7 @@ from training.record import find_run
 from utils import InputError, count, run_command
 
 SCOPES = ("data", "test", "model", "training")  # groups of main.py's options that hold for every run
-COMMANDS = ("list", "run", "report", "compare", "runs")
+COMMANDS = ("run", "report", "compare", "runs")
 
 # The command line
 
@@ -49,7 +48,7 @@ def get_parser() -> ArgumentParser:
         description=__doc__,
         epilog=f"TABLE: {', '.join(plans.NAMES)}; without one those of the corpus but {' and '.join(plans.NAMED)}.\n"
         "All options of main.py hold for every run: see main.py --help. The default of --epochs is 100.\n"
-        "list, report and compare find the runs of the options that are given to them: give those of run again.",
+        "report and compare find the runs of the options that are given to them: give those of run again.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -103,7 +102,7 @@ def choose_tables(args: argparse.Namespace, names: Sequence[str], data_path: Pat
     if args.command == "compare":
         names = [name for name in plans.NAMES if any(row.startswith(f"{name}:") for row in names)]
     if not names and not args.grid:
-        names = [name for name in known if name not in plans.NAMED or args.command == "list"]
+        names = [name for name in known if name not in plans.NAMED]
     tables = {name: known[name] for name in names if name in known}
     if len(tables) < len({*names}) or not (tables or args.grid):
         raise InputError(f"{corpus.name} in {data_path} has the tables {', '.join(known) or '-'}; or give --grid")
@@ -117,15 +116,6 @@ def choose_tables(args: argparse.Namespace, names: Sequence[str], data_path: Pat
 
 
 # The commands
-
-
-def list_tables(entries: pd.DataFrame, save_path: Path) -> str:
-    """A line per table, and how many runs there are and have finished."""
-    lines = []
-    for name, own in entries.groupby("table", sort=False):
-        lines.append(f"{name:<10}{own['title'].iloc[0]}: {', '.join(own['row'].unique())}; {count(len(own), 'run')}")
-    finished = entries.drop_duplicates("run_id")["folder"].notna()
-    return "\n".join([*lines, f"{count(len(finished), 'different run')}, {finished.sum()} finished in {save_path}"])
 
 
 def make_runs(entries: pd.DataFrame, args: argparse.Namespace, options: argparse.Namespace) -> None:
@@ -209,8 +199,6 @@ def execute(args: argparse.Namespace, options: argparse.Namespace) -> int:
         print(runs_table(options.save_path))
     elif args.command == "compare":
         print(compare_rows(args, options))
-    elif args.command == "list":
-        print(list_tables(plan(args, options)[0], options.save_path))
     elif args.command == "report":
         entries, settings = plan(args, options)
         begun = entries.groupby("table")["folder"].transform("count") > 0

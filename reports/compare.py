@@ -15,8 +15,6 @@ from reports.runs import TRUTH, read_windows
 from utils import InputError, count
 
 Windows = Mapping[Path, pd.DataFrame]  # `runs.read_windows` of run folders
-COUNTS = ["windows", "single_label", "dialogues"]
-FIGURE_COLUMNS = [f"{name}_{what}" for what in ("a", "b", "diff") for name in MAIN_FIGURES]
 
 
 def compute_comparison(pairs: pd.DataFrame, windows: Windows) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -26,8 +24,8 @@ def compute_comparison(pairs: pd.DataFrame, windows: Windows) -> tuple[pd.DataFr
 
     Returns
     -------
-    figures : a row per test split and seed, and of several the mean over folds: `COUNTS`, and of each of `MAIN_FIGURES`
-        `_a`, `_b` and `_diff`, B - A
+    figures : `MAIN_FIGURES` by `test`, `seed` and `run`, "a" or "b", and of several their mean over folds of that over
+        seeds
     intervals : `metric.seed_interval` of the mean B - A, of one seed or with a test split of a single dialogue
         `metric.bootstrap`; a row for each of `MAIN_FIGURES`, with the numbers of `seeds` and `dialogues`
 
@@ -37,26 +35,25 @@ def compute_comparison(pairs: pd.DataFrame, windows: Windows) -> tuple[pd.DataFr
     pairs = pairs[of_seed == pairs["test"].nunique()].sort_values("seed", kind="stable")
     if pairs.empty:
         raise InputError("no seed has finished runs of both on all test sessions")
-    folds, rows = [], []
+    folds, figures = [], {}
     for test, of_fold in pairs.groupby("test", sort=False):
         folders = of_fold[["a", "b"]].to_numpy()
         for folder in folders.flat:
             check_same_windows(folders[0, 0], folder, windows)
         sums = np.stack([metric.dialogue_sums(windows[folder]) for folder in folders.flat], axis=1)
         folds.append(sums.reshape(len(sums), *folders.shape, -1))  # (D, S, 2, 36)
-        counts, found = metric.figures_of_sums(sums[:, 0].sum(axis=0)), metric.main_figures(folds[-1].sum(axis=0))
-        sizes = int(counts["n"]), int(counts["n_single_label"]), len(sums)
-        rows += [[test, str(s), *sizes, *a, *b, *(b - a)] for s, (a, b) in zip(of_fold["seed"], found, strict=True)]
-    figures = pd.DataFrame(rows, columns=["test", "seed", *COUNTS, *FIGURE_COLUMNS])
+        found = metric.main_figures(folds[-1].sum(axis=0))
+        for seed, pair in zip(of_fold["seed"], found, strict=True):
+            figures[test, str(seed)] = pd.DataFrame(pair, ["a", "b"], [*MAIN_FIGURES])
+    figures = pd.concat(figures, names=["test", "seed", "run"])
     seeds = folds[0].shape[1]
     if seeds > 1 and min(map(len, folds)) > 1:
         intervals = metric.seed_interval(folds)
     else:
         intervals = metric.bootstrap(folds).assign(shown=False, sd=np.nan, needed=np.nan)
-    if len(rows) > 1:
-        by_fold = figures.groupby("test", sort=False)
-        mean = dict(by_fold[COUNTS].first().sum()) | dict(by_fold[FIGURE_COLUMNS].mean().mean())
-        figures.loc[len(figures)] = {"test": "mean", "seed": ""} | mean
+    if len(figures) > 2:
+        mean = figures.groupby(["test", "run"]).mean().groupby("run").mean()
+        figures = pd.concat([figures, pd.concat({("mean", ""): mean}, names=["test", "seed"])])
     return figures, intervals.assign(seeds=seeds, dialogues=sum(map(len, folds)))
 
 
@@ -97,13 +94,11 @@ def compare(pairs: pd.DataFrame, names: tuple[str, str]) -> str:
     for role, of_role in pairs.groupby("role", sort=False):
         figures, intervals = compute_comparison(of_role, windows)
         blocks.append(f"# {role}: A = {names[0]}, B = {names[1]}")
-        for some in (MAIN_FIGURES[:3], MAIN_FIGURES[3:]):  # six side by side are too wide for a terminal
-            shown = figures[["test", "seed", *COUNTS]].rename(columns={"single_label": "1 label"})
-            for name in some:
-                a, b = (figures[f"{name}_{run}"].map("{:.3f}".format) for run in ("a", "b"))
-                difference = figures[f"{name}_diff"].map(format_difference)
-                shown[f"{HEADINGS[name]}: A, B (B - A)"] = a + ", " + b + " (" + difference + ")"
-            blocks.append(to_markdown(shown))
+        a, b = (figures.xs(run, level="run") for run in ("a", "b"))
+        shown = a.map("{:.3f}, ".format) + b.map("{:.3f} (".format) + (b - a).map(format_difference) + ")"
+        shown = shown.rename(columns={name: f"{HEADINGS[name]}: A, B (B - A)" for name in MAIN_FIGURES})
+        for some in (shown.columns[:3], shown.columns[3:]):  # six side by side are too wide for a terminal
+            blocks.append(to_markdown(shown[some].reset_index()))
         differences = pd.DataFrame({"figure": intervals.index.map(HEADINGS), "mean B - A": format_intervals(intervals)})
         needed = intervals["needed"].map("{:.0f}".format).replace({"nan": "-", "inf": f"over {metric.MAX_SEEDS}"})
         differences = differences.replace("\n", " ", regex=True).assign(**{"seeds needed": [*needed]})
@@ -135,22 +130,21 @@ def format_intervals(intervals: pd.DataFrame) -> list[str]:
 
 
 def compare_with_baseline(entries: pd.DataFrame, windows: Windows) -> tuple[pd.DataFrame, list[str]]:
-    """The differences of a table's rows from its row `baseline`, on the folds and seeds that both have.
+    """The differences of a table's rows, each from its row `baseline`, if any, on the folds and seeds that both have.
 
-    They are `role`, `row`, `folds`, `figure` (of `WHOLE_FIGURES`) and the columns of the `intervals` of
-    `compute_comparison`; the second value says why a row that has runs is not compared.
+    They are `role`, `row`, `from` (the baseline), `folds`, `figure` (of `WHOLE_FIGURES`) and the columns of the
+    `intervals` of `compute_comparison`; the second value says why a row that has runs is not compared.
     """
-    tables, notes, baseline = [pd.DataFrame()], [], entries["baseline"].iloc[0]
-    runs = entries[["role", "row", "test", "seed", "folder"]].dropna()
-    of_baseline = runs[runs["row"] == baseline].drop(columns="row")
-    pairs = runs[runs["row"] != baseline].merge(of_baseline, on=["role", "test", "seed"])
-    pairs = pairs.rename(columns={"folder_x": "b", "folder_y": "a"})
-    for (role, row), own in pairs.groupby(["role", "row"], sort=False):
+    tables, notes = [pd.DataFrame()], []
+    runs = entries[["role", "row", "baseline", "test", "seed", "folder"]].dropna(subset="folder")
+    of_baselines = runs.drop(columns="baseline").rename(columns={"row": "baseline", "folder": "a"})
+    pairs = runs.rename(columns={"folder": "b"}).merge(of_baselines, on=["role", "baseline", "test", "seed"])
+    for (role, row, baseline), own in pairs.groupby(["role", "row", "baseline"], sort=False):
         try:
             _, intervals = compute_comparison(own, windows)
         except InputError as error:
             notes.append(f"{role}, {row}: {error}.")
             continue
-        place = {"role": role, "row": row, "folds": own["test"].nunique()}
+        place = {"role": role, "row": row, "from": baseline, "folds": own["test"].nunique()}
         tables.append(intervals.loc[[*WHOLE_FIGURES]].rename_axis("figure").reset_index().assign(**place))
     return pd.concat(tables, ignore_index=True), notes

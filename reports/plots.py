@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from metric import HEADINGS
 from utils import atomic_write
 
 # At least 3:1 against both pages, white and #111, of WCAG 2's contrast; after Okabe and Ito (2008)
@@ -22,7 +20,6 @@ BLUE, ORANGE, GREY = "#1a7fc4", "#d55e00", "#767676"
 PLOT_STYLE = {"axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False}
 PLOT_STYLE |= {"font.size": 9, "grid.color": "#dddddd", "grid.linewidth": 0.6}
 PLOT_STYLE |= {"svg.fonttype": "none", "svg.hashsalt": "mate"}  # the same file from the same runs
-PLOT_STYLE |= {"text.parse_math": False}  # a row's label is not a formula
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -88,43 +85,11 @@ def plot_reliability(calibration: Mapping[str, Any]) -> Figure:
     return axes.figure
 
 
-def plot_figures(name: str, table: pd.DataFrame, entries: pd.DataFrame) -> Figure:
-    """One of `metric.FIGURES` of the runs among a table's `entries` (dots), a line for each role, row and test split.
-
-    `table`, of `tables.summarise`, has the interval of their mean (bar), published figures (hollow diamonds) and, drawn
-    for F1, that of always predicting one label. What is NaN is not drawn.
-    """
-    key = ["role", "row", "test"]
-    rows = table[table["test"].isin(entries["test"])]  # not the means of folds
-    labels = [textwrap.fill(" ".join(place), 26) for place in rows[key].to_numpy()]
-    n_lines = max(label.count("\n") + 1 for label in labels)
-    axes = new_axes(3.7, 0.75 + (0.07 + 0.15 * n_lines) * len(labels), xlabel=HEADINGS[name])
-    heights = pd.Series(range(len(rows)), pd.MultiIndex.from_frame(rows[key]))
-    bounds = rows[[f"{name}_low", f"{name}_high"]].set_axis(heights).dropna()
-    axes.hlines(bounds.index, *bounds.to_numpy().T, BLUE, linewidth=2.5, alpha=0.45)
-    places = heights.loc[pd.MultiIndex.from_frame(entries[key])]
-    axes.plot(entries[name], places, "o", color=BLUE, markersize=5, alpha=0.85)
-    published = rows[f"{name}_published"]
-    axes.plot(published, heights, "D", color=ORANGE, fillstyle="none", markersize=7, markeredgewidth=1.4)
-    if name == "F1":
-        axes.vlines(rows["majority_f1"], heights - 0.45, heights + 0.45, GREY, linestyle=(0, (2, 1)), linewidth=1.8)
-    axes.set_yticks(heights, labels)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
-    centre, width = np.mean(axes.get_xlim()), max(0.1, np.ptp(axes.get_xlim()))  # do not magnify noise
-    axes.set_xlim(centre - width / 2, centre + width / 2)
-    axes.locator_params(axis="x", nbins=4)
-    return axes.figure
-
-
 def plot_spread(panels: Mapping[str, pd.Series], xlabel: str) -> Figure:
-    """A panel for each series of values of runs: by its index, their mean (line) and the least to the greatest (band).
-
-    Only what most runs have is drawn: some may have stopped early.
-    """
+    """A panel for each series of values of runs: by its index, their mean (line) and least to greatest (band)."""
     figure = Figure(figsize=(3.7, 2 * len(panels)), dpi=150, layout="constrained")
     for axes, (title, values) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
-        of_runs = values.groupby(level=0).agg(["mean", "min", "max", "count"])
-        of_runs = of_runs[of_runs["count"] == of_runs["count"].max()]
+        of_runs = values.groupby(level=0).agg(["mean", "min", "max"])
         axes.fill_between(of_runs.index, of_runs["min"], of_runs["max"], color=BLUE, alpha=0.25, linewidth=0)
         axes.plot(of_runs.index, of_runs["mean"], ".-", color=BLUE)
         axes.set(xlabel=xlabel, ylabel=title)

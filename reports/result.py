@@ -26,6 +26,9 @@ SINGLE_LABEL = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")  # a
 COMPARED = {name: metric.HEADINGS[name] for name in ("weighted_f1", "macro_f1")}  # with people and baselines
 COMPARED |= {"accuracy": "accuracy (WA)", "balanced_accuracy": "balanced accuracy (UA)"}
 COMPARED |= {name: metric.HEADINGS[name] for name in ("ccc_arousal", "ccc_valence")}
+GROUP_COLUMNS = {"n": "windows", "n_single_label": "1 label", "dialogues": "dialogues"}
+GROUP_COLUMNS |= {name: metric.HEADINGS[name] for name in metric.SINGLE_LABEL_FIGURES}
+GROUP_COLUMNS |= {"ccc_arousal": "CCC A", "ccc_valence": "CCC V", "lookup.weighted_f1": "looked up"}
 VERDICT = "macro_f1"  # the figure by which a model is judged: answering the commonest label alone gives next to none
 
 
@@ -150,12 +153,9 @@ def whole_table(result: dict[str, Any]) -> pd.DataFrame:
 
 
 def group_table(groups: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """A row of text for each group; `looked up` is the weighted F1 of the column `lookup`."""
-    columns = {"n": "windows", "n_single_label": "1 label", "dialogues": "dialogues"}
-    columns |= {name: metric.HEADINGS[name] for name in metric.SINGLE_LABEL_FIGURES}
-    columns |= {"ccc_arousal": "CCC A", "ccc_valence": "CCC V", "lookup.weighted_f1": "looked up"}
-    table = pd.json_normalize([*groups.values()]).set_axis([*groups]).reindex(columns=[*columns])
-    return table.rename(columns=columns).dropna(axis=1, how="all").astype(object).map(format_cell)
+    """A row of text for each group."""
+    table = pd.json_normalize([*groups.values()]).set_axis([*groups]).reindex(columns=[*GROUP_COLUMNS])
+    return table.rename(columns=GROUP_COLUMNS).dropna(axis=1, how="all").astype(object).map(format_cell)
 
 
 def people_text(people: Mapping[str, Any] | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import re
 import time
@@ -124,10 +123,3 @@ def read_windows(folder: Path) -> pd.DataFrame:
     if windows.empty or windows[TRUTH].isna().any().drop(TRUTH[1:]).any() or windows.index.has_duplicates:
         raise InputError(f"{path}: has no row, a row without labels, or a segment id twice; test the run again")
     return windows
-
-
-def read_validation(folder: Path) -> pd.DataFrame:
-    """`valid_loss` and `valid_f1` by `epoch`; no row where a run has no validation, or its history is damaged."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return pd.read_csv(folder / "history.csv").astype(float).set_index("epoch")[["valid_loss", "valid_f1"]]
-    return pd.DataFrame()

@@ -1,4 +1,4 @@
-"""Tables: the figures of many runs, their means, spreads and intervals, as CSV, Markdown and LaTeX."""
+"""Tables: the figures of many runs, their means, spreads and intervals, as CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pandas as pd
 
 from corpora.corpus import corpus_by_name
 from metric import BATCH_FIGURES, HEADINGS, MAIN_FIGURES, WHOLE_FIGURES, bootstrap, dialogue_sums
-from reports.compare import DIFFERENCES, Windows, compare_with_baseline, format_intervals, to_markdown
+from reports.compare import DIFFERENCES, Windows, compare_with_baseline, format_intervals
 from reports.groups import MIN_DIALOGUES, MIN_WINDOWS
-from reports.published import KNOWN, describe_others, find_published
-from reports.result import format_difference, format_interval
+from reports.published import KNOWN, describe_others, find_published, read_published
+from reports.result import GROUP_COLUMNS, format_cell, format_difference, format_interval
 from reports.runs import BY_EMOTION, CALIBRATION, OF_BASELINES, OF_RATERS
 from utils import atomic_write, write_csv
 
@@ -41,28 +41,30 @@ LEGEND = (
 )
 
 
-def make_table(entries: pd.DataFrame, windows: Windows, published: pd.DataFrame) -> dict[str, Any]:
-    """A table of the report from its `entries`, the `windows` of the finished ones, and rows of `read_published`.
+def make_table(entries: pd.DataFrame, windows: Windows) -> dict[str, Any]:
+    """A table of the report from its `entries` of `page.read_finished`, and the `windows` of the finished ones.
 
+    Published figures stand beside ours unless one of the runs is `unlike` the published ones, or none has finished.
     `numbers` are by what the names of their files end in, `texts` the same by their headings, `figures` those to show.
     """
-    name, title, baseline = entries[["table", "title", "baseline"]].iloc[0]
+    name, title = entries[["table", "title"]].iloc[0]
     figures = (*WHOLE_FIGURES, *BATCH_FIGURES)
     corpora = map(corpus_by_name, entries["data_corpus"].dropna().unique())
     if any(corpus and corpus.imbalanced for corpus in corpora):  # accuracy and figures by batch say little
         figures = tuple(sorted(WHOLE_FIGURES, key=lambda name: name != "macro_f1"))
-    table, groups = summarise(entries, windows, published), summarise_groups(entries)
-    differences, notes = compare_with_baseline(entries, windows) if isinstance(baseline, str) else (pd.DataFrame(), [])
+    published, unlike = read_published(), [*filter(None, entries["unlike"])][:1]
+    beside = published[:0] if unlike or entries["folder"].isna().all() else published
+    table, groups = summarise(entries, windows, beside), summarise_groups(entries)
+    differences, notes = compare_with_baseline(entries, windows)
+    notes += [f"No published figures beside these runs: {why}." for why in unlike]
     texts = {"Figures": format_table(table, figures)}
     if len(differences):
-        texts[f"Difference of each row from {baseline}"] = format_differences(differences)
+        texts["Difference of each row from its baseline"] = format_differences(differences)
     if len(groups):
-        texts["For whom"] = format_groups(groups)
-        calibrated = table[CALIBRATION].map(format_value).rename(columns=CALIBRATED)
-        texts["Calibration"] = table[["role", "row", "test"]].join(calibrated)
-        by_emotion = table[[*BY_EMOTION]].map(format_value).rename(columns=BY_EMOTION)
-        by_emotion = table[["role", "row", "test"]].join(by_emotion)
-        texts["F1 by emotion"] = pd.concat([by_emotion, format_people(table, BY_EMOTION)], ignore_index=True)
+        texts["For whom"] = groups.rename(columns=GROUP_COLUMNS).astype(object).map(format_cell)
+        texts["Calibration"] = format_columns(table, CALIBRATED)
+        by_emotion = [format_columns(table, BY_EMOTION), format_people(table, BY_EMOTION)]
+        texts["F1 by emotion"] = pd.concat(by_emotion, ignore_index=True)
     section = {"name": name, "title": f"Table {name}: {title}" if name[0].isdigit() else title, "figures": figures}
     section |= {"numbers": {"": table, "_differences": differences, "_groups": groups}, "texts": texts}
     return section | {"notes": [*notes, *describe_others(published, entries)]}
@@ -116,24 +118,19 @@ def summarise_groups(entries: pd.DataFrame) -> pd.DataFrame:
 
     Counts are sums over folds, figures means over folds of the mean over seeds, NaN where there are none.
     """
-    rows, key, means = [], ["role", "row", "groups", "group"], [*WHOLE_FIGURES, "lookup"]
+    rows, key = [], ["role", "row", "groups", "group"]
+    counts, figures = [*GROUP_COLUMNS][:3], [*GROUP_COLUMNS][3:]
     for entry in entries[entries["folder"].notna()].itertuples():
         place = {"role": entry.role, "row": entry.row, "test": entry.test}
         for name, groups in entry.result.get("groups", {}).items():
-            for label, own in groups.items() if name not in OF_A_FOLD else ():
-                lookup = own.get("lookup", {}).get("weighted_f1")
-                rows.append(own | place | {"groups": name, "group": label, "lookup": lookup})
-    table = pd.DataFrame(rows, columns=[*key, "test", *COUNTS, *means]).astype(dict.fromkeys(means, float))
-    table = table.rename(columns=COUNTS)
+            rows += [own | place | {"groups": name, "group": label} for label, own in groups.items()]
+    table = pd.json_normalize(rows).reindex(columns=[*key, "test", *counts, *figures])
+    table = table[~table["groups"].isin(OF_A_FOLD)].astype(dict.fromkeys(figures, float))
     by_fold = table.groupby([*key, "test"], sort=False).mean().groupby(key, sort=False)
-    return by_fold[[*COUNTS.values()]].sum().join(by_fold[means].mean()).reset_index()
+    return by_fold[counts].sum().astype(int).join(by_fold[figures].mean()).reset_index()
 
 
 # As text: a line for each number of a cell; **...** is bold
-
-
-def format_value(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.3f}"
 
 
 def format_spread(sd: float) -> str:
@@ -152,10 +149,10 @@ def format_table(table: pd.DataFrame, figures: Sequence[str]) -> pd.DataFrame:
     for at, row in table.iterrows():
         texts = {name: row[name] for name in ("role", "row", "test")}
         texts["runs"] = f"{row['runs']} of {row['wanted']}"
-        texts["windows"] = f"{row['windows']:,.0f} ({row['single_label']:,.0f})" if row["runs"] else "-"
-        texts["dialogues"] = f"{row['dialogues']:,.0f}" if row["runs"] else "-"
+        texts["windows"] = f"{row['windows']:,.0f} ({row['single_label']:,.0f})" if row["runs"] else ""
+        texts["dialogues"] = f"{row['dialogues']:,.0f}" if row["runs"] else ""
         for name in figures:
-            value, heading = format_value(rounded.at[at, name]), HEADINGS[name]
+            value, heading = format_cell(rounded.at[at, name]), HEADINGS[name]
             lines = [f"**{value}**" if best.at[at, name] else value]
             spreads = {over: row[f"{name}_sd_{over}"] for over in ("seeds", "folds")}
             lines += [f"{format_spread(sd)} {over}" for over, sd in spreads.items() if not np.isnan(sd)]
@@ -165,66 +162,51 @@ def format_table(table: pd.DataFrame, figures: Sequence[str]) -> pd.DataFrame:
             if table[f"{name}_published"].notna().any():
                 sd = row[f"{name}_published_sd"]
                 spread = "" if np.isnan(sd) else f"\n{format_spread(sd)}"
-                texts[f"{heading} publ."] = format_value(row[f"{name}_published"]) + spread
+                texts[f"{heading} publ."] = format_cell(row[f"{name}_published"]) + spread
                 texts[f"{heading} diff."] = format_difference(row[f"{name}_diff"])
         for who, heading in BASELINES.items():
-            texts[heading] = ", ".join(format_value(row[f"{who}_{name}"]) for name in ("weighted_f1", "macro_f1"))
+            texts[heading] = "\n".join(format_cell(row[f"{who}_{name}"]) for name in ("weighted_f1", "macro_f1"))
         rows.append(texts)
     return pd.concat([pd.DataFrame(rows), format_people(table, WHOLE_HEADINGS)], ignore_index=True).fillna("")
 
 
+def format_columns(table: pd.DataFrame, headings: Mapping[str, str]) -> pd.DataFrame:
+    """Columns of rows of `summarise` as text, under their `headings`."""
+    return table[["role", "row", "test"]].join(table[[*headings]].map(format_cell).rename(columns=headings))
+
+
 def format_people(table: pd.DataFrame, headings: Mapping[str, str]) -> pd.DataFrame:
     """A row of one rater's figures for each role and test split of rows of `summarise`, where they are known."""
-    people = table.dropna(subset="raters_macro_f1").drop_duplicates(["role", "test"])
-    values = people[[f"raters_{name}" for name in headings]].map(format_value).set_axis([*headings.values()], axis=1)
-    return people[["role", "test"]].assign(row="one rater").join(values)
+    people = table.dropna(subset="raters_macro_f1").drop_duplicates(["role", "test"]).assign(row="one rater")
+    return format_columns(people, {f"raters_{name}": heading for name, heading in headings.items()})
 
 
 def short_table(table: pd.DataFrame) -> str:
     """Rows of `summarise` for a terminal: figures over all windows, of people too, and the baselines' macro F1."""
-    shown = table[[*WHOLE_FIGURES]].rename(columns=HEADINGS)
-    beside = {f"{heading} (macro)": table[f"{who}_macro_f1"] for who, heading in BASELINES.items()}
-    texts = table[["role", "row", "test"]].join(shown.assign(**beside).map(format_value))
-    return pd.concat([texts, format_people(table, WHOLE_HEADINGS)]).fillna("").to_string(index=False)
+    shown = {"runs": "runs", "wanted": "of"} | WHOLE_HEADINGS
+    shown |= {f"{who}_macro_f1": f"{heading} (macro)" for who, heading in BASELINES.items()}
+    texts = [format_columns(table, shown), format_people(table, WHOLE_HEADINGS)]
+    return pd.concat(texts).fillna("").to_string(index=False)
 
 
 def format_differences(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of `compare_with_baseline`, a column for each figure."""
     long = table.assign(text=format_intervals(table), figure=table["figure"].map(HEADINGS))
-    key = ["role", "row", "folds", "seeds", "dialogues"]
+    key = ["role", "row", "from", "folds", "seeds", "dialogues"]
     return long.set_index([*key, "figure"])["text"].unstack(sort=False).reset_index().astype(str)
 
 
-def format_groups(groups: pd.DataFrame) -> pd.DataFrame:
-    texts = groups[["role", "row"]].assign(group=groups["groups"] + ": " + groups["group"])
-    texts["windows"] = groups["windows"].map("{:,.0f}".format) + groups["single_label"].map(" ({:,.0f})".format)
-    texts["dialogues"] = groups["dialogues"].map("{:,.0f}".format)
-    values = groups[[*WHOLE_FIGURES, "lookup"]].map(format_value)
-    return texts.join(values.rename(columns=HEADINGS | {"lookup": "looked up"}))
-
-
-def write_table(folder: Path, section: dict[str, Any], corpora: str, warning: str) -> None:
-    """Write a table of `make_table`, with its `missing` runs, as CSV, Markdown and LaTeX."""
+def write_table(folder: Path, section: dict[str, Any], corpora: str) -> None:
+    """Write a table of `make_table` as CSV and LaTeX, with the `corpora` that it was made from."""
     for suffix, numbers in section["numbers"].items():
         if len(numbers):
-            path = folder / f"{section['name']}{suffix}.csv"
-            write_csv(path, numbers.assign(corpus=warning or corpora), float_format="%.6g")
-    markdown, latex = [f"# {section['title']}", warning], ["% needs \\usepackage{booktabs,graphicx}"]
+            write_csv(folder / f"{section['name']}{suffix}.csv", numbers.assign(corpus=corpora), float_format="%.6g")
+    latex, notes = ["% needs \\usepackage{booktabs,graphicx}"], [LEGEND, f"Corpus: {corpora}.", *section["notes"]]
     for number, (heading, texts) in enumerate(section["texts"].items()):
-        markdown += [f"## {heading}", to_markdown(texts.map(escape_markdown))]
-        caption = " ".join([warning, f"{section['title']}: {heading}.", LEGEND, *section["notes"]]).strip()
+        caption = " ".join([f"{section['title']}: {heading}.", *notes])
         latex.append(format_latex(texts, caption, f"tab:{section['name']}" + f"-{number}" * (number > 0)))
-    lines = [*section["notes"], *(f"missing: {line}" for line in section["missing"])]
-    markdown += [LEGEND, "\n".join(f"- {escape_markdown(line)}" for line in lines)]
-    with atomic_write(folder / f"{section['name']}.md") as file:
-        file.write("\n\n".join(filter(None, markdown)) + "\n")
     with atomic_write(folder / f"{section['name']}.tex") as file:
         file.write("\n".join(latex))
-
-
-def escape_markdown(text: str) -> str:
-    """Text on one line that cannot break a Markdown table, and holds no HTML."""
-    return re.sub(r"([\\`<>|\[\]#])", r"\\\1", " ".join(text.split()))
 
 
 def format_latex(texts: pd.DataFrame, caption: str, label: str) -> str:

@@ -69,20 +69,21 @@ def device_slots(n_jobs: int, gpu_id: str | None) -> list[dict[str, str]]:
 def run_here(todo: pd.DataFrame, save_path: Path, slots: list[dict[str, str]]) -> None:
     """Make planned runs, one at a time in each slot. Ctrl-C and SIGTERM end them and are raised again."""
     waiting, running = [*todo.itertuples()], {}  # the latter by slot
-    with epoch_bar(todo) as bar:
+    with tqdm(total=len(todo), desc="runs", unit="run") as bar:
         try:
             while waiting or running:
                 for n in [n for n in range(len(slots)) if n not in running][: len(waiting)]:
                     planned = waiting.pop(0)
                     running[n] = planned, start(planned, save_path, slots[n])
                 time.sleep(POLL)
-                update_bar(bar, todo, save_path)
                 for n in [n for n, (_, process) in running.items() if process.poll() is not None]:
                     planned, process = running.pop(n)
                     if process.returncode < 0:
                         with log_of(save_path, planned.run_id).open("a") as log:
                             log.write(f"\nkilled by {signal.Signals(-process.returncode).name}\n")
-                    bar.write(f"{label_of(planned)}: {last_line(save_path, planned.run_id)}", sys.stdout)
+                    log = last_line(save_path, planned.run_id)
+                    bar.write(f"{planned.table}: {planned.label}: {log}", sys.stdout)
+                    bar.update()
         except KeyboardInterrupt as error:
             for _, process in running.values():
                 process.terminate()
@@ -97,23 +98,6 @@ def start(planned: Any, save_path: Path, environment: dict[str, str]) -> subproc
     command += main_argv(planned.options)
     with log_of(save_path, planned.run_id).open("ab") as log:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
-
-
-def epoch_bar(todo: pd.DataFrame) -> tqdm:
-    """A bar over the epochs of all runs."""
-    return tqdm(total=sum(options.epochs for options in todo["options"]), desc="runs", unit="epoch")
-
-
-def update_bar(bar: tqdm, todo: pd.DataFrame, save_path: Path) -> None:
-    """Show the epochs that are done: of a finished run, which may have stopped early, all."""
-    runs = read_folders(save_path).drop_duplicates("run_id", keep="last")
-    own = runs[runs["run_id"].isin(todo["run_id"])]
-    bar.update(int(own["epochs"].where(own["state"] == "finished", own["epochs_done"]).sum()) - bar.n)
-
-
-def label_of(planned: Any) -> str:
-    """A planned run in one line."""
-    return f"{planned.table} {planned.row}, {planned.role}, test {planned.test}, seed {planned.seed}"
 
 
 def log_of(save_path: Path, run_id: str) -> Path:

@@ -32,7 +32,12 @@ class Table:
     folds: tuple[Fold, ...] = (KEMDY19.tuning_fold,)
     by_role: dict[str, Options] = field(default_factory=dict)  # of all rows of one role
     seeds: int = 1  # unless the user gives another number
-    baseline: str | None = None  # the row that the others are compared with in the report
+    baseline: str | Mapping[str, str] | None = None  # that a row is compared with: of all others, or by the row's name
+
+    def baseline_of(self, row: str) -> str | None:
+        """The row that a row is compared with in the report."""
+        named = self.baseline.get(row) if isinstance(self.baseline, Mapping) else self.baseline
+        return None if named == row else named
 
 
 CLASS_BALANCED = {"loss": "cbloss", "lam": 0.9}
@@ -153,9 +158,10 @@ def plan_runs(
 
     Returns
     -------
-    DataFrame with `table`, `title`, `baseline`, `row`, `role`, `test` (test sessions as text), `seed`, `options` (a
-    Namespace), `is_default` (whether the row sets no option), `unlike` (see `unlike_published`), `run_id` and `error`,
-    because of which a run cannot be made: its id is then that of the options alone.
+    DataFrame with `table`, `title`, `row`, `baseline` (the row that this one is compared with), `role`, `test` (test
+    sessions as text), `seed`, `label`, `options` (a Namespace), `is_default` (whether the row sets no option), `unlike`
+    (see `other_settings`), `run_id` and `error`, because of which a run cannot be made: its id is then that of the
+    options alone.
     """
     rows, known, after = [], {}, corpus_of(shared.data_path).next_fold  # `known` by `identify`
     for (name, table), role in itertools.product(tables.items(), roles):
@@ -167,9 +173,10 @@ def plan_runs(
             valid = {"valid_split": [*after[fold]] if valid_split == NEXT else valid_split}
             changes = changes | table.by_role.get(role, {})
             options = argparse.Namespace(**vars(shared) | changes | own | valid)
-            found = {"table": name, "title": table.title, "baseline": table.baseline, "row": row, "role": role}
+            found = {"table": name, "title": table.title, "baseline": table.baseline_of(row), "row": row, "role": role}
             found |= {"test": format_sessions(fold), "seed": seed, "options": options}
-            found |= {"is_default": not changes and name != GRID, "unlike": unlike_published(options, changes | own)}
+            found["label"] = f"{role}, {row}, sessions {found['test']}, seed {seed}"
+            found |= {"is_default": not changes and name != GRID, "unlike": other_settings(options, changes | own)}
             rows.append(found | identify(options, known))
     idle = [without_effect(row["options"]) for row in rows]
     for name in shared.given.intersection(*idle):
@@ -177,7 +184,7 @@ def plan_runs(
     return pd.DataFrame(rows)
 
 
-def unlike_published(options: argparse.Namespace, row: Options) -> str:
+def other_settings(options: argparse.Namespace, row: Options) -> str:
     """The first deciding option that a published run with the options `row` did not have, in words; '' if none."""
     published = defaults() | {"epochs": EPOCHS} | row
     names = names_of("test", "model", "training") - UNDECIDED - without_effect(options).keys()

@@ -8,10 +8,11 @@ import pytest
 import scipy.stats
 from run_folders import figures_of, make_rows, make_run, write_run
 
-from metric import HEADINGS, MAIN_FIGURES, bootstrap, dialogue_sums
+from metric import HEADINGS, bootstrap, dialogue_sums
 from reports.compare import compare, compare_with_baseline, compute_comparison, conclude, format_intervals
 from reports.result import format_difference
 from reports.runs import read_windows
+from sweeps.plan import Table
 from tools.null_simulation import simulate
 from utils import InputError
 
@@ -39,16 +40,12 @@ def windows_of(pairs: pd.DataFrame) -> dict:
 def test_figures_are_those_of_the_predictions_and_their_means_over_folds_of_seeds(pairs):
     windows = windows_of(pairs)
     figures, _ = compute_comparison(pairs[:4], windows)
-    mean = figures.iloc[4]
-    assert figures["test"][:4].tolist() == ["1-4", "1-4", "5-8", "5-8"]
-    assert mean[["windows", "dialogues"]].tolist() == [192, 32]
-    for (_, row), pair in zip(figures.iterrows(), pairs[:4].itertuples(), strict=False):
-        a, b = figures_of(windows[pair.a]), figures_of(windows[pair.b])
-        for what, expected in (("a", a), ("b", b), ("diff", b - a)):
-            found = row[[f"{name}_{what}" for name in MAIN_FIGURES]].tolist()
-            np.testing.assert_allclose(found, expected, atol=1e-9)
-    for name in MAIN_FIGURES:
-        assert mean[f"{name}_diff"] == pytest.approx(figures[f"{name}_diff"][:4].mean())
+    assert len(figures) == 10
+    for run in ("a", "b"):
+        expected = [figures_of(windows[folder]) for folder in pairs[run][:4]]
+        for pair, values in zip(pairs[:4].itertuples(), expected, strict=True):
+            np.testing.assert_allclose(figures.loc[pair.test, str(pair.seed), run], values, atol=1e-9)
+        np.testing.assert_allclose(figures.loc["mean", "", run], np.mean(expected, axis=0), atol=1e-9)
 
 
 def test_intervals_join_that_of_t_over_seeds_with_that_over_what_dialogues_add_in_all_seeds(pairs):
@@ -154,8 +151,8 @@ def test_the_text_has_the_numbers_of_each_role(pairs):
     speaker, listener = compare(pairs, ("default", "other")).split("# listener: ")
     for part, of_role in ((speaker, pairs[:4]), (listener, pairs[4:])):
         figures, intervals = compute_comparison(of_role, windows_of(of_role))
-        for a, b, difference in figures[["macro_f1_a", "macro_f1_b", "macro_f1_diff"]].to_numpy():
-            assert f" {a:.3f}, {b:.3f} ({format_difference(difference)})" in part
+        for _, (a, b) in figures["macro_f1"].groupby(["test", "seed"]):
+            assert f" {a:.3f}, {b:.3f} ({format_difference(b - a)})" in part
         lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines()]
         for text, (name, row) in zip(format_intervals(intervals), intervals.iterrows(), strict=True):
             needed = {np.inf: "over 100"}.get(row["needed"], f"{row['needed']:.0f}".replace("nan", "-"))
@@ -176,9 +173,10 @@ def test_the_conclusion_names_what_is_shown_and_what_is_not(pairs):
 
 
 def test_rows_are_compared_with_the_baseline_on_what_both_have(pairs):
-    rows = [pairs[:4].assign(row=row, folder=pairs[column]) for row, column in (("MATE", "a"), ("encoder", "b"))]
-    rows.append(rows[0][:1].assign(row="ccc", folder=None))
-    entries, windows = pd.concat(rows, ignore_index=True).assign(baseline="MATE"), windows_of(pairs[:4])
+    mate, encoder = (pairs[:4].assign(row=row, folder=pairs[run]) for row, run in (("MATE", "a"), ("encoder", "b")))
+    rows = [mate.assign(baseline=None), encoder.assign(baseline="MATE")]
+    rows.append(rows[1][:1].assign(row="ccc", folder=None))
+    entries, windows = pd.concat(rows, ignore_index=True), windows_of(pairs[:4])
     table, notes = compare_with_baseline(entries, windows)
     _, expected = compute_comparison(pairs[:4], windows)
     assert (notes, set(table["row"])) == ([], {"encoder"})
@@ -190,6 +188,28 @@ def test_rows_are_compared_with_the_baseline_on_what_both_have(pairs):
     table, notes = compare_with_baseline(entries, windows | {folder: windows[folder].iloc[1:]})
     assert table.empty
     assert [note.partition(":")[0] for note in notes] == ["speaker, encoder"]
+
+
+def test_each_row_is_compared_with_its_own_baseline(pairs):
+    """The rows are A, B and again A; the last one's baseline is B, that of A none."""
+
+    def differences(baseline: str | dict | None) -> pd.DataFrame:
+        """The mean differences; shape = (rows with a baseline, 5)."""
+        table = Table("", {"A": {}, "B": {}, "C": {}}, baseline=baseline)
+        runs = [
+            pairs[:4].assign(row=row, folder=pairs[run], baseline=table.baseline_of(row))
+            for row, run in {"A": "a", "B": "b", "C": "a"}.items()
+        ]
+        found, notes = compare_with_baseline(pd.concat(runs, ignore_index=True), windows_of(pairs[:4]))
+        assert notes == []
+        return found if baseline is None else found.pivot(index=["row", "from"], columns="figure", values="value")
+
+    assert differences(None).empty
+    of_all, of_each = differences("A"), differences({"B": "A", "C": "B"})
+    assert ([*of_all.index], [*of_each.index]) == ([("B", "A"), ("C", "A")], [("B", "A"), ("C", "B")])
+    assert (of_all.loc[("C", "A")] == 0).all()
+    np.testing.assert_allclose(of_each.loc[("C", "B")], -of_each.loc[("B", "A")])
+    assert (of_each.loc[("B", "A")] != 0).all()
 
 
 @pytest.mark.parametrize(

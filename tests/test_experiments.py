@@ -136,15 +136,12 @@ def exp(tmp_path: Path) -> Path:
     return exp
 
 
-def test_list_and_report_find_the_runs_of_the_options_that_are_given(exp, capsys):
+def test_report_finds_the_runs_of_the_options_that_are_given(exp):
     own = ["--save_path", str(exp), "--lr", "0.01", "--seeds", "2"]
-    assert experiments.main(["list", "3.3", *own]) == 0
-    assert "4 finished" in capsys.readouterr().out.splitlines()[-1]
     assert experiments.main(["report", *own]) == 0
     assert pd.read_csv(exp / "report" / "3.3.csv")["runs"].tolist() == [2, 2, 0, 0]
     assert not (exp / "report" / "3.5.csv").exists()  # of a table without a finished run
-    assert experiments.main(["list", "3.3", "--save_path", str(exp), "--lr", "0.1"]) == 0
-    assert "0 finished" in capsys.readouterr().out.splitlines()[-1]
+    assert planned("report", "3.3", "--save_path", str(exp), "--lr", "0.1")["folder"].isna().all()
 
 
 def test_a_report_of_no_folder_is_one_line_and_makes_none(tmp_path, capsys):
@@ -154,8 +151,8 @@ def test_a_report_of_no_folder_is_one_line_and_makes_none(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("closing", "status"), [("| head -0", "141"), (">&-", "0")])
-def test_a_closed_output_is_no_error(closing, status):
-    command = f"{sys.executable} experiments.py list {closing}; echo ${{PIPESTATUS[0]}}"
+def test_a_closed_output_is_no_error(closing, status, exp):
+    command = f"{sys.executable} experiments.py runs --save_path {exp} {closing}; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == (f"{status}\n", "")
 
@@ -224,9 +221,9 @@ def test_runs_are_made_once_and_one_that_fails_stops_no_other(preprocessed, tmp_
     table = pd.read_csv(exp / "report" / "3.2.csv")
     assert table["runs"].tolist() == [0, 0, 0, 0, 1, 1]
     assert table["F1_published"].isna().all()  # the corpus is not KEMDy19
-    text = (exp / "report" / "3.2.md").read_text("utf-8")
-    assert "missing: speaker, text, sessions 5-8, seed 0: " in text
-    assert "missing: speaker, high, sessions 1-4, seed 0: error: " in text
+    text = (exp / "report" / "index.html").read_text("utf-8")
+    assert "speaker, text, sessions 5-8, seed 0: " in text
+    assert "speaker, high, sessions 1-4, seed 0: error: " in text
     assert pd.read_csv(exp / "report" / "shared.csv")["F1"].tolist() == table["F1"].tolist()[4:5]
 
     assert experiments.main(["run", *argv[1:]]) == 0  # table "shared" alone: nothing is left to run

@@ -25,10 +25,10 @@ from metric import (
     with_prediction,
 )
 from reports.calibration import calibrate
-from reports.page import describe_corpora, read_finished, write_report
+from reports.page import read_finished, write_report
 from reports.plots import plot_spread
-from reports.published import published_beside, read_published
-from reports.runs import read_runs, read_validation, read_windows
+from reports.published import read_published
+from reports.runs import read_runs, read_windows
 from reports.tables import make_table
 from sweeps.plan import TABLES, Table, find_planned, make_grid, plan_runs
 from training.options import defaults, make_options
@@ -49,16 +49,7 @@ def entries_of(exp: Path, tables: dict[str, Table], seeds: int | None = None, **
 
 def section_of(entries: pd.DataFrame) -> dict:
     """The only table of `entries`, without files and plots."""
-    entries, windows = read_finished(entries)
-    runs = entries[entries["folder"].notna()]
-    return make_table(entries, windows, published_beside(entries["table"].iloc[0], runs))
-
-
-def table_of(exp: Path, name: str) -> pd.DataFrame:
-    """The rows of a table in a report that has table 3.2 as well."""
-    entries, windows = read_finished(entries_of(exp, {"3.2": TABLES["3.2"], name: TABLES[name]}))
-    published = published_beside(name, entries[entries["folder"].notna()])
-    return make_table(entries[entries["table"] == name], windows, published)["numbers"][""]
+    return make_table(*read_finished(entries))
 
 
 def write(folder: Path, entries: pd.DataFrame, **settings) -> Path:
@@ -141,7 +132,7 @@ def test_figures_by_group_are_means_over_seeds_and_sums_of_counts_over_folds(rep
     own = entries[(entries["table"] == "beyond") & (entries["row"] == "MATE")]
     stored = [read_json(folder / "result.json")["groups"]["dialogue"]["improvised"] for folder in own["folder"]]
     found = table.loc["MATE", "dialogue", "improvised"]
-    assert found["windows"] == sum(group["n"] for group in stored) / 2  # of two seeds
+    assert found["n"] == sum(group["n"] for group in stored) / 2  # of two seeds
     for name in WHOLE_FIGURES:
         assert found[name] == pytest.approx(np.mean([group[name] for group in stored]), abs=1e-5)
     assert not {"session", "who speaks"} & {*table.index.get_level_values("groups")}  # no two folds share one
@@ -180,16 +171,14 @@ def test_rows_carry_people_and_baselines_and_the_best_is_one_that_beats_both(tmp
     for name in WHOLE_FIGURES:
         is_best = [cell.startswith("**") for cell in shown["Figures"][HEADINGS[name]][:4]]
         assert is_best == (table[name].round(3) == table.loc[beats, name].max().round(3)).where(beats, False).tolist()
-    assert shown["Figures"].loc[4, ["row", "macro F1", "CCC valence"]].tolist() == ["one rater", "0.620", "-"]
-    assert shown["F1 by emotion"].loc[4, ["row", "happy", "sad"]].tolist() == ["one rater", "0.650", "-"]
+    assert shown["Figures"].loc[4, ["row", "macro F1", "CCC valence"]].tolist() == ["one rater", "0.620", ""]
+    assert shown["F1 by emotion"].loc[4, ["row", "happy", "sad"]].tolist() == ["one rater", "0.650", ""]
     of_text = shown["Calibration"][["KL divergence", "of mean shares"]].astype(float)
     np.testing.assert_allclose(of_text, expected[["kl", "kl_constant"]], atol=6e-4)
     printed = [line.split() for line in text.splitlines() if line.split()[0] == "speaker"]
     numbers = table[[*WHOLE_FIGURES, "majority_macro_f1", "lookup_macro_f1"]].map("{:.3f}".format).to_numpy()
-    assert [line[4:] for line in printed[:4]] == numbers.tolist()
-    assert printed[4][1:3] + printed[4][4:] == ["one", "rater", "0.610", "0.620", "0.630", "0.640", "-"]
-    plots = [path.read_bytes()[:4] for path in tmp_path.glob("*.pdf")]
-    assert plots == [b"%PDF"] * 4  # of every run
+    assert [line[4:] for line in printed[:4]] == [["1", "1", *row] for row in numbers.tolist()]
+    assert printed[4][1:3] + printed[4][4:] == ["one", "rater", "0.610", "0.620", "0.630", "0.640"]
 
 
 @pytest.mark.parametrize(("dialogues", "windows", "has_figures"), [(3, 9, True), (3, 7, False), (2, 20, False)])
@@ -214,35 +203,22 @@ def test_every_published_row_is_there():
     assert table[["protocol", "source"]].ne("").all(axis=None)
 
 
-def test_published_figures_are_joined_on_table_row_role_and_fold(report, exp):
+def test_published_figures_are_joined_on_table_row_role_and_fold(report, tmp_path):
     table = pd.read_csv(report / "3.2.csv")
     assert table["F1_published"][:5].tolist() == [0.674, 0.673, 0.704, 0.733, 0.702]
     assert table["F1_published"][5] == pytest.approx(0.6972)  # the mean of the folds
     assert table["F1_diff"][0] == pytest.approx(table["F1"][0] - 0.674, abs=1e-5)
     assert np.isnan(table["F1_diff"][5])  # three folds are missing
-    found = {name: table_of(exp, name)["F1_published"].tolist() for name in ("3.3", "3.7", "backbone")}
+    for number, options in ((3, {}), (0, {"lam": 0.75})):
+        make_run(tmp_path / "exp" / f"{number}", test_split=[*FOLDS[number]], **options)
+    entries = {name: entries_of(tmp_path / "exp", {name: TABLES[name]}) for name in ("3.3", "3.7", "backbone")}
+    tables = {name: section_of(of_table) for name, of_table in entries.items()}
+    found = {name: section["numbers"][""]["F1_published"].tolist() for name, section in tables.items()}
     assert found["3.3"] == [0.733, 0.740]  # the default row has the figures of table 3.2
     assert found["3.7"][5] == 0.714  # published as a mean alone
     np.testing.assert_array_equal(found["backbone"], [0.733, np.nan])
-
-
-@pytest.mark.parametrize(
-    ("data", "shown"),
-    [
-        ({}, True),
-        ({"utterances": "9700"}, False),
-        ({"synthetic": "yes"}, False),
-        ({"corpus": "KEMDy20"}, False),
-        ({"train_sessions": "1-3"}, False),
-    ],
-)
-def test_they_stand_beside_runs_on_the_whole_of_kemdy19_alone(data, shown, tmp_path):
-    make_run(tmp_path / "exp" / "run", data=data, test_split=[*FOLDS[3]])
-    entries = entries_of(tmp_path / "exp", {"3.6": TABLES["3.6"]})
-    table = section_of(entries)["numbers"][""]
-    assert table["F1_published"].notna().tolist() == [shown] * 4
-    finished, _ = read_finished(entries)
-    assert (describe_corpora(finished[finished["folder"].notna()])[1] == "") == shown
+    unfinished = section_of(entries["backbone"].assign(folder=np.nan))  # of which corpus is not known
+    assert unfinished["numbers"][""]["F1_published"].isna().all()
 
 
 @pytest.mark.parametrize(
@@ -253,23 +229,27 @@ def test_they_stand_beside_runs_on_the_whole_of_kemdy19_alone(data, shown, tmp_p
         ({"ws": 1}, {}, "--ws is 1, published 8"),
         ({"affect_loss": "ccc"}, {}, "--affect_loss is ccc, published mse"),
         ({"valid_split": [17, 18, 19, 20]}, {}, "--valid_split is "),
+        ({}, {"utterances": "9700"}, "9,700 utterances, published 10,279"),
+        ({}, {"synthetic": "yes"}, "the corpus is synthetic"),
+        ({}, {"corpus": "KEMDy20"}, "the corpus is KEMDy20"),
         ({}, {"text_model": "another/encoder"}, "another/encoder"),
         ({}, {"text_model": "a/kobert", "text_random": "yes"}, "a/kobert"),
         ({"seed": 0, "precision": "fp32", "lr_decay": 1e-3}, {"text_model": "a/KoBERT-v1"}, None),  # decide nothing
     ],
 )
 @pytest.mark.filterwarnings("ignore:--lr_decay")
-def test_they_stand_beside_runs_with_the_published_settings_alone(options, data, why, tmp_path):
+def test_they_stand_beside_runs_like_the_published_ones_alone(options, data, why, tmp_path):
     make_run(tmp_path / "exp" / "run", data=data, test_split=[*FOLDS[3]], **options)
     section = section_of(entries_of(tmp_path / "exp", {"3.3": TABLES["3.3"]}, **options))
-    row = section["numbers"][""].iloc[0]
-    assert (row["runs"], pd.notna(row["F1_published"])) == (1, why is None)
+    table = section["numbers"][""]
+    assert table["runs"].tolist() == [1, 0]
+    assert table["F1_published"].notna().tolist() == [why is None] * 2
     assert [why in line for line in section["notes"]] == [True] * (why is not None)
 
 
 def test_the_files_name_the_settings_that_are_not_defaults(report):
-    for suffix in ("md", "tex"):
-        text = (report / f"3.2.{suffix}").read_text("utf-8")
+    for name in ("3.2.tex", "index.html"):
+        text = (report / name).read_text("utf-8")
         assert "--epochs 100" in text
         assert "--compile" not in text
 
@@ -280,7 +260,7 @@ def test_of_kemdy20_macro_f1_comes_first_and_what_others_reached_stands_with_its
     section = section_of(entries_of(tmp_path / "exp", {"KEMDy20": Table("", {"default": {}}, (tuple(range(1, 9)),))}))
     assert section["figures"] == ("macro_f1", "weighted_f1", "accuracy", "ccc_arousal", "ccc_valence")
     row = read_published().query("table == 'KEMDy20'").iloc[0]
-    assert all(part in section["notes"][0] for part in (row["row"], f"macro F1 {row['macro_f1']:.3f}", row["protocol"]))
+    assert all(part in section["notes"][1] for part in (row["row"], f"macro F1 {row['macro_f1']:.3f}", row["protocol"]))
 
 
 # What is missing
@@ -292,7 +272,8 @@ def test_a_damaged_run_is_listed_with_its_file_and_the_others_are_reported(exp, 
     (damaged / "predictions.csv").write_text("no predictions")
     folder = write(tmp_path / "report", entries_of(tmp_path / "exp", {"3.2": TABLES["3.2"]}))
     assert pd.read_csv(folder / "3.2.csv")["runs"].tolist() == [0, 1, 0, 0, 0, 1]
-    (line,) = [line for line in (folder / "3.2.md").read_text("utf-8").splitlines() if "sessions 1-4, seed 0" in line]
+    lines = (folder / "index.html").read_text("utf-8").splitlines()
+    (line,) = [line for line in lines if "sessions 1-4, seed 0" in line]
     assert {part for part in (str(damaged), "predictions.csv") if part not in line} == set()
 
 
@@ -306,17 +287,14 @@ def test_every_file_has_the_figures_with_spread_interval_and_published_ones_and_
     table = pd.read_csv(report / "beyond.csv")
     best = f"{table.loc[table['test'] == '1-4', 'weighted_f1'].max():.3f}"
     difference = f"{pd.read_csv(report / 'beyond_differences.csv')['value'][0]:+.3f}".replace("0.", ".")
-    for suffix, bold in (("md", "**{}**"), ("tex", "\\textbf{{{}}}"), ("html", "<b>{}</b>")):
+    for suffix, bold in (("tex", "\\textbf{{{}}}"), ("html", "<b>{}</b>")):
         text = "".join(path.read_text("utf-8") for path in report.glob(f"*.{suffix}"))
         assert {number for number in [*numbers, bold.format(best), difference] if number not in text} == set()
-    assert "**" not in (report / "3.2.md").read_text("utf-8")  # it has one row
+    assert "\\textbf" not in (report / "3.2.tex").read_text("utf-8")  # it has one row
 
 
 def test_names_cannot_break_a_file(report):
     assert {path.read_bytes()[:3] for path in report.glob("*.csv")} == {"\ufeff".encode()}  # people open them
-    markdown = (report / "beyond.md").read_text("utf-8")
-    rows = [line for line in markdown.splitlines() if line.startswith("| speaker")]
-    assert len({line.replace("\\|", "").count("|") for line in rows[:6]}) == 1
     page = (report / "index.html").read_text("utf-8")
     assert page.count("<script") == 1
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
@@ -339,32 +317,20 @@ def test_the_page_sorts_links_its_runs_and_asks_for_nothing(report, browser):
     links = browser.evaluate("[...document.querySelectorAll('main a')].map(link => link.href)")
     assert links
     assert all(Path(link.removeprefix("file://")).is_dir() for link in links)
-    assert browser.evaluate("document.querySelectorAll('[aria-label^=\"Heat map\"]').length") == 4
 
 
-def test_a_row_has_its_mean_and_spread_over_runs_and_only_what_most_runs_have():
-    values = pd.Series([3.0, 1.0, 5.0, 2.0, 9.0], [1, 2, 1, 2, 3])  # of two runs, one of which stopped early
-    (axes,) = plot_spread({"F1": values}, "epoch").axes
-    np.testing.assert_array_equal(axes.lines[0].get_xydata(), [[1, 4], [2, 1.5]])
+def test_the_page_shows_figures_by_the_number_of_training_sessions(tmp_path):
+    values = pd.Series([3.0, 1.0, 5.0, 2.0], [4, 8, 4, 8])
+    (axes,) = plot_spread({"F1": values}, "training sessions").axes
+    np.testing.assert_array_equal(axes.lines[0].get_xydata(), [[4, 4], [8, 1.5]])
     band = axes.collections[0].get_paths()[0].vertices
-    assert {tuple(corner) for corner in band} == {(1, 3), (1, 5), (2, 1), (2, 2)}
-
-
-def test_the_page_shows_validation_by_epoch_and_figures_by_the_number_of_training_sessions(tmp_path):
+    assert {tuple(corner) for corner in band} == {(4, 3), (4, 5), (8, 1), (8, 2)}
     table = Table("Sizes", {"4": {"train_split": [1, 2, 3, 4]}, "8": {"train_split": [*range(1, 9)]}}, seeds=2)
     for n, seed in itertools.product((4, 8), (0, 1)):
-        sessions = {"test_split": [*FOLDS[3]], "train_split": [*range(1, n + 1)], "valid_split": [17]}
-        folder = make_run(tmp_path / "exp" / f"{n}{seed}", n / 4, seed=seed, **sessions)
-        data = pd.read_csv(folder / "history.csv").assign(valid_loss=[1.0, 0.5], valid_f1=[0.1, 0.2])
-        data.to_csv(folder / "history.csv", index=False)
-    (tmp_path / "exp" / "40" / "history.csv").write_text("damaged")
-    found = entries_of(tmp_path / "exp", {"data_size": table}, valid_split=[17])
+        sessions = {"test_split": [*FOLDS[3]], "train_split": [*range(1, n + 1)]}
+        make_run(tmp_path / "exp" / f"{n}{seed}", n / 4, seed=seed, **sessions)
+    found = entries_of(tmp_path / "exp", {"data_size": table})
     assert found["folder"].notna().all()
-    page = (write(tmp_path / "report", found) / "index.html").read_text("utf-8")
-    for title in (
-        "Validation, speaker, 4: mean, least and greatest of 1 run",
-        "Validation, speaker, 8",
-        "By training",
-    ):
-        assert title in page
-    assert [len(read_validation(folder)) for folder in found["folder"]] == [0, 2, 2, 2]
+    folder = write(tmp_path / "report", found)
+    assert (folder / "index.html").read_text("utf-8").count("<figcaption>By training sessions, speaker") == 1
+    assert [path.read_bytes()[:4] for path in folder.glob("*.pdf")] == [b"%PDF"]

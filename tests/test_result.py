@@ -24,7 +24,7 @@ from metric import (
     with_prediction,
 )
 from reports.groups import figures_by_group
-from reports.plots import plot_confusion, plot_figures, plot_loss_curve
+from reports.plots import plot_confusion, plot_loss_curve
 from reports.predictions import look_up, predictions_table, read_predictions, write_predictions
 from reports.result import format_interval, judge, result_of_test, result_text, verdict_text
 from reports.run_files import write_run_page, write_test
@@ -254,15 +254,7 @@ def test_the_verdict_is_of_macro_f1_as_it_is_printed(rows, corpus, tmp_path):
         assert stored[name]["interval"] == pytest.approx(bounds.tolist(), abs=6e-5)
 
 
-def test_plots_draw_what_they_are_given():
+def test_the_loss_curve_has_the_losses_by_epoch():
     history = [{"epoch": 1, "train_loss": 2.0, "valid_loss": 2.5}, {"epoch": 2, "train_loss": 1.0, "valid_loss": 2.4}]
     training, validation = plot_loss_curve(history).axes[0].lines
     np.testing.assert_allclose([training.get_ydata(), validation.get_ydata()], [[2.0, 1.0], [2.5, 2.4]])
-    key = {"role": "speaker", "test": "1-4"}
-    entries = pd.DataFrame([key | {"row": row, "F1": f1} for row, f1 in (("a", 0.1), ("b", 0.2), ("a", 0.3))])
-    table = pd.DataFrame({"row": ["a", "b"], "F1_low": [np.nan, 0.1], "F1_high": [np.nan, 0.2]}).assign(**key)
-    axes = plot_figures("F1", table.assign(F1_published=[np.nan, 0.674], majority_f1=0.5), entries).axes[0]
-    dots, published = axes.lines
-    assert [*zip(*dots.get_data(), strict=True)] == [(0.1, 0), (0.2, 1), (0.3, 0)]
-    assert published.get_xdata()[1] == 0.674
-    assert axes.collections[0].get_segments()[0].tolist() == [[0.1, 1], [0.2, 1]]
