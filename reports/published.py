@@ -23,11 +23,10 @@ def read_published() -> pd.DataFrame:
     return table.rename(columns=names).fillna(dict.fromkeys(("role", "test", "note", "protocol"), ""))
 
 
-def find_published(published: pd.DataFrame, entries: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+def find_published(published: pd.DataFrame, entries: pd.DataFrame) -> pd.Series:
     """What was published of one row of a table, for the folds of its `entries`: each of `KNOWN`, NaN if it was not.
 
-    The first are the figures over all folds, else their mean over folds, the second their standard deviation over
-    folds. Those of a default row are in table 3.2.
+    They are the figures over all folds, else their mean over folds. Those of a default row are in table 3.2.
     """
     first, tests = entries.iloc[0], [*entries["test"].unique()]
     table, row = ("3.2", "default") if first["is_default"] else (first["table"], first["row"])
@@ -35,8 +34,7 @@ def find_published(published: pd.DataFrame, entries: pd.DataFrame) -> tuple[pd.S
     keys = [(table, row, first["role"], test) for test in (*tests, sessions)]
     found = published.set_index(KEY)[[*KNOWN]].reindex(keys)
     of_folds, of_all = found.iloc[:-1], found.iloc[-1]
-    mean = of_folds.mean(skipna=False) if of_all.isna().all() else of_all
-    return mean, of_folds.std(skipna=False)
+    return of_folds.mean(skipna=False) if of_all.isna().all() else of_all
 
 
 def describe_others(published: pd.DataFrame, entries: pd.DataFrame) -> list[str]:

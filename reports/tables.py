@@ -29,14 +29,14 @@ COUNTS = {"n": "windows", "n_single_label": "single_label", "dialogues": "dialog
 LEGEND = (
     "Mean ± standard deviation over seeds; in a mean of folds, ± that over seeds of the mean over folds, and ± that "
     "over folds; in square brackets the 95% interval over dialogues, resampled in each fold. Publ.: the published "
-    "figure, ± its standard deviation over folds; diff.: ours minus it. Windows: tested ones, in brackets those with "
-    "one majority label, which weighted F1, macro F1 and accuracy are over. Figures of fewer than "
-    f"{MIN_WINDOWS} of these, or of {MIN_DIALOGUES} dialogues, are left out. Bold: the best row of a role and test "
-    "split, of those whose macro F1 is above that of both baselines. Precision, recall and F1 are as in the paper: at "
-    "1, for each batch, then averaged over batches. One rater: the mean of the raters, each against the others. "
-    "Commonest, looked up: weighted and macro F1 of always answering the commonest training label, and of the "
-    "commonest label that the same sentence has in training. Calibration: expected error of the likeliest emotion, "
-    "Brier score and KL divergence (in nats) to the raters' shares, the last one also of training's mean shares. "
+    "figure; diff.: ours minus it. Windows: tested ones, in brackets those with one majority label, which weighted F1, "
+    f"macro F1 and accuracy are over. Figures of fewer than {MIN_WINDOWS} of these, or of {MIN_DIALOGUES} dialogues, "
+    "are left out. Bold: the best row of a role and test split, of those whose macro F1 is above that of both "
+    "baselines. Precision, recall and F1 are as in the paper: at 1, for each batch, then averaged over batches. One "
+    "rater: the mean of the raters, each against the others. Commonest, looked up: weighted and macro F1 of always "
+    "answering the commonest training label, and of the commonest label that the same sentence has in training. "
+    "Calibration: expected error of the likeliest emotion, Brier score and KL divergence (in nats) to the raters' "
+    "shares, the last one also of training's mean shares. "
     f"{DIFFERENCES}"
 )
 
@@ -74,9 +74,9 @@ def summarise(entries: pd.DataFrame, windows: Windows, published: pd.DataFrame) 
     """A table's rows: one per role, row and test split, and the mean of several test splits.
 
     Of each of `KNOWN` there are the mean over seeds (of several folds: mean of the folds' means), sample standard
-    deviations: `_sd_seeds` over seeds (of the mean over folds of each seed that has them all),
-    `_sd_folds` of the folds' means, and `_published`, `_published_sd`, `_diff`. `_low` and `_high` are the 95% interval
-    over dialogues, of F1 that over all windows at once. What is not known is NaN.
+    deviations: `_sd_seeds` over seeds (of the mean over folds of each seed that has them all), `_sd_folds` of the
+    folds' means, and `_published`, `_diff`. `_low` and `_high` are the 95% interval over dialogues, of F1 that over all
+    windows at once. What is not known is NaN.
     """
     rows = []
     for (role, row), of_row in entries.groupby(["role", "row"], sort=False):
@@ -88,13 +88,13 @@ def summarise(entries: pd.DataFrame, windows: Windows, published: pd.DataFrame) 
 
 def summarise_folds(entries: pd.DataFrame, windows: Windows, published: pd.DataFrame) -> dict[str, Any]:
     tests, done = entries["test"].unique(), entries[entries["folder"].notna()]
-    theirs, theirs_sd = find_published(published, entries)
+    theirs = find_published(published, entries)
     by_fold = done.groupby("test", sort=False)[FIGURE_COLUMNS].mean()
     by_seed = done.groupby("seed")[FIGURE_COLUMNS]
     mean, is_whole = by_fold.mean(), len(by_fold) == len(tests)
     whole_seeds = by_seed.mean()[by_seed.size() == len(by_fold)]
     found = {"": mean, "_sd_seeds": whole_seeds.std(), "_sd_folds": by_fold.std()}
-    found |= {"_published": theirs, "_published_sd": theirs_sd, "_diff": mean - (theirs if is_whole else np.nan)}
+    found |= {"_published": theirs, "_diff": mean - (theirs if is_whole else np.nan)}
     columns = {f"{name}{suffix}": values[name] for name in KNOWN for suffix, values in found.items()}
     tables = [[windows[folder] for folder in folders] for _, folders in done.groupby("test", sort=False)["folder"]]
     bounds = pd.DataFrame(np.nan, index=[*MAIN_FIGURES], columns=["low", "high"])
@@ -133,11 +133,6 @@ def summarise_groups(entries: pd.DataFrame) -> pd.DataFrame:
 # As text: a line for each number of a cell; **...** is bold
 
 
-def format_spread(sd: float) -> str:
-    """`± .012`."""
-    return f"± {sd:.3f}".replace(" 0.", " .")
-
-
 def format_table(table: pd.DataFrame, figures: Sequence[str]) -> pd.DataFrame:
     """Rows of `summarise`, with published figures and differences from them in columns `F1 publ.` and `F1 diff.`."""
     rows, rounded = [], table[[*figures]].round(3)
@@ -155,14 +150,12 @@ def format_table(table: pd.DataFrame, figures: Sequence[str]) -> pd.DataFrame:
             value, heading = format_cell(rounded.at[at, name]), HEADINGS[name]
             lines = [f"**{value}**" if best.at[at, name] else value]
             spreads = {over: row[f"{name}_sd_{over}"] for over in ("seeds", "folds")}
-            lines += [f"{format_spread(sd)} {over}" for over, sd in spreads.items() if not np.isnan(sd)]
+            lines += [f"± {sd:.3f} {over}".replace("0.", ".") for over, sd in spreads.items() if not np.isnan(sd)]
             if name in WHOLE_FIGURES and (interval := format_interval(row[f"{name}_low"], row[f"{name}_high"])):
                 lines.append(f"[{interval}]")
             texts[heading] = "\n".join(lines)
             if table[f"{name}_published"].notna().any():
-                sd = row[f"{name}_published_sd"]
-                spread = "" if np.isnan(sd) else f"\n{format_spread(sd)}"
-                texts[f"{heading} publ."] = format_cell(row[f"{name}_published"]) + spread
+                texts[f"{heading} publ."] = format_cell(row[f"{name}_published"])
                 texts[f"{heading} diff."] = format_difference(row[f"{name}_diff"])
         for who, heading in BASELINES.items():
             texts[heading] = "\n".join(format_cell(row[f"{who}_{name}"]) for name in ("weighted_f1", "macro_f1"))
@@ -201,9 +194,9 @@ def write_table(folder: Path, section: dict[str, Any], corpora: str) -> None:
     for suffix, numbers in section["numbers"].items():
         if len(numbers):
             write_csv(folder / f"{section['name']}{suffix}.csv", numbers.assign(corpus=corpora), float_format="%.6g")
-    latex, notes = ["% needs \\usepackage{booktabs,graphicx}"], [LEGEND, f"Corpus: {corpora}.", *section["notes"]]
+    latex = ["% needs \\usepackage{booktabs,graphicx}", f"% corpus: {corpora}"]
     for number, (heading, texts) in enumerate(section["texts"].items()):
-        caption = " ".join([f"{section['title']}: {heading}.", *notes])
+        caption = " ".join([f"{section['title']}: {heading}.", LEGEND, *section["notes"]])
         latex.append(format_latex(texts, caption, f"tab:{section['name']}" + f"-{number}" * (number > 0)))
     with atomic_write(folder / f"{section['name']}.tex") as file:
         file.write("\n".join(latex))
