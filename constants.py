@@ -22,6 +22,9 @@ def n_frames(sr: int) -> int:
 # Text
 TEXT_DIM = 768  # KoBERT's hidden size
 
+# Encoders
+LEARNT = "learnt_sessions"  # attribute of the configuration of a fine-tuned one: sessions as text, by corpus
+
 # Labels
 EMOTIONS = ("disgust", "angry", "sad", "fear", "surprise", "neutral", "happy")
 EMOTION_ALIASES = {"disqust": "disgust"}  # spelt so in some annotation tables

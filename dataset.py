@@ -17,9 +17,8 @@ from torch import Tensor
 
 from constants import OTHER_SPEAKER, PADDING, SAME_SPEAKER
 from corpora.utterances import majority, shares
-from features.embeddings import load_embeddings
+from features.encoders import load_stored, load_text
 from features.log_mel import LogMels, load_log_mels, use_one_thread
-from features.speech import load_speech
 from utils import InputError
 
 MISSING_LIMIT = 0.05  # share of the utterances that may have no wav or no text
@@ -55,15 +54,12 @@ def load_features(options: argparse.Namespace, table: pd.DataFrame) -> Features:
     """
     features, data_path = Features(None, None, None), options.data_path
     if "text" in options.modality:
-        path = data_path / f"embedding_{options.text_dim}.npy"
-        vectors, zeros = load_embeddings(path, options.text_dim), np.zeros(options.text_dim, np.float32)
-        names = table["id"] + ".txt"
-        features.text = torch.from_numpy(np.stack([vectors.get(name, zeros) for name in names]))
-        features.missing["text"] = report_missing(table, ~names.isin(vectors.keys()), "text", path)
+        features.text, is_missing = load_text(data_path, options.text_model, options.text_dim, table)
+        features.missing["text"] = report_missing(table, is_missing, "text embedding", data_path)
     if "audio" in options.modality:
         audio_path = options.audio_path
         if options.audio == "encoder":
-            features.speech, store = load_speech(data_path, audio_path, options.audio_model, table)
+            features.speech, store = load_stored(data_path, audio_path, "speech", options.audio_model, table)
         else:
             features.log_mels, store = load_log_mels(data_path, audio_path, options.sr, table)
         reason = f"; first {next(iter(store.faults.values()))}" if store.faults else ""

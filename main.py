@@ -74,7 +74,8 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
         table = read_utterances(options.data_path, options.SorL)
         splits = options.test_split, options.valid_split, options.train_split
         train_sessions = training_sessions(table["session"], *splits)
-        data = record.data_record(options, table, train_sessions)
+        init = record.load_init(options)
+        data = record.data_record(options, table, train_sessions, init)
         dtype = engine.training_dtype(options.precision, device)
         environment = devices.environment(device) | {"training_precision": str(dtype).removeprefix("torch.")}
         now = record.make_record(options, data, environment)
@@ -82,10 +83,12 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
 
         # 2. The model and the windows of each split
         torch.manual_seed(options.seed)
-        model = engine.to_device(MATE.from_options(options, data), device)
+        model = MATE.from_options(options, data)
+        anew = checkpoint.begin_with(model, init.model.state_dict()) if init else []
+        model = engine.to_device(model, device)
         sessions = {"train": train_sessions, "validate": options.valid_split or [], "test": options.test_split}
         if first:
-            print(progress.run_summary(options, data, table, sessions, model, device), flush=True)
+            print(progress.run_summary(options, data, table, sessions, model, anew), flush=True)
         windows = partial(windows_of, options, table, engine.load_all_features(options, table, accelerator).to(device))
         train_set = windows(sessions["train"], soft_targets=True, crop_seed=options.seed, audio_dtype=dtype)
         valid_set = windows(sessions["validate"], soft_targets=True)
@@ -241,7 +244,7 @@ def test(options: argparse.Namespace) -> Path:
     InputError : the folder or the corpus cannot be used, or an option contradicts the trained model
     """
     with devices.joined_processes(options) as (accelerator, device):
-        first = accelerator.is_main_process
+        first, text_encoder = accelerator.is_main_process, options.text_model
         run = record.load_run(record.find_run(options.save_path, options.test_path))
         options, train_sessions = record.options_to_test(run, options)
         table = read_utterances(options.data_path, options.SorL)
@@ -252,7 +255,7 @@ def test(options: argparse.Namespace) -> Path:
         of_training = argparse.Namespace(**vars(options) | {"batch_size": run.options.batch_size})
         new_statistics = options.bn_statistics == "train" and "bn_statistics" in options.given
         if first:
-            summary = progress.run_summary(options, data, table, {"test": options.test_split}, model, device)
+            summary = progress.run_summary(options, data, table, {"test": options.test_split}, model)
             print(summary, f"{'run:':<12}{run.folder}", sep="\n", flush=True)
         found = record.warnings_of_test(run, options, data, train_sessions)
         for sentence in found:
@@ -269,7 +272,7 @@ def test(options: argparse.Namespace) -> Path:
             if options.texts or options.transcribe:
                 from prediction.other_texts import with_other_texts  # here, as transformers takes seconds to import
 
-                others = with_other_texts(run, options, test_set, accelerator)
+                others = with_other_texts(run, options, test_set, accelerator, text_encoder)
                 prediction = engine.predict_windows(options, model, others, accelerator, "other texts")
                 facts["other"] = engine.to_arrays(prediction, run.temperature)
         except engine.NonFinite as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -89,20 +89,20 @@ class MATE(nn.Module):
     """
 
     @staticmethod
-    def architecture(options: argparse.Namespace | Mapping[str, Any], data: Mapping[str, str]) -> dict[str, Any]:
+    def architecture(options: argparse.Namespace | Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
         """The keywords of this class that the options of a run stand for.
 
-        `data` is that of the run's record; with `--audio encoder` it holds the shape of the speech embeddings.
+        `data` is that of the run's record, which holds the shapes of the encoders' embeddings.
         """
         options = vars(options) if isinstance(options, argparse.Namespace) else options
-        same = ("backbone", "hidden_size", "num_layers", "bidirectional", "text_dim", "ws", "sr", "modality", "audio")
-        keywords = {name: options[name] for name in (*same, "speakers")} | {"concat": not options["no_concat"]}
-        if options["audio"] == "encoder" and "audio" in options["modality"]:
-            keywords["speech_shape"] = (int(data["speech_layers"]), int(data["speech_dimension"]))
+        same = ("backbone", "hidden_size", "num_layers", "bidirectional", "ws", "sr", "modality", "audio", "speakers")
+        keywords = {name: options[name] for name in same} | {"concat": not options["no_concat"]}
+        (keywords["text_dim"],) = data.get("text_shape", [options["text_dim"]])
+        keywords["speech_shape"] = data.get("speech_shape")
         return keywords
 
     @classmethod
-    def from_options(cls, options: argparse.Namespace | Mapping[str, Any], data: Mapping[str, str]) -> MATE:
+    def from_options(cls, options: argparse.Namespace | Mapping[str, Any], data: Mapping[str, Any]) -> MATE:
         """The model of a run (see `architecture`), with random weights from torch's global generator."""
         return cls(**cls.architecture(options, data))
 
@@ -118,11 +118,12 @@ class MATE(nn.Module):
         concat: bool = True,
         modality: str = "audio_text",
         audio: str = "cnn",
-        speech_shape: tuple[int, int] | None = None,
+        speech_shape: Sequence[int] | None = None,
         speakers: bool = False,
     ) -> None:
         super().__init__()
         self.backbone, self.concat, self.audio, self.ws = backbone, concat, audio, ws
+        self.text_dim, self.speech_shape = text_dim, speech_shape
         self.uses_audio, self.uses_text = "audio" in modality, "text" in modality
         utterance_dim = text_dim if self.uses_text else 0
         if self.uses_audio and audio == "encoder":

@@ -20,6 +20,7 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ from prediction.transcribe import CHANNELS, SEGMENTS, WHISPER, Recogniser, trans
 from reports.dialogues import write_dialogues_page
 from reports.predictions import predictions_table, write_predictions
 from training.devices import set_up_process
+from training.learnt import check_learnt
 from training.options import ArgumentParser, file_path, gpu
+from training.record import corpus_facts
 from utils import InputError, count, run_command
 
 FILES = ("predictions.csv", "dialogue.html")  # that a prediction writes
@@ -101,15 +104,17 @@ def collected_warnings() -> Iterator[list[str]]:
 def read_input(args: argparse.Namespace, predictor: Predictor) -> tuple[pd.DataFrame, Sequence[Utterance]]:
     """The utterances that the command line names, and their rows (see `predictions_table`)."""
     if args.dialogue:
-        text_dim, own = None if args.text_model else predictor.text_dim, next(iter(predictor.runs.values())).options
+        own = next(iter(predictor.runs.values())).options
         data_path = args.data_path or own.data_path
         audio_path = args.audio_path or (None if args.data_path else own.audio_path)
         if not data_path.is_dir():
             raise InputError(f"{data_path}: no such folder; --data_path names the corpus of --dialogue")
-        if text_dim:
-            predictor.check_embeddings(data_path)
-        table, utterances = from_corpus(args.dialogue, data_path, predictor.role, text_dim, audio_path)
+        table, utterances = from_corpus(args.dialogue, data_path, predictor.role, audio_path)
+        if predictor.text_dim and not args.text_model:
+            stored = predictor.stored_texts(data_path, table)
+            utterances = [replace(u, text=None, embedding=e) for u, e in zip(utterances, stored, strict=True)]
         for name, run in predictor.runs.items():
+            check_learnt(run.record.data | corpus_facts(data_path), {*table["session"]})
             if run.is_of(data_path) and {*run.train_sessions} & {*table["session"]}:
                 warnings.warn(f"{name}: trained on the session of this dialogue, unlike others", stacklevel=2)
         return table, utterances

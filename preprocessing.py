@@ -28,7 +28,7 @@ from corpora.tables import COLUMNS, read_annotation, rows_of_role
 from corpora.transcripts import clean_transcript, read_transcripts
 from corpora.wavs import check_wavs
 from features.embeddings import save_embeddings
-from features.speech import save_speech_embeddings
+from features.encoders import save_encoder_embeddings
 from features.speech_encoder import load_speech_encoder
 from features.text import KOBERT, TextEncoder, load_text_encoder
 from training.devices import pick_device, set_switches
@@ -52,9 +52,11 @@ def preprocess(args: argparse.Namespace, folder: Path) -> str:
     """
     corpus = corpus_in(args.data_path)
     print(f"{args.data_path}: {corpus.name}", flush=True)
-    encoder = load_text_encoder(args.text_model, pick_device(args.gpu_id))
+    encoder = load_text_encoder(args.text_model or KOBERT, pick_device(args.gpu_id))
     if args.text_dim not in (None, encoder.dim):
-        raise InputError(f"--text_dim {args.text_dim}: {args.text_model} gives embeddings of {encoder.dim} values")
+        raise InputError(
+            f"--text_dim {args.text_dim}: {encoder.description['name']} gives embeddings of {encoder.dim} values"
+        )
     refuse_folder(folder, args, encoder.dim)
     tables, transcripts, problems = read_corpus(corpus, args.data_path, args.audio_path)
     report_faults(problems, args.strict, is_synthetic(args.data_path))
@@ -187,7 +189,10 @@ def get_args_parser() -> ArgumentParser:
     add("--data_path", type=file_path, default=Path("data/KEMDy19"), help=text)
     add("--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
     add("--out", type=file_path, metavar="FOLDER", help="where to write (DATA_PATH); train with it as --data_path")
-    add("--text_model", default=KOBERT, help="hub name or folder of the sentence encoder (%(default)s)")
+    text = (
+        f"text encoder, a hub name or a folder ({KOBERT}); with tables there already its embeddings are added to others"
+    )
+    add("--text_model", metavar="NAME", help=text)
     add("--text_dim", type=number(int, 1), help="length of its embeddings (whatever it gives)")
     add("--batch_size", type=number(int, 1), default=64, help="sentences at once (%(default)s)")
     add("--audio_model", metavar="NAME", help="speech encoder, whose embeddings are computed too")
@@ -200,16 +205,19 @@ def get_args_parser() -> ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Pre-process, and compute the embeddings of a speech encoder if one is named.
 
-    They alone are computed where the tables are there already, unless these are to be replaced.
+    Where the tables are there already, and are not to be replaced, the embeddings of the encoders that are named are
+    added to them.
     """
-    folder = args.out or args.data_path
-    if args.audio_model is not None and not args.overwrite and any(folder.glob("df_*.csv")):
-        print(f"{folder}: tables and text embeddings stay as they are; --overwrite makes them anew", flush=True)
+    folder, device = args.out or args.data_path, pick_device(args.gpu_id)
+    is_there = not args.overwrite and any(folder.glob("df_*.csv"))
+    if is_there and (args.text_model or args.audio_model):
+        print(f"{folder}: the tables and embedding_*.npy stay as they are; --overwrite makes them anew", flush=True)
+        if args.text_model:
+            print(save_encoder_embeddings(folder, args.audio_path, load_text_encoder(args.text_model, device)))
     else:
         print(preprocess(args, folder))
-    if args.audio_model is not None:
-        encoder = load_speech_encoder(args.audio_model, pick_device(args.gpu_id))
-        print(save_speech_embeddings(folder, args.audio_path, encoder))
+    if args.audio_model:
+        print(save_encoder_embeddings(folder, args.audio_path, load_speech_encoder(args.audio_model, device)))
 
 
 def main(argv: list[str] | None = None) -> int:

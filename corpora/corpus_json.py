@@ -27,7 +27,7 @@ def read_corpus_json(data_path: Path) -> dict[str, Any] | None:
     """The content of `corpus.json`; None where there is none, beside published files or in a raw corpus.
 
     `corpus`, `version`, `synthetic`; `raw`: the raw folder, None if it is the same; `audio_path`: of the wavs, if
-    --audio_path was given; `text_models`: embedding file -> {name, revision, fingerprint, random, sha256}; `files`:
+    --audio_path was given; `text_models`: embedding file -> `features.text.describe` and its sha256; `files`:
     name -> SHA-256. Of a manifest also `sessions`.
 
     Raises

@@ -22,7 +22,7 @@ from torch import Tensor
 import corpora.wavs
 from constants import F_MAX, F_MIN, HOP_LENGTH, MAX_SECONDS, N_FFT, N_MELS, POWER_FLOOR, STANDARDISE_EPS, n_frames
 from constants import SAMPLE_RATE as RATE
-from features.store import FeatureStore, try_to_read
+from features.store import FeatureStore, try_to_read, wavs_and_hashes
 from utils import InputError, digest_file
 
 SILENCE = 10 * math.log10(POWER_FLOOR)  # -100 dB
@@ -175,6 +175,7 @@ def load_log_mels(
     """Log-mels of a table's utterances, computed once per corpus, and the store that holds them."""
     constants = (N_FFT, HOP_LENGTH, N_MELS, F_MIN, F_MAX, POWER_FLOOR, MAX_SECONDS)
     settings = {"sr": sr, "constants": constants, "code": CODE}
-    store = FeatureStore(data_path, audio_path, f"log_mel-{sr}", settings, table)
+    folder, wavs = data_path / "features" / f"log_mel-{sr}", wavs_and_hashes(data_path, audio_path, table)
+    store = FeatureStore(folder, settings, table, *wavs)
     store.fill(partial(compute_log_mels, sr=sr), "log-mels")
     return LogMels(store, sr), store

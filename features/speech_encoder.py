@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +15,10 @@ import torch
 import transformers
 from torch import Tensor
 
-from features.speech import EXAMPLE, encoder_name
-from features.text import fingerprint, load_model, loading
-from utils import expand_home
+from features.encoders import EXAMPLES
+from features.store import try_to_read
+from features.text import describe, fingerprint, load_model, loading
+from utils import InputError, expand_home
 
 PREPROCESSOR = "preprocessor_config.json"
 FAMILIES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "whisper")
@@ -26,19 +30,21 @@ UNUSED = ("masked_spec_embed", "decoder.")  # a weight for training, and what is
 class SpeechEncoder:
     """A pretrained encoder with its feature extractor, of `AutoModel` and `AutoFeatureExtractor`.
 
-    name : on the hub, or of its folder
-    layers, dim : shape of an embedding; the first layer is the input of the transformer
+    shape : (layers, dim) of an embedding; the first layer is the input of the transformer
     rate : Hz, of the waves that it takes
-    fingerprint : SHA-256 of its weights and settings
+    description : see `text.describe`; its fingerprint is of weights and settings
     """
 
+    kind = "speech"
+
     def __init__(self, name: str, model: transformers.PreTrainedModel, extractor: object) -> None:
-        self.name, self.extractor, config = name, extractor, model.config
+        self.extractor, config = extractor, model.config
         self.is_whisper = config.model_type == "whisper"
         self.model = (model.get_encoder() if self.is_whisper else model).eval()
-        self.layers, self.dim = config.num_hidden_layers + 1, config.hidden_size
+        self.shape = (config.num_hidden_layers + 1, config.hidden_size)
         self.rate = extractor.sampling_rate
-        self.fingerprint = fingerprint(_settings(self.model.config, extractor), self.model, UNUSED)
+        settings = _settings(self.model.config, extractor)
+        self.description = describe(name, config, fingerprint(settings, self.model, UNUSED))
         self.max_samples = extractor.n_samples if self.is_whisper else MAX_PART_SECONDS * self.rate
         self.min_samples = 1 if self.is_whisper else FIRST_FRAME
 
@@ -49,12 +55,19 @@ class SpeechEncoder:
         `wave` is float32 at `rate` Hz, shape = (samples,), however long. The result is float32 on the CPU, shape =
         (layers, dim).
         """
-        total, n_frames = torch.zeros(self.layers, self.dim, device=self.model.device), 0
+        total, n_frames = torch.zeros(self.shape, device=self.model.device), 0
         for part in np.array_split(wave, max(1, math.ceil(len(wave) / self.max_samples))):
             states = self._hidden_states(np.pad(part, (0, max(0, self.min_samples - len(part)))))
             total += states.sum(dim=1)
             n_frames += states.shape[1]
         return (total / n_frames).cpu()
+
+    def embed_all(self, paths: Sequence[Path]) -> Iterator[Tensor | InputError]:
+        """The embedding of each wav as it is stored, float16, or why it cannot be used; a second thread reads ahead."""
+        limit = torch.finfo(torch.float16).max
+        with ThreadPoolExecutor(1) as pool:
+            for wave in pool.map(partial(try_to_read, sr=self.rate), paths):
+                yield wave if isinstance(wave, InputError) else self.embed(wave).clamp(-limit, limit).half()
 
     def _hidden_states(self, wave: np.ndarray) -> Tensor:
         """The states of a wave of at most `max_samples`, shape = (layers, frames, dim)."""
@@ -84,7 +97,7 @@ def load_speech_encoder(name_or_folder: str, device: torch.device | str = "cpu")
     Raises `InputError` if it cannot be loaded, is of none of `FAMILIES`, or its file lacks weights.
     """
     name_or_folder, hub = expand_home(name_or_folder), {"trust_remote_code": False}
-    with loading(name_or_folder, "speech encoder", EXAMPLE):
+    with loading(name_or_folder, "speech encoder", EXAMPLES["speech"]):
         config = transformers.AutoConfig.from_pretrained(name_or_folder, **hub)
         if config.model_type not in FAMILIES:
             raise ValueError(f"of the family {config.model_type}, expected {', '.join(FAMILIES)}")
@@ -96,4 +109,4 @@ def load_speech_encoder(name_or_folder: str, device: torch.device | str = "cpu")
                 raise
             extractor = transformers.Wav2Vec2FeatureExtractor()
             warnings.warn(f"{name_or_folder}: no {PREPROCESSOR}, waves are standardised", stacklevel=2)
-    return SpeechEncoder(encoder_name(name_or_folder), model.to(device), extractor)
+    return SpeechEncoder(name_or_folder, model.to(device), extractor)

@@ -1,14 +1,15 @@
 """Feature store: features of a corpus's utterances in one safetensors file per session, computed once.
 
 A file holds a tensor per utterance, named by its id. Its metadata holds what the features depend on: `settings`, and in
-`wavs` by id the SHA-256 of the utterance's wav. What is lacking, or was computed from another wav, is computed anew.
+`hashes` by id the SHA-256 of the wav or text that an utterance's were computed from. What is lacking, or was computed
+from another one, is computed anew.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -43,23 +44,36 @@ def open_features(path: Path) -> Any | None:
         return None
 
 
+def wavs_and_hashes(
+    data_path: Path, audio_path: Path | None, table: pd.DataFrame
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """`sources` and `hashes` of a `FeatureStore` of what is computed from wavs."""
+    wavs = find_wavs(data_path, audio_path)
+    return wavs, hash_wavs(data_path, wavs, table["id"])
+
+
 class FeatureStore:
-    """Features of the utterances (`id`, `session`) of a table, in `DATA_PATH/features/KIND`.
+    """Features of the utterances (`id`, `session`) of a table, in a folder.
 
     Iterating gives the features of each utterance, or None, in the order of the table; one file is open at a time.
 
-    settings : what the features depend on besides the wavs, as JSON can write it; files of other settings are replaced
-    hashes : by id the SHA-256 of the wav of each utterance that has one
+    settings : what the features depend on besides the sources, as JSON can write it; files of others are replaced
+    sources : by id the wav, or the text, from which features are computed
+    hashes : by id the SHA-256 of each source that there is
     faults : by id why a wav cannot be used
     """
 
     def __init__(
-        self, data_path: Path, audio_path: Path | None, kind: str, settings: Mapping[str, Any], table: pd.DataFrame
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        table: pd.DataFrame,
+        sources: Mapping[str, Path | str],
+        hashes: Mapping[str, str],
     ) -> None:
-        self.folder, self.settings = data_path / "features" / kind, json.dumps(settings, sort_keys=True)
+        self.folder, self.settings = folder, json.dumps(settings, sort_keys=True)
         self.rows = [*zip(table["session"], table["id"], strict=True)]
-        self.wavs = find_wavs(data_path, audio_path)
-        self.hashes = hash_wavs(data_path, self.wavs, table["id"])
+        self.sources, self.hashes = sources, hashes
         self.faults: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Tensor | None]:
@@ -73,16 +87,18 @@ class FeatureStore:
         """An utterance whose features are lacking and can be computed; of those before it `faults` says why not."""
         for ids in self._lacking().values():
             for segment in ids:
-                wave = try_to_read(self.wavs[segment])
-                if not isinstance(wave, InputError):
+                source = self.sources[segment]
+                found = try_to_read(source) if isinstance(source, Path) else source
+                if not isinstance(found, InputError):
                     return segment
-                self.faults[segment] = str(wave)
+                self.faults[segment] = str(found)
         return None
 
-    def fill(self, compute: Callable[[Sequence[Path]], Iterator[Tensor | InputError]], what: str) -> None:
+    def fill(self, compute: Callable[[Sequence[Any]], Iterable[Tensor | InputError]], what: str) -> None:
         """Compute what is lacking, with a progress bar for `what`, and save it after each session.
 
-        `compute` gives for each of some wavs its features, or why it cannot be used. Another process waits meanwhile.
+        `compute` gives for each of some sources its features, or why they cannot be computed. Another process waits
+        meanwhile.
         Raises `OSError` or `InputError` if the folder cannot be written to.
         """
         if self.first_lacking() is None:
@@ -93,7 +109,7 @@ class FeatureStore:
             with tqdm(total=sum(map(len, lacking.values())), desc=what, unit="utterance") as bar:
                 for session, ids in lacking.items():
                     computed = {}
-                    for segment, found in zip(ids, compute([self.wavs[segment] for segment in ids]), strict=True):
+                    for segment, found in zip(ids, compute([self.sources[segment] for segment in ids]), strict=True):
                         if isinstance(found, InputError):
                             self.faults[segment] = str(found)
                         else:
@@ -102,7 +118,7 @@ class FeatureStore:
                     self._save(session, computed)
 
     def _lacking(self) -> dict[int, list[str]]:
-        """By session the utterances with a wav from which the features in its file were not computed."""
+        """By session the utterances with a source from which the features in its file were not computed."""
         lacking = {}
         for session, rows in groupby(sorted(self.rows), key=itemgetter(0)):
             _, hashes = self._open(session)
@@ -111,11 +127,11 @@ class FeatureStore:
         return lacking
 
     def _open(self, session: int) -> tuple[Any, dict[str, str]]:
-        """A session's file and its `wavs`; these are empty without a file of these settings."""
+        """A session's file and its `hashes`; these are empty without a file of these settings."""
         file = open_features(self.folder / f"Session{session:02d}.safetensors")
         if file is None or file.metadata()["settings"] != self.settings:
             return None, {}
-        return file, json.loads(file.metadata()["wavs"])
+        return file, json.loads(file.metadata()["hashes"])
 
     def _save(self, session: int, computed: Mapping[str, Tensor]) -> None:
         """Add features to a session's file, which is replaced as a whole."""
@@ -124,6 +140,6 @@ class FeatureStore:
             tensors = {segment: file.get_tensor(segment).clone() for segment in hashes} | computed
             del file  # Windows replaces no file that is open or mapped into memory
             hashes |= {segment: self.hashes[segment] for segment in computed}
-            metadata = {"settings": self.settings, "wavs": json.dumps(hashes)}
+            metadata = {"settings": self.settings, "hashes": json.dumps(hashes)}
             with atomic_write(self.folder / f"Session{session:02d}.safetensors", "wb") as target:
                 target.write(safetensors.torch.save(tensors, metadata))

@@ -26,6 +26,7 @@ import transformers
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
+from constants import LEARNT
 from utils import InputError, expand_home, first_line
 
 KOBERT = "skt/kobert-base-v1"
@@ -95,6 +96,17 @@ def fingerprint(content: bytes, model: torch.nn.Module, unused: tuple[str, ...])
     return digest.hexdigest()
 
 
+def describe(name: str, config: transformers.PretrainedConfig, fingerprint: str) -> dict[str, Any]:
+    """What is recorded of an encoder: `name` as it was given, `fingerprint`, and what its configuration says.
+
+    These are `revision`, the hub's commit (None of a folder), `random`, whether its weights were never trained, and
+    `learnt_sessions`, sessions by corpus, if finetune.py made it; None where it says nothing.
+    """
+    about = {"name": name, "revision": getattr(config, "_commit_hash", None), "fingerprint": fingerprint}
+    about["random"] = getattr(config, "random_weights", None)
+    return about | {LEARNT: getattr(config, LEARNT, None)}
+
+
 @dataclass(frozen=True)
 class Tokenizer:
     encode: Callable[[str], list[int]]  # ids of a sentence, with the marks of its begin and end
@@ -135,19 +147,16 @@ def own_tokenizer(name_or_folder: str, config: transformers.PretrainedConfig, **
 class TextEncoder:
     """A pretrained encoder with its tokenizer.
 
-    dim : length of its sentence embeddings
-    description : dict of `name` (as it was given), `revision` (the hub's commit; None for a folder), `fingerprint`, and
-        `random`: whether its configuration says that its weights were never trained, None where it says nothing
+    dim, shape : length of its sentence embeddings, and (dim,)
+    description : see `describe`
     """
+
+    kind = "text"
 
     def __init__(self, name: str, tokenizer: Tokenizer, model: transformers.PreTrainedModel) -> None:
         self.tokenizer, self.model, self.dim = tokenizer, model.eval(), model.config.hidden_size
-        self.description = {
-            "name": name,
-            "revision": getattr(model.config, "_commit_hash", None),
-            "fingerprint": fingerprint(tokenizer.content, model, ("pooler.",)),
-            "random": getattr(model.config, "random_weights", None),
-        }
+        self.shape = (self.dim,)
+        self.description = describe(name, model.config, fingerprint(tokenizer.content, model, ("pooler.",)))
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str], batch_size: int = 64, progress: bool = False) -> np.ndarray:
@@ -170,6 +179,10 @@ class TextEncoder:
             vectors = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
             found |= zip(batch, vectors.float().cpu().numpy(), strict=True)
         return np.array([found[text] for text in texts], dtype=np.float32).reshape(-1, self.dim)
+
+    def embed_all(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        """The sentence embedding of each text as it is stored: float32, shape = (dim,)."""
+        return [*map(torch.tensor, self.embed(texts))]
 
     def _check_pieces(self, texts: Sequence[str], ids: dict[str, list[int]], show: bool) -> None:
         """Print the share of unknown pieces over all texts, warn of a large one, and refuse another's tokenizer."""

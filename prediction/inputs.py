@@ -18,7 +18,6 @@ from constants import SAMPLE_RATE
 from corpora.corpus import corpus_of_id
 from corpora.utterances import read_utterances
 from corpora.wavs import channels_differ, find_wavs, inspect_sound, read_part, read_wav, resample, samples_fault, stem
-from features.embeddings import load_embeddings
 from prediction.segments import fit_to_recording, name_speakers, read_segments
 from utils import InputError, count, decode
 
@@ -146,22 +145,13 @@ def warn_of_channels(paths: Iterable[Path], advice: str = "") -> None:
 
 
 def from_corpus(
-    dialogue: str, data_path: Path, role: str, text_dim: int | None, audio_path: Path | None = None
+    dialogue: str, data_path: Path, role: str, audio_path: Path | None = None
 ) -> tuple[pd.DataFrame, list[Utterance]]:
-    """The rows of a dialogue in a pre-processed corpus, in the order of the table of `role`, and their utterances.
-
-    These have the sentence embeddings of length `text_dim` that pre-processing made; for None the texts.
-    """
+    """The rows of a dialogue in a pre-processed corpus, in the order of the table of `role`, and their utterances."""
     table = read_utterances(data_path, role)
     rows = table[table["dialogue"] == dialogue].reset_index(drop=True)
     if rows.empty:
         first, last = table["dialogue"].iloc[[0, -1]]
         raise InputError(f"--dialogue {dialogue}: not in {data_path}, whose dialogues are {first} to {last}")
     wavs = find_wavs(data_path, audio_path)
-    vectors = load_embeddings(data_path / f"embedding_{text_dim}.npy", text_dim) if text_dim else {}
-    utterances = []
-    for row in rows.itertuples():
-        text = None if text_dim else row.text or None
-        embedding = vectors.get(f"{row.id}.txt")
-        utterances.append(Utterance(wavs.get(row.id), text, row.speaker, embedding=embedding, id=row.id))
-    return rows, utterances
+    return rows, [Utterance(wavs.get(row.id), row.text or None, row.speaker, id=row.id) for row in rows.itertuples()]

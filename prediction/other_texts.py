@@ -48,11 +48,16 @@ def transcribe_wavs(path: Path, ids: Sequence[str], options: argparse.Namespace,
 
 
 def with_other_texts(
-    run: TrainedRun, options: argparse.Namespace, windows: WindowDataset, accelerator: Accelerator
+    run: TrainedRun,
+    options: argparse.Namespace,
+    windows: WindowDataset,
+    accelerator: Accelerator,
+    text_encoder: str | None,
 ) -> WindowDataset:
     """Tested windows with embeddings of the texts of `--texts` or `--transcribe`, zeros where an utterance has none.
 
-    `--transcribe` writes them to `--texts`, or to a file in the run folder that is named after the Whisper. Raises
+    `--transcribe` writes them to `--texts`, or to a file in the run folder that is named after the Whisper.
+    `text_encoder` is the folder of the run's encoder, if it is not where the run was trained with it. Raises
     `InputError` where no utterance has a text, or the run reads none.
     """
     if not run.model.uses_text:
@@ -66,7 +71,7 @@ def with_other_texts(
     texts = read_texts(path)
     check_missing(f"text in {path}", [name for name in ids if name not in texts], len(ids))
     there = [row for row, name in zip(rows, ids, strict=True) if name in texts]
-    encoder = load_encoder("text", {str(run.folder): run}, options.text_model, device)
+    encoder = load_encoder("text", {str(run.folder): run}, text_encoder, device)
     embeddings = windows.features.text.clone()
     embeddings[rows] = 0
     vectors = encoder.embed(clean_transcripts([texts[name] for name in ids if name in texts]))

@@ -18,6 +18,7 @@ from corpora.corpus_json import read_corpus_json
 from corpora.transcripts import clean_transcripts
 from dataset import Features, WindowDataset
 from features.embeddings import MAX_VALUE, is_embedding
+from features.encoders import load_text
 from features.log_mel import LogMels, log_mel, on_all_cores
 from prediction.inputs import Utterance, from_segments
 from prediction.runs import load_encoder, open_run, warn_of_other_encoder
@@ -79,8 +80,9 @@ class Predictor:
             "text": {name: run for name, run in self.runs.items() if run.model.uses_text},
             "speech": {name: run for name, run in self.runs.items() if audio_kind(run) == "speech"},
         }
-        self.role = common_option("SorL", self.runs)
-        self.text_dim = common_option("text_dim", self.readers["text"])
+        self.role = common_value("SorL", self.runs)
+        self.text_model = common_value("text_model", self.readers["text"])
+        self.text_dim = common_value("text_dim", self.readers["text"])
         self.encoders: dict[str, Any] = {}
         for run in self.runs.values():
             to_device(run.model, self.device)
@@ -157,7 +159,7 @@ class Predictor:
         computed = map(compute, utterances) if encoder else on_all_cores(compute, utterances)
         found = list(tqdm(computed, "audio", len(utterances), unit="utterance", disable=self.quiet))
         check_missing("usable audio", [str(error) for error in found if isinstance(error, InputError)], len(found))
-        replacement = torch.zeros(encoder.layers, encoder.dim) if encoder else None
+        replacement = torch.zeros(encoder.shape) if encoder else None
         found = [replacement if isinstance(features, InputError) else features for features in found]
         return torch.stack(found).float() if encoder else LogMels(found, kind)
 
@@ -167,12 +169,18 @@ class Predictor:
             self.encoders[kind] = load_encoder(kind, self.readers[kind], self.given[kind], self.device)
         return self.encoders[kind]
 
-    def check_embeddings(self, data_path: Path) -> None:
-        """Warn where a corpus's sentence embeddings are of another text encoder than a run was trained with."""
-        models = (read_corpus_json(data_path) or {"text_models": {}})["text_models"]
-        if model := models.get(f"embedding_{self.text_dim}.npy"):
+    def stored_texts(self, data_path: Path, table: pd.DataFrame) -> list[np.ndarray | None]:
+        """The sentence embeddings in a pre-processed folder of these utterances, None where there is none.
+
+        Warns where they are of another text encoder than a run was trained with.
+        """
+        file = f"embedding_{self.text_dim}.npy"
+        model = (read_corpus_json(data_path) or {"text_models": {}})["text_models"].get(file)
+        if self.text_model is None and model:
             name = f"{model['name']} of {data_path}"
             warn_of_other_encoder("text", self.readers["text"], name, model["fingerprint"])
+        embeddings, is_missing = load_text(data_path, self.text_model, self.text_dim, table)
+        return [None if lacks else row.numpy() for row, lacks in zip(embeddings, is_missing, strict=True)]
 
 
 def audio_kind(run: TrainedRun) -> str | int | None:
@@ -182,11 +190,14 @@ def audio_kind(run: TrainedRun) -> str | int | None:
     return "speech" if run.model.audio == "encoder" else run.options.sr
 
 
-def common_option(option: str, runs: Mapping[str, TrainedRun]) -> Any:
+def common_value(name: str, runs: Mapping[str, TrainedRun]) -> Any:
     """The one value that the runs have of an option, None without runs; raises `InputError` where they differ."""
-    values = {name: getattr(run.options, option) for name, run in runs.items()}
+    values = {
+        run: trained.model.text_dim if name == "text_dim" else getattr(trained.options, name)
+        for run, trained in runs.items()
+    }
     if len({*values.values()}) > 1:
-        raise InputError(f"--{option} differs between the runs, which have no mean then: {values}")
+        raise InputError(f"--{name} differs between the runs, which have no mean then: {values}")
     return next(iter(values.values()), None)
 
 

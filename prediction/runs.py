@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import snapshot_download
 
 from corpora.sessions import parse_sessions
+from features.encoders import OPTIONS
 from features.speech_encoder import SpeechEncoder, load_speech_encoder
 from features.text import TextEncoder, load_text_encoder, may_be_on_hub
 from model import MATE
@@ -18,11 +19,6 @@ from training.record import Record, TrainedRun, caveats, load_run, unfinished
 from utils import InputError, expand_home, first_line, read_json
 
 EXPORTED, WEIGHTS = "config.json", "model.safetensors"  # the files of a folder of export.py
-# Of each kind of encoder: the option that names it, its name in a record, and the size of its embeddings for the model
-ENCODERS = {
-    "text": ("--text_model", "text_model", "text_dim"),
-    "speech": ("--audio_model", "speech_encoder", "speech_shape"),
-}
 
 
 def open_run(name: str) -> TrainedRun:
@@ -59,30 +55,28 @@ def open_run(name: str) -> TrainedRun:
 def load_encoder(
     kind: str, runs: Mapping[str, TrainedRun], given: str | None, device: torch.device
 ) -> TextEncoder | SpeechEncoder:
-    """The encoder of a kind of `ENCODERS`, by the name or folder that the user gave or else by the runs' records.
+    """The "text" or "speech" encoder, by the name or folder that the user gave or else by the runs' records.
 
     Warns where it is not the one that the runs were trained with. Raises `InputError` where it is neither given nor
     recorded as the same for all runs, or where it cannot be loaded, or does not fit the runs.
     """
-    option, key, size = ENCODERS[kind]
-    records = [run.record.data for run in runs.values()]
+    option, records = OPTIONS[kind], [run.record.data for run in runs.values()]
     recorded = {data.get(f"{kind}_fingerprint") for data in records}
     if given is None and (len(recorded) > 1 or None in recorded):
         raise InputError(f"{', '.join(runs)}: no common {kind} encoder is recorded; name it as {option}")
-    name = given or records[0][key]
+    name = given or records[0][f"{kind}_model"]
     try:
         if kind == "text":
             encoder = load_text_encoder(name, device, None if given else records[0].get("text_revision"))
-            fingerprint, shape = encoder.description["fingerprint"], encoder.dim
         else:
             encoder = load_speech_encoder(name, device)
-            fingerprint, shape = encoder.fingerprint, (encoder.layers, encoder.dim)
     except InputError as error:
         raise InputError(f"{error}; {option} names the {kind} encoder of the runs, or its folder") from error
-    expected = {MATE.architecture(run.options, run.record.data)[size] for run in runs.values()}
-    if {shape} != expected:
-        raise InputError(f"{kind} encoder {name}: embeddings of {shape} values, the runs expect {expected}")
-    warn_of_other_encoder(kind, runs, name, fingerprint)
+    models = [run.model for run in runs.values()]
+    expected = {(model.text_dim,) if kind == "text" else tuple(model.speech_shape) for model in models}
+    if {encoder.shape} != expected:
+        raise InputError(f"{kind} encoder {name}: embeddings of {encoder.shape} values, the runs expect {expected}")
+    warn_of_other_encoder(kind, runs, name, encoder.description["fingerprint"])
     return encoder
 
 
@@ -91,5 +85,5 @@ def warn_of_other_encoder(kind: str, runs: Mapping[str, TrainedRun], name: str, 
     for run, trained in runs.items():
         data = trained.record.data
         if data.get(f"{kind}_fingerprint", fingerprint) != fingerprint:
-            other = f"another {kind} encoder ({data[ENCODERS[kind][1]]}) than {name}"
+            other = f"another {kind} encoder ({data[f'{kind}_model']}) than {name}"
             warnings.warn(f"{run}: trained with {other}; it predicts worse", stacklevel=4)

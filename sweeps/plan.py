@@ -15,8 +15,9 @@ from constants import ROLES
 from corpora.corpus import KEMDY19, KEMDY20, Corpus, corpus_of
 from corpora.sessions import format_sessions, training_sessions
 from corpora.utterances import read_utterances
+from training.learnt import check_learnt
 from training.options import defaults, make_options, names_of, switch, without_effect
-from training.record import Record, data_record, run_id
+from training.record import Record, data_record, load_init, run_id
 from utils import InputError, count
 
 Fold = tuple[int, ...]  # test sessions
@@ -194,13 +195,15 @@ def other_settings(options: argparse.Namespace, row: Options) -> str:
 
 def identify(options: argparse.Namespace, known: dict[tuple, Any]) -> dict[str, str | None]:
     """`run_id` and `error` of a run; `known` keeps sessions and data by the options that they depend on."""
-    key = (options.SorL, options.modality, options.audio, options.audio_model, options.text_dim)
+    names = ("SorL", "modality", "audio", "audio_model", "text_model", "text_dim", "init")
+    key = tuple(getattr(options, name) for name in names)
     try:
         if key not in known:
             table = read_utterances(options.data_path, options.SorL)
-            known[key] = {*table["session"]}, data_record(options, table, [])
+            known[key] = {*table["session"]}, data_record(options, table, [], load_init(options))
         present, data = known[key]
         sessions = training_sessions(present, options.test_split, options.valid_split, options.train_split)
+        check_learnt(data, options.test_split)
     except InputError as error:
         return {"run_id": run_id(options, {}), "error": str(error)}
     return {"run_id": run_id(options, data | {"train_sessions": format_sessions(sessions)}), "error": None}
@@ -212,7 +215,7 @@ def find_planned(planned: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     Where there is no corpus, runs of the same options are the same, whatever their data.
     """
     if not planned["options"].iloc[0].data_path.is_dir():
-        stored = [Record.read(folder).options | {"audio_model": None} for folder in runs["folder"]]
+        stored = [Record.read(folder).options | {"audio_model": None, "text_model": None} for folder in runs["folder"]]
         runs = runs.assign(run_id=pd.Series([run_id(options, {}) for options in stored], dtype=str))
     own = [name for name in runs if name == "run_id" or name not in planned]
     newest = runs[runs["run_id"].notna()].drop_duplicates("run_id", keep="last")

@@ -28,7 +28,7 @@ from speech_encoders import make_encoder
 
 import main
 import preprocessing
-from features.speech import save_speech_embeddings
+from features.encoders import save_encoder_embeddings
 from features.speech_encoder import load_speech_encoder
 
 # Options of the trained runs: tiny, on the CPU, a second or two each
@@ -114,7 +114,7 @@ def spoken(preprocessed: Path, made) -> Path:
     def make(folder: Path) -> None:
         shutil.copytree(preprocessed, folder)
         encoder = load_speech_encoder(str(make_encoder(folder / "encoders", "hubert-group")))
-        save_speech_embeddings(folder, None, encoder)
+        save_encoder_embeddings(folder, None, encoder)
 
     return made("spoken", make)
 

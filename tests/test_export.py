@@ -86,7 +86,7 @@ def test_the_card_says_what_it_is_and_what_it_must_not_be_used_for(exported, aud
 def test_the_card_names_only_the_encoders_that_the_model_uses(speech_run, tmp_path):
     about = export.parameters(load_run(speech_run))
     card = export.MATE(**about).generate_model_card().text
-    assert f"| speech encoder | {about['data']['speech_encoder']}, " in card
+    assert f"| speech encoder | {about['data']['speech_model']}, " in card
     assert "who speaks" in card
     about["options"] |= {"modality": "text", "speakers": False}
     assert "who speaks" not in export.MATE(**about).generate_model_card().text

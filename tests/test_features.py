@@ -15,7 +15,7 @@ from torch import Tensor
 
 import corpora.wavs
 from features.log_mel import LogMels, compute_log_mels, decibel_frames, log_mel
-from features.store import FeatureStore
+from features.store import FeatureStore, wavs_and_hashes
 from utils import InputError
 
 
@@ -123,7 +123,8 @@ class Reading:
                 self.computed.append(path.stem)
                 yield frames
 
-        self.store = FeatureStore(corpus, None, "kind", {"sr": sr}, table)
+        wavs = wavs_and_hashes(corpus, None, table)
+        self.store = FeatureStore(corpus / "features" / "kind", {"sr": sr}, table, *wavs)
         self.store.fill(compute, "log-mels")
         self.features = [None if found is None else found.clone() for found in self.store]  # no longer of the file
 

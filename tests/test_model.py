@@ -99,7 +99,7 @@ def test_a_left_out_modality_has_no_parameters_and_is_not_read():
 
 def test_a_run_is_built_from_its_options_and_the_shape_of_its_speech_embeddings():
     changed = {"backbone": "gru", "hidden_size": 8, "num_layers": 1, "ws": 3, "no_concat": True, "speakers": True}
-    options, data = make_options(**changed, audio="encoder"), {"speech_layers": "4", "speech_dimension": "6"}
+    options, data = make_options(**changed, audio="encoder"), {"speech_shape": [4, 6]}
     model = MATE.from_options(options, data)
     assert (model.backbone, model.ws, model.concat, model.uses_speakers) == ("gru", 3, False, True)
     assert model.speech_branch.layer_weights.shape == (4,)

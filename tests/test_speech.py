@@ -15,7 +15,7 @@ import preprocessing
 from corpora.utterances import read_utterances
 from corpora.wavs import find_wavs, read_wav
 from dataset import WindowDataset, load_features
-from features.speech import encoder_name, find_encoder, save_speech_embeddings, speech_digest, speech_encoders
+from features.encoders import encoder_name, find_encoder, save_encoder_embeddings
 from features.speech_encoder import load_speech_encoder
 from training.options import file_path
 from utils import InputError
@@ -50,7 +50,7 @@ def encoders(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("family", CONFIGURATIONS)
 def test_an_embedding_is_the_mean_of_each_layer_and_long_waves_are_embedded_in_parts(encoders, family):
     encoder = load_speech_encoder(str(encoders / family))
-    assert (encoder.name, encoder.layers, encoder.dim, encoder.rate) == (family, 3, 16, 16_000)
+    assert (encoder.shape, encoder.rate) == ((3, 16), 16_000)
     for wave in (noise(32_000, 0), noise(900, 1)):
         torch.testing.assert_close(encoder.embed(wave), library_embedding(encoders / family, wave), rtol=0, atol=1e-4)
     encoder.max_samples = 32_000
@@ -87,7 +87,7 @@ def test_a_damaged_feature_extractor_is_not_taken_for_none_and_a_home_folder_is_
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     folder = Path(shutil.copytree(encoders / "hubert-layer", tmp_path / "hubert"))
-    assert load_speech_encoder("~/hubert").name == encoder_name("~/hubert") == "hubert"
+    assert load_speech_encoder("~/hubert").shape == (3, 16) and encoder_name("~/hubert") == "hubert"
     assert file_path("~/hubert") == folder  # of --data_path=~/hubert, which no shell expands
     (folder / "preprocessor_config.json").write_text("{")
     with pytest.raises(InputError, match="hubert"):
@@ -124,38 +124,38 @@ def test_training_reads_the_embedding_of_every_utterance(spoken):
 def test_a_changed_wav_is_asked_for_and_computed_alone_and_the_digest_follows(own, monkeypatch):
     table, wavs = read_utterances(own, "speaker"), find_wavs(own)
     changed, *others = sorted(set(wavs) & set(table["id"]))
-    before = [speech_digest(own, None, ids) for ids in ([changed], others)]
+    before = [embeddings_digest(own, "speech", find_encoder(own, "speech"), ids) for ids in ([changed], others)]
     soundfile.write(wavs[changed], noise(300_000, 3), 16_000)  # 19 s, whole
     with pytest.raises(InputError, match=changed):
         load_features(options(own), table)
     encoder, embedded = load_speech_encoder(str(own / "encoders" / "hubert-group")), []
     embed = encoder.embed
     monkeypatch.setattr(encoder, "embed", lambda wave: embedded.append(len(wave)) or embed(wave))
-    save_speech_embeddings(own, None, encoder)
+    save_encoder_embeddings(own, None, encoder)
     assert embedded == [300_000]
     row = table["id"].tolist().index(changed)
     expected = library_embedding(own / "encoders" / "hubert-group", read_wav(wavs[changed]))
     torch.testing.assert_close(load_features(options(own), table).speech[row].float(), expected, rtol=1e-3, atol=1e-3)
-    after = [speech_digest(own, "hubert-group", ids) for ids in ([changed], others)]
+    after = [embeddings_digest(own, "speech", find_encoder(own, "speech"), ids) for ids in ([changed], others)]
     assert [a == b for a, b in zip(before, after, strict=True)] == [False, True]
     soundfile.write(wavs[changed], np.full(9000, np.nan), 16_000, subtype="FLOAT")  # cannot be computed
     assert changed in load_features(options(own), table).missing["wav"]
 
 
 def test_one_of_several_encoders_is_named_and_two_of_one_name_are_refused(own, encoders, tmp_path):
-    (known,) = speech_encoders(own)
-    assert known == {"name": "hubert-group", "fingerprint": known["fingerprint"], "layers": 3, "dimension": 16}
-    assert find_encoder(own) == find_encoder(own, str(own / "encoders" / "hubert-group")) == known
+    (known,) = encoders_of(own, "speech")
+    assert (known["name"], known["shape"], known["learnt_sessions"]) == ("hubert-group", [3, 16], None)
+    assert find_encoder(own, "speech") == find_encoder(own, "speech", str(own / "encoders" / "hubert-group")) == known
     with pytest.raises(InputError, match="other"):
-        find_encoder(own, "other")
+        find_encoder(own, "speech", "other")
     other = load_speech_encoder(str(make_encoder(tmp_path, "hubert-group", seed=1)))
     with pytest.raises(InputError, match="hubert-group"):
-        save_speech_embeddings(own, None, other)
-    assert speech_encoders(own) == [known]
-    save_speech_embeddings(own, None, load_speech_encoder(str(encoders / "whisper")))
+        save_encoder_embeddings(own, None, other)
+    assert encoders_of(own, "speech") == [known]
+    save_encoder_embeddings(own, None, load_speech_encoder(str(encoders / "whisper")))
     with pytest.raises(InputError, match="whisper"):
-        find_encoder(own)
-    assert find_encoder(own, str(encoders / "whisper"))["name"] == "whisper"
+        find_encoder(own, "speech")
+    assert find_encoder(own, "speech", str(encoders / "whisper"))["name"] == "whisper"
 
 
 def test_embeddings_are_added_beside_pre_processed_files_which_stay(preprocessed, encoders, tmp_path):
@@ -164,7 +164,7 @@ def test_embeddings_are_added_beside_pre_processed_files_which_stay(preprocessed
     argv = ["--data_path", str(corpus), "--audio_model", str(encoders / "hubert-group"), "--gpu_id", "cpu"]
     assert preprocessing.main(argv) == 0
     assert {path: path.read_bytes() for path in corpus.glob("*") if path.is_file()} == before
-    assert [encoder["name"] for encoder in speech_encoders(corpus)] == ["hubert-group"]
+    assert [encoder["name"] for encoder in encoders_of(corpus, "speech")] == ["hubert-group"]
     shutil.rmtree(corpus / "wav")
     with pytest.raises(InputError, match="audio_path"):
-        save_speech_embeddings(corpus, None, load_speech_encoder(str(encoders / "whisper")))
+        save_encoder_embeddings(corpus, None, load_speech_encoder(str(encoders / "whisper")))

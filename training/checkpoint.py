@@ -41,6 +41,14 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
             raise InputError(f"{path}: {name} is not finite; train again with a smaller --lr, or copy the file again")
 
 
+def begin_with(model: torch.nn.Module, weights: Weights) -> list[str]:
+    """Load the weights of another run that fit into `model`; returns the names of the layers that begin anew."""
+    own = model.state_dict()
+    fitting = {name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}
+    model.load_state_dict(fitting, strict=False)
+    return [*dict.fromkeys(name.rpartition(".")[0] for name in own.keys() - fitting.keys())]
+
+
 def read_tensors(path: Path) -> Any:
     """Tensors and plain containers from a file, on the CPU; raises `InputError` where it holds anything else."""
     try:

@@ -102,7 +102,6 @@ def get_args_parser() -> ArgumentParser:
     whisper = "the same with texts of this Whisper, which are written to --texts, or into the run folder"
     add("--transcribe", nargs="?", const="openai/whisper-small", metavar="NAME", help=whisper)
     add("--language", default="ko", help="of --transcribe")
-    add("--text_model", metavar="NAME", help="text encoder of --texts, if it is not where the run was trained with it")
     add("--embed_d", type=int, default=32, help="without effect, as in the published program")
     for action in parser._actions:
         if action.default is not None and action.default is not False and action.default != argparse.SUPPRESS:
@@ -114,7 +113,9 @@ def add_fixed_options(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
     add("--ws", type=number(int, 1), default=8, help="window size: utterances that the model sees at once")
     add("--sr", type=number(int, 4000, 48000), default=SAMPLE_RATE, help="sampling rate of the audio in Hz")
-    add("--text_dim", type=number(int, 1), default=TEXT_DIM, help="dimension of the sentence embeddings")
+    embeddings = "text encoder whose embeddings the corpus has besides embedding_TEXT_DIM.npy; of --texts its folder"
+    add("--text_model", metavar="NAME", help=embeddings)
+    add("--text_dim", type=number(int, 1), default=TEXT_DIM, help="dimension of the embeddings without --text_model")
     add("--backbone", choices=("lstm", "gru"), default="lstm", help="recurrent network over the window")
     add("--hidden_size", type=number(int, 1), default=512, help="hidden size of the recurrent network")
     add("--num_layers", type=number(int, 1), default=4, help="number of recurrent layers")
@@ -129,6 +130,7 @@ def add_fixed_options(parser: ArgumentParser) -> None:
     add("--valid_split", type=parse_sessions, metavar="SESSIONS", help="training sessions to validate on instead")
     part = "sessions to train on (default: all that are neither tested nor validated on)"
     add("--train_split", type=parse_sessions, metavar="SESSIONS", help=part)
+    add("--init", metavar="NAME", help="begin with the weights of run NAME, of another corpus, role or fold")
     add("--epochs", type=number(int, 1), default=50, help="passes over the training windows")
     add("--optim", choices=OPTIMIZERS, default="adam", help="optimizer")
     add("--momentum", type=number(float, 0, 0.99999), default=0.0, help="momentum of --optim sgd")
@@ -159,6 +161,7 @@ NEEDS = {  # options that act only beside others: the other one, and those of it
     "bn_windows": ("bn_statistics", ["train"]),
     "monitor": ("valid_split", ["SESSIONS"]),
     "text_dim": ("modality", ["audio_text", "text"]),
+    "text_model": ("modality", ["audio_text", "text"]),
     "audio": ("modality", ["audio_text", "audio"]),
     "audio_model": ("audio", ["encoder"]),
     "sr": ("audio", ["cnn"]),

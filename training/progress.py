@@ -9,9 +9,9 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
@@ -51,14 +51,21 @@ def print_epoch(bar: tqdm, history: Sequence[Row], options: argparse.Namespace) 
 
 def run_summary(
     options: argparse.Namespace,
-    data: Mapping[str, str],
+    data: Mapping[str, Any],
     table: pd.DataFrame,
     splits: Mapping[str, Sequence[int]],
     model: MATE,
-    device: torch.device,
+    anew: Sequence[str] = (),
 ) -> str:
-    """The first lines of a run or a test; `splits` are the sessions to train on, to validate on and to test on."""
-    n, whole = len(table), corpus_of(options.data_path).utterances.get(options.SorL, 0)
+    """The first lines of a run or a test; `splits` are the sessions to train on, to validate on and to test on.
+
+    `anew` are the layers that do not begin with the weights of `--init`.
+    """
+    device, n, whole = (
+        next(model.parameters()).device,
+        len(table),
+        corpus_of(options.data_path).utterances.get(options.SorL, 0),
+    )
     is_part = data["synthetic"] != "yes" and n < 0.95 * whole  # some utterances have no label in the whole one, too
     synthetic = ": its figures say nothing about emotion recognition" * (data["synthetic"] == "yes")
     counts = {name: f"{int(table['session'].isin(sessions).sum()):,}" for name, sessions in splits.items()}
@@ -68,10 +75,12 @@ def run_summary(
     idle = (f"--{name} {why}" for name, why in without_effect(options).items() if name in options.given)
     lines = {
         "corpus": f"{corpus_summary(data)} in {options.data_path}{synthetic}",
-        "text model": encoder_summary(data, "embeddings"),
+        "text model": encoder_summary(data, "text"),
+        "speech": encoder_summary(data, "speech"),
         "role": f"{options.SorL}, {n:,} utterances" + f", the whole corpus has {whole:,}" * is_part,
         "sessions": "; ".join(windows),
         "model": f"{options.backbone}, {options.modality}, {sum(p.numel() for p in model.parameters()):,} parameters",
+        "init": f"weights of {data['init']}, but for {', '.join(anew) or 'none'}" if "init" in data else "",
         "device": f"{device_name(device)}, {trains}tests in {tests}",
         "unused": "; ".join(idle),
     }

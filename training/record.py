@@ -18,14 +18,15 @@ from typing import Any
 
 import pandas as pd
 
-from constants import SAMPLE_RATE
+from constants import LEARNT, SAMPLE_RATE
 from corpora.corpus import KEMDY19, corpus_of
 from corpora.corpus_json import CORPUS_FILE, is_synthetic, read_corpus_json
 from corpora.sessions import format_sessions, parse_sessions
 from corpora.wavs import audio_digest, find_wavs, hash_wavs
-from features.speech import encoder_name, find_encoder, speech_digest
+from features.encoders import embeddings_digest, encoder_name, find_encoder
 from model import MATE
 from training.checkpoint import epoch_of_weights, load_weights
+from training.learnt import PARTS, add_learnt, check_learnt, learnt_text, merge_learnt
 from training.options import defaults, make_options, names_of
 from utils import InputError, digest_file, lock_folder, new_folder, read_json, timestamp, write_json
 
@@ -33,7 +34,8 @@ FILE = "configuration.json"
 TRAINED = "loss_curve.png"  # in a run folder, when its training is over
 UNKNOWN = "unknown"
 # What decides a run's result besides its options
-DECISIVE = ("table", "embeddings", "audio", "speech_embeddings", "train_sessions")
+DECISIVE = ("table", "text_embeddings", "audio", "speech_embeddings", "init_weights", "train_sessions")
+ENCODERS = {"text_model": "text", "audio_model": "speech"}  # options that name an encoder, and its kind in `data`
 STORED = ("data", "test", "model", "training")  # groups of options in a record
 
 
@@ -42,7 +44,7 @@ class Record:
     """What a run was made with; `data` (see `data_record`) is empty for a run of the published program."""
 
     options: dict[str, Any]  # main.py's, as JSON holds them, without those of the call
-    data: dict[str, str]
+    data: dict[str, Any]
     environment: dict[str, Any]  # versions and device
 
     @property
@@ -75,21 +77,24 @@ class Record:
         return cls({"test_split": [1, 2, 3, 4]} | published | {"sr": SAMPLE_RATE, "num_layers": 4}, {}, {})
 
 
-def make_record(options: argparse.Namespace, data: dict[str, str], environment: dict[str, Any]) -> Record:
-    """The record of a new run or test; its paths are absolute."""
+def make_record(options: argparse.Namespace, data: dict[str, Any], environment: dict[str, Any]) -> Record:
+    """The record of a new run or test; its paths are absolute. Raises `InputError` as `check_learnt` does."""
+    check_learnt(data, options.test_split)
     values = {name: value for name, value in vars(options).items() if name in names_of(*STORED)}
     for name in names_of("data"):
         values[name] = str(values[name].resolve()) if values[name] else None
-    values["audio_model"] = data.get("speech_encoder")
+    values["audio_model"] = data.get("speech_model")
+    values["text_model"] = encoder_name(values["text_model"]) if values["text_model"] else None
+    values["init"] = str(find_run(options.save_path, values["init"]).resolve()) if values["init"] else None
     return Record(values, data, environment)
 
 
-def run_id(options: argparse.Namespace | Mapping[str, Any], data: Mapping[str, str]) -> str:
+def run_id(options: argparse.Namespace | Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """A hash of what decides a run's result; a missing option has its default.
 
-    Of `data`, a speech encoder is its embeddings, and `--train_split` the sessions that were trained on.
+    Of `data`, an encoder is its embeddings, `--init` its weights, and `--train_split` the sessions trained on.
     """
-    names = names_of("test", "model", "training") - ({"audio_model", "train_split"} if data else set())
+    names = names_of("test", "model", "training") - ({*ENCODERS, "init", "train_split"} if data else set())
     values = vars(options) if isinstance(options, argparse.Namespace) else options
     decisive = {name: values[name] for name in names if values.get(name, defaults()[name]) != defaults()[name]}
     decisive |= {name: data[name] for name in DECISIVE if name in data}
@@ -102,42 +107,77 @@ def resolve_sessions(options: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**vars(options) | {"test_split": test_split})
 
 
-def data_record(options: argparse.Namespace, table: pd.DataFrame, train_sessions: Iterable[int]) -> dict[str, str]:
+def corpus_facts(folder: Path) -> dict[str, str]:
+    """Of the corpus in a pre-processed folder its name, its version and whether it is synthetic."""
+    written = read_corpus_json(folder) or {"version": UNKNOWN, "synthetic": is_synthetic(folder)}
+    facts = {"corpus": corpus_of(folder).name, "version": written["version"]}
+    return facts | {"synthetic": "yes" if written["synthetic"] else "no"}
+
+
+def data_record(
+    options: argparse.Namespace, table: pd.DataFrame, train_sessions: Iterable[int], init: TrainedRun | None = None
+) -> dict[str, Any]:
     """What a model is trained or tested on; warns of files that have changed since pre-processing.
 
-    `table`, `embeddings`, `audio` and `speech_embeddings` are a name and a SHA-256. `text_model`, `text_revision`,
-    `text_fingerprint` and `text_random` are of the text encoder, `speech_*` of the speech encoder. Computes no feature.
+    `table`, `audio`, `text_embeddings` and `speech_embeddings` are a name and a SHA-256. Of the text encoder there are
+    `text_model` (its name), `text_shape` (of an embedding), `text_fingerprint`, `text_revision`, `text_random` and
+    `text_learnt` (see training/learnt.py), as far as they are known, of the speech encoder the same, and of the run
+    `init`, with whose weights a run begins, `init`, `init_weights` and `init_learnt`. Computes no feature.
     """
     folder, ids = options.data_path, table["id"].tolist()
-    written = read_corpus_json(folder)
-    written = written or {"version": UNKNOWN, "synthetic": is_synthetic(folder), "files": {}, "text_models": {}}
-    data = {"corpus": corpus_of(folder).name, "version": written["version"], "utterances": str(len(table))}
-    data["synthetic"] = "yes" if written["synthetic"] else "no"
-    files = {"table": f"df_{options.SorL}.csv"}
-    if "text" in options.modality:
-        files["embeddings"] = f"embedding_{options.text_dim}.npy"
-    for name, file in files.items():
-        if (folder / file).is_file():
-            data[name] = f"{file} {digest_file(folder / file)}"
-            if written["files"].get(file, data[name]) not in data[name]:
-                warnings.warn(f"{folder / file}: changed since preprocessing.py wrote {CORPUS_FILE}", stacklevel=2)
-    if "embeddings" in data:
-        model, data["text_model"] = written["text_models"].get(files["embeddings"]), UNKNOWN
-        if model and model["sha256"] in data["embeddings"]:
-            data |= {"text_model": model["name"], "text_random": "yes" if model["random"] else "no"}
-            data |= {f"text_{name}": model[name] for name in ("revision", "fingerprint") if model[name]}
+    data = corpus_facts(folder) | {"utterances": str(len(table)), "table": digest_of(folder, f"df_{options.SorL}.csv")}
+    if "text" in options.modality and options.text_model is None:
+        data |= default_text(folder, options.text_dim)
+    elif "text" in options.modality:
+        data |= encoder_facts(folder, "text", options.text_model, ids)
     if "audio" in options.modality and options.audio == "encoder":
-        encoder = find_encoder(folder, options.audio_model)
-        data |= {f"speech_{name}": str(encoder[name]) for name in ("fingerprint", "layers", "dimension")}
-        data["speech_encoder"] = encoder["name"]
-        data["speech_embeddings"] = f"speech embeddings {speech_digest(folder, encoder['name'], ids)}"
+        data |= encoder_facts(folder, "speech", options.audio_model, ids)
     elif "audio" in options.modality:
         hashes = hash_wavs(folder, find_wavs(folder, options.audio_path), ids)
         data["audio"] = f"wavs {audio_digest(hashes, ids)}"
+    if init is not None:
+        of_init = init.record.data
+        data |= {"init": init.folder.name, "init_weights": f"initial weights {digest_file(init.folder / 'model.pth')}"}
+        sessions = [*init.train_sessions, *(init.options.valid_split or [])]
+        before = [of_init.get(f"{part}_learnt") for part in PARTS]
+        data["init_learnt"] = merge_learnt(*before, add_learnt(None, of_init, sessions))
     return data | {"train_sessions": format_sessions(train_sessions)}
 
 
-def differences(stored: Mapping[str, str], now: Mapping[str, str], names: Iterable[str] = DECISIVE) -> list[str]:
+def digest_of(folder: Path, file: str) -> str:
+    """The name of a file of a pre-processed folder and its SHA-256; warns where it has changed since."""
+    found, written = digest_file(folder / file), read_corpus_json(folder)
+    if written and written["files"].get(file, found) != found:
+        warnings.warn(f"{folder / file}: changed since preprocessing.py wrote {CORPUS_FILE}", stacklevel=2)
+    return f"{file} {found}"
+
+
+def default_text(folder: Path, text_dim: int) -> dict[str, Any]:
+    """The part of `data_record` of the text encoder of embedding_<text_dim>.npy."""
+    file, facts = f"embedding_{text_dim}.npy", {"text_model": UNKNOWN, "text_shape": [text_dim]}
+    if (folder / file).is_file():
+        facts["text_embeddings"] = digest_of(folder, file)
+        about = (read_corpus_json(folder) or {"text_models": {}})["text_models"].get(file)
+        if about and about["sha256"] in facts["text_embeddings"]:
+            facts |= described("text", about)
+    return facts
+
+
+def encoder_facts(folder: Path, kind: str, name: str | None, ids: Iterable[str]) -> dict[str, Any]:
+    """The part of `data_record` of an encoder whose embeddings lie in `features`."""
+    about = find_encoder(folder, kind, name)
+    digest = f"{kind} embeddings {embeddings_digest(folder, kind, about, ids)}"
+    return {f"{kind}_embeddings": digest, f"{kind}_shape": about["shape"]} | described(kind, about)
+
+
+def described(kind: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    """A description of an encoder as `data_record` has it."""
+    facts = {"model": about["name"], "random": "yes" if about["random"] else "no", "learnt": about.get(LEARNT)}
+    facts |= {name: about.get(name) for name in ("revision", "fingerprint")}
+    return {f"{kind}_{name}": value for name, value in facts.items() if value is not None}
+
+
+def differences(stored: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str] = DECISIVE) -> list[str]:
     """How the `data` of a record differ from other data: a phrase each, which names the file.
 
     What `stored` lacks is not compared: the published program's record is empty.
@@ -145,20 +185,23 @@ def differences(stored: Mapping[str, str], now: Mapping[str, str], names: Iterab
     found = []
     for name in [name for name in names if name in stored and stored[name] != now.get(name)]:
         file = stored[name].rpartition(" ")[0] or "training sessions"
-        before, after = (encoder_summary(data, name) if "embeddings" in name else "" for data in (stored, now))
+        kind = name.removesuffix("_embeddings")
+        before, after = (encoder_summary(data, kind) if kind != name else "" for data in (stored, now))
         found.append(file if before == after else f"{file} ({before}; now {after})")
     return found
 
 
-def encoder_summary(data: Mapping[str, str], embeddings: str) -> str:
-    """The encoder of a run's `embeddings` (of its text) or `speech_embeddings` in words."""
-    kind, name = ("text", "text_model") if embeddings == "embeddings" else ("speech", "speech_encoder")
+def encoder_summary(data: Mapping[str, Any], kind: str) -> str:
+    """The "text" or "speech" encoder of a run in words; "" if it has none."""
+    name = data.get(f"{kind}_model", "")
+    if not name or name == UNKNOWN:
+        return name and f"{UNKNOWN}, and so what it has learnt from"
     random = ", RANDOM weights" if data.get(f"{kind}_random") == "yes" else ""
-    fingerprint = f", fingerprint {data[f'{kind}_fingerprint'][:12]}" if f"{kind}_fingerprint" in data else ""
-    return f"{data.get(name, 'none')}{random}{fingerprint}"
+    learnt = f", fine-tuned on {learnt_text(data[f'{kind}_learnt'])}" if f"{kind}_learnt" in data else ""
+    return f"{name}{random}, fingerprint {data[f'{kind}_fingerprint'][:12]}{learnt}"
 
 
-def corpus_summary(data: Mapping[str, str]) -> str:
+def corpus_summary(data: Mapping[str, Any]) -> str:
     """Name and version of a run's corpus, and whether it is the synthetic sample."""
     return f"{data['corpus']} (version {data['version']}{', SYNTHETIC' if data['synthetic'] == 'yes' else ''})"
 
@@ -220,9 +263,13 @@ def _stored_options(folder: Path, record: Record, options: argparse.Namespace, *
         raise InputError(f"{folder / FILE}: {error}") from error
     called, of_call = vars(options), names_of("run")
     for name in sorted(options.given - names_of(*free) - of_call):
-        value = encoder_name(called[name]) if name == "audio_model" and called[name] else called[name]
-        if value != stored[name]:
-            raise InputError(f"--{name} {value}: the run in {folder} has {stored[name]}; leave the option out")
+        value, of_run = called[name], stored[name]
+        if name in ENCODERS and value:  # which may lie in another folder now
+            of_run = of_run or record.data.get(f"{ENCODERS[name]}_model", UNKNOWN)
+            if of_run == UNKNOWN or Path(encoder_name(value)).name == Path(of_run).name:
+                continue
+        if value != of_run:
+            raise InputError(f"--{name} {value}: the run in {folder} has {of_run}; leave the option out")
     replaced = of_call | (names_of(*free) & options.given) | {"given"}
     return argparse.Namespace(**stored | {name: called[name] for name in replaced})
 
@@ -268,6 +315,11 @@ class TrainedRun:
         return self.record.data.get("corpus", KEMDY19.name) == corpus_of(data_path).name
 
 
+def load_init(options: argparse.Namespace) -> TrainedRun | None:
+    """The run of `--init`, if it is given."""
+    return load_run(find_run(options.save_path, options.init)) if options.init else None
+
+
 def load_run(folder: Path) -> TrainedRun:
     """Load a run folder, of this program or of the published one; raises `InputError` where it cannot be used."""
     record = Record.read(folder)
@@ -293,9 +345,13 @@ def options_to_test(run: TrainedRun, options: argparse.Namespace) -> tuple[argpa
 
 
 def warnings_of_test(
-    run: TrainedRun, options: argparse.Namespace, data: Mapping[str, str], train_sessions: list[int]
+    run: TrainedRun, options: argparse.Namespace, data: Mapping[str, Any], train_sessions: list[int]
 ) -> list[str]:
-    """How a test differs from one of the run on its own data; `InputError` where its speech encoder is another."""
+    """How a test differs from one of the run on its own data.
+
+    Raises `InputError` where its speech encoder is another, or as `check_learnt` does.
+    """
+    check_learnt(run.record.data | data, options.test_split)
     found, stored, role = [], run.record.data, run.options.SorL
     if stored.get("speech_fingerprint") != data.get("speech_fingerprint"):
         (change,) = differences(stored, data, ["speech_embeddings"])
@@ -304,17 +360,17 @@ def warnings_of_test(
         found.append(f"the model was trained on sessions {format_sessions(seen)}, which are tested here")
     if role != options.SorL:
         found.append(f"the model was trained on {role} rows, and is tested on {options.SorL} rows")
-    names = ["embeddings", "audio", "speech_embeddings", *(["table"] if role == options.SorL else [])]
+    names = ["text_embeddings", "audio", "speech_embeddings", *(["table"] if role == options.SorL else [])]
     if stored and corpus_summary(stored) != corpus_summary(data):
         found.append(f"the model was trained on {corpus_summary(stored)}, and is tested on {corpus_summary(data)}")
         same_model = stored.get("text_fingerprint", UNKNOWN) == data.get("text_fingerprint")
-        names = [] if same_model else ["embeddings"]
+        names = [] if same_model else ["text_embeddings"]
     if changed := differences(stored, data, names):
         found.append(f"the data have changed since the training: {', '.join(changed)}")
     return [*found, *filter(None, [unfinished(run)]), *caveats(stored)]
 
 
-def caveats(data: Mapping[str, str]) -> list[str]:
+def caveats(data: Mapping[str, Any]) -> list[str]:
     """What makes the predictions of a model worthless that was trained on the `data` of a record."""
     found = []
     if data.get("synthetic") == "yes":
