@@ -39,6 +39,7 @@ from reports.predictions import predictions_table
 from reports.result import result_of_test, result_text
 from reports.run_files import write_other_texts, write_test
 from training import batch_norm, checkpoint, devices, engine, progress, record
+from training.data_record import data_record
 from utils import InputError, new_folder, run_command, timestamp
 
 SAVE_SECONDS = 60  # at least, between two checkpoints
@@ -74,8 +75,8 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
         table = read_utterances(options.data_path, options.SorL)
         splits = options.test_split, options.valid_split, options.train_split
         train_sessions = training_sessions(table["session"], *splits)
-        init = record.load_init(options)
-        data = record.data_record(options, table, train_sessions, init)
+        init, facts_of_init = record.load_init(options)
+        data = data_record(options, table, train_sessions) | facts_of_init
         dtype = engine.training_dtype(options.precision, device)
         environment = devices.environment(device) | {"training_precision": str(dtype).removeprefix("torch.")}
         now = record.make_record(options, data, environment)
@@ -249,7 +250,7 @@ def test(options: argparse.Namespace) -> Path:
         options, train_sessions = record.options_to_test(run, options)
         table = read_utterances(options.data_path, options.SorL)
         check_sessions(table["session"], options.test_split, "--test_split")
-        data = record.data_record(options, table, train_sessions)
+        data = data_record(options, table, train_sessions)
         model = engine.to_device(run.model, device)
         dtype = engine.training_dtype(options.precision, device)
         of_training = argparse.Namespace(**vars(options) | {"batch_size": run.options.batch_size})

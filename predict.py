@@ -33,10 +33,10 @@ from prediction.segments import READERS
 from prediction.transcribe import CHANNELS, SEGMENTS, WHISPER, Recogniser, transcribe
 from reports.dialogues import write_dialogues_page
 from reports.predictions import predictions_table, write_predictions
+from training.data_record import corpus_facts
 from training.devices import set_up_process
 from training.learnt import check_learnt
 from training.options import ArgumentParser, file_path, gpu
-from training.record import corpus_facts
 from utils import InputError, count, run_command
 
 FILES = ("predictions.csv", "dialogue.html")  # that a prediction writes

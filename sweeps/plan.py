@@ -15,9 +15,10 @@ from constants import ROLES
 from corpora.corpus import KEMDY19, KEMDY20, Corpus, corpus_of
 from corpora.sessions import format_sessions, training_sessions
 from corpora.utterances import read_utterances
+from training.data_record import data_record
 from training.learnt import check_learnt
 from training.options import defaults, make_options, names_of, switch, without_effect
-from training.record import Record, data_record, load_init, run_id
+from training.record import Record, load_init, run_id
 from utils import InputError, count
 
 Fold = tuple[int, ...]  # test sessions
@@ -200,7 +201,7 @@ def identify(options: argparse.Namespace, known: dict[tuple, Any]) -> dict[str, 
     try:
         if key not in known:
             table = read_utterances(options.data_path, options.SorL)
-            known[key] = {*table["session"]}, data_record(options, table, [], load_init(options))
+            known[key] = {*table["session"]}, data_record(options, table, []) | load_init(options)[1]
         present, data = known[key]
         sessions = training_sessions(present, options.test_split, options.valid_split, options.train_split)
         check_learnt(data, options.test_split)

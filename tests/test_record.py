@@ -15,8 +15,9 @@ from features.embeddings import load_embeddings, save_embeddings
 from features.encoders import save_encoder_embeddings
 from features.speech_encoder import load_speech_encoder
 from training import record
+from training.data_record import data_record
 from training.options import make_options, names_of, parse_args
-from training.record import Record, data_record, load_run, make_record, options_to_resume, options_to_test, run_id
+from training.record import Record, load_run, make_record, options_to_resume, options_to_test, run_id
 from utils import InputError, lock_folder, read_json, write_json
 
 DEFAULTS = vars(make_options())

@@ -15,7 +15,7 @@ import preprocessing
 from corpora.utterances import read_utterances
 from corpora.wavs import find_wavs, read_wav
 from dataset import WindowDataset, load_features
-from features.encoders import encoder_name, find_encoder, save_encoder_embeddings
+from features.encoders import embeddings_digest, encoder_name, encoders_of, find_encoder, save_encoder_embeddings
 from features.speech_encoder import load_speech_encoder
 from training.options import file_path
 from utils import InputError
@@ -87,7 +87,8 @@ def test_a_damaged_feature_extractor_is_not_taken_for_none_and_a_home_folder_is_
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     folder = Path(shutil.copytree(encoders / "hubert-layer", tmp_path / "hubert"))
-    assert load_speech_encoder("~/hubert").shape == (3, 16) and encoder_name("~/hubert") == "hubert"
+    assert load_speech_encoder("~/hubert").shape == (3, 16)
+    assert encoder_name("~/hubert") == "hubert"
     assert file_path("~/hubert") == folder  # of --data_path=~/hubert, which no shell expands
     (folder / "preprocessor_config.json").write_text("{")
     with pytest.raises(InputError, match="hubert"):

@@ -19,10 +19,10 @@ from corpora.corpus import corpus_of
 from corpora.sessions import format_sessions
 from model import MATE
 from training.checkpoint import Row, best_epoch, epoch_of_weights, is_over
+from training.data_record import corpus_summary, encoder_summary
 from training.devices import device_name, n_processes
 from training.engine import NonFinite, training_dtype
 from training.options import names_of, without_effect
-from training.record import corpus_summary, encoder_summary
 from utils import InputError, fault_of_machine, first_line
 
 

@@ -11,30 +11,24 @@ import contextlib
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from constants import LEARNT, SAMPLE_RATE
+from constants import SAMPLE_RATE
 from corpora.corpus import KEMDY19, corpus_of
-from corpora.corpus_json import CORPUS_FILE, is_synthetic, read_corpus_json
 from corpora.sessions import format_sessions, parse_sessions
-from corpora.wavs import audio_digest, find_wavs, hash_wavs
-from features.encoders import embeddings_digest, encoder_name, find_encoder
+from features.encoders import encoder_name
 from model import MATE
 from training.checkpoint import epoch_of_weights, load_weights
-from training.learnt import PARTS, add_learnt, check_learnt, learnt_text, merge_learnt
+from training.data_record import DECISIVE, UNKNOWN, corpus_summary, differences
+from training.learnt import PARTS, add_learnt, check_learnt, merge_learnt
 from training.options import defaults, make_options, names_of
 from utils import InputError, digest_file, lock_folder, new_folder, read_json, timestamp, write_json
 
 FILE = "configuration.json"
 TRAINED = "loss_curve.png"  # in a run folder, when its training is over
-UNKNOWN = "unknown"
-# What decides a run's result besides its options
-DECISIVE = ("table", "text_embeddings", "audio", "speech_embeddings", "init_weights", "train_sessions")
 ENCODERS = {"text_model": "text", "audio_model": "speech"}  # options that name an encoder, and its kind in `data`
 STORED = ("data", "test", "model", "training")  # groups of options in a record
 
@@ -105,105 +99,6 @@ def resolve_sessions(options: argparse.Namespace) -> argparse.Namespace:
     """The options with the sessions that are tested without `--test_split`: the first fold of the corpus."""
     test_split = options.test_split or [*corpus_of(options.data_path).folds[0]]
     return argparse.Namespace(**vars(options) | {"test_split": test_split})
-
-
-def corpus_facts(folder: Path) -> dict[str, str]:
-    """Of the corpus in a pre-processed folder its name, its version and whether it is synthetic."""
-    written = read_corpus_json(folder) or {"version": UNKNOWN, "synthetic": is_synthetic(folder)}
-    facts = {"corpus": corpus_of(folder).name, "version": written["version"]}
-    return facts | {"synthetic": "yes" if written["synthetic"] else "no"}
-
-
-def data_record(
-    options: argparse.Namespace, table: pd.DataFrame, train_sessions: Iterable[int], init: TrainedRun | None = None
-) -> dict[str, Any]:
-    """What a model is trained or tested on; warns of files that have changed since pre-processing.
-
-    `table`, `audio`, `text_embeddings` and `speech_embeddings` are a name and a SHA-256. Of the text encoder there are
-    `text_model` (its name), `text_shape` (of an embedding), `text_fingerprint`, `text_revision`, `text_random` and
-    `text_learnt` (see training/learnt.py), as far as they are known, of the speech encoder the same, and of the run
-    `init`, with whose weights a run begins, `init`, `init_weights` and `init_learnt`. Computes no feature.
-    """
-    folder, ids = options.data_path, table["id"].tolist()
-    data = corpus_facts(folder) | {"utterances": str(len(table)), "table": digest_of(folder, f"df_{options.SorL}.csv")}
-    if "text" in options.modality and options.text_model is None:
-        data |= default_text(folder, options.text_dim)
-    elif "text" in options.modality:
-        data |= encoder_facts(folder, "text", options.text_model, ids)
-    if "audio" in options.modality and options.audio == "encoder":
-        data |= encoder_facts(folder, "speech", options.audio_model, ids)
-    elif "audio" in options.modality:
-        hashes = hash_wavs(folder, find_wavs(folder, options.audio_path), ids)
-        data["audio"] = f"wavs {audio_digest(hashes, ids)}"
-    if init is not None:
-        of_init = init.record.data
-        data |= {"init": init.folder.name, "init_weights": f"initial weights {digest_file(init.folder / 'model.pth')}"}
-        sessions = [*init.train_sessions, *(init.options.valid_split or [])]
-        before = [of_init.get(f"{part}_learnt") for part in PARTS]
-        data["init_learnt"] = merge_learnt(*before, add_learnt(None, of_init, sessions))
-    return data | {"train_sessions": format_sessions(train_sessions)}
-
-
-def digest_of(folder: Path, file: str) -> str:
-    """The name of a file of a pre-processed folder and its SHA-256; warns where it has changed since."""
-    found, written = digest_file(folder / file), read_corpus_json(folder)
-    if written and written["files"].get(file, found) != found:
-        warnings.warn(f"{folder / file}: changed since preprocessing.py wrote {CORPUS_FILE}", stacklevel=2)
-    return f"{file} {found}"
-
-
-def default_text(folder: Path, text_dim: int) -> dict[str, Any]:
-    """The part of `data_record` of the text encoder of embedding_<text_dim>.npy."""
-    file, facts = f"embedding_{text_dim}.npy", {"text_model": UNKNOWN, "text_shape": [text_dim]}
-    if (folder / file).is_file():
-        facts["text_embeddings"] = digest_of(folder, file)
-        about = (read_corpus_json(folder) or {"text_models": {}})["text_models"].get(file)
-        if about and about["sha256"] in facts["text_embeddings"]:
-            facts |= described("text", about)
-    return facts
-
-
-def encoder_facts(folder: Path, kind: str, name: str | None, ids: Iterable[str]) -> dict[str, Any]:
-    """The part of `data_record` of an encoder whose embeddings lie in `features`."""
-    about = find_encoder(folder, kind, name)
-    digest = f"{kind} embeddings {embeddings_digest(folder, kind, about, ids)}"
-    return {f"{kind}_embeddings": digest, f"{kind}_shape": about["shape"]} | described(kind, about)
-
-
-def described(kind: str, about: Mapping[str, Any]) -> dict[str, Any]:
-    """A description of an encoder as `data_record` has it."""
-    facts = {"model": about["name"], "random": "yes" if about["random"] else "no", "learnt": about.get(LEARNT)}
-    facts |= {name: about.get(name) for name in ("revision", "fingerprint")}
-    return {f"{kind}_{name}": value for name, value in facts.items() if value is not None}
-
-
-def differences(stored: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str] = DECISIVE) -> list[str]:
-    """How the `data` of a record differ from other data: a phrase each, which names the file.
-
-    What `stored` lacks is not compared: the published program's record is empty.
-    """
-    found = []
-    for name in [name for name in names if name in stored and stored[name] != now.get(name)]:
-        file = stored[name].rpartition(" ")[0] or "training sessions"
-        kind = name.removesuffix("_embeddings")
-        before, after = (encoder_summary(data, kind) if kind != name else "" for data in (stored, now))
-        found.append(file if before == after else f"{file} ({before}; now {after})")
-    return found
-
-
-def encoder_summary(data: Mapping[str, Any], kind: str) -> str:
-    """The "text" or "speech" encoder of a run in words; "" if it has none."""
-    name = data.get(f"{kind}_model", "")
-    if not name or name == UNKNOWN:
-        return name and f"{UNKNOWN}, and so what it has learnt from"
-    random = ", RANDOM weights" if data.get(f"{kind}_random") == "yes" else ""
-    learnt = f", fine-tuned on {learnt_text(data[f'{kind}_learnt'])}" if f"{kind}_learnt" in data else ""
-    return f"{name}{random}, fingerprint {data[f'{kind}_fingerprint'][:12]}{learnt}"
-
-
-def corpus_summary(data: Mapping[str, Any]) -> str:
-    """Name and version of a run's corpus, and whether it is the synthetic sample."""
-    return f"{data['corpus']} (version {data['version']}{', SYNTHETIC' if data['synthetic'] == 'yes' else ''})"
 
 
 def make_folder(options: argparse.Namespace, now: Record, stack: contextlib.ExitStack) -> Path:
@@ -315,9 +210,15 @@ class TrainedRun:
         return self.record.data.get("corpus", KEMDY19.name) == corpus_of(data_path).name
 
 
-def load_init(options: argparse.Namespace) -> TrainedRun | None:
-    """The run of `--init`, if it is given."""
-    return load_run(find_run(options.save_path, options.init)) if options.init else None
+def load_init(options: argparse.Namespace) -> tuple[TrainedRun | None, dict[str, Any]]:
+    """The run of `--init`, None without it, and what a record's data say of it: its name, weights and sessions."""
+    if not options.init:
+        return None, {}
+    run = load_run(find_run(options.save_path, options.init))
+    sessions = [*run.train_sessions, *(run.options.valid_split or [])]
+    learnt = merge_learnt(*(run.record.data.get(f"{part}_learnt") for part in PARTS))
+    facts = {"init": run.folder.name, "init_learnt": add_learnt(learnt, run.record.data, sessions)}
+    return run, facts | {"init_weights": f"initial weights {digest_file(run.folder / 'model.pth')}"}
 
 
 def load_run(folder: Path) -> TrainedRun:
