@@ -39,7 +39,7 @@ from reports.predictions import predictions_table
 from reports.result import result_of_test, result_text
 from reports.run_files import write_other_texts, write_test
 from training import batch_norm, checkpoint, devices, engine, progress, record
-from training.data_record import data_record
+from training.data_record import data_record, encoders_text
 from utils import InputError, new_folder, run_command, timestamp
 
 SAVE_SECONDS = 60  # at least, between two checkpoints
@@ -78,8 +78,7 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
         init, facts_of_init = record.load_init(options)
         data = data_record(options, table, train_sessions) | facts_of_init
         dtype = engine.training_dtype(options.precision, device)
-        environment = devices.environment(device) | {"training_precision": str(dtype).removeprefix("torch.")}
-        now = record.make_record(options, data, environment)
+        now = record.make_record(options, data, devices.environment(device) | {"training_precision": str(dtype)})
         folder = devices.on_main_process(accelerator, lambda: record.lock_resumed(folder, options, now, stack))
 
         # 2. The model and the windows of each split
@@ -226,8 +225,8 @@ def report(
     train_rows = windows.table[windows.table["session"].isin(train_sessions)]
     rows = predictions_table(windows.table, windows.targets, arrays, train_rows)
     tested = windows.table.iloc[windows.targets]
-    result = result_of_test(rows, options, tested, train_rows, facts["temperature"])
-    result |= facts | {"missing": windows.features.missing}
+    result = result_of_test(rows, options, tested, train_rows, facts["temperature"]) | facts
+    result |= {"missing": windows.features.missing, "encoders": encoders_text(record.Record.read(folder).data)}
     if other:
         result |= write_other_texts(folder, rows, predictions_table(windows.table, windows.targets, other, train_rows))
     write_test(folder, rows, options, result)

@@ -119,6 +119,7 @@ def result_text(result: dict[str, Any], folder: Path, options: argparse.Namespac
     heading += f"{overall['n_single_label']} of them with one majority label"
     if result["epoch"] is not None:
         heading += f"\nweights of epoch {result['epoch']} of {result['epochs']}, {result['chosen']}"
+    heading += "".join(f"\n{line}" for line in result["encoders"])
     if found := result["batch_norm"]:
         kind = {"running": "running statistics", "train": "statistics of training windows"}[found["statistics"]]
         heading += f"\nbatch norm: {kind}; loss of {found['windows']:,} training windows {found['loss']:.3f}"

@@ -35,7 +35,8 @@ def write_test(folder: Path, rows: pd.DataFrame, options: argparse.Namespace, re
     """Write the files of a test into `folder`, `result.json` last.
 
     `result` is of `result_of_test`, with `epoch` (of the tested weights, None where it is not known), `missing` (ids of
-    the utterances that lack a feature, by its name), `warnings`, and `batch_norm` (see `compare_statistics`).
+    the utterances that lack a feature, by its name), `encoders` (lines of text), `warnings`, and `batch_norm` (see
+    `compare_statistics`).
     """
     write_predictions(folder / "predictions.csv", rows)
     confusion = metric.confusion_matrix(rows)

@@ -155,7 +155,7 @@ def test_audio_alone_of_a_listener_needs_no_text(preprocessed, tmp_path):
     more = ("--modality", "audio", "--SorL", "listener", "--precision", "fp32", "--epochs", "1")
     run = train("audio", preprocessed, tmp_path / "exp", *more)
     expected = rows_of_dialogue(run)
-    rows, utterances = from_corpus(expected["dialogue"][0], preprocessed, "listener", text_dim=None)
+    rows, utterances = from_corpus(expected["dialogue"][0], preprocessed, "listener")
     predictor = Predictor(run, gpu_id="cpu")
     assert (predictor.role, predictor.text_dim) == ("listener", None)
     prediction = predictor.dialogue([Utterance(utterance.wave) for utterance in utterances])

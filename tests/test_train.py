@@ -218,7 +218,7 @@ def test_precision_decides_where_bfloat16_is_used(preprocessed, tmp_path, monkey
     folder = trained(preprocessed, tmp_path, *TEXT, "--precision", precision, "--report_to", "none")
     assert used == {(True, expected[0]), (False, expected[1]), (False, expected[0])}  # the last with both statistics
     stored = read_json(folder / "configuration.json")["environment"]["training_precision"]
-    assert stored == ("bfloat16" if expected[0] else "float32")
+    assert stored == ("torch.bfloat16" if expected[0] else "torch.float32")
     assert not [*folder.glob("events*")]
 
 

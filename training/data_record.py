@@ -110,6 +110,14 @@ def encoder_summary(data: Mapping[str, Any], kind: str) -> str:
     return f"{name}{random}, fingerprint {data[f'{kind}_fingerprint'][:12]}{learnt}"
 
 
+def encoders_text(data: Mapping[str, Any]) -> list[str]:
+    """The encoders and initial weights of a run in words, and the sessions that they have learnt from."""
+    found = [f"{kind} encoder: {encoder_summary(data, kind)}" for kind in ("text", "speech") if f"{kind}_model" in data]
+    if "init" in data:
+        found.append(f"initial weights of {data['init']}, trained on {learnt_text(data['init_learnt'])}")
+    return found
+
+
 def corpus_summary(data: Mapping[str, Any]) -> str:
     """Name and version of a run's corpus, and whether it is the synthetic sample."""
     return f"{data['corpus']} (version {data['version']}{', SYNTHETIC' if data['synthetic'] == 'yes' else ''})"
