@@ -48,8 +48,7 @@ def save_encoder_embeddings(data_path: Path, audio_path: Path | None, encoder: T
     kind, about = encoder.kind, {**encoder.description, "shape": [*encoder.shape]}
     about["name"] = encoder_name(about["name"])
     about.pop("revision")
-    roles = [path.stem.removeprefix("df_") for path in sorted(data_path.glob("df_*.csv"), reverse=True)]
-    table = pd.concat([read_utterances(data_path, role) for role in roles]).drop_duplicates("id")
+    table = all_utterances(data_path)
     for other in encoders_of(data_path, kind):
         if other["name"] == about["name"] and other != about:
             raise InputError(
@@ -64,6 +63,20 @@ def save_encoder_embeddings(data_path: Path, audio_path: Path | None, encoder: T
     store.fill(encoder.embed_all, f"{kind} embeddings")
     n, shape = len(store.hashes) - len(store.faults), " x ".join(map(str, about["shape"]))
     return f"{kind} embeddings of {about['name']}: {n} utterances, {shape} values; without: {len(table) - n}"
+
+
+def has_embeddings(data_path: Path, audio_path: Path | None, kind: str, name: str) -> bool:
+    """Whether a pre-processed folder has an encoder's embeddings of all utterances."""
+    for about in encoders_of(data_path, kind):
+        if about["name"] == encoder_name(name):
+            return not _open_store(data_path, audio_path, kind, about, all_utterances(data_path)).first_lacking()
+    return False
+
+
+def all_utterances(data_path: Path) -> pd.DataFrame:
+    """The utterances of all roles, each once, as of `read_utterances`."""
+    roles = [path.stem.removeprefix("df_") for path in sorted(data_path.glob("df_*.csv"), reverse=True)]
+    return pd.concat([read_utterances(data_path, role) for role in roles]).drop_duplicates("id")
 
 
 def _folder(data_path: Path, kind: str, about: About) -> Path:
