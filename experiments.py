@@ -62,6 +62,8 @@ def get_parser() -> ArgumentParser:
     add("--grid", nargs="+", type=plans.parse_axis, metavar="NAME=A,B", help="all combinations of these values")
     folds = {"nargs": "+", "type": lambda text: tuple(parse_sessions(text)), "metavar": "SESSIONS"}
     add("--test_split", **folds, help="folds of the grid (default: 13-16, or 1-8 of KEMDy20)")
+    keep = f"keep the weights of the encoders of {plans.FINETUNED}, which their embeddings replace"
+    add("--keep_encoders", action="store_true", help=keep)
     add("--jobs", type=number(int, 1, 256), default=1, help="runs at once on this machine, which share its GPUs")
     return parser
 
@@ -116,6 +118,15 @@ def choose_tables(args: argparse.Namespace, names: Sequence[str], data_path: Pat
 
 
 # The commands
+
+
+def make_encoders(entries: pd.DataFrame, args: argparse.Namespace, options: argparse.Namespace) -> None:
+    """Make the embeddings that the table `finetuned` needs, before which its runs have no id."""
+    todo = plans.lacking_encoders(entries, options.save_path, args.keep_encoders)
+    if len(todo):
+        print(f"{count(len(todo), 'encoder')} whose embeddings are to be made", flush=True)
+        (options.save_path / FOLDER).mkdir(parents=True, exist_ok=True)
+        run_here(todo, options.save_path, device_slots(min(args.jobs, len(todo)), options.gpu_id))
 
 
 def make_runs(entries: pd.DataFrame, args: argparse.Namespace, options: argparse.Namespace) -> None:
@@ -204,6 +215,7 @@ def execute(args: argparse.Namespace, options: argparse.Namespace) -> int:
         begun = entries.groupby("table")["folder"].transform("count") > 0
         report(entries[begun].reset_index(drop=True) if begun.any() else entries, settings, options.save_path)
     else:
+        make_encoders(plan(args, options)[0], args, options)
         make_runs(plan(args, options)[0], args, options)
         return report(*plan(args, options), options.save_path)
     return 0

@@ -6,7 +6,6 @@ until it ends, also when the experiments.py that started it is gone, so that no 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import signal
@@ -22,8 +21,8 @@ import torch
 from tqdm import tqdm
 
 import main
-from corpora.sessions import format_sessions
 from reports.runs import read_folders
+from sweeps.plan import command_line
 from training import ROOT
 from training.options import make_options
 from utils import lock_file
@@ -42,18 +41,12 @@ def run_once(save_path: Path, run_id: str, argv: list[str]) -> int:
     return 0
 
 
-def main_argv(options: argparse.Namespace) -> list[str]:
-    """The arguments of main.py for these options, with absolute paths; others that have their default are left out."""
-    argv = []
-    for name, default in vars(make_options()).items():
-        value = vars(options)[name]
-        if isinstance(value, Path):
-            argv += [f"--{name}", str(value.absolute())]
-        elif value is True:
-            argv += [f"--{name}"]
-        elif name != "given" and value not in (default, None):
-            argv += [f"--{name}", format_sessions(value) if isinstance(value, list) else str(value)]
-    return argv
+def command_of(planned: Any, save_path: Path) -> list[str]:
+    """The module and arguments that make a planned run."""
+    default = vars(make_options())
+    options = {name: value for name, value in vars(planned.options).items() if name in default and name != "given"}
+    changed = {name: value for name, value in options.items() if isinstance(value, Path) or value != default[name]}
+    return ["sweeps.jobs", str(save_path.absolute()), planned.run_id, *command_line(changed)]
 
 
 def device_slots(n_jobs: int, gpu_id: str | None) -> list[dict[str, str]]:
@@ -94,8 +87,8 @@ def run_here(todo: pd.DataFrame, save_path: Path, slots: list[dict[str, str]]) -
 
 def start(planned: Any, save_path: Path, environment: dict[str, str]) -> subprocess.Popen:
     """Start the process of a planned run, which writes to the run's log."""
-    command = [sys.executable, "-m", "sweeps.jobs", str(save_path.absolute()), planned.run_id]
-    command += main_argv(planned.options)
+    own = getattr(planned, "command", None) or command_of(planned, save_path)
+    command = [sys.executable, "-m", *own]
     with log_of(save_path, planned.run_id).open("ab") as log:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
 

@@ -7,6 +7,7 @@ import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,10 +16,11 @@ from constants import ROLES
 from corpora.corpus import KEMDY19, KEMDY20, Corpus, corpus_of
 from corpora.sessions import format_sessions, training_sessions
 from corpora.utterances import read_utterances
+from features.encoders import encoder_name, fine_tuned_name, has_embeddings
 from training.data_record import data_record
 from training.learnt import check_learnt
 from training.options import defaults, make_options, names_of, switch, without_effect
-from training.record import Record, load_init, run_id
+from training.record import ENCODERS, Record, load_init, run_id
 from utils import InputError, count
 
 Fold = tuple[int, ...]  # test sessions
@@ -66,7 +68,7 @@ TABLES = {  # published, of KEMDy19; each option that one of them sets has its d
 TABLES_KEMDY20 = {"KEMDy20": Table("Five folds of KEMDy20", {"default": {}}, folds=KEMDY20.folds)}
 BEYOND = "beyond"  # what each option beyond MATE is worth, on any corpus's own folds
 DATA_SIZE = "data_size"  # what more training sessions are worth, see `data_size_table`
-NAMED = (BEYOND, DATA_SIZE)  # of any corpus; they must be named
+NAMED = ("beyond", "data_size", "finetuned")  # of any corpus; they must be named
 ANEW = {"bn_statistics": "train"}
 BEYOND_TABLE = Table(
     "Beyond MATE",
@@ -83,6 +85,19 @@ BEYOND_TABLE = Table(
     seeds=3,
     baseline="MATE",
 )
+FINETUNED = "finetuned"  # what encoders that have learnt from the training sessions are worth
+FROZEN = {
+    "text": {"modality": "text"},
+    "speech": {"modality": "audio", "audio": "encoder"},
+    "both": {"audio": "encoder"},
+}
+FROZEN = {name: ANEW | {"speakers": True} | options for name, options in FROZEN.items()}
+FINETUNED_TABLE = Table(
+    "Fine-tuned encoders",
+    {f"{name} {how}": options for name, options in FROZEN.items() for how in ("frozen", "fine-tuned")},
+    seeds=3,
+    baseline={f"{name} fine-tuned": f"{name} frozen" for name in FROZEN},
+)
 GRID = "grid"  # the table of --grid
 FOLDS = "folds"  # of a corpus of anybody's own
 NAMES = (*TABLES, *TABLES_KEMDY20, FOLDS, *NAMED)
@@ -97,7 +112,9 @@ def tables_of(corpus: Corpus) -> dict[str, Table]:
     own = {KEMDY19.name: TABLES, KEMDY20.name: TABLES_KEMDY20}.get(corpus.name, {})
     if corpus.is_own:
         own = {FOLDS: Table(f"{len(corpus.folds)} folds of {corpus.name}", {"default": {}}, folds=corpus.folds)}
-    return {**own, BEYOND: replace(BEYOND_TABLE, folds=corpus.folds), DATA_SIZE: data_size_table(corpus)}
+    of_folds = {BEYOND: BEYOND_TABLE, FINETUNED: FINETUNED_TABLE}
+    of_folds = {name: replace(table, folds=corpus.folds) for name, table in of_folds.items()}
+    return own | of_folds | {DATA_SIZE: data_size_table(corpus)}
 
 
 def data_size_table(corpus: Corpus) -> Table:
@@ -175,15 +192,68 @@ def plan_runs(
             valid = {"valid_split": [*after[fold]] if valid_split == NEXT else valid_split}
             changes = changes | table.by_role.get(role, {})
             options = argparse.Namespace(**vars(shared) | changes | own | valid)
+            if name == FINETUNED:
+                if not all(used_encoders(options).values()):
+                    continue
+                if row.endswith("fine-tuned"):
+                    options = with_fine_tuned(options)
             found = {"table": name, "title": table.title, "baseline": table.baseline_of(row), "row": row, "role": role}
             found |= {"test": format_sessions(fold), "seed": seed, "options": options}
             found["label"] = f"{role}, {row}, sessions {found['test']}, seed {seed}"
             found |= {"is_default": not changes and name != GRID, "unlike": other_settings(options, changes | own)}
             rows.append(found | identify(options, known))
+    if not rows:
+        raise InputError(f"{FINETUNED}: name the encoders to fine-tune by --text_model, --audio_model or both")
     idle = [without_effect(row["options"]) for row in rows]
     for name in shared.given.intersection(*idle):
         warnings.warn(f"--{name} {idle[0][name]}", stacklevel=2)
     return pd.DataFrame(rows)
+
+
+def used_encoders(options: argparse.Namespace) -> dict[str, str | None]:
+    """By the options that name them, the encoders that a run of the table `FINETUNED` reads embeddings of."""
+    uses_speech = "audio" in options.modality and options.audio == "encoder"
+    names = ["text_model"] * ("text" in options.modality) + ["audio_model"] * uses_speech
+    return {name: vars(options)[name] for name in names}
+
+
+def with_fine_tuned(options: argparse.Namespace) -> argparse.Namespace:
+    """The options with encoders that were fine-tuned for the run's fold, role and seed, from `parents`."""
+    parents = used_encoders(options)
+    names = {name: fine_tuned_name(parent, options) for name, parent in parents.items()}
+    return argparse.Namespace(**vars(options) | names, parents=parents)
+
+
+def lacking_encoders(planned: pd.DataFrame, save_path: Path, keep: bool) -> pd.DataFrame:
+    """The encoders whose embeddings the runs of `FINETUNED` lack, a row each, as `jobs.run_here` takes them."""
+    rows = {}
+    for options in planned.loc[planned["table"] == FINETUNED, "options"]:
+        parents = vars(options).get("parents", {})
+        for option, used in used_encoders(options).items():
+            name, parent = encoder_name(used), parents.get(option, used)
+            where = (options.data_path, options.audio_path, ENCODERS[option], name)
+            if name in rows or has_embeddings(*where):
+                continue
+            given = {name: vars(options)[name] for name in ("SorL", "seed", "lam", "gpu_id")} | {"save_path": save_path}
+            given |= {name: vars(options)[name] for name in ("data_path", "audio_path", "test_split", "valid_split")}
+            given[option] = Path(parent) if Path(parent).is_dir() else parent
+            command = ["sweeps.encoders", name, *["keep"] * keep, *command_line(given)]
+            label = {"table": FINETUNED, "label": f"encoder {name}", "run_id": name.replace("/", "-")}
+            rows[name] = label | {"command": command}
+    return pd.DataFrame(rows.values())
+
+
+def command_line(options: Mapping[str, Any]) -> list[str]:
+    """Options and their values as words of a command line, with absolute paths, without those that are None."""
+    argv = []
+    for name, value in options.items():
+        if isinstance(value, Path):
+            argv += [f"--{name}", str(value.absolute())]
+        elif value is True:
+            argv += [f"--{name}"]
+        elif value is not None:
+            argv += [f"--{name}", format_sessions(value) if isinstance(value, list) else str(value)]
+    return argv
 
 
 def other_settings(options: argparse.Namespace, row: Options) -> str:

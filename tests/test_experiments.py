@@ -16,7 +16,7 @@ from run_folders import make_run
 
 import experiments
 from corpora.corpus import KEMDY19, KEMDY20
-from sweeps.jobs import device_slots, main_argv, run_once
+from sweeps.jobs import command_of, device_slots, run_once
 from sweeps.plan import TABLES, Table, tables_of
 from training.options import parse_args
 from utils import lock_folder, read_json
@@ -84,8 +84,8 @@ def test_tables_have_the_settings_of_the_paper():
 def test_main_is_given_the_options_of_the_plan_and_each_fold_is_validated_on_the_next_one():
     argv = ["--sr", "4000", "--audio_path", "my wavs", "--valid_split", "next", "--select", "best"]
     folds = {}
-    for options in planned("run", "--lr", "0.1", "3.2", "3.3", "3.7", *argv)["options"]:
-        parsed = vars(parse_args(main_argv(options)))
+    for run in planned("run", "--lr", "0.1", "3.2", "3.3", "3.7", *argv).itertuples():
+        options, parsed = run.options, vars(parse_args(command_of(run, Path("exp"))[3:]))
         assert parsed["audio_path"] == Path("my wavs").absolute()
         for name in parsed.keys() - {"given", "data_path", "audio_path", "save_path"}:
             assert parsed[name] == getattr(options, name), name
