@@ -157,7 +157,7 @@ def test_an_exported_run_keeps_the_sessions_and_predicts_no_dialogue_of_them(cor
 
 
 def test_experiments_refuses_a_run_on_learnt_sessions_and_makes_the_others(corpus):
-    argv = ["list", "--data_path", str(corpus), "--SorL", "speaker", "--modality", "text", *SMALL]
+    argv = ["run", "--data_path", str(corpus), "--SorL", "speaker", "--modality", "text", *SMALL]
     grid = ["--grid", "text_model=learnt", "--test_split", "1", "3"]
     errors = experiments.plan(*experiments.parse([*argv, *grid]))[0].set_index("test")["error"]
     assert pd.isna(errors["1"])
