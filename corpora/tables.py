@@ -52,7 +52,7 @@ def read_annotation(data_path: Path, corpus: Corpus) -> tuple[pd.DataFrame, pd.D
     is_rated = own["speaker"] == own["actor"].str.upper() if "actor" in own else True
     own["role"] = np.where(is_rated, "speaker", "listener")
     annotation, of_cells = _read_cells(own)
-    of_tables = _doubtful_tables(data_path, own) if "actor" in own else None
+    of_tables = _repeated_tables(data_path, own) if "actor" in own else None
     problems = pd.concat([*of_rows, of_cells]).sort_index(kind="stable")
     is_lost = ~annotation["usable"].reindex(rows.index, fill_value=False)
     refuse_ruined_table(data_path, rows, is_lost, problems)
@@ -162,20 +162,15 @@ def refuse_ruined_table(data_path: Path, rows: pd.DataFrame, is_lost: pd.Series,
         )
 
 
-def _doubtful_tables(data_path: Path, rows: pd.DataFrame) -> pd.DataFrame:
-    """The tables of KEMDy19 that repeat the ratings of their session's other table, or rate one actor's rows alone."""
+def _repeated_tables(data_path: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """Problems of the tables of KEMDy19 that repeat the ratings of their session's other table."""
     content = ["Segment ID", *RATING_COLUMNS]
     distinct = rows.drop_duplicates(["file", *content])
-    is_equal, problems = distinct.duplicated(content, keep=False), []
-    for file, table in distinct.groupby("file"):
-        n_equal, (speaker, role) = is_equal[table.index].sum(), table[["speaker", "role"]].iloc[0]
-        if n_equal > len(table) / 2:  # ten raters do not agree on both actors by chance
-            what, done = "table with the ratings of its session's other table", "used, though one rates the wrong actor"
-            problems.append((data_path / file, "", what, f"{n_equal} of {len(table)} rows", done))
-        if table["role"].nunique() == 1:
-            what, found = "table whose ids are all of one actor", f"{len(table)} rows of {speaker}"
-            problems.append((data_path / file, "", what, found, f"it gives {role} rows alone"))
-    return file_problems(data_path, problems)
+    by_file = distinct.duplicated(content, keep=False).groupby(distinct["file"]).agg(["sum", "size"])
+    what, done = "table with the ratings of its session's other table", "used, though one rates the wrong actor"
+    repeated = by_file[by_file["sum"] > by_file["size"] / 2]  # ten raters do not agree on both actors by chance
+    found = [(data_path / file, "", what, f"{n} of {size} rows", done) for file, n, size in repeated.itertuples()]
+    return file_problems(data_path, found)
 
 
 def _half_rated(rows: pd.DataFrame) -> pd.DataFrame:
@@ -235,7 +230,7 @@ def _read_cells(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     left_out = "row left out of df_" + rows["role"] + ".csv"
     ordered = "its place in the table orders it"
     problems = [
-        _cell_problems(rows, values, left_out.to_numpy()),
+        *_cell_problems(rows, values, left_out),
         *_doubtful_totals(rows, values),
         row_problems(rows[~has_vote], "row without a usable vote", "", left_out),
         row_problems(rows[bad_start], "start that is no number", rows["start"].map(repr), ordered),
@@ -243,24 +238,21 @@ def _read_cells(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return rows.assign(start=start, end=end, usable=usable, **values.fillna("")), pd.concat(problems)
 
 
-def _cell_problems(rows: pd.DataFrame, values: pd.DataFrame, left_out: np.ndarray) -> pd.DataFrame:
-    """The cells that cannot be used or are spelt otherwise; those of a row with one fault are one problem."""
-    cells, unusable = rows[RATING_COLUMNS].to_numpy(), values.isna().to_numpy()
-    is_emotion = np.array([column.startswith("Emotion") for column in RATING_COLUMNS])
-    faulty = unusable | (is_emotion & (values.to_numpy() != cells))
-    found: dict[tuple[int, str, str], dict[str, list[int]]] = {}  # by row, what and done: raters, by what stands there
-    for row, column in zip(*np.nonzero(faulty), strict=True):
-        (rater, rating), cell = divmod(column, len(RATINGS)), cells[row, column]
-        if not unusable[row, column]:
-            what, done = OTHER_SPELLING, "read as the label that is meant"
-        elif rater:
-            what, done = f"rater's {RATINGS[rating].lower()} that cannot be used", "left blank"
-        else:
-            what, done = f"total {RATINGS[rating].lower()} that cannot be used", left_out[row]
-        found.setdefault((row, what, done), {}).setdefault(cell, []).append(rater)
-    texts = ["; ".join(f"{cell!r} of {_whose(raters)}" for cell, raters in cells.items()) for cells in found.values()]
-    positions, what, done = np.array([*found], dtype=object).reshape(-1, 3).T
-    return row_problems(rows.iloc[positions.astype(int)], what, texts, done)
+def _cell_problems(rows: pd.DataFrame, values: pd.DataFrame, left_out: pd.Series) -> list[pd.DataFrame]:
+    """Problems of the cells that cannot be used or are spelt otherwise: of each kind one in a row, with what is there."""
+    unusable = values.isna()
+    respelt = ~unusable & (values != rows[RATING_COLUMNS])
+    kinds = {OTHER_SPELLING: (respelt[["Emotion", *VOTES]], "read as the label that is meant")}
+    for name in RATINGS:
+        of_raters = unusable.filter(like=f"{name}.")
+        kinds[f"total {name.lower()} that cannot be used"] = unusable[[name]], left_out
+        kinds[f"rater's {name.lower()} that cannot be used"] = of_raters, "left blank"
+    problems = []
+    for what, (bad, done) in kinds.items():
+        cells = rows.loc[bad.any(axis=1), bad.columns].where(bad)
+        found = ["; ".join(map(repr, row.dropna().unique())) for _, row in cells.iterrows()]
+        problems.append(row_problems(rows.loc[cells.index], what, found, done))
+    return problems
 
 
 def _doubtful_totals(rows: pd.DataFrame, values: pd.DataFrame) -> list[pd.DataFrame]:
@@ -274,14 +266,6 @@ def _doubtful_totals(rows: pd.DataFrame, values: pd.DataFrame) -> list[pd.DataFr
     what, done = "total {} that its votes do not give", "used as it is"
     texts = {name: rows[name].map(repr) + ", of the votes " + of_votes for name, (_, of_votes) in found.items()}
     return [row_problems(rows[found[name][0]], what.format(name.lower()), texts[name], done) for name in found]
-
-
-def _whose(raters: list[int]) -> str:
-    """Whose ratings they are, in words; 0 is the total."""
-    numbers = [str(rater) for rater in raters if rater]
-    words = ["the total"] * (0 in raters)
-    words += [f"rater{'s' * (len(numbers) > 1)} {', '.join(numbers)}"] * bool(numbers)
-    return " and ".join(words)
 
 
 # Order and roles
