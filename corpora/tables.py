@@ -239,7 +239,7 @@ def _read_cells(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _cell_problems(rows: pd.DataFrame, values: pd.DataFrame, left_out: pd.Series) -> list[pd.DataFrame]:
-    """Problems of the cells that cannot be used or are spelt otherwise: of each kind one in a row, with what is there."""
+    """Problems of the cells that cannot be used or are spelt otherwise: of each kind one a row, with what is there."""
     unusable = values.isna()
     respelt = ~unusable & (values != rows[RATING_COLUMNS])
     kinds = {OTHER_SPELLING: (respelt[["Emotion", *VOTES]], "read as the label that is meant")}

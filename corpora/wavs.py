@@ -130,26 +130,25 @@ def wav_problems(
     """
     paths = [path for path in dict.fromkeys(wavs.values()) if path.is_file()]
 
-    def look_at(path: Path) -> tuple:
-        fault = wav_fault(path)
-        return (fault,) if fault else (None, channels_differ(path), *inspect_sound(path))
+    def look_at(path: Path) -> str | tuple[float, float, int, bool]:
+        return wav_fault(path) or inspect_sound(path)
 
     with ThreadPoolExecutor() as pool:  # reading the head of a file is mostly waiting
         looks = dict(zip(paths, tqdm(pool.map(look_at, paths), "wavs", len(paths), unit="file"), strict=True))
     problems = []
     for segment in ids:
-        if (path := wavs.get(segment)) not in looks:
+        path, (start, end, channel) = wavs.get(segment), parts.get(segment, (0, 0, 0))
+        if (look := looks.get(path)) is None:
             problems.append((folder, segment, "no wav", "", COUNTS_AS_ZEROS))
             continue
-        fault, *look = looks[path]
-        if fault:
-            problems.append((path, segment, "wav that cannot be used", fault, COUNTS_AS_ZEROS))
+        if isinstance(look, str):
+            problems.append((path, segment, "wav that cannot be used", look, COUNTS_AS_ZEROS))
             continue
-        (differs, seconds, _, channels), (start, end, channel) = look, parts.get(segment, (0, 0, 0))
+        seconds, _, channels, differ = look
         if start >= seconds or end > seconds + END_TOLERANCE or channel > channels:
             what = "start, end or channel that the wav does not have"
             problems.append((path, segment, what, f"{seconds:.2f} s, channels: {channels}", COUNTS_AS_ZEROS))
-        elif differs and not channel:
+        elif differ and not channel:
             problems.append((path, segment, "wav whose channels differ", "", "their mean is used"))
     return problems
 
@@ -206,10 +205,11 @@ def _decode(path: Path, *status: int) -> tuple[Callable[[], soundfile.SoundFile]
     return opened, announced
 
 
-def inspect_sound(path: Path) -> tuple[float, float, int]:
-    """The length of a sound file (s), that which its head announces, and its number of channels, in bounded memory.
+def inspect_sound(path: Path) -> tuple[float, float, int, bool]:
+    """The length of a sound file (s), that which its head announces, its number of channels, and whether these differ.
 
-    Raises `InputError` where it is no sound.
+    They do where they are in opposite phase, or hold other sounds, such as a speaker each. Bounded memory is enough.
+    Raises `InputError` where the file is no sound.
     """
     with open_sound(path) as (file, length):
         rate, channels, samples, decoded = file.samplerate, file.channels, file.frames, 0
@@ -224,7 +224,20 @@ def inspect_sound(path: Path) -> tuple[float, float, int]:
         with open_sound(path) as (file, _), contextlib.suppress(soundfile.SoundFileError):
             while found := len(file.read(BLOCK)):
                 decoded += found
-    return decoded / rate, announced / rate, channels
+    seconds = decoded / rate
+    return seconds, announced / rate, channels, channels > 1 and _channels_differ(path, seconds)
+
+
+def _channels_differ(path: Path, seconds: float) -> bool:
+    """Whether two channels do, in at most ten parts of 3 s, spread over the file. Silent channels do not count."""
+    parts = [np.zeros((1, 1))]
+    with contextlib.suppress(InputError):  # which reading reports
+        starts = np.arange(0, seconds, max(LOOK_SECONDS, seconds / 10))
+        parts = [read_channels(path, start, start + LOOK_SECONDS)[0] for start in starts] or parts
+    samples = np.nan_to_num(np.concatenate(parts), posinf=0, neginf=0).astype(float)
+    levels = samples.std(axis=0)
+    sounding = samples[:, levels > 0.01 * levels.max()]
+    return sounding.shape[1] > 1 and bool(np.corrcoef(sounding.T).min() < MIN_CORRELATION)
 
 
 def samples_fault(samples: np.ndarray, rate: int) -> str | None:
@@ -239,7 +252,7 @@ def samples_fault(samples: np.ndarray, rate: int) -> str | None:
 def wav_fault(path: Path) -> str | None:
     """Why a wav cannot be used as far as its head says, or None: it is no sound, too short, or cut short."""
     try:
-        seconds, announced, _ = inspect_sound(path)
+        seconds, announced, *_ = inspect_sound(path)
     except InputError as error:
         return str(error).removeprefix(f"{path}: ")
     if seconds < announced:
@@ -282,23 +295,6 @@ def read_part(path: Path, start: float, end: float, sr: int, channel: int | None
     if fault := samples_fault(samples, rate):
         raise InputError(f"{path}, {start:.2f} to {end:.2f} s: {fault}")
     return resample(samples, rate, sr)
-
-
-def channels_differ(path: Path) -> bool:
-    """Whether channels of a sound file are in opposite phase, or hold other sounds, such as a speaker each.
-
-    Parts of 3 s are compared, at most ten, spread over the file. Silent channels do not count.
-    """
-    try:
-        seconds, _, channels = inspect_sound(path)
-        starts = np.arange(0, seconds, max(LOOK_SECONDS, seconds / 10)) if channels > 1 else []
-        parts = [read_channels(path, start, start + LOOK_SECONDS)[0] for start in starts]
-    except InputError:  # which reading reports
-        return False
-    samples = np.nan_to_num(np.concatenate(parts or [np.zeros((1, 1))]), posinf=0, neginf=0).astype(float)
-    levels = samples.std(axis=0)
-    sounding = samples[:, levels > 0.01 * levels.max()]
-    return sounding.shape[1] > 1 and bool(np.corrcoef(sounding.T).min() < MIN_CORRELATION)
 
 
 def resample(samples: np.ndarray, rate: int, sr: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import pandas as pd
 from constants import SAMPLE_RATE
 from corpora.corpus import corpus_of_id
 from corpora.utterances import read_utterances
-from corpora.wavs import channels_differ, find_wavs, inspect_sound, read_part, read_wav, resample, samples_fault, stem
+from corpora.wavs import find_wavs, inspect_sound, read_part, read_wav, resample, samples_fault, stem
 from prediction.segments import fit_to_recording, name_speakers, read_segments
 from utils import InputError, count, decode
 
@@ -78,10 +78,10 @@ def recording_length(recording: Path, speakers: bool = False) -> float:
 
     The segments in the part that is lost keep their texts. With `speakers` channels are expected to differ.
     """
-    seconds, announced, _ = inspect_sound(recording)
+    seconds, announced, _, differ = inspect_sound(recording)
     if seconds < announced:
         warnings.warn(f"{recording}: {seconds:.2f} of {announced:.2f} s can be read; is it whole?", stacklevel=2)
-    if not speakers:
+    if differ and not speakers:
         warn_of_channels([recording], "; of a speaker each, --transcribe --channels speakers makes the segments")
     return announced
 
@@ -122,26 +122,26 @@ def from_folder(folder: Path) -> list[Utterance]:
         raise InputError(f"{folder}: holds no .wav; expected a folder of utterances, with a .txt beside each")
     if all(map(corpus_of_id, files)):
         warnings.warn(f"{folder}: ids of a corpus are not in the order of time; use --dialogue", stacklevel=2)
-    warn_of_channels(files.values())
     names = sorted(files, key=lambda name: re.sub(r"\d+", lambda number: number[0].zfill(20), name))
     texts = [decode(texts[name].read_bytes(), texts[name]) if name in texts else None for name in names]
     said = name_speakers([None] * len(texts), texts)
-    utterances, end = [], 0.0
+    utterances, differing, end = [], [], 0.0
     for name, text, (speaker, words) in zip(names, texts, said, strict=True):
-        start = end
+        start, path = end, files[name]
         with contextlib.suppress(InputError):  # which the predictor reports
-            end += inspect_sound(files[name])[0]
-        utterances.append(Utterance(files[name], None if text is None else words, speaker, start, end, id=name))
+            seconds, _, _, differ = inspect_sound(path)
+            end += seconds
+            differing += [path] * differ
+        utterances.append(Utterance(path, None if text is None else words, speaker, start, end, id=name))
+    if differing:
+        warn_of_channels(differing)
     return utterances
 
 
-def warn_of_channels(paths: Iterable[Path], advice: str = "") -> None:
-    """Warn of the sound files whose channels differ."""
-    if found := [path for path in paths if channels_differ(path)]:
-        what = "whose channels differ or cancel each other out"
-        warnings.warn(
-            f"{count(len(found), 'file')} {what}; their mean is used; first: {found[0]}{advice}", stacklevel=3
-        )
+def warn_of_channels(paths: Sequence[Path], advice: str = "") -> None:
+    """Warn of the sound files, whose channels differ."""
+    what = "whose channels differ or cancel each other out; their mean is used; first:"
+    warnings.warn(f"{count(len(paths), 'file')} {what} {paths[0]}{advice}", stacklevel=3)
 
 
 def from_corpus(

@@ -107,7 +107,7 @@ def transcribe(recording: Path, path: Path, recogniser: Recogniser, channels: st
     if path.exists():
         other = "of another recording, model, language or channels"
         raise InputError(f"{path}: {other}; give it as --segments, delete it, or give another folder as --out")
-    seconds, _, n = inspect_sound(recording)
+    seconds, _, n, _ = inspect_sound(recording)
     if channels == "speakers" and n == 1:
         raise InputError(f"{recording}: one channel; --channels speakers is for several, with a speaker each")
     segments = []

@@ -15,7 +15,6 @@ import corpora.wavs
 from corpora.transcripts import clean_transcript, clean_transcripts, other_marks
 from corpora.wavs import (
     audio_digest,
-    channels_differ,
     find_files,
     find_wavs,
     first_of_each,
@@ -97,7 +96,7 @@ def test_a_wav_without_its_length_is_read_to_its_end_everywhere(tmp_path, announ
         assert wav_fault(path)
         return
     assert wav_fault(path) is None
-    assert inspect_sound(path) == (1.0, 1.0, 1)
+    assert inspect_sound(path) == (1.0, 1.0, 1, False)
     np.testing.assert_array_equal(read_wav(path), whole)
     np.testing.assert_array_equal(read_part(path, 0.5, 1.0, 16_000), whole[8_000:])
     assert path.read_bytes() == content
@@ -116,9 +115,9 @@ def test_a_wav_without_sound_is_not_read_beyond_it(tmp_path):
 def test_the_length_of_a_damaged_recording_is_the_decoded_one(tmp_path, ending):
     path = tmp_path / f"a.{ending}"
     whole = write(path, np.random.default_rng(0).normal(0, 0.1, 320_000))
-    assert inspect_sound(path) == (20.0, 20.0, 1)
+    assert inspect_sound(path) == (20.0, 20.0, 1, False)
     path.write_bytes(whole[: len(whole) // 2])
-    seconds, announced, _ = inspect_sound(path)
+    seconds, announced, *_ = inspect_sound(path)
     assert 8 < seconds < 11
     assert announced == 20
     assert len(read_part(path, 5, 8, 16_000)) == 48_000
@@ -138,7 +137,7 @@ def test_a_link_to_nothing_is_named_as_one(tmp_path):
 def test_channels_in_opposite_phase_differ_and_silent_ones_do_not(tmp_path, factors, differ):
     values = np.random.default_rng(0).normal(0, 0.1, (64_000, 1))
     write(tmp_path / "a.wav", values * factors)
-    assert channels_differ(tmp_path / "a.wav") == differ
+    assert inspect_sound(tmp_path / "a.wav")[3] == differ
 
 
 def test_channels_with_a_speaker_each_are_a_problem_of_a_corpus(corpus, sample):
