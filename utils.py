@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import itertools
 import json
@@ -46,7 +45,6 @@ FAULTS = {
     ),
     r"^Dist\w*Error|NCCL|gloo": "the processes cannot reach one another; see the others' errors, and start all again",
 }
-NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # of file systems such as NFS
 
 
 def run_command(command: Callable[[], object], quiet: bool = False) -> int:
@@ -192,13 +190,13 @@ def new_folder(parent: Path, name: str) -> Path:
 def lock_file(path: Path, wait: bool = False) -> Iterator[bool]:
     """Lock the file `path` against other processes; `filelock.Timeout` where one has it, unless it is waited for.
 
-    Where the file system has no locks, this warns and gives False.
+    Where it cannot be locked, such as on a network file system without locks, this warns and gives False.
     """
     lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=-1 if wait else 0)
     except OSError as error:
-        if error.errno not in NO_LOCKS:
+        if isinstance(error, filelock.Timeout):
             raise
         sentence = f"cannot be locked ({error.strerror}); let no second process write there at the same time"
         warnings.warn(f"{path.parent}: {sentence}", stacklevel=4)
