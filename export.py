@@ -28,7 +28,7 @@ from corpora.sessions import format_sessions
 from reports.result import COMPARED, verdict_text
 from training.devices import set_up_process
 from training.options import ArgumentParser, file_path, names_of
-from training.record import TrainedRun, caveats, find_run, load_run, unfinished
+from training.record import TrainedRun, caveats, load_run, unfinished
 from utils import InputError, read_json, run_command
 
 
@@ -66,14 +66,14 @@ class MATE(
         return ModelCard(f"---\n{ModelCardData(**about).to_yaml()}\n---\n\n{text}")
 
 
-def export(run: str, out: Path, save_path: Path = Path("exp")) -> Path:
-    """Write the folder `out`, whole or not at all; raises `InputError` where it exists or the run cannot be loaded."""
+def export(run: Path, out: Path) -> Path:
+    """Write the new folder `out`, whole or not at all; `InputError` where it exists or the run cannot be loaded."""
     if out.exists():
         raise InputError(f"{out}: exists already and is not overwritten; give a new folder")
-    trained = load_run(find_run(save_path, run))
+    trained = load_run(run)
     exported = MATE(**parameters(trained))
     for sentence in filter(None, [*caveats(trained.record.data), exported.about["card"]["unfinished"]]):
-        warnings.warn(f"{trained.folder}: {sentence}", stacklevel=2)
+        warnings.warn(f"{run}: {sentence}", stacklevel=2)
     exported.load_state_dict(trained.model.state_dict())
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as parent:
@@ -110,16 +110,15 @@ def parameters(trained: TrainedRun) -> dict[str, dict[str, Any]]:
 
 def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(description="Export a trained run for the Hugging Face hub, with a model card.")
-    parser.add_argument("run", metavar="RUN", help="run folder: in SAVE_PATH, or a path")
+    parser.add_argument("run", metavar="RUN", type=file_path, help="run folder")
     parser.add_argument("out", metavar="OUT", type=file_path, help="new folder")
-    parser.add_argument("--save_path", type=file_path, default=Path("exp"), help="folder of the runs (%(default)s)")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = get_args_parser().parse_args(argv)
     set_up_process()
-    return run_command(lambda: print(f"exported to {export(args.run, args.out, args.save_path)}"))
+    return run_command(lambda: print(f"exported to {export(args.run, args.out)}"))
 
 
 if __name__ == "__main__":
