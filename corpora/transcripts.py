@@ -91,14 +91,10 @@ def read_transcripts(data_path: Path, ids: Sequence[str]) -> tuple[dict[str, str
             problems.append((path, segment, "transcript that is neither UTF-8 nor CP949", "", COUNTS_AS_ZEROS))
             continue
         transcripts[segment] = text
-        n_lines = sum(bool(line.strip()) for line in text.splitlines())
-        if n_lines > 1:
-            problems.append((path, segment, "transcript of several lines", f"{n_lines} lines", "joined"))
         if marks := other_marks(text):
             done = "left out; of a pair the spelling is read"
             problems.append((path, segment, "transcript with tokens, tags, sounds or pronunciations", marks[0], done))
         if not clean_transcript(text):
-            what = "transcript that is empty once cleaned" if n_lines else "transcript that is empty"
-            done = "embedded as a sentence without words"
-            problems.append((path, segment, what, " ".join(text.split()), done))
+            what = f"transcript that is empty{' once cleaned' if text.strip() else ''}"
+            problems.append((path, segment, what, text.strip(), "embedded as a sentence without words"))
     return transcripts, file_problems(data_path, problems)

@@ -312,7 +312,7 @@ def test_transcripts_with_marks_of_a_recogniser_are_problems(corpus, sample):
         (b"", True, ""),
         (b"b/ (u/+u/)\n", True, ""),
         (b"\xff\xff\x80", True, None),
-        ("그래\n\n알았어\n".encode(), True, "그래 알았어"),
+        ("그래\n\n알았어\n".encode(), False, "그래 알았어"),
         ("그래 알았어".encode("cp949"), False, "그래 알았어"),
     ],
     ids=["missing", "empty", "marks", "bytes", "lines", "cp949"],
