@@ -56,39 +56,26 @@ def class_balanced_weights(class_counts: np.ndarray, beta: float) -> Tensor:
     down. A class that does not occur gets the weight of the rarest class that does, with a warning.
     """
     counts = np.asarray(class_counts)
-    absent = [emotion for emotion, count in zip(EMOTIONS, counts, strict=True) if count == 0]
-    if absent:
-        warnings.warn(
-            f"no training window is labelled {', '.join(absent)}: cbloss gives it the weight of the rarest class that "
-            "occurs",
-            stacklevel=2,
-        )
+    if absent := [emotion for emotion, count in zip(EMOTIONS, counts, strict=True) if count == 0]:
+        what = "cbloss gives it the weight of the rarest class that occurs"
+        warnings.warn(f"no training window is labelled {', '.join(absent)}: {what}", stacklevel=2)
     smallest = counts[counts > 0].min(initial=counts.max(initial=1))
     n = np.maximum(counts // smallest, 1)
     return torch.tensor((1 - beta) / (1 - beta**n), dtype=torch.float32)
 
 
 def make_loss(
-    name: str,
-    lam: float,
-    beta: float,
-    class_counts: np.ndarray,
-    device: torch.device | str = "cpu",
-    affect: str = "mse",
+    name: str, lam: float, beta: float, counts: np.ndarray, device: torch.device | str = "cpu", affect: str = "mse"
 ) -> Loss:
     """lam * (loss of the emotion) + (1 - lam) * `affect_loss`, as a function of a prediction and its target.
 
-    The prediction's emotion holds log-probabilities, the target's soft labels whose rows sum to 1.
-
-    Parameters
-    ----------
-    name : `normal` or `cbloss`
-    beta, class_counts : of `class_balanced_weights`, for `cbloss`, which keeps the weights on `device`
-    affect : kind of `affect_loss`
+    The prediction's emotion holds log-probabilities, the target's soft labels whose rows sum to 1. `name` is `normal`
+    or `cbloss`, which keeps the `class_balanced_weights` of `counts` and `beta` on `device`; `affect` is a kind of
+    `affect_loss`.
     """
     emotion_loss = normal_loss
     if name == "cbloss":
-        emotion_loss = partial(class_balanced_loss, weight=class_balanced_weights(class_counts, beta).to(device))
+        emotion_loss = partial(class_balanced_loss, weight=class_balanced_weights(counts, beta).to(device))
 
     def loss(prediction: Outputs, target: Outputs) -> Tensor:
         return lam * emotion_loss(prediction[0], target[0]) + (1 - lam) * affect_loss(prediction, target, affect)

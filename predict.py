@@ -19,7 +19,7 @@ import argparse
 import contextlib
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,14 @@ def predict(args: argparse.Namespace) -> None:
         what = f"holds {min(there - {*FILES}, default=FILES[0])} already"
         raise InputError(f"{folder}: {what}; give another folder as --out, or --overwrite to replace a prediction")
     encoders = {"text_model": args.text_model, "audio_model": args.audio_model}
-    with collected_warnings() as found:
+    found, show = {}, warnings.showwarning  # each warning once; they are shown as ever
+
+    def collect(message: Warning, *where: Any) -> None:
+        found[str(message)] = message
+        show(message, *where)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = collect
         predictor = Predictor(*args.runs, **encoders, gpu_id=args.gpu_id, quiet=False)
         folder.mkdir(parents=True, exist_ok=True)  # before what may take an hour
         try:
@@ -76,7 +83,7 @@ def predict(args: argparse.Namespace) -> None:
         title=source.name,
         role=predictor.role,
         notes=notes,
-        warnings=found,
+        warnings=[*found],
         recording=utterances[0].recording is not None,
     )
     whose = "listener, not of the one who speaks" if predictor.role == "listener" else "speaker"
@@ -85,20 +92,6 @@ def predict(args: argparse.Namespace) -> None:
     arousal, valence = (rows[f"pred_{name}"].mean() for name in AFFECT)
     print(f"mean arousal {arousal:.2f}, mean valence {valence:.2f}, each from 1 to 5")
     print(f"table and page: {folder / FILES[0]}, {folder / FILES[1]}")
-
-
-@contextlib.contextmanager
-def collected_warnings() -> Iterator[list[str]]:
-    """A list that gets the warnings of a block, each once; they are shown as without it."""
-    found, show = [], warnings.showwarning
-
-    def collect(message: Warning, *where: Any) -> None:
-        found.extend({str(message)} - {*found})
-        show(message, *where)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = collect
-        yield found
 
 
 def read_input(args: argparse.Namespace, predictor: Predictor) -> tuple[pd.DataFrame, Sequence[Utterance]]:

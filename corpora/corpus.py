@@ -21,36 +21,22 @@ N_FOLDS = 5  # of such a corpus
 class Corpus:
     """A corpus. To add one, list it in `CORPORA`; what its tables have of their own goes into `tables.read_annotation`.
 
-    Attributes
-    ----------
-    name : as its publisher spells it
-    example_id : a segment id, for error messages
-    example_table : the name of an annotation table, for error messages
-    table : what the names of its annotation tables match, with the group `session`
-    id_column : position in these tables, from 0, of the segment id, where their header does not say it. Three columns
-        of all raters together follow, their emotion, valence and arousal, and then three of each rater; start and end
-        are columns 1 and 2
-    segment : what a segment id matches, with the groups session, script, speaker and sequence
-    folds : test sessions of each fold of the usual protocol; the first is tested by default
-    tuning_fold : the one on which options are chosen: a grid is tested there
-    utterances : number of labelled utterances by role, as distributed; the keys are the corpus's roles
-    imbalanced : whether it is mostly of one emotion, so that accuracy says little and macro F1 is shown first
-    improvised : whether some dialogues are improvised and the others scripted, which `script` in their ids says
-    is_own : whether it is made of a manifest
+    In its annotation tables start and end are columns 1 and 2, from 0. Behind the segment id are three columns of all
+    raters together, their emotion, valence and arousal, and then three of each rater.
     """
 
-    name: str
-    example_id: str
-    example_table: str
-    table: re.Pattern[str]
-    id_column: int
-    segment: re.Pattern[str]
-    folds: tuple[tuple[int, ...], ...]
-    tuning_fold: tuple[int, ...]
-    utterances: Mapping[str, int]
-    imbalanced: bool = False
-    improvised: bool = False
-    is_own: bool = False
+    name: str  # as its publisher spells it
+    example_id: str  # a segment id, for error messages
+    example_table: str  # the name of an annotation table, for error messages
+    table: re.Pattern[str]  # what the names of its annotation tables match, with the group `session`
+    id_column: int  # position in these tables, from 0, of the segment id, where their header does not say it
+    segment: re.Pattern[str]  # what a segment id matches, with the groups session, script, speaker and sequence
+    folds: tuple[tuple[int, ...], ...]  # test sessions of each fold of the usual protocol; the first by default
+    tuning_fold: tuple[int, ...]  # the one on which options are chosen: a grid is tested there
+    utterances: Mapping[str, int]  # number of labelled utterances by role, as distributed; the keys are its roles
+    imbalanced: bool = False  # mostly of one emotion, so that accuracy says little and macro F1 is shown first
+    improvised: bool = False  # some dialogues are improvised and the others scripted, which `script` in ids says
+    is_own: bool = False  # made of a manifest
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -102,8 +88,8 @@ def own_corpus(name: str, sessions: Sequence[int] = (1,)) -> Corpus:
     """The corpus of a manifest, whose folds are up to five runs of its sessions."""
     parts = np.array_split(sorted(sessions), min(N_FOLDS, len(sessions)))
     folds = tuple(tuple(part.tolist()) for part in parts)
-    settings = {"folds": folds, "tuning_fold": folds[0], "utterances": {"speaker": 0}, "imbalanced": False}
-    return replace(KEMDY20, name=name, is_own=True, **settings)
+    settings = {"folds": folds, "tuning_fold": folds[0], "utterances": {"speaker": 0}}
+    return replace(KEMDY20, name=name, imbalanced=False, is_own=True, **settings)
 
 
 def corpus_by_name(name: str) -> Corpus | None:
@@ -119,11 +105,8 @@ def corpus_of_id(segment: str) -> Corpus | None:
 def corpus_of(data_path: Path) -> Corpus:
     """The corpus of a pre-processed folder: its corpus.json says it, for published files an id in df_speaker.csv.
 
-    Where neither says it, KEMDy19: `read_utterances` then reports what is wrong.
-
-    Raises
-    ------
-    InputError : corpus.json is damaged
+    Where neither says it, KEMDy19: `read_utterances` then reports what is wrong. Raises `InputError` where corpus.json
+    is damaged.
     """
     content = read_corpus_json(data_path)
     if content and "sessions" in content:

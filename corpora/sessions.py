@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 from utils import InputError
 
+Sessions = Iterable[int]
+
 MAX_SESSION = 999
 
 
@@ -26,7 +28,7 @@ def parse_sessions(value: str) -> list[int]:
     return sorted(found)
 
 
-def format_sessions(sessions: Iterable[int]) -> str:
+def format_sessions(sessions: Sessions) -> str:
     """`1-4,9` for 1, 2, 3, 4 and 9; two consecutive ones are a range too."""
     runs = itertools.groupby(enumerate(sorted(set(sessions))), key=lambda pair: pair[1] - pair[0])
     ranges = [[session for _, session in run] for _, run in runs]
@@ -34,16 +36,11 @@ def format_sessions(sessions: Iterable[int]) -> str:
 
 
 def training_sessions(
-    present: Iterable[int],
-    test_split: Iterable[int],
-    valid_split: Iterable[int] | None = None,
-    train_split: Iterable[int] | None = None,
+    present: Sessions, test_split: Sessions, valid_split: Sessions | None = None, train_split: Sessions | None = None
 ) -> list[int]:
     """`train_split`, or those of the sessions `present` in a corpus that are neither tested nor validated on.
 
-    Raises
-    ------
-    InputError : two of the splits share a session, one is not in the corpus, or none is left
+    Raises `InputError` where two of the splits share a session, one is not in the corpus, or none is left.
     """
     present, splits = set(present), {"--test_split": test_split, "--valid_split": valid_split}
     splits = {name: set(split or []) for name, split in (splits | {"--train_split": train_split}).items()}
@@ -58,7 +55,7 @@ def training_sessions(
     return sorted(left)
 
 
-def check_sessions(present: Iterable[int], split: Iterable[int], option: str) -> None:
+def check_sessions(present: Sessions, split: Sessions, option: str) -> None:
     """Raise `InputError` when a session in `split` is not in the corpus: a part of a fold is no fold."""
     if absent := set(split) - set(present):
         raise InputError(f"{option}: the corpus has sessions {format_sessions(present)}, not {format_sessions(absent)}")

@@ -34,26 +34,20 @@ def read_annotation(data_path: Path, corpus: Corpus) -> tuple[pd.DataFrame, pd.D
 
     Labels are in one spelling, a cell that cannot be used is blank, and a column `usable` is False for a row without a
     usable total or vote. In the rows of a rated actor's own utterances the role is speaker, in the other's listener.
-
-    Raises
-    ------
-    InputError : a table cannot be read, over 5% of its rows cannot be used, or all tables together hold no row
+    Raises `InputError` where a table cannot be read, over 5% of its rows cannot be used, or all together hold no row.
     """
     rows, of_files = read_tables(data_path, corpus)
-    of_rows = []
-    if corpus is KEMDY20:
-        rows, of_prefixes = _mend_prefixes(rows, data_path, corpus)
-        of_rows.append(of_prefixes)
+    rows, of_prefixes = _mend_prefixes(rows, data_path, corpus) if corpus is KEMDY20 else (rows, None)
     parts = parts_of_ids(rows["Segment ID"], corpus)
     is_own = parts["Session"] == rows["session"].str.lstrip("0")
     what = "segment id that cannot be parsed, or of another session than its table"
-    of_rows.append(row_problems(rows[~is_own], what, rows["Segment ID"].map(repr), "row left out"))
+    of_ids = row_problems(rows[~is_own], what, rows["Segment ID"].map(repr), "row left out")
     own = rows[is_own].join(parts.astype({"Session": "Int64", "sequence": "Int64"}))
     is_rated = own["speaker"] == own["actor"].str.upper() if "actor" in own else True
     own["role"] = np.where(is_rated, "speaker", "listener")
     annotation, of_cells = _read_cells(own)
     of_tables = _repeated_tables(data_path, own) if "actor" in own else None
-    problems = pd.concat([*of_rows, of_cells]).sort_index(kind="stable")
+    problems = pd.concat([of_prefixes, of_ids, of_cells]).sort_index(kind="stable")
     is_lost = ~annotation["usable"].reindex(rows.index, fill_value=False)
     refuse_ruined_table(data_path, rows, is_lost, problems)
     return in_time_order(annotation), pd.concat([of_files, of_tables, problems, _half_rated(own)])
@@ -80,12 +74,7 @@ def read_tables(data_path: Path, corpus: Corpus) -> tuple[pd.DataFrame, pd.DataF
 
 
 def read_table(path: Path, corpus: Corpus) -> pd.DataFrame:
-    """The rows of one table, see `read_tables`.
-
-    Raises
-    ------
-    InputError : it cannot be read as a CSV table, has no header rows or another one, or a row has too few columns
-    """
+    """The rows of one table, see `read_tables`; raises `InputError` where it cannot be read, or lacks columns."""
     try:
         lines = [*csv.reader(io.StringIO(decode(path.read_bytes(), path), newline=None))]
     except csv.Error as error:
@@ -151,15 +140,11 @@ def refuse_ruined_table(data_path: Path, rows: pd.DataFrame, is_lost: pd.Series,
     It is another session's table, say, or one in which a spreadsheet made dates of numbers.
     """
     by_table = is_lost.groupby(rows["file"])
-    lost = by_table.mean()
-    lost = lost.where((by_table.sum() > 3) | (lost == 1), 0)
+    lost = by_table.mean().where((by_table.sum() > 3) | by_table.all(), 0)
     if lost.max() > 0.05:
-        of_table = problems[(problems["file"] == lost.idxmax()) & problems["done"].str.startswith("row left out")]
-        first = of_table.iloc[0]
-        raise InputError(
-            f"{data_path / problem_text(first)}: {first['what']}; {lost.max():.0%} of the table's rows cannot be used: "
-            "correct it, or take it as it was distributed"
-        )
+        first = problems[(problems["file"] == lost.idxmax()) & problems["done"].str.startswith("row left out")].iloc[0]
+        todo = f"{lost.max():.0%} of the table's rows cannot be used: correct it, or take it as it was distributed"
+        raise InputError(f"{data_path / problem_text(first)}: {first['what']}; {todo}")
 
 
 def _repeated_tables(data_path: Path, rows: pd.DataFrame) -> pd.DataFrame:
@@ -259,13 +244,16 @@ def _doubtful_totals(rows: pd.DataFrame, values: pd.DataFrame) -> list[pd.DataFr
     """The totals that are not the majority label, or the mean, of their votes, where all of these can be used."""
     majority = majority_labels(count_votes(values[VOTES]))
     differs = (multi_hot(values["Emotion"]) != multi_hot(majority)).any(axis=1)
-    found = {"Emotion": (differs & values[["Emotion", *VOTES]].notna().all(axis=1), majority)}
+    found = {"emotion": (differs & values[["Emotion", *VOTES]].notna().all(axis=1), majority)}
     for name in RATINGS[1:]:
-        mean = values[[f"{name}.{rater}" for rater in range(1, 1 + N_RATERS)]].astype(float).mean(axis=1, skipna=False)
-        found[name] = (values[name].astype(float) - mean).abs() > 0.051, mean.round(2).astype(str)  # one decimal
-    what, done = "total {} that its votes do not give", "used as it is"
-    texts = {name: rows[name].map(repr) + ", of the votes " + of_votes for name, (_, of_votes) in found.items()}
-    return [row_problems(rows[found[name][0]], what.format(name.lower()), texts[name], done) for name in found]
+        mean = values.filter(like=f"{name}.").astype(float).mean(axis=1, skipna=False)
+        differs = (values[name].astype(float) - mean).abs() > 0.051  # one decimal
+        found[name.lower()] = differs, mean.round(2).astype(str)
+    problems = []
+    for name, (differs, given) in found.items():
+        texts = rows[name.title()].map(repr) + ", of the votes " + given
+        problems.append(row_problems(rows[differs], f"total {name} that its votes do not give", texts, "used as it is"))
+    return problems
 
 
 # Order and roles

@@ -29,9 +29,7 @@ def read_utterances(data_path: Path, role: str) -> pd.DataFrame:
     of each rater, as far as the table has them, Emotion.1 (NaN if blank), Arousal.1 and Valence.1 (float32) to those of
     the tenth. A RangeIndex.
 
-    Raises
-    ------
-    InputError : no such folder, file or role, or a row holds what cannot be an id, a label or a rating
+    Raises `InputError` where folder, file or role is missing, or a row holds what cannot be an id, a label or a rating.
     """
     if not data_path.is_dir():
         sample = "python data/make_sample.py makes data/sample"
@@ -80,10 +78,8 @@ def read_cells(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     except (ValueError, pd.errors.ParserWarning) as error:  # pandas' parser errors are ValueErrors
         raise InputError(f"{path}: not readable as a CSV table ({error})") from error
     if absent := [column for column in columns if column not in table.columns]:
-        first = ", ".join(map(repr, table.columns[:3]))
-        raise InputError(
-            f"{path}: no column {absent[0]!r}, the first are {first}; expected {', '.join(columns[:3])}, ..."
-        )
+        found = f"no column {absent[0]!r}, the first are {', '.join(map(repr, table.columns[:3]))}"
+        raise InputError(f"{path}: {found}; expected {', '.join(columns[:3])}, ...")
     table = table[(table != "").any(axis=1)].fillna("")
     if table.empty:
         raise InputError(f"{path}: has no rows")
@@ -102,11 +98,9 @@ def _warn_of_order(path: Path, table: pd.DataFrame) -> None:
     """Warn where an utterance comes after later ones of its speaker, since windows follow the order of the rows."""
     backwards = table["id"][table.groupby(["dialogue", "speaker"], sort=False)["sequence"].diff() < 0]
     if len(backwards):
-        warnings.warn(
-            f"{path}: {len(backwards)} utterances such as {backwards.iloc[0]} come after later ones of their dialogue; "
-            "windows follow the order of the file, so it should be the order of time",
-            stacklevel=3,
-        )
+        what = f"{len(backwards)} utterances such as {backwards.iloc[0]} come after later ones of their dialogue"
+        todo = "windows follow the order of the file, so it should be the order of time"
+        warnings.warn(f"{path}: {what}; {todo}", stacklevel=3)
 
 
 def _read_labels(path: Path, cells: pd.DataFrame) -> pd.DataFrame:

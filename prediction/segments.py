@@ -40,14 +40,9 @@ Rows = Iterator[tuple[str, dict[str, Any]]]  # place in the file; start, end, sp
 def read_segments(path: Path, duration: float = math.inf) -> pd.DataFrame:
     """The segments of a transcript in the file's order; `duration` (s) of the recording tells milliseconds from s.
 
-    Returns
-    -------
-    DataFrame of `start` and `end` (s; NaN where they cannot be read), `speaker` and `text` ("" where the file has
-    none); its index has the place of each in the file, and the times as they stand there
-
-    Raises
-    ------
-    InputError : the file cannot be read or has no segment; the message says where
+    Columns: `start` and `end` (s; NaN where they cannot be read), `speaker` and `text` ("" where the file has none).
+    The index has the place of each in the file, and the times as they stand there. Raises `InputError`, which says
+    where, if the file cannot be read or has no segment.
     """
     suffix = path.suffix.lower()
     if suffix not in READERS:
