@@ -143,12 +143,11 @@ def published_figures(rows: pd.DataFrame, batch_size: int) -> dict[str, str | fl
     and numbers to four decimals: `precision_at_2`, `precision_at_2_sd`, ...
     """
     strings, numbers = {}, {}
-    for k in (1, 2):
+    for k, suffix in ((1, ""), (2, "@2")):
         by_batch = batch_figures(rows, k, batch_size)
         for name, mean, std in zip(BATCH_FIGURES, by_batch.mean(axis=0), by_batch.std(axis=0), strict=True):
-            key = name if k == 1 else f"{name}@{k}"
-            strings[key] = f"{mean:.3f}+-{std:.3f}"
-            key = key.lower().replace("@", "_at_")
+            strings[name + suffix] = f"{mean:.3f}+-{std:.3f}"
+            key = f"{name}{suffix}".lower().replace("@", "_at_")
             numbers |= {key: round(float(mean), 4), f"{key}_sd": round(float(std), 4)}
     return strings | numbers
 

@@ -100,8 +100,6 @@ def read_input(args: argparse.Namespace, predictor: Predictor) -> tuple[pd.DataF
         own = next(iter(predictor.runs.values())).options
         data_path = args.data_path or own.data_path
         audio_path = args.audio_path or (None if args.data_path else own.audio_path)
-        if not data_path.is_dir():
-            raise InputError(f"{data_path}: no such folder; --data_path names the corpus of --dialogue")
         table, utterances = from_corpus(args.dialogue, data_path, predictor.role, audio_path)
         if predictor.text_dim and not args.text_model:
             stored = predictor.stored_texts(data_path, table)

@@ -170,8 +170,8 @@ def write_parts(rows: pd.DataFrame, problems: pd.DataFrame, folder: Path, out: P
 
     def write(row: tuple) -> None:
         segment, wav, first, last, channel = row
-        samples, rate = read_channels(folder / wav, float(first or 0), float(last or "inf"))
-        samples = samples[:, int(channel) - 1 : int(channel)] if channel else samples
+        part = float(first or 0), float(last or "inf"), int(channel) - 1 if channel else None
+        samples, rate = read_channels(folder / wav, *part)
         with np.errstate(invalid="ignore"):  # NaN
             short = (samples * 2**15).astype(np.int16)
         is_short = (short == samples * 2**15).all()  # so that the part has the same samples to the bit

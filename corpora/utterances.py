@@ -53,14 +53,11 @@ def read_utterances(data_path: Path, role: str) -> pd.DataFrame:
     for column in ("Session", "sequence"):
         is_number = cells[column].str.fullmatch("[0-9]{1,6}")
         _refuse(path, ids, ~is_number, f"expected a whole number as {column}", cells[column])
-    table = pd.DataFrame({"id": ids, "corpus": corpus.name})
-    table["session"] = cells["Session"].astype("int64")
-    table[["dialogue", "speaker"]] = cells[["dialogue", "speaker"]]
-    table["sequence"] = cells["sequence"].astype("int64")
+    table = pd.DataFrame({"id": ids, "corpus": corpus.name, "session": cells["Session"].astype("int64")})
+    table = table.join(cells[["dialogue", "speaker"]]).assign(sequence=cells["sequence"].astype("int64"))
     _warn_of_order(path, table)
     table["scripted"] = cells["script"].str.startswith("script").astype(object) if corpus.improvised else None
-    for column in ("start", "end"):
-        table[column] = pd.to_numeric(cells.get(column, pd.Series(np.nan, cells.index)), errors="coerce")
+    table[["start", "end"]] = cells.reindex(columns=["start", "end"]).apply(pd.to_numeric, errors="coerce")
     table["text"] = cells.get("text", "")
     return table.join(_read_labels(path, cells)).reset_index(drop=True)
 

@@ -16,6 +16,7 @@ import torch
 import transformers
 from tqdm import tqdm
 
+from constants import SAMPLE_RATE
 from corpora.wavs import inspect_sound, read_channels, resample
 from features.text import loading
 from utils import InputError, count, expand_home, first_line, read_json, write_json
@@ -46,38 +47,33 @@ class Recogniser:
                 raise ValueError(f"a {pipeline.model.config.model_type}, expected a Whisper")
         return pipeline
 
-    @property
-    def rate(self) -> int:
-        """The sampling rate (Hz) of the model's input."""
-        return self.pipeline.feature_extractor.sampling_rate
-
     def transcribe(self, path: Path, channel: int | None = None, progress: bool = False) -> list[dict[str, Any]]:
         """Segments (`start` and `end` in s, `text`) of a recording of any length, of one channel or of their mean."""
         pieces, segments = self._pieces(path, channel), []
         with tqdm(total=round(inspect_sound(path)[0]), desc="transcribing", unit="s", disable=not progress) as bar:
             while batch := [*islice(pieces, BATCH)]:
-                inputs = [{"raw": wave, "sampling_rate": self.rate} for _, wave in batch]
+                inputs = [{"raw": wave, "sampling_rate": SAMPLE_RATE} for _, wave in batch]
                 options = {"batch_size": len(batch), "return_timestamps": True}
                 try:
                     found = self.pipeline(inputs, generate_kwargs=GREEDY | {"language": self.language}, **options)
                 except (ValueError, KeyError) as error:  # another language, or a model without marks of time
                     raise InputError(f"{self.name}, --language {self.language}: {first_line(error)}") from error
                 for (start, wave), result in zip(batch, found, strict=True):
-                    segments += _segments(result["chunks"], start, start + len(wave) / self.rate)
-                bar.update(round(start + len(wave) / self.rate) - bar.n)
+                    segments += _segments(result["chunks"], start, start + len(wave) / SAMPLE_RATE)
+                bar.update(round(start + len(wave) / SAMPLE_RATE) - bar.n)
         return segments
 
     def _pieces(self, path: Path, channel: int | None) -> Iterator[tuple[float, np.ndarray]]:
         """The start (s) and samples of each piece that is not silent."""
-        start, frame = 0.0, round(FRAME * self.rate)
+        start, frame = 0.0, round(FRAME * SAMPLE_RATE)
         while len((read := read_channels(path, start, start + PIECE, channel))[0]):
-            wave = resample(np.nan_to_num(read[0], posinf=0, neginf=0), read[1], self.rate)
-            if len(wave) >= (PIECE - FRAME) * self.rate:
-                loudness = wave[-SEARCH * self.rate :].reshape(-1, frame).std(axis=1)
+            wave = resample(np.nan_to_num(read[0], posinf=0, neginf=0), read[1], SAMPLE_RATE)
+            if len(wave) >= (PIECE - FRAME) * SAMPLE_RATE:
+                loudness = wave[-SEARCH * SAMPLE_RATE :].reshape(-1, frame).std(axis=1)
                 wave = wave[: len(wave) - frame * int(loudness[::-1].argmin()) - frame // 2]
             if wave.std() > SILENCE:
                 yield start, wave
-            start += len(wave) / self.rate
+            start += len(wave) / SAMPLE_RATE
 
 
 def _segments(chunks: Sequence[dict[str, Any]], start: float, end: float) -> Iterator[dict[str, Any]]:
