@@ -172,11 +172,7 @@ def write_parts(rows: pd.DataFrame, problems: pd.DataFrame, folder: Path, out: P
         segment, wav, first, last, channel = row
         part = float(first or 0), float(last or "inf"), int(channel) - 1 if channel else None
         samples, rate = read_channels(folder / wav, *part)
-        with np.errstate(invalid="ignore"):  # NaN
-            short = (samples * 2**15).astype(np.int16)
-        is_short = (short == samples * 2**15).all()  # so that the part has the same samples to the bit
-        path = out / PARTS_OF_WAVS / f"{segment}.wav"
-        soundfile.write(path, short if is_short else samples, rate, "PCM_16" if is_short else "FLOAT")
+        soundfile.write(out / PARTS_OF_WAVS / f"{segment}.wav", samples, rate, "FLOAT")  # the same samples to the bit
 
     with ThreadPoolExecutor() as pool:
         cells = parts[["Segment ID", "wav", "first", "last", "channel"]].itertuples(index=False)
