@@ -42,13 +42,7 @@ class MATE(
     license_name="etri-corpus",
     tags=["emotion-recognition", "speech-emotion-recognition", "multimodal"],
 ):
-    """`model.MATE` with `from_pretrained`, `save_pretrained` and `push_to_hub`. config.json holds its parameters.
-
-    Parameters
-    ----------
-    options, data : of the run's record (see training/record.py), without paths; the model is built from them
-    card : what the model card says besides, see `parameters`
-    """
+    """`model.MATE` with `from_pretrained`, `save_pretrained` and `push_to_hub`. config.json holds its `parameters`."""
 
     def __init__(self, options: dict[str, Any], data: dict[str, str], card: dict[str, Any]) -> None:
         super().__init__(**self.architecture(options, data))
@@ -88,7 +82,7 @@ def export(run: Path, out: Path) -> Path:
 
 
 def parameters(trained: TrainedRun) -> dict[str, dict[str, Any]]:
-    """The parameters of `MATE` for a run, without any path of this machine."""
+    """`options` and `data` of a run's record, and what else its `card` says, without any path of this machine."""
     options = {name: vars(trained.options)[name] for name in sorted(names_of("model", "test") - {"audio_model"})}
     data = dict(trained.record.data)
     if Path(data.get("text_model", "")).is_absolute():

@@ -98,9 +98,8 @@ def fault_of_machine(error: BaseException) -> str | None:
     """What is wrong with the machine and what to do, where that is why `error` was raised."""
     if isinstance(error, RuntimeError | MemoryError):
         text = f"{type(error).__name__}: {error}"
-        for pattern, sentence in FAULTS.items():
-            if re.search(pattern, text):
-                return f"{sentence} ({text.splitlines()[0]})"
+        found = (sentence for pattern, sentence in FAULTS.items() if re.search(pattern, text))
+        return next((f"{sentence} ({text.splitlines()[0]})" for sentence in found), None)
     return None
 
 
@@ -209,19 +208,18 @@ def lock_file(path: Path, wait: bool = False) -> Iterator[bool]:
 @contextlib.contextmanager
 def lock_folder(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
     """Lock `folder` against others `doing` the same (`InputError`), and remove temporary files of killed processes."""
-    with contextlib.ExitStack() as stack:
-        try:
-            is_locked = stack.enter_context(lock_file(folder / ".lock", wait))
-        except filelock.Timeout as error:
-            raise InputError(f"{folder}: another process is {doing} there; wait for it or stop it") from error
-        for path in folder.glob(".*.part") if is_locked else ():
-            if re.fullmatch(r"\..+\.[0-9a-f]{8}\.part", path.name):  # of `atomic_write`
-                path.unlink()
-        try:
-            yield
-        finally:
-            with contextlib.suppress(PermissionError):  # Windows keeps an open file, which `lock_file` then removes
-                (folder / ".lock").unlink(missing_ok=True)
+    try:
+        with lock_file(folder / ".lock", wait) as is_locked:
+            for path in folder.glob(".*.part") if is_locked else ():
+                if re.fullmatch(r"\..+\.[0-9a-f]{8}\.part", path.name):  # of `atomic_write`
+                    path.unlink()
+            try:
+                yield
+            finally:
+                with contextlib.suppress(PermissionError):  # Windows keeps an open file, which `lock_file` then removes
+                    (folder / ".lock").unlink(missing_ok=True)
+    except filelock.Timeout as error:
+        raise InputError(f"{folder}: another process is {doing} there; wait for it or stop it") from error
 
 
 def timestamp() -> str:

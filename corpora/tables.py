@@ -46,11 +46,11 @@ def read_annotation(data_path: Path, corpus: Corpus) -> tuple[pd.DataFrame, pd.D
     is_rated = own["speaker"] == own["actor"].str.upper() if "actor" in own else True
     own["role"] = np.where(is_rated, "speaker", "listener")
     annotation, of_cells = _read_cells(own)
-    of_tables = _repeated_tables(data_path, own) if "actor" in own else None
+    of_tables = [_repeated_tables(data_path, own), _half_rated(own)] if "actor" in own else []
     problems = pd.concat([of_prefixes, of_ids, of_cells]).sort_index(kind="stable")
     is_lost = ~annotation["usable"].reindex(rows.index, fill_value=False)
     refuse_ruined_table(data_path, rows, is_lost, problems)
-    return in_time_order(annotation), pd.concat([of_files, of_tables, problems, _half_rated(own)])
+    return in_time_order(annotation), pd.concat([of_files, problems, *of_tables])
 
 
 # Reading
@@ -160,8 +160,7 @@ def _repeated_tables(data_path: Path, rows: pd.DataFrame) -> pd.DataFrame:
 
 def _half_rated(rows: pd.DataFrame) -> pd.DataFrame:
     """A problem for each utterance of KEMDy19 that only one of its session's two tables holds."""
-    n_tables = 2 if "actor" in rows else 1
-    is_alone = rows.groupby("Segment ID")["file"].transform("nunique") < n_tables
+    is_alone = rows.groupby("Segment ID")["file"].transform("nunique") < 2
     alone = rows[is_alone].drop_duplicates("Segment ID").assign(row="")
     what = "utterance that only one of its session's two tables holds"
     return row_problems(alone, what, "", "it has a row of one role only")
