@@ -456,7 +456,7 @@ def test_a_run_in_the_home_folder_is_found_and_a_mistyped_one_not_looked_for_on_
 
 
 @pytest.mark.parametrize("command", ["main", "preprocessing", "predict", "experiments", "export"])
-def test_a_missing_package_is_one_line(command):
+def test_an_environment_that_is_not_active_is_one_line(command):
     done = subprocess.run([sys.executable, "-S", f"{command}.py"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "requirements.txt" in done.stderr
