@@ -105,8 +105,7 @@ def corpus_of_id(segment: str) -> Corpus | None:
 def corpus_of(data_path: Path) -> Corpus:
     """The corpus of a pre-processed folder: its corpus.json says it, for published files an id in df_speaker.csv.
 
-    Where neither says it, KEMDy19: `read_utterances` then reports what is wrong. Raises `InputError` where corpus.json
-    is damaged.
+    Where neither says it, KEMDy19: `read_utterances` then reports what is wrong. `InputError`: corpus.json is damaged.
     """
     content = read_corpus_json(data_path)
     if content and "sessions" in content:

@@ -40,8 +40,7 @@ N_GROUPS = 10  # sessions that are made of speakers or dialogues
 def read_manifest(data_path: Path, audio_path: Path | None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of df_speaker.csv, and the problems of the manifest and of its wavs, in `audio_path` or its own folder.
 
-    Raises `InputError` where it cannot be read, lacks a column, has labels of no emotion, or over 5% of its rows cannot
-    be used.
+    Raises `InputError` where it cannot be read, has labels of no emotion, or over 5% of its rows cannot be used.
     """
     path = data_path / MANIFEST
     cells = read_cells(path, ())

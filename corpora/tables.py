@@ -248,11 +248,9 @@ def _doubtful_totals(rows: pd.DataFrame, values: pd.DataFrame) -> list[pd.DataFr
         mean = values.filter(like=f"{name}.").astype(float).mean(axis=1, skipna=False)
         differs = (values[name].astype(float) - mean).abs() > 0.051  # one decimal
         found[name.lower()] = differs, mean.round(2).astype(str)
-    problems = []
-    for name, (differs, given) in found.items():
-        texts = rows[name.title()].map(repr) + ", of the votes " + given
-        problems.append(row_problems(rows[differs], f"total {name} that its votes do not give", texts, "used as it is"))
-    return problems
+    what, done = "total {} that its votes do not give", "used as it is"
+    texts = {name: rows[name.title()].map(repr) + ", of the votes " + given for name, (_, given) in found.items()}
+    return [row_problems(rows[found[name][0]], what.format(name), texts[name], done) for name in found]
 
 
 # Order and roles

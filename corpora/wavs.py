@@ -130,11 +130,9 @@ def wav_problems(
     """
     paths = [path for path in dict.fromkeys(wavs.values()) if path.is_file()]
 
-    def look_at(path: Path) -> str | tuple[float, float, int, bool]:
-        return wav_fault(path) or inspect_sound(path)
-
     with ThreadPoolExecutor() as pool:  # reading the head of a file is mostly waiting
-        looks = dict(zip(paths, tqdm(pool.map(look_at, paths), "wavs", len(paths), unit="file"), strict=True))
+        found = pool.map(lambda path: wav_fault(path) or inspect_sound(path), paths)
+        looks = dict(zip(paths, tqdm(found, "wavs", len(paths), unit="file"), strict=True))
     problems = []
     for segment in ids:
         path, (start, end, channel) = wavs.get(segment), parts.get(segment, (0, 0, 0))

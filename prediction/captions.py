@@ -13,7 +13,6 @@ TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<\d[\d:.]*>|\{\\[^{}]*\}")
 WORD_TIME = re.compile(r"<\d+:\d[\d:.]*>")
 HIGHLIGHT = re.compile(r"<(?:u|font\b[^<>]*)>")  # round the word that is spoken: Whisper's, stable-ts's
 
-
 Cue = tuple[str, str, str, list[str]]  # place in the file; start, end and lines as they stand there
 
 
