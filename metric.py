@@ -257,7 +257,7 @@ def seed_interval(folds: Sequence[np.ndarray]) -> pd.DataFrame:
     Its half width is the root of the sum of two squares. That of the t interval over seeds has all that differs from
     run to run, on single dialogues, too. That over dialogues is of what a dialogue adds in all seeds alike, because A
     and B differ there: its variance is the product of two seeds' `influences`, summed over dialogues, in the mean over
-    pairs of seeds. `tools/null_simulation.py` shows how often the interval excludes 0 if nothing differs.
+    pairs of seeds. `tests/null_simulation.py` shows how often the interval excludes 0 if nothing differs.
 
     `folds` are pairs as in `bootstrap`, of the same two seeds or more in each fold, on two dialogues or more. Returns
     columns `value`, `low`, `high`, `shown` (whether 0 is excluded), `sd` (over seeds), and `needed`: how many seeds

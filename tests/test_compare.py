@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from null_simulation import simulate
 from run_folders import figures_of, make_rows, make_run, write_run
 
 from metric import HEADINGS, bootstrap, dialogue_sums
@@ -13,7 +14,6 @@ from reports.compare import compare, compare_with_baseline, compute_comparison, 
 from reports.result import format_difference
 from reports.runs import read_windows
 from sweeps.plan import Table
-from tools.null_simulation import simulate
 from utils import InputError
 
 FOLDS = {"1-4": [1, 2, 3, 4], "5-8": [5, 6, 7, 8]}
@@ -108,9 +108,9 @@ def test_a_seed_that_a_fold_lacks_is_left_out(pairs):
 
 def test_where_nothing_differs_an_interval_in_twenty_excludes_0():
     """Over dialogues alone, one in three to eight does: runs of one setting differ by their seeds."""
-    found = simulate([3], 100, 0)
-    assert found["3 seeds: both"].between(0.01, 0.13).all()
-    assert (found["3 seeds: dialogues"] > 0.15).all()
+    found = simulate(3, 100)
+    assert found["both"].between(0.01, 0.13).all()
+    assert (found["dialogues"] > 0.15).all()
 
 
 # What cannot be compared

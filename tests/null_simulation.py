@@ -1,30 +1,31 @@
 """How often the interval of a difference between two settings excludes 0, though they do not differ: 5% is right.
 
+    python tests/null_simulation.py  # a minute
+
 Runs of both answer the same synthetic windows. Each run has its own skill, leaning to emotions, and scale and shift of
 arousal and valence, so large that intervals over dialogues alone exclude 0 as often as between real runs of one
-setting. In the second table the settings also differ on single dialogues, but not on average.
+setting.
 """
 
-import argparse
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import trange
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from constants import EMOTIONS
 from metric import AFFECT, HEADINGS, MAIN_FIGURES, bootstrap, dialogue_sums, seed_interval
-from training.options import ArgumentParser, number
-from utils import run_command
 
-NULLS = {"nothing differs": 0, "settings differ on single dialogues": 0.4}  # standard deviation over dialogues
+SEEDS, DRAWS = (3, 5, 10), 500  # runs of a setting, and comparisons of each number of them
 DIALOGUES, WINDOWS = 32, 40  # tested dialogues, and windows of each
 PRIOR = np.log([0.03, 0.1, 0.1, 0.04, 0.08, 0.5, 0.15])
 SCALE = np.repeat([1, 0.5], [7, 2])  # of scores of the emotions, of arousal and valence
 OF_RUN = np.repeat([0.15, 0.06, 0.09], [7, 1, 1])  # standard deviations over runs
 
 
-def draw_pairs(rng: np.random.Generator, seeds: int, of_setting: float) -> np.ndarray:
+def draw_pairs(rng: np.random.Generator, seeds: int) -> np.ndarray:
     """The `dialogue_sums` of two settings on new windows; shape = (32, seeds, 2, 36)."""
 
     def normal(scale: float, n: int) -> np.ndarray:
@@ -35,9 +36,8 @@ def draw_pairs(rng: np.random.Generator, seeds: int, of_setting: float) -> np.nd
     truth = normal(0.5, DIALOGUES) + np.hstack([PRIOR + rng.gumbel(size=(n, 7)), 3 + 0.7 * rng.normal(size=(n, 2))])
     emotion, affect, errors, sums = truth[:, :7].argmax(axis=1), truth[:, 7:], normal(0.9, n), []
     columns = [f"{side}_{name}" for side in ("true", "pred") for name in AFFECT]
-    settings = [normal(of_setting, DIALOGUES) for _ in "AB"]
-    for of_both in settings * seeds:
-        of_run, noise = rng.normal(size=9) * OF_RUN, errors + of_both + normal(0.6, n) + normal(0.3, DIALOGUES)
+    for _ in range(2 * seeds):
+        of_run, noise = rng.normal(size=9) * OF_RUN, errors + normal(0.6, n) + normal(0.3, DIALOGUES)
         skill, scale = 2 + 0.3 * rng.normal() * OF_RUN[0], 0.6 * np.exp(rng.normal(size=2) * OF_RUN[7:])
         scores = PRIOR + skill * np.eye(7)[emotion] + of_run[:7] + noise[:, :7]
         predicted = 3 + scale * (affect - 3) + of_run[7:] / 2 + noise[:, 7:]
@@ -47,29 +47,16 @@ def draw_pairs(rng: np.random.Generator, seeds: int, of_setting: float) -> np.nd
     return np.stack(sums, axis=1).reshape(DIALOGUES, seeds, 2, -1)
 
 
-def simulate(seeds: list[int], draws: int, of_setting: float) -> pd.DataFrame:
+def simulate(seeds: int, draws: int) -> pd.DataFrame:
     """The share of draws whose intervals exclude 0, over dialogues alone and over both; a row for each figure."""
-    shares = pd.DataFrame(index=[HEADINGS[name] for name in MAIN_FIGURES])
-    for n in seeds:
-        rng, excluded = np.random.default_rng(0), np.zeros((2, len(MAIN_FIGURES)))
-        for _ in trange(draws, desc=f"{n} seeds", leave=False, disable=None):
-            pairs = [draw_pairs(rng, n, of_setting)]
-            intervals = bootstrap(pairs, 999), seed_interval(pairs)
-            excluded += [(found["low"] > 0) | (found["high"] < 0) for found in intervals]
-        shares[f"{n} seeds: dialogues"], shares[f"{n} seeds: both"] = excluded / draws
-    return shares
-
-
-def main() -> None:
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--seeds", type=number(int, 2), nargs="+", default=[3, 5, 10], help="runs of a setting (default: %(default)s)")
-    add("--draws", type=number(int, 1), default=500, help="of each number of seeds (default: %(default)s)")
-    args = parser.parse_args()
-    for title, of_setting in NULLS.items():
-        table = simulate(args.seeds, args.draws, of_setting)
-        print(f"\n{title}\n" + table.map("{:.1%}".format).to_markdown(tablefmt="simple", disable_numparse=True))
+    rng, excluded = np.random.default_rng(0), np.zeros((2, len(MAIN_FIGURES)))
+    for _ in range(draws):
+        pairs = [draw_pairs(rng, seeds)]
+        intervals = bootstrap(pairs, 999), seed_interval(pairs)
+        excluded += [(found["low"] > 0) | (found["high"] < 0) for found in intervals]
+    return pd.DataFrame(excluded.T / draws, [HEADINGS[name] for name in MAIN_FIGURES], ["dialogues", "both"])
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    for n in SEEDS:
+        print(f"\n{n} seeds\n{simulate(n, DRAWS).map('{:.1%}'.format)}", flush=True)
