@@ -1,4 +1,4 @@
-"""This program against a plain implementation of the published procedure, stage by stage, on a CPU or a GPU.
+"""This program against a plain implementation of the published procedure, in training, on a CPU or a GPU.
 
     python -m tools.benchmark                                   # on the sample that make train makes, some minutes
     python -m tools.benchmark --data_path data/KEMDy19 --utterances 8222 --gpu_id 0
@@ -15,7 +15,9 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import librosa
 import numpy as np
@@ -24,23 +26,21 @@ import torch
 import torchaudio
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
-from constants import N_EMOTIONS, PRECISIONS, SAMPLE_RATE
+from constants import N_EMOTIONS
 from corpora.utterances import read_utterances, shares
 from corpora.wavs import find_wavs
-from dataset import Batch, WindowDataset, load_features, make_windows, prefetch, shuffled_batches
-from features.log_mel import LogMels, compute_log_mels
+from dataset import WindowDataset, load_features, make_windows, prefetch, shuffled_batches
 from loss import make_loss
 from model import MATE, ConvBlock
 from training.devices import device_name, pick_device, set_up_process
-from training.engine import make_optimizer, predict_all, to_arrays, to_device, train_step, training_dtype
+from training.engine import make_optimizer, to_device, train_step, training_dtype
 from training.options import ArgumentParser, file_path, gpu, make_options, number
 from utils import InputError, run_command
 
-WS = 8
+WS, BATCH, ROUNDS = 8, 64, 3  # utterances of a window, windows of a batch, and rounds whose median counts
 LOSS = make_loss("normal", 0.66, 0.99, np.ones(N_EMOTIONS, dtype=int))
-Stage = Callable[[], int]  # does its work and returns the number of windows, or of the utterances of log-mels
 
 
 class PlainWindows(Dataset):
@@ -48,10 +48,8 @@ class PlainWindows(Dataset):
 
     def __init__(self, table: pd.DataFrame, paths: list[Path], text: Tensor) -> None:
         self.paths, self.text, self.windows = paths, text, make_windows(table["dialogue"].to_numpy(), WS)
-        self.targets = [
-            torch.tensor(shares(table)),
-            *torch.tensor(table[["arousal", "valence"]].to_numpy()).T[..., None],
-        ]
+        affect = torch.tensor(table[["arousal", "valence"]].to_numpy())
+        self.targets = [torch.tensor(shares(table)), *affect.T[..., None]]
         settings = {"n_fft": 2048, "hop_length": 512, "f_min": 30.0, "f_max": 8000.0, "n_mels": 229, "power": 2.0}
         self.mel = torchaudio.transforms.MelSpectrogram(16000, **settings)
 
@@ -79,90 +77,54 @@ class PlainBlock(ConvBlock):
         return F.max_pool2d(F.relu(self.bn(self.conv(x))), self.pool)  # the published order
 
 
-def plain_stages(windows: PlainWindows, model: MATE, batch: Batch, device: torch.device) -> dict[str, Stage]:
-    """The stages of the plain side, which trains a copy of `model`."""
-    size, plain = len(batch.text), MATE()
-    for block in plain.audio_embedding:
-        block.__class__ = PlainBlock
-    plain.load_state_dict(model.state_dict())
-    plain.to(device)
-    optimizer = torch.optim.Adam(plain.parameters(), lr=1e-3, weight_decay=1e-5)
-    loaded = [part.float().contiguous() for part in (batch.audio, batch.text, *batch.target)]
-
-    def run(batches: Iterable[list[Tensor]], learning: bool = True) -> int:
-        plain.train(learning)
-        n = 0
-        for audio, text, *target in batches:
-            with torch.set_grad_enabled(learning):
-                prediction = plain(audio.to(device), text.to(device), log=True)
-            loss = LOSS(prediction, tuple(part.to(device) for part in target))
-            if learning:
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            loss.item()
-            n += len(audio)
-        return n
-
-    return {
-        "log-mels": lambda: len([windows.log_mel(utterance) for utterance in range(min(32, len(windows)))]),
-        "training step": lambda: run([loaded]),
-        "evaluation": lambda: run(DataLoader(Subset(windows, range(size)), size, num_workers=1), learning=False),
-        "epoch": lambda: run(DataLoader(windows, size, shuffle=True, num_workers=1, drop_last=True)),
-    }
+def plain_step(model: MATE, optimizer: torch.optim.Optimizer, parts: list[Tensor]) -> Tensor:
+    """A training step of the plain side; returns the loss."""
+    device = next(model.parameters()).device
+    audio, text, *target = (part.to(device) for part in parts)
+    loss = LOSS(model(audio, text, log=True), target)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return torch.tensor(loss.item())
 
 
-def our_stages(
-    windows: WindowDataset, model: MATE, paths: list[Path], batch: Batch, bfloat16: bool
-) -> dict[str, Stage]:
-    """The stages of this program, put together as in main.py."""
-    size, device, optimizer = len(batch.text), windows.device, make_optimizer("adam", model, 1e-3, 0.0, 1e-5)
-
-    def train(batches: Iterable[Batch]) -> int:
-        model.train()
-        return size * len([train_step(model, batch, LOSS, optimizer, bfloat16) for batch in batches])
-
-    return {
-        "log-mels": lambda: len(LogMels([*compute_log_mels(paths, SAMPLE_RATE)])),
-        "training step": lambda: train([batch]),
-        "evaluation": lambda: len(to_arrays(predict_all(model, windows, size))["emotion_pred"]),
-        "epoch": lambda: train(prefetch(windows, shuffled_batches(len(windows), size, torch.Generator()), device)),
-    }
-
-
-def seconds(stage: Stage, device: torch.device) -> float:
-    """Seconds of a stage for each window or utterance."""
+def seconds(step: Callable[[Any], Tensor], batches: Iterable[Any]) -> float:
+    """Seconds of training for each window."""
     start = time.perf_counter()
-    n = stage()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.perf_counter() - start) / n
+    losses = torch.stack([step(batch) for batch in batches]).tolist()  # waits for a GPU
+    return (time.perf_counter() - start) / (len(losses) * BATCH)
 
 
 def compare(args: argparse.Namespace) -> None:
     set_up_process()
-    torch.manual_seed(0)
     table, wavs = read_utterances(args.data_path, "speaker"), find_wavs(args.data_path)
     table = table[table["id"].isin(wavs.keys())][: args.utterances].reset_index(drop=True)
-    if len(table) < 2 * args.batch_size:
-        raise InputError(f"{args.data_path}: {len(table)} wavs; expected two batches of --batch_size {args.batch_size}")
-    paths, device = [*table["id"].map(wavs)], pick_device(args.gpu_id)
-    bfloat16 = training_dtype(args.precision, device) == torch.bfloat16
-    options = make_options(data_path=args.data_path)
-    features = load_features(options, table).to(device)
-    settings = {"soft_targets": True, "crop_seed": 0, "audio_dtype": torch.bfloat16 if bfloat16 else torch.float32}
+    if len(table) < BATCH:
+        raise InputError(f"{args.data_path}: {len(table)} utterances with wavs; a batch needs {BATCH}")
+    device = pick_device(args.gpu_id)
+    dtype = training_dtype("auto", device)
+    features = load_features(make_options(data_path=args.data_path), table).to(device)
+    settings = {"soft_targets": True, "crop_seed": 0, "audio_dtype": dtype}
     windows = WindowDataset(table, features, np.arange(len(table)), WS, **settings)
-    model, batch = to_device(MATE.from_options(options, {}), device), windows.batch(torch.arange(args.batch_size))
-    ours = our_stages(windows, model, paths, batch, bfloat16)
-    plain = plain_stages(PlainWindows(table, paths, features.text.cpu()), model, batch, device)
+    plain_windows = PlainWindows(table, [*table["id"].map(wavs)], features.text.cpu())
+    loader = DataLoader(plain_windows, BATCH, shuffle=True, num_workers=1, drop_last=True)
+    plain_batch, batch = next(iter(loader)), windows.batch(torch.arange(BATCH))
+    order = shuffled_batches(len(windows), BATCH, torch.Generator())
+    plain, here = MATE().to(device), to_device(MATE(), device)
+    for block in plain.audio_embedding:
+        block.__class__ = PlainBlock
+    adam = torch.optim.Adam(plain.parameters(), lr=1e-3, weight_decay=1e-5)
+    fused = make_optimizer("adam", here, 1e-3, 0.0, 1e-5)
+    steps = partial(plain_step, plain, adam), lambda batch: train_step(here, batch, LOSS, fused, dtype != torch.float32)
     print(f"{'seconds a window':20}{'plain':>10}{'here':>10}{'ratio':>8}")
-    for stage in plain:
-        warm_up = stage != "epoch"
-        times = [[seconds(side[stage], device) for side in (plain, ours)] for _ in range(args.rounds + warm_up)]
-        medians = np.median(times[warm_up:], axis=0)
+    for stage in ("training step", "epoch"):
+        times = []
+        for _ in range(ROUNDS):
+            both = (loader, prefetch(windows, order, device)) if stage == "epoch" else ([plain_batch], [batch])
+            times.append([*map(seconds, steps, both)])
+        medians = np.median(times, axis=0)
         print(f"{stage:20}{medians[0]:10.5f}{medians[1]:10.5f}{medians[1] / medians[0]:8.3f}", flush=True)
-    precision = "bfloat16" if bfloat16 else "float32"
-    print(f"{device_name(device)}, torch {torch.__version__}, batches of {args.batch_size}, training in {precision}")
+    print(f"{device_name(device)}, torch {torch.__version__}, batches of {BATCH}, here in {dtype}")
 
 
 def get_args_parser() -> ArgumentParser:
@@ -170,13 +132,9 @@ def get_args_parser() -> ArgumentParser:
     add = parser.add_argument
     add("--data_path", type=file_path, default=Path("data/sample"), help="pre-processed corpus (default: %(default)s)")
     add("--utterances", type=number(int, 2), default=192, help="of the corpus that are used (default: %(default)s)")
-    add("--batch_size", type=number(int, 2), default=64, help="windows in a batch (default: %(default)s)")
-    add("--rounds", type=number(int, 1), default=3, help="rounds, whose median counts (default: %(default)s)")
-    add("--precision", choices=PRECISIONS, default="auto", help="as of main.py (default: %(default)s)")
     add("--gpu_id", type=gpu, help="as of main.py")
     return parser
 
 
 if __name__ == "__main__":
-    args = get_args_parser().parse_args()
-    sys.exit(run_command(lambda: compare(args)))
+    sys.exit(run_command(lambda: compare(get_args_parser().parse_args())))
