@@ -96,8 +96,7 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
         engine.check_batch_size(options.batch_size, len(train_set))
         folder = devices.on_main_process(accelerator, lambda: folder or record.make_folder(options, now, stack))
         if first:
-            about = batch_norm.announcement(model, train_set, options) if options.bn_statistics == "train" else []
-            print(f"{'folder:':<12}{folder}", *about, sep="\n", flush=True)
+            print(f"{'folder:':<12}{folder}", flush=True)
 
         # 3. Training, and the test
         with progress.one_line_errors(folder, options):

@@ -45,9 +45,10 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("n_windows", "n_batches"), [(2048, 3), (32, 2), (17, 2), (1, 1)])
-def test_statistics_are_the_means_of_those_of_batches_in_float64(n_windows, n_batches):
+def test_statistics_are_the_means_of_those_of_batches_in_float64(n_windows, n_batches, monkeypatch):
     model, windows = small_model(), dataset(56)
-    options, found = make_options(batch_size=16, bn_windows=n_windows), {}
+    monkeypatch.setattr(training.batch_norm, "WINDOWS", n_windows)
+    options, found = make_options(batch_size=16), {}
     plain = copy.deepcopy(model).double().train()
     for name, norm in plain.named_modules():
         if isinstance(norm, _BatchNorm):
@@ -113,7 +114,7 @@ def test_a_run_that_is_killed_in_the_pass_resumes_to_the_same_bytes(anew, prepro
 
     def kill(*_: object) -> None:
         passes.append(None)
-        if len(passes) == 8:  # in the second of the passes over five batches, and after two of the announcement
+        if len(passes) == 5:  # in the second of the passes over three batches
             raise KeyboardInterrupt
         return predict(*_)
 

@@ -16,7 +16,7 @@ PUBLISHED |= {"SorL": "speaker", "sr": 16000, "test_split": None, "batch_size": 
 PUBLISHED |= {"lam": 0.66, "beta": 0.99, "lr": 1e-3, "weight_decay": 1e-5, "epochs": 50, "lr_decay": 0.0}
 LATER = {"data_path": Path("data/KEMDy19"), "num_layers": 4, "modality": "audio_text", "audio": "cnn", "momentum": 0.0}
 LATER |= {"lr_gamma": 0.7, "affect_loss": "mse", "sampler": "shuffled", "seed": 0, "select": "last", "monitor": "loss"}
-LATER |= {"precision": "auto", "report_to": "tensorboard", "bn_statistics": "running", "bn_windows": 2048}
+LATER |= {"precision": "auto", "report_to": "tensorboard", "bn_statistics": "running"}
 LATER |= {"language": "ko"}
 LATER |= dict.fromkeys(("audio_path", "valid_split", "train_split", "audio_model", "patience", "resume", "gpu_id"))
 LATER |= dict.fromkeys(("texts", "transcribe", "text_model", "test_path"))
@@ -97,11 +97,11 @@ def test_what_cannot_be_is_refused_in_one_line(line, named, capsys):
 @pytest.mark.parametrize(
     ("line", "idle"),
     [
-        ("", "audio_model beta bn_windows lr_decay momentum monitor"),
-        ("--loss cbloss --optim sgd --valid_split 1", "audio_model bn_windows lr_decay"),
-        ("--optim adagrad --audio encoder", "beta bn_windows compile momentum monitor sr"),
-        ("--modality text --audio encoder", "audio audio_model beta bn_windows compile lr_decay momentum monitor sr"),
-        ("--modality audio", "audio_model beta bn_windows lr_decay momentum monitor text_dim"),
+        ("", "audio_model beta lr_decay momentum monitor"),
+        ("--loss cbloss --optim sgd --valid_split 1", "audio_model lr_decay"),
+        ("--optim adagrad --audio encoder", "beta compile momentum monitor sr"),
+        ("--modality text --audio encoder", "audio audio_model beta compile lr_decay momentum monitor sr"),
+        ("--modality audio", "audio_model beta lr_decay momentum monitor text_dim"),
     ],
 )
 def test_an_option_has_no_effect_without_its_partner(line, idle):

@@ -87,7 +87,6 @@ def get_args_parser() -> ArgumentParser:
     add("--precision", choices=PRECISIONS, default="auto", help=bf16)
     fresh = "running: of training, as published; train: computed anew over training windows before validation and test"
     add("--bn_statistics", choices=("running", "train"), default="running", help=f"statistics of batch norm: {fresh}")
-    add("--bn_windows", type=number(int, 1), default=2048, help="training windows for --bn_statistics train, at most")
     add_fixed_options(parser)
     add = parser.add_argument_group("run").add_argument
     add("--save_path", type=file_path, default=Path("exp"), help="folder of the run folders")
@@ -158,7 +157,6 @@ NEEDS = {  # options that act only beside others: the other one, and those of it
     "beta": ("loss", ["cbloss"]),
     "momentum": ("optim", ["sgd"]),
     "lr_decay": ("optim", ["adagrad"]),
-    "bn_windows": ("bn_statistics", ["train"]),
     "monitor": ("valid_split", ["SESSIONS"]),
     "text_dim": ("modality", ["audio_text", "text"]),
     "text_model": ("modality", ["audio_text", "text"]),
