@@ -47,9 +47,7 @@ def compute_statistics(
     n, rank = accelerator.num_processes, accelerator.process_index
     batches = batches_of(windows, options, epoch)[: math.ceil(WINDOWS / options.batch_size)]
     if not batches:
-        found = (
-            f"{options.data_path} has {count(len(windows), 'window')} to train on, a batch needs {options.batch_size}"
-        )
+        found = f"{options.data_path} has {count(len(windows), 'window')} to train on, not {options.batch_size}"
         raise InputError(f"--bn_statistics train: {found}; give the corpus of the training")
     norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]
     for norm in norms:

@@ -59,9 +59,7 @@ def glibc() -> ctypes.CDLL | None:
 def pick_device(gpu_id: str | None) -> torch.device:
     """The device for `--gpu_id`: a GPU's number, `cpu` or `mps`; without it the first CUDA GPU, or the CPU.
 
-    Raises
-    ------
-    InputError : the device does not exist, or the installed torch cannot use it
+    Raises `InputError` where the device does not exist, or the installed torch cannot use it.
     """
     if gpu_id == "mps" and not torch.backends.mps.is_available():
         raise InputError("--gpu_id mps: torch finds no Apple GPU; give --gpu_id cpu")
@@ -92,9 +90,7 @@ def n_processes() -> int:
 def joined_processes(options: argparse.Namespace) -> Iterator[tuple[Accelerator, torch.device]]:
     """A block in which this process trains or tests, alone or with the others of its run; gives its device as well.
 
-    Raises
-    ------
-    InputError : the device cannot be used, several processes name one GPU, or the tracker is not installed
+    Raises `InputError` where the device cannot be used, several processes name one GPU, or the tracker is not installed.
     """
     alone, tracker = n_processes() == 1, options.report_to
     if tracker != "none" and importlib.util.find_spec(tracker) is None:
@@ -107,15 +103,13 @@ def joined_processes(options: argparse.Namespace) -> Iterator[tuple[Accelerator,
     if not alone and gpu_id is None and torch.cuda.is_available():
         gpu_id = os.environ["LOCAL_RANK"]  # one GPU each
     device = pick_device(gpu_id)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset")
-        accelerator = Accelerator(
-            cpu=alone or device.type == "cpu",  # a single process places its tensors itself
-            mixed_precision="no",
-            log_with=None if tracker == "none" else tracker,
-            project_dir=options.save_path,
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-        )
+    accelerator = Accelerator(
+        cpu=alone or device.type == "cpu",  # a single process places its tensors itself
+        mixed_precision="no",
+        log_with=None if tracker == "none" else tracker,
+        project_dir=options.save_path,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
     set_up_process()  # after accelerate, which may turn TF32 on
     try:
         yield accelerator, device

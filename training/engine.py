@@ -6,15 +6,12 @@ import argparse
 import contextlib
 import copy
 import math
-import threading
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from torch import Tensor
@@ -28,7 +25,6 @@ from training.cpu_cnn import ChunkedCNN
 from training.devices import n_processes, on_main_process, return_freed_memory
 from utils import InputError
 
-SWITCHES = threading.Lock()  # of `tensor_cores`
 EVALUATION_BATCH = 64  # windows, at most
 PREDICTIONS = ("emotion_pred", "arousal_pred", "valence_pred")
 
@@ -56,10 +52,7 @@ def check_batch_size(batch_size: int, n_windows: int) -> None:
     n = n_processes()
     if batch_size % n or batch_size < 2 * n or batch_size > n_windows:
         multiple = f", a multiple of {n} for as many processes" * (n > 1)
-        raise InputError(
-            f"--batch_size {batch_size}: batch norm needs {2 * n} windows, and training has {n_windows}; give a number "
-            f"in between{multiple}"
-        )
+        raise InputError(f"--batch_size {batch_size}: give {2 * n} to the {n_windows} training windows{multiple}")
 
 
 def to_device(model: MATE, device: torch.device) -> MATE:
@@ -111,12 +104,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer of `--optim`, fused where torch has it; `lr_decay` is for adagrad, `momentum` for sgd."""
     parameters = [*model.parameters()]
-    kinds = {
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-        "adagrad": torch.optim.Adagrad,
-        "sgd": torch.optim.SGD,
-    }
+    optim = torch.optim
+    kinds = {"adam": optim.Adam, "adamw": optim.AdamW, "adagrad": optim.Adagrad, "sgd": optim.SGD}
     own = {"adagrad": {"lr_decay": lr_decay}, "sgd": {"momentum": momentum}}.get(name, {})
     fused_on = ("cpu",) if name == "adagrad" else ("cpu", "cuda")
     return kinds[name](parameters, lr, weight_decay=weight_decay, fused=parameters[0].device.type in fused_on, **own)
@@ -135,23 +124,18 @@ def draw_batches(windows: WindowDataset, batch_size: int, sampler: str, generato
 
 
 @contextlib.contextmanager
-def tensor_cores(device: str, enabled: bool) -> Iterator[None]:
+def tensor_cores(enabled: bool) -> Iterator[None]:
     """A block in which a CUDA GPU multiplies float32 matrices in TF32, and cuDNN chooses its algorithms by speed.
 
-    TF32 rounds factors to 11 significant bits, bfloat16 to 8. Without `enabled` neither happens in the block. The
-    switches are of all threads: others wait meanwhile, and find them afterwards as they were.
+    TF32 rounds factors to 11 significant bits, bfloat16 to 8. Without `enabled` neither happens in the block.
     """
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    if device != "cuda":
+    before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.benchmark = cudnn.allow_tf32 = matmul.allow_tf32 = enabled
+    try:
         yield
-        return
-    with SWITCHES:
-        before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
-        cudnn.benchmark = cudnn.allow_tf32 = matmul.allow_tf32 = enabled
-        try:
-            yield
-        finally:
-            cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def train_step(
@@ -165,11 +149,8 @@ def train_step(
 
     With `bfloat16` convolutions are computed in it, and on a CUDA GPU other layers in TF32. All else is float32.
     """
-    device = batch.arousal.device.type
-    with tensor_cores(device, bfloat16):
-        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-            prediction = model(batch.audio, batch.text, log=True, speakers=batch.speakers)
-        loss = loss_function(prediction, batch.target)
+    with tensor_cores(bfloat16):
+        loss = loss_function(predict(model, batch, bfloat16), batch.target)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -179,7 +160,7 @@ def train_step(
 def predict(model: torch.nn.Module, batch: Batch, bfloat16: bool = False) -> tuple[Tensor, ...]:
     """What the model predicts of a batch, with log-probabilities; `bfloat16` means what it does in `train_step`."""
     device = next(model.parameters()).device.type
-    with tensor_cores(device, bfloat16), torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+    with tensor_cores(bfloat16), torch.autocast(device, torch.bfloat16, enabled=bfloat16):
         return model(batch.audio, batch.text, log=True, speakers=batch.speakers)
 
 
@@ -194,38 +175,19 @@ def over_processes(loss_function: Loss) -> Loss:
 
 @torch.inference_mode()
 def predict_all(
-    model: torch.nn.Module,
-    windows: WindowDataset,
-    batch_size: int,
-    bfloat16: bool = False,
-    accelerator: Accelerator | None = None,
-    progress: str | None = None,
+    model: torch.nn.Module, windows: WindowDataset, batch_size: int, bfloat16: bool = False, progress: str | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What `model` in evaluation mode predicts of all windows, in their order.
+    """What `model` in evaluation mode predicts of all windows, in their order; `progress` is the title of a bar.
 
-    Parameters
-    ----------
-    accelerator : of several processes, which share the batches; all get the predictions of all
-    progress : title of a progress bar
-
-    Returns
-    -------
-    log-probabilities of the emotions, shape = (N, 7), arousal and valence, shape = (N, 1), float32, on its device
+    Returns log-probabilities of the emotions, shape = (N, 7), arousal and valence, shape = (N, 1), float32, on its
+    device.
     """
     model.eval()
     return_freed_memory()  # one or two GB of training, on a CPU
     device, batches = next(model.parameters()).device, torch.arange(len(windows)).split(batch_size)
-    several = accelerator is not None and accelerator.num_processes > 1
-    own = batches
-    if several:
-        own = batches[accelerator.process_index :: accelerator.num_processes]
-        broadcast(list(model.buffers()))  # each process has running statistics of its own batches
-    bar = tqdm(prefetch(windows, own, device), progress, len(own), disable=None if progress else True)
+    bar = tqdm(prefetch(windows, batches, device), progress, len(batches), disable=None if progress else True)
     outputs = [predict(model, batch, bfloat16) for batch in bar]
-    if several:
-        everyones = gather_object([[tuple(tensor.cpu() for tensor in output) for output in outputs]])
-        outputs = [output for turn in zip_longest(*everyones) for output in turn if output is not None]
-    return tuple(torch.cat(parts).float().to(device) for parts in zip(*outputs, strict=True))
+    return tuple(torch.cat(parts).float() for parts in zip(*outputs, strict=True))
 
 
 def load_all_features(options: argparse.Namespace, table: pd.DataFrame, accelerator: Accelerator) -> Features:
@@ -242,9 +204,14 @@ def predict_windows(
     accelerator: Accelerator,
     progress: str | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`predict_all` with the batch size and precision of a run."""
+    """`predict_all` with the batch size and precision of a run, by the first of its processes, whose buffers count."""
     size = min(EVALUATION_BATCH, max(1, 2 * options.batch_size // accelerator.num_processes))  # training fits half
-    return predict_all(model, windows, size, options.precision == "bf16", accelerator, progress)
+
+    def compute() -> list[Tensor]:
+        return [part.cpu() for part in predict_all(model, windows, size, options.precision == "bf16", progress)]
+
+    device = next(model.parameters()).device
+    return tuple(part.to(device) for part in on_main_process(accelerator, compute))
 
 
 def choose_temperature(log_probabilities: Tensor, shares: Tensor) -> float:

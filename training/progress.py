@@ -93,9 +93,8 @@ def start_tracker(accelerator: Accelerator, folder: Path, options: argparse.Name
         accelerator.project_configuration.logging_dir = str(folder.absolute().parent)
         accelerator.init_trackers(folder.absolute().name, None, {"tensorboard": {"purge_step": epoch}})
         return
-    names = sorted(names_of("data", "test", "model", "training"))
-    shown = {name: getattr(options, name) for name in names}
-    shown = {name: value if isinstance(value, int | float) else str(value) for name, value in shown.items()}
+    values = {name: getattr(options, name) for name in sorted(names_of("data", "test", "model", "training"))}
+    shown = {name: value if isinstance(value, int | float) else str(value) for name, value in values.items()}
     run = {"wandb": {"name": folder.name}, "mlflow": {"run_name": folder.name}, "trackio": {"name": folder.name}}
     accelerator.init_trackers("MATE", shown, run)
 
