@@ -90,7 +90,7 @@ def n_processes() -> int:
 def joined_processes(options: argparse.Namespace) -> Iterator[tuple[Accelerator, torch.device]]:
     """A block in which this process trains or tests, alone or with the others of its run; gives its device as well.
 
-    Raises `InputError` where the device cannot be used, several processes name one GPU, or the tracker is not installed.
+    Raises `InputError` where the device cannot be used, several processes name one GPU, or the tracker is missing.
     """
     alone, tracker = n_processes() == 1, options.report_to
     if tracker != "none" and importlib.util.find_spec(tracker) is None:
