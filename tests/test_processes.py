@@ -83,7 +83,7 @@ def two(preprocessed, tmp_path_factory) -> tuple[Path, str, str]:
     return only_run(save_path), ended.stdout, ended.stderr
 
 
-def test_two_processes_share_the_test_and_print_once(two, preprocessed):
+def test_two_processes_test_as_one_and_print_once(two, preprocessed):
     folder, out, err = two
     assert out.count("folder:") == 2  # at the start, and after the report
     assert len([line for line in err.splitlines() if line.startswith("epoch ")]) == 3
