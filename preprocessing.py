@@ -59,7 +59,7 @@ def preprocess(args: argparse.Namespace, folder: Path) -> str:
         )
     refuse_folder(folder, args, encoder.dim)
     tables, transcripts, problems = read_corpus(corpus, args.data_path, args.audio_path)
-    report_faults(problems, args.strict, is_synthetic(args.data_path))
+    report_faults(problems, args.strict)
     folder.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder, "pre-processing"):
         vectors = encoder.embed([*transcripts.values()], args.batch_size, progress=True)
@@ -115,7 +115,7 @@ def read_corpus(corpus: Corpus, data_path: Path, audio_path: Path | None) -> Con
     return tables, transcripts, pd.concat(problems, ignore_index=True)
 
 
-def report_faults(problems: pd.DataFrame, strict: bool, synthetic: bool) -> None:
+def report_faults(problems: pd.DataFrame, strict: bool) -> None:
     """Warn of the faults; with `strict` raise `InputError` at any but a label in another spelling."""
     faults = problems[problems["what"] != OTHER_SPELLING]
     if strict and len(faults):
@@ -124,8 +124,6 @@ def report_faults(problems: pd.DataFrame, strict: bool, synthetic: bool) -> None
             f"--strict: {problem_text(first)}: {first['what']}; faults in all: {len(faults)}, which problems.csv lists "
             "without --strict"
         )
-    if synthetic and len(problems):
-        print("the sample's faults are planted: the warnings below show how faults are reported", flush=True)
     warn_of_problems(problems)
 
 

@@ -4,22 +4,24 @@
     python data/make_sample.py --out data/tiny --sessions 6 --utterances 4
 
 espeak-ng speaks the lines of `sample_dialogues.csv`, and ten simulated raters rate them. The folder has the raw layout
-of the corpus, with small numbers of its oddities, and `kobert/`, a tiny randomly initialised BERT in the file layout of
+of the corpus, without its faults, and `kobert/`, a tiny randomly initialised BERT in the file layout of
 skt/kobert-base-v1. Nothing in it is a recording or a rating of a person: results on it show that the program runs, and
 nothing about emotion recognition. The same seed gives the same bytes.
 """
 
 from __future__ import annotations
 
+import csv
 import io
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import sample_layouts as layouts  # puts the program on the path
 import sentencepiece
+import soundfile
 import torch
 from transformers import BertConfig, BertModel
 
@@ -30,15 +32,12 @@ from utils import InputError, run_command, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 
-LAYOUTS = {"kemdy19": layouts.SampleKEMDy19, "kemdy20": layouts.SampleKEMDy20, "manifest": layouts.SampleManifest}
-OUT = {"kemdy19": "sample", "kemdy20": "sample_kemdy20", "manifest": "sample_manifest"}  # in data
+SESSIONS = {"kemdy19": 20, "kemdy20": 40, "manifest": 20}  # by layout: of a whole sample
 NOTE = "computer speech and simulated raters, made by data/make_sample.py; says nothing about emotion recognition"
 
 # The stand-in for KoBERT
 VOCAB_SIZE = 1_000  # pieces at most; the lines hold fewer
 SPECIAL_PIECES = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4, as in KoBERT
-TOKENS = {"bos_token": "[CLS]", "eos_token": "[SEP]", "unk_token": "[UNK]"}
-TOKENS |= {"sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
 
 
 def write_text_encoder(folder: Path, seed: int) -> None:
@@ -53,9 +52,6 @@ def write_text_encoder(folder: Path, seed: int) -> None:
     settings |= {"control_symbols": control, "sentence_iterator": lines, "model_writer": pieces}
     sentencepiece.SentencePieceTrainer.train(**settings)
     (folder / "spiece.model").write_bytes(pieces.getvalue())
-    about = {"do_lower_case": False, "remove_space": True, "keep_accents": False} | TOKENS
-    about["tokenizer_class"] = "XLNetTokenizer"
-    (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
     sizes = {"hidden_size": TEXT_DIM, "intermediate_size": TEXT_DIM, "num_hidden_layers": 1, "num_attention_heads": 12}
     sizes["vocab_size"] = sentencepiece.SentencePieceProcessor(model_proto=pieces.getvalue()).vocab_size()
@@ -68,63 +64,57 @@ def write_text_encoder(folder: Path, seed: int) -> None:
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
 
 
-def write_corpus(folder: Path, corpus: layouts.SampleKEMDy19 | layouts.SampleKEMDy20, progress: bool) -> float:
-    """Write transcripts, wavs and tables; returns the seconds of speech."""
-    for u in corpus.utterances:
+def write_corpus(folder: Path, utterances: Sequence[layouts.Utterance], layout: str) -> None:
+    """Write transcripts, wavs and tables; the times of a session go on where the one before ends."""
+    clock, times = 0.0, {}
+    for u, samples in zip(utterances, layouts.speak(utterances), strict=True):
         (folder / u.folder).mkdir(parents=True, exist_ok=True)
-        encoding = "cp949" if corpus.cp949 and u.session != 2 else "utf-8"
-        (folder / u.folder / f"{u.id}.txt").write_bytes(f"{u.transcript}\n".encode(encoding) if u.transcript else b"")
-    paths = {u.id: folder / u.folder / f"{u.id}.wav" for u in corpus.utterances}
-    spoken = layouts.speak([[str(paths[u.id]), u.line, *u.speech] for u in corpus.utterances], progress)
-    seconds = dict(zip(paths, spoken, strict=True))
-    for name, content in corpus.tables(seconds):
+        (folder / u.folder / f"{u.id}.txt").write_text(f"{u.line}\n", encoding="utf-8", newline="\n")
+        content = io.BytesIO()
+        soundfile.write(content, np.frombuffer(samples, np.int16), layouts.SAMPLE_RATE, format="WAV")
+        (folder / u.folder / f"{u.id}.wav").write_bytes(content.getvalue())
+        end = clock + len(samples) / 2 / layouts.SAMPLE_RATE
+        times[u.id], clock = (f"{clock:.3f}", f"{end:.3f}"), end + layouts.PAUSE
+    for name, rows in layouts.TABLES[layout](utterances, times):
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(content)
-    if corpus.missing_wav is not None:
-        paths[corpus.missing_wav].unlink()
-        del seconds[corpus.missing_wav]
-    return sum(seconds.values())
+        with (folder / name).open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def make_sample(
-    out: Path,
-    layout: str = "kemdy19",
-    seed: int = 0,
-    sessions: int | None = None,
-    utterances: int | None = None,
-    *,
-    progress: bool = False,
+    out: Path, layout: str = "kemdy19", seed: int = 0, sessions: int | None = None, utterances: int | None = None
 ) -> str:
     """Make the sample corpus in a new folder, which appears whole at the end or not at all; returns a summary.
 
     `utterances` cuts every dialogue after so many. Raises `InputError` if `out` exists or a number is out of range.
     """
-    limits = {"seed": (seed, 0, 2**32 - 1), "sessions": (sessions, 1, LAYOUTS[layout].n_sessions)}
+    limits = {"seed": (seed, 0, 2**32 - 1), "sessions": (sessions, 1, SESSIONS[layout])}
     for name, (value, least, most) in (limits | {"utterances": (utterances, 1, 1_000)}).items():
         if value is not None and not least <= value <= most:
             raise InputError(f"--{name} {value}: expected {least} to {most}")
     if out.exists() or out.is_symlink():
         raise InputError(f"{out}: exists already and is left as it is; choose another --out or remove it first")
-    corpus = LAYOUTS[layout](seed, sessions or LAYOUTS[layout].n_sessions, utterances)
+    numbers = range(1, (sessions or SESSIONS[layout]) + 1)
+    planned = [u for number in numbers for u in layouts.plan_session(seed, number, layout, utterances)]
     parent = out.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     try:
         with TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=parent) as holder:
             folder = Path(holder, out.name)  # the holder is private to the user; the corpus gets the usual permissions
             folder.mkdir()
-            seconds = write_corpus(folder, corpus, progress)
+            write_corpus(folder, planned, layout)
             write_text_encoder(folder / "kobert", seed)
             write_json(folder / "synthetic.json", {"note": NOTE, "seed": seed})
             folder.rename(out)
     except (OSError, RuntimeError) as error:  # torch.save raises a RuntimeError on a full disk
         raise InputError(f"{out}: cannot be written ({error}); nothing is left of it") from error
-    return f"{len(corpus.utterances)} utterances, {seconds / 60:.1f} minutes of synthetic speech in {out}"
+    return f"{len(planned)} utterances of synthetic speech in {out}"
 
 
 def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(description="Make the synthetic sample corpus in a raw layout.")
     option = parser.add_argument
-    option("--layout", choices=LAYOUTS, default="kemdy19", help="layout (default: %(default)s)")
+    option("--layout", choices=SESSIONS, default="kemdy19", help="layout (default: %(default)s)")
     option("--out", type=file_path, help="new folder to make (default: data/sample, sample_kemdy20, sample_manifest)")
     option("--seed", type=int, default=0, help="the same seed gives the same bytes (default: %(default)s)")
     option("--sessions", type=int, help="sessions, 1 to 20, or to 40 of KEMDy20 (default: all)")
@@ -134,8 +124,9 @@ def get_args_parser() -> ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = vars(get_args_parser().parse_args(argv))
-    args["out"] = args["out"] or ROOT / "data" / OUT[args["layout"]]
-    return run_command(lambda: print(make_sample(**args, progress=True)))
+    name = "sample" if args["layout"] == "kemdy19" else f"sample_{args['layout']}"
+    args["out"] = args["out"] or ROOT / "data" / name
+    return run_command(lambda: print(make_sample(**args)))
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def sample20(made) -> Path:
 def preprocessed_copy(sample: Path, folder: Path) -> None:
     """Copy a raw sample corpus and pre-process the copy."""
     shutil.copytree(sample, folder)
-    with contextlib.redirect_stderr(io.StringIO()):  # warnings of the faults that the sample has on purpose
+    with contextlib.redirect_stderr(io.StringIO()):  # progress
         argv = ["--data_path", str(folder), "--text_model", str(folder / "kobert"), "--gpu_id", "cpu"]
         assert preprocessing.main(argv) == 0
 

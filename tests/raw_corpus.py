@@ -2,14 +2,12 @@
 
 import contextlib
 import csv
-import functools
 import io
 from pathlib import Path
 
 import pandas as pd
 
 from corpora.corpus import corpus_in
-from corpora.problems import PROBLEM_COLUMNS
 from preprocessing import main, read_corpus
 from utils import decode
 
@@ -41,6 +39,17 @@ def spoil(corpus: Path, name: str, row: int, column: int, cell: str) -> list[str
     return before
 
 
+def plant_faults(corpus: Path) -> None:
+    """In KEMDy19's sample: another spelling, a listener's row with two ratings, no wav, an empty transcript."""
+    rows = rows_of(corpus, "Session02_F_res.csv")
+    rows[-1][10] = rows[-1][10].title()
+    heard = next(row for row in rows[2:] if "_M0" in row[9])
+    write_rows(corpus, "Session02_F_res.csv", [*rows, [*heard[:11], "1.05", *heard[12:]]])
+    one, two = sorted(corpus.glob("wav/Session03/*/*.wav"))[:2]
+    one.unlink()
+    two.with_suffix(".txt").write_text("n/\n", encoding="utf-8")
+
+
 def read(corpus: Path) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """The tables by the names of their files, and the problems, of a raw corpus."""
     with contextlib.redirect_stderr(io.StringIO()):  # progress
@@ -48,15 +57,8 @@ def read(corpus: Path) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     return tables, problems
 
 
-@functools.cache
-def known_problems(sample: Path) -> set[tuple]:
-    return set(read(sample)[1].itertuples(index=False, name=None))
-
-
-def new_problems(corpus: Path, sample: Path) -> list[dict[str, object]]:
-    """The problems of a spoilt corpus that the sample has not."""
-    found = read(corpus)[1].itertuples(index=False, name=None)
-    return [dict(zip(PROBLEM_COLUMNS, row, strict=True)) for row in found if row not in known_problems(sample)]
+def problems_of(corpus: Path) -> list[dict[str, object]]:
+    return read(corpus)[1].to_dict("records")
 
 
 def ids(table: pd.DataFrame) -> list[str]:

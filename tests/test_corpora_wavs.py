@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from raw_corpus import new_problems, read
+from raw_corpus import problems_of, read
 
 import corpora.wavs
 from corpora.transcripts import clean_transcript, clean_transcripts, other_marks
@@ -140,12 +140,12 @@ def test_channels_in_opposite_phase_differ_and_silent_ones_do_not(tmp_path, fact
     assert inspect_sound(tmp_path / "a.wav")[3] == differ
 
 
-def test_channels_with_a_speaker_each_are_a_problem_of_a_corpus(corpus, sample):
+def test_channels_with_a_speaker_each_are_a_problem_of_a_corpus(corpus):
     path = sorted((corpus / "wav").rglob("*.wav"))[3]
     speakers = np.random.default_rng(0).normal(0, 0.1, (64_000, 2))
     speakers[:32_000, 0] = speakers[32_000:, 1] = 0
     write(path, speakers)
-    (found,) = new_problems(corpus, sample)
+    (found,) = problems_of(corpus)
     assert found["id"] == path.stem
 
 
@@ -158,20 +158,20 @@ def test_samples_that_are_not_sound_are_refused(tmp_path, values):
 
 
 @pytest.mark.parametrize("is_cut", [True, False])
-def test_a_wav_that_is_cut_short_or_missing_is_a_problem(corpus, sample, is_cut):
+def test_a_wav_that_is_cut_short_or_missing_is_a_problem(corpus, is_cut):
     path = sorted((corpus / "wav").rglob("*.wav"))[3]
     whole = path.read_bytes()
     path.unlink()
     if is_cut:
         path.write_bytes(whole[:-1000])
-    (found,) = new_problems(corpus, sample)
+    (found,) = problems_of(corpus)
     file = str(path.relative_to(corpus)) if is_cut else "wav"
     assert (found["file"], found["id"], bool(found["found"])) == (file, path.stem, is_cut)
 
 
-def test_second_files_of_an_id_are_each_a_problem(corpus, sample):
+def test_second_files_of_an_id_are_each_a_problem(corpus):
     folder = shutil.copytree(corpus / "wav/Session06", corpus / "wav/Session06_copy")
-    found = new_problems(corpus, sample)
+    found = problems_of(corpus)
     assert {Path(problem["file"]).parts[1] for problem in found} == {"Session06_copy"}
     assert len(found) == len([*Path(folder).rglob("*.*")])
 
@@ -296,10 +296,10 @@ def test_the_time_of_a_transcript_is_linear_in_its_length(part):
     assert time.perf_counter() - begin < 3
 
 
-def test_transcripts_with_marks_of_a_recogniser_are_problems(corpus, sample):
+def test_transcripts_with_marks_of_a_recogniser_are_problems(corpus):
     path = sorted((corpus / "wav").rglob("*.txt"))[3]
     path.write_text("<|ko|>그래 (웃음)", "utf-8")
-    (found,) = new_problems(corpus, sample)
+    (found,) = problems_of(corpus)
     assert (found["id"], found["found"]) == (path.stem, "<|ko|>")
     annotation = read(corpus)[0]["annotation.csv"].set_index("Segment ID")
     assert set(annotation["text"][[path.stem]]) == {"그래"}
@@ -317,12 +317,12 @@ def test_transcripts_with_marks_of_a_recogniser_are_problems(corpus, sample):
     ],
     ids=["missing", "empty", "marks", "bytes", "lines", "cp949"],
 )
-def test_transcripts_of_any_kind(corpus, sample, content, is_problem, text):
+def test_transcripts_of_any_kind(corpus, content, is_problem, text):
     path = sorted((corpus / "wav").rglob("*.txt"))[3]
     path.unlink()
     if content is not None:
         path.with_suffix(".TXT").write_bytes(content)
-    assert [problem["id"] for problem in new_problems(corpus, sample)] == [path.stem] * is_problem
+    assert [problem["id"] for problem in problems_of(corpus)] == [path.stem] * is_problem
     annotation = read(corpus)[0]["annotation.csv"].set_index("Segment ID")
     found = annotation["text"][[path.stem]]
     assert found.isna().all() if text is None else set(found) == {text}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from raw_corpus import FILES, read, rows_of, run, write_rows
+from raw_corpus import FILES, plant_faults, read, rows_of, run, write_rows
 
 import preprocessing
 from constants import PROGRAM_VERSION
@@ -63,12 +63,13 @@ def test_embeddings_are_those_of_the_cleaned_transcripts(sample, preprocessed):
     np.testing.assert_allclose([*vectors.values()], expected, rtol=0, atol=1e-5)
 
 
-def test_the_summary_counts_and_each_kind_of_problem_is_warned_of_once(sample, tmp_path, capsys):
-    assert run(sample, "--out", str(tmp_path / "out")) == 0
+def test_the_summary_counts_and_each_kind_of_problem_is_warned_of_once(corpus, tmp_path, capsys):
+    plant_faults(corpus)
+    assert run(corpus, "--out", str(tmp_path / "out")) == 0
     captured = capsys.readouterr()
     problems = pd.read_csv(tmp_path / "out" / "problems.csv")
     warned = [line for line in captured.err.replace("\r", "\n").splitlines() if line.startswith("warning: ")]
-    assert len(warned) == len(problems.drop_duplicates(["what", "done"]))
+    assert len(warned) == len(problems.drop_duplicates(["what", "done"])) == 5
     starts = {path.name: path.read_bytes()[:3] for path in (tmp_path / "out").glob("*.csv")}
     assert [name for name, start in starts.items() if start == "\ufeff".encode()] == ["problems.csv"]  # not published
     assert all(any(what in line for line in warned) for what in problems["what"])
@@ -138,13 +139,14 @@ def test_a_fault_ends_in_one_line_and_writes_nothing(corpus, capsys, damage, opt
 
 
 def test_strict_stops_at_any_problem_but_a_label_in_another_spelling(corpus, capsys):
+    plant_faults(corpus)
     problems, before = read(corpus)[1], content(corpus)
     is_harmless = problems["what"] == OTHER_SPELLING
     assert run(corpus, "--strict") == 2
     assert problems[~is_harmless]["id"].iloc[0] in last_error(capsys)
     assert content(corpus) == before
     with pytest.warns(UserWarning, match=OTHER_SPELLING):
-        preprocessing.report_faults(problems[is_harmless], strict=True, synthetic=True)
+        preprocessing.report_faults(problems[is_harmless], strict=True)
 
 
 def test_a_corpus_is_pre_processed_into_another_folder_and_not_touched(corpus, preprocessed, tmp_path):
