@@ -125,8 +125,8 @@ def plan_session(seed: int, session: int, layout: str, n_utterances: int | None)
             sequence[speaker] += 1
             segment = f"{dialogue}_{ids[speaker]}{sequence[speaker]:03d}"
             own = "neutral" if is_kemdy20 and rng.random() < NEUTRAL else emotion
-            heard = own if rng.random() < LISTENING else "neutral"
-            ratings = {speaker: draw_rating(rng, own), "FM"[speaker == "F"]: draw_rating(rng, heard)}
+            listener, heard = "M" if speaker == "F" else "F", own if rng.random() < LISTENING else "neutral"
+            ratings = {speaker: draw_rating(rng, own), listener: draw_rating(rng, heard)}
             path, speech = folder / ("" if is_kemdy20 else dialogue), draw_speech(rng, speaker, own)
             yield Utterance(session, segment, path, speaker, line, speech, ratings)
 

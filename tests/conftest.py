@@ -109,10 +109,11 @@ def preprocessed20(sample20: Path, made) -> Path:
 
 @pytest.fixture(scope="session")
 def spoken(preprocessed: Path, made) -> Path:
-    """A copy of `preprocessed` that also holds speech embeddings of a tiny HuBERT; read only."""
+    """A copy of `preprocessed` without one of its wavs, and with speech embeddings of a tiny HuBERT; read only."""
 
     def make(folder: Path) -> None:
         shutil.copytree(preprocessed, folder)
+        sorted(folder.rglob("*.wav"))[3].unlink()
         encoder = load_speech_encoder(str(make_encoder(folder / "encoders", "hubert-group")))
         save_encoder_embeddings(folder, None, encoder)
 

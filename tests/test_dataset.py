@@ -175,16 +175,15 @@ def test_features_of_a_corpus_are_those_of_its_files(own):
 
 def test_unreadable_and_damaged_wavs_are_missing_and_refused_beyond_the_limit(own):
     table, wavs = read_utterances(own, "speaker"), find_wavs(own)
-    one, two, *more = [segment for segment in table["id"] if segment in wavs]
+    one, two, *more = table["id"]
     wavs[one].unlink()
     wavs[one].symlink_to("nothing")
     wavs[two].write_bytes(b"no sound")
     with pytest.warns(UserWarning, match=f"(?s){one}.*{two}"):
         features = load_features(options(own, "audio"), table)
-    assert {one, two} <= set(features.missing["wav"])
+    assert features.missing["wav"] == [one, two]
     audio = features.log_mels.spectrograms(torch.arange(len(table))[None])[0]
-    rows = table["id"].isin(features.missing["wav"]).to_numpy()
-    assert audio.flatten(1).any(dim=1).tolist() == (~rows).tolist()
+    assert audio.flatten(1).any(dim=1).tolist() == [False, False, *[True] * len(more)]
     [wavs[segment].unlink() for segment in more[:3]]
     with pytest.raises(InputError, match=str(own)):
         load_features(options(own, "audio"), table)
