@@ -95,8 +95,6 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
         test_set = windows(sessions["test"])
         engine.check_batch_size(options.batch_size, len(train_set))
         folder = devices.on_main_process(accelerator, lambda: folder or record.make_folder(options, now, stack))
-        if first:
-            print(f"{'folder:':<12}{folder}", flush=True)
 
         # 3. Training, and the test
         with progress.one_line_errors(folder, options):

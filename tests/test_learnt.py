@@ -146,7 +146,7 @@ def test_no_other_place_or_name_of_an_encoder_hides_its_sessions(how, corpus, tm
 
 
 def test_an_exported_run_keeps_the_sessions_and_predicts_no_dialogue_of_them(corpus, run, tmp_path, refused):
-    exported = export.export(str(run), tmp_path / "hub")
+    exported = export.export(run, tmp_path / "hub")
     assert "3-6" in (exported / "README.md").read_text()
     where = ["--data_path", str(corpus), "--gpu_id", "cpu", "--out"]
     for model in (run, exported):

@@ -114,6 +114,7 @@ def make_folder(options: argparse.Namespace, now: Record, stack: contextlib.Exit
     stack.callback(lambda: any(folder.iterdir()) or folder.rmdir())  # the disk was full
     stack.enter_context(lock_folder(folder, "training"))
     now.write(folder)
+    print(f"{'folder:':<12}{folder}", flush=True)
     return folder
 
 
