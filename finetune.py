@@ -18,114 +18,39 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 import torch
 import transformers
 from accelerate import PartialState
-from huggingface_hub import ModelCardData
 from safetensors import SafetensorError
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 import metric
-from constants import AFFECT_RANGE, LEARNT, MAX_SECONDS, N_EMOTIONS, PRECISIONS, ROLES, TRACKERS
+from constants import N_EMOTIONS, PRECISIONS, ROLES, TRACKERS
 from corpora.sessions import format_sessions, parse_sessions, training_sessions
-from corpora.utterances import read_utterances, shares
-from corpora.wavs import find_wavs, read_wav
+from corpora.utterances import read_utterances
+from corpora.wavs import read_wav
 from features.encoders import encoder_name
-from features.speech_encoder import SpeechEncoder, load_speech_encoder
-from features.store import try_to_read
-from features.text import TextEncoder, _find_vocabulary, load_text_encoder
-from loss import Loss, Outputs, make_loss
+from features.speech_encoder import load_speech_encoder
+from features.text import load_text_encoder
+from loss import make_loss
 from reports.predictions import predictions_table, write_predictions
 from reports.result import format_interval
 from training import devices, engine
-from training.learnt import add_learnt, check_learnt, learnt_text
+from training.finetuning import EmotionModel, Inputs, collate, examples, read_inputs, write_encoder
+from training.learnt import check_learnt
 from training.options import ArgumentParser, file_path, gpu, number
 from training.record import corpus_facts, described, digest_of, resolve_sessions
 from utils import InputError, fault_of_machine, first_line, lock_folder, read_json, run_command, write_json
 
-Inputs = dict[str, Tensor | Path]  # by id the tokens of a text, or the path of a wav
 RECORD, CHECKPOINTS = "finetune.json", "checkpoints"
 OF_CALL = ("data_path", "audio_path", "save_path", "resume", "report_to", "gpu_id")  # options that no record has
 FIGURES = ("balanced_accuracy", "arousal_mae", "valence_mae", *metric.WHOLE_FIGURES)
-
-
-class Utterances(torch.utils.data.Dataset):
-    """Input and labels of utterances; a wav is read when it is asked for, its central 10 s at most."""
-
-    def __init__(self, table: pd.DataFrame, inputs: Inputs, encoder: TextEncoder | SpeechEncoder) -> None:
-        self.inputs, self.rate = [inputs[segment] for segment in table["id"]], getattr(encoder, "rate", None)
-        labels = np.column_stack([shares(table), table[[*metric.AFFECT]]])
-        self.labels = torch.from_numpy(labels.astype(np.float32))
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, i: int) -> tuple[Tensor | np.ndarray, Tensor]:
-        found = self.inputs[i]
-        if isinstance(found, Path):
-            found, n = read_wav(found, self.rate), MAX_SECONDS * self.rate
-            found = found[max(0, (len(found) - n) // 2) :][:n]
-        return found, self.labels[i]
-
-
-def collate(items: Sequence[tuple]) -> dict[str, Any]:
-    """The arguments of `EmotionModel.forward`."""
-    return {"labels": torch.stack([labels for _, labels in items]), "inputs": [found for found, _ in items]}
-
-
-class EmotionModel(nn.Module):
-    """An encoder with a linear head for the emotions, and one for arousal and valence, over an utterance's embedding.
-
-    The embedding is the one that preprocessing.py computes; of a speech encoder it is that of the last layer.
-    """
-
-    def __init__(self, encoder: TextEncoder | SpeechEncoder, loss: Loss) -> None:
-        super().__init__()
-        self.source, self.encoder, self.loss = encoder, encoder.model, loss
-        self.emotion, self.affect = (nn.Linear(encoder.shape[-1], n) for n in (N_EMOTIONS, 2))
-        if encoder.kind == "speech":
-            # Of pretraining: layers left out at random, and masks, which are longer than short utterances
-            self.encoder.layerdrop = self.encoder.config.layerdrop = 0.0
-            self.encoder.config.apply_spec_augment = False
-            if hasattr(self.encoder, "feature_extractor"):
-                self.encoder.feature_extractor._freeze_parameters()  # HubertModel lacks freeze_feature_encoder
-
-    def embed(self, inputs: Sequence[Tensor | np.ndarray]) -> Tensor:
-        """Embeddings of B texts (tokens, int64) or waves (float32), shape = (B, dim).
-
-        Waves go through the encoder one by one: padding would change the group norm of its first convolution.
-        """
-        if self.source.kind == "speech":
-            waves = [np.pad(wave, (0, max(0, self.source.min_samples - len(wave)))) for wave in inputs]
-            return torch.stack([self.source._hidden_states(wave)[-1].mean(dim=0) for wave in waves])
-        tokens = pad_sequence([*inputs], True, self.source.tokenizer.pad_id)
-        mask = pad_sequence([torch.ones_like(ids) for ids in inputs], True)
-        hidden = self.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
-        return (hidden * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-
-    def predict(self, embeddings: Tensor) -> Outputs:
-        """Log-probabilities of the emotions, arousal and valence of embeddings, in float32 as in `model.MATE`."""
-        with torch.autocast(embeddings.device.type, enabled=False):
-            emotion = torch.log_softmax(self.emotion(embeddings.float()), dim=1)
-            low, high = AFFECT_RANGE
-            affect = (high - low) * torch.sigmoid(self.affect(embeddings.float())) + low
-        return emotion, affect[:, :1], affect[:, 1:]
-
-    def forward(self, inputs: Sequence[Tensor | np.ndarray], labels: Tensor) -> dict[str, Tensor]:
-        """The loss of a batch; labels are the raters' shares, arousal and valence, shape = (B, 9)."""
-        loss = self.loss(self.predict(self.embed(inputs)), labels.split([N_EMOTIONS, 1, 1], dim=1))
-        if not loss.isfinite():
-            raise engine.NonFinite("the loss is not finite")
-        return {"loss": loss}
 
 
 def finetune(options: argparse.Namespace) -> Path:
@@ -151,36 +76,36 @@ def finetune(options: argparse.Namespace) -> Path:
         data |= {"table": digest_of(options.data_path, f"df_{options.SorL}.csv")}
         data |= {f"{part}_sessions": format_sessions(of_part) for part, of_part in sessions.items()}
         check_learnt(data, options.test_split)
-        environment = devices.environment(arguments.device) | {"transformers": transformers.__version__}
-        environment["training_precision"] = "bfloat16" if arguments.bf16 else "float32"
+        environment = {"transformers": transformers.__version__, "bfloat16": "yes" if arguments.bf16 else "no"}
+        environment |= devices.environment(arguments.device)
         values = {name: value for name, value in vars(options).items() if name not in OF_CALL}
         values |= {"text_model": data.get("text_model"), "audio_model": data.get("speech_model")}
         record = {"options": values, "data": data, "environment": environment}
         checkpoint = devices.on_main_process(processes, lambda: begin(folder, record, options.resume, stack))
 
         # 2. The utterances of each split, and the model
-        inputs = read_inputs(encoder, table, options)
+        inputs = read_inputs(encoder, table, options.data_path, options.audio_path)
         tables = {part: table[table["session"].isin(sessions[part]) & table["id"].isin(inputs)] for part in sessions}
         if empty := [part for part in sessions if sessions[part] and tables[part].empty]:
-            raise InputError(
-                f"{options.data_path}: no {empty[0]} utterance has a wav that can be used; see --audio_path"
-            )
-        train_set, valid_set = (Utterances(tables[part], inputs, encoder) for part in ("train", "valid"))
+            raise InputError(f"{options.data_path}: no usable wav of any {empty[0]} session; give their --audio_path")
+        train_set, valid_set = (examples(tables[part], inputs) for part in ("train", "valid"))
+        collator = partial(collate, rate=getattr(encoder, "rate", None))
         affect = options.affect_loss if tables["train"]["arousal"].notna().all() else "none"
         torch.manual_seed(options.seed)
         model = EmotionModel(encoder, make_loss("normal", options.lam, 0.0, np.zeros(N_EMOTIONS), affect=affect))
         if options.gradient_checkpointing:
-            model.encoder.gradient_checkpointing_enable()
+            enable = getattr(encoder.model, "activation_checkpointing_enable", None)  # its name in transformers 5.2x
+            (enable or encoder.model.gradient_checkpointing_enable)()
         if processes.is_main_process:
             record["left_out"] = len(table) - len(inputs)
             counts = (f"{part} {format_sessions(sessions[part])} ({len(tables[part]):,})" for part in tables)
             print(f"sessions: {', '.join(counts)}; without a wav that can be used: {record['left_out']}")
-            print(f"device: {environment['device']}, {environment['training_precision']}\nfolder: {folder}", flush=True)
+            print(f"device: {environment['device']}, bfloat16: {environment['bfloat16']}\nfolder: {folder}", flush=True)
 
         # 3. Training, and the test
         with one_line_errors(folder):
             stopping = [transformers.EarlyStoppingCallback(options.patience)] if options.patience else None
-            trainer = transformers.Trainer(model, arguments, collate, train_set, valid_set, callbacks=stopping)
+            trainer = transformers.Trainer(model, arguments, collator, train_set, valid_set, callbacks=stopping)
             trainer.train(checkpoint)
             record["history"] = [row for row in trainer.state.log_history if {"loss", "eval_loss"} & row.keys()]
             devices.on_main_process(processes, lambda: finish(folder, record, model, tables["test"], inputs))
@@ -238,7 +163,6 @@ def begin(folder: Path, record: Mapping[str, Any], resume: bool, stack: contextl
     if stored and not resume:
         raise InputError(f"{folder}: unfinished; go on with --resume, or remove it")
     folder.mkdir(parents=True, exist_ok=True)
-    stack.callback(lambda: any(folder.iterdir()) or folder.rmdir())  # the disk was full
     stack.enter_context(lock_folder(folder, "fine-tuning"))
     if stored is None:
         write_json(folder / RECORD, dict(record))
@@ -247,24 +171,9 @@ def begin(folder: Path, record: Mapping[str, Any], resume: bool, stack: contextl
         for name, value in record[part].items():
             if (before := stored[part].get(name)) != value:
                 raise InputError(f"--resume: {folder} was begun with another {name}, {before}; now it is {value}")
-    for path in sorted(folder.glob(f"{CHECKPOINTS}/*-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
-        with contextlib.suppress(InputError):  # the last file of a checkpoint; a kill may have left a part of one
-            return read_json(path / "trainer_state.json") and str(path)
-    return None
-
-
-def read_inputs(encoder: TextEncoder | SpeechEncoder, table: pd.DataFrame, options: argparse.Namespace) -> Inputs:
-    """The tokens of each text, or the path of each wav that can be used."""
-    if encoder.kind == "text":
-        tokens = {text: encoder.tokenizer.encode(text) for text in table["text"].unique()}
-        encoder._check_pieces(table["text"], tokens, show=True)
-        return {segment: torch.tensor(tokens[text]) for segment, text in zip(table["id"], table["text"], strict=True)}
-    wavs = find_wavs(options.data_path, options.audio_path)
-    paths = [(segment, wavs[segment]) for segment in table["id"] if segment in wavs]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        waves = pool.map(lambda found: try_to_read(found[1], encoder.rate), paths)
-        looked = tqdm(zip(paths, waves, strict=True), "looking at wavs", len(paths), unit="wav")
-        return dict(found for found, wave in looked if not isinstance(wave, InputError))
+    states = folder.glob(f"{CHECKPOINTS}/*/trainer_state.json")  # the last file of a checkpoint
+    whole = [str(path.parent) for path in states if path.stat().st_size]
+    return max(whole, key=lambda path: int(path.rpartition("-")[2]), default=None)
 
 
 @torch.inference_mode()
@@ -287,45 +196,13 @@ def finish(folder: Path, record: dict[str, Any], model: EmotionModel, table: pd.
     record["figures"] = {name: found[name] for name in ("n", "n_single_label")} | metric.rounded(found, FIGURES)
     record["intervals"] = {name: metric.bounds_of(bounds.loc[name]) for name in metric.WHOLE_FIGURES}
     write_predictions(folder / "predictions.csv", rows)
-    write_encoder(folder, record, model.source)
+    write_encoder(folder, model.source, record)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     write_json(folder / RECORD, record)
     print(f"single utterances of the test sessions, {found['n']}, {found['n_single_label']} of them with one label:")
     for name in metric.WHOLE_FIGURES:
         print(f"{metric.HEADINGS[name]:<12} {found[name]:.3f}  {format_interval(*bounds.loc[name])}")
     print(f"encoder: {folder}")
-
-
-def write_encoder(folder: Path, record: Mapping[str, Any], encoder: TextEncoder | SpeechEncoder) -> None:
-    """Write the encoder as the hub has it: configuration, weights, tokenizer or feature extractor, and a card."""
-    data, kind, options, config = record["data"], encoder.kind, record["options"], encoder.model.config
-    sessions = parse_sessions(data["train_sessions"]) + (options["valid_split"] or [])
-    setattr(config, LEARNT, add_learnt(data.get(f"{kind}_learnt"), data, sessions))
-    if getattr(config, "random_weights", False):
-        config.random_weights = False  # now they are trained
-    parent, weights = encoder.description["name"], encoder.model.state_dict()
-    if kind == "speech":
-        encoder.extractor.save_pretrained(folder)
-        weights = {("encoder." if encoder.is_whisper else "") + name: weight for name, weight in weights.items()}
-    elif vocabulary := _find_vocabulary(parent, encoder.description["revision"] or "main"):
-        for path in (vocabulary, vocabulary.with_name("tokenizer_config.json")):
-            if path.is_file():
-                shutil.copyfile(path, folder / path.name)
-    else:
-        revision = encoder.description["revision"] or "main"
-        transformers.AutoTokenizer.from_pretrained(parent, revision=revision).save_pretrained(folder)
-    encoder.model.save_pretrained(folder, state_dict=weights)
-    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # safetensors: for its owner alone
-    template = (Path(__file__).parent / "training" / "encoder_card.md").read_text("utf-8")
-    about = {"name": folder.name, "parent": data[f"{kind}_model"], "kind": kind}
-    text = (
-        jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
-        .from_string(template)
-        .render(record | about | {"learnt": learnt_text(getattr(config, LEARNT))})
-    )
-    head = {"language": "ko", "base_model": about["parent"], "library_name": "transformers"}
-    head |= {"license": "other", "license_name": "of-corpus-and-parent", "tags": ["emotion-recognition"]}
-    (folder / "README.md").write_text(f"---\n{ModelCardData(**head).to_yaml()}\n---\n\n{text}", "utf-8")
 
 
 @contextlib.contextmanager
