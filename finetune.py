@@ -56,9 +56,7 @@ FIGURES = ("balanced_accuracy", "arousal_mae", "valence_mae", *metric.WHOLE_FIGU
 def finetune(options: argparse.Namespace) -> Path:
     """Fine-tune the encoder that `options` of `get_args_parser` name, test it, and return its folder.
 
-    Raises
-    ------
-    InputError : the encoder, the corpus or the folder cannot be used, or training failed
+    Raises `InputError` if the encoder, the corpus or the folder cannot be used, or training fails.
     """
     options = resolve_sessions(options)
     folder = options.save_path.absolute() / folder_name(options)
@@ -210,15 +208,15 @@ def one_line_errors(folder: Path) -> Iterator[None]:
     """Add to an interrupt how to resume, and report what ends training as an `InputError`."""
     try:
         yield
-    except KeyboardInterrupt as error:
-        error.args = ("go on with the same command and --resume",)
-        raise
-    except engine.NonFinite as error:
-        raise InputError(f"{error}; remove {folder} and try a smaller --lr") from error
-    except (OSError, RuntimeError, MemoryError, SafetensorError) as error:
-        if fault := fault_of_machine(error):
+    except (KeyboardInterrupt, engine.NonFinite, OSError, RuntimeError, MemoryError, SafetensorError) as error:
+        print(file=sys.stderr)  # below the progress bar
+        if isinstance(error, KeyboardInterrupt):
+            error.args = ("go on with the same command and --resume",)
+        elif isinstance(error, engine.NonFinite):
+            raise InputError(f"{error}; remove {folder} and try a smaller --lr") from error
+        elif fault := fault_of_machine(error):
             raise InputError(f"{fault}; --resume goes on from the last epoch in {folder}") from error
-        if isinstance(error, OSError | SafetensorError) or "PytorchStreamWriter" in str(error):
+        elif isinstance(error, OSError | SafetensorError) or "PytorchStreamWriter" in str(error):
             raise InputError(f"{folder}: cannot be written ({first_line(error)})") from error
         raise
 

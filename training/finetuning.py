@@ -134,6 +134,7 @@ def write_encoder(folder: Path, encoder: Encoder, record: dict[str, Any]) -> Non
     prefix = "encoder." if config.model_type == "whisper" else ""  # as in a whole Whisper, which AutoModel makes of it
     weights = {prefix + name: weight for name, weight in encoder.model.state_dict().items()}
     encoder.model.save_pretrained(folder, state_dict=weights)
+    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # safetensors: for its owner alone
     about = {
         "name": folder.name,
         "parent": data[f"{kind}_model"],
