@@ -42,10 +42,11 @@ from loss import make_loss
 from reports.predictions import predictions_table, write_predictions
 from reports.result import format_interval
 from training import devices, engine
+from training.data_record import corpus_facts, corpus_summary, described, digest_of, encoder_summary
 from training.finetuning import EmotionModel, Inputs, collate, examples, read_inputs, write_encoder
 from training.learnt import check_learnt
 from training.options import ArgumentParser, file_path, gpu, number
-from training.record import corpus_facts, described, digest_of, resolve_sessions
+from training.record import resolve_sessions
 from utils import InputError, fault_of_machine, first_line, lock_folder, read_json, run_command, write_json
 
 RECORD, CHECKPOINTS = "finetune.json", "checkpoints"
@@ -58,13 +59,14 @@ def finetune(options: argparse.Namespace) -> Path:
 
     Raises `InputError` if the encoder, the corpus or the folder cannot be used, or training fails.
     """
-    options = resolve_sessions(options)
-    folder = options.save_path.absolute() / folder_name(options)
+    options, name = resolve_sessions(options), options.text_model or options.audio_model
+    valid = f"_valid{format_sessions(options.valid_split)}" if options.valid_split else ""
+    folder = f"{options.SorL}_test{format_sessions(options.test_split)}{valid}_seed{options.seed}"
+    folder = options.save_path.absolute() / f"{encoder_name(name).replace('/', '-')}_{folder}"
     arguments = training_arguments(options, folder)  # joins the processes of the run
     processes = PartialState()
     with contextlib.ExitStack() as stack:
         # 1. The encoder, the corpus and their record
-        name = options.text_model or options.audio_model
         encoder = load_text_encoder(name) if options.text_model else load_speech_encoder(name)
         table = read_utterances(options.data_path, options.SorL)
         sessions = {"train": training_sessions(table["session"], options.test_split, options.valid_split)}
@@ -97,8 +99,10 @@ def finetune(options: argparse.Namespace) -> Path:
         if processes.is_main_process:
             record["left_out"] = len(table) - len(inputs)
             counts = (f"{part} {format_sessions(sessions[part])} ({len(tables[part]):,})" for part in tables)
-            print(f"sessions: {', '.join(counts)}; without a wav that can be used: {record['left_out']}")
-            print(f"device: {environment['device']}, bfloat16: {environment['bfloat16']}\nfolder: {folder}", flush=True)
+            print(f"{'corpus:':<10}{corpus_summary(data)}\n{'encoder:':<10}{encoder_summary(data, encoder.kind)}")
+            print(f"{'sessions:':<10}{', '.join(counts)}; left out, without a usable wav: {record['left_out']}")
+            print(f"{'device:':<10}{environment['device']}, bfloat16: {environment['bfloat16']}")
+            print(f"{'folder:':<10}{folder}", flush=True)
 
         # 3. Training, and the test
         with one_line_errors(folder):
@@ -110,22 +114,15 @@ def finetune(options: argparse.Namespace) -> Path:
     return folder
 
 
-def folder_name(options: argparse.Namespace) -> str:
-    """The name by which preprocessing.py and main.py will know the encoder."""
-    name = encoder_name(options.text_model or options.audio_model).replace("/", "-")
-    valid = f"_valid{format_sessions(options.valid_split)}" if options.valid_split else ""
-    return f"{name}_{options.SorL}_test{format_sessions(options.test_split)}{valid}_seed{options.seed}"
-
-
 def choose_device(gpu_id: str | None) -> torch.device:
     """The device of `--gpu_id`, of several processes one each; Trainer, which takes all GPUs, sees only this one."""
+    if devices.n_processes() > 1 and gpu_id != "cpu" and torch.cuda.is_available():
+        return devices.pick_device(os.environ["LOCAL_RANK"])
     if gpu_id in ("cpu", "mps"):
         return devices.pick_device(gpu_id)
-    if devices.n_processes() > 1:
-        return devices.pick_device(os.environ["LOCAL_RANK"] if torch.cuda.is_available() else None)
     n, seen = int(gpu_id or 0), os.environ.get("CUDA_VISIBLE_DEVICES")
     os.environ["CUDA_VISIBLE_DEVICES"] = str(n) if seen is None else ",".join(seen.split(",")[n : n + 1])
-    return devices.pick_device(None if gpu_id is None else "0")
+    return devices.pick_device(gpu_id and "0")
 
 
 def training_arguments(options: argparse.Namespace, folder: Path) -> transformers.TrainingArguments:
@@ -145,7 +142,7 @@ def training_arguments(options: argparse.Namespace, folder: Path) -> transformer
     settings |= {"save_strategy": "epoch", "logging_strategy": "epoch", "save_total_limit": 1}  # and the best one
     if options.valid_split:
         settings |= {"eval_strategy": "epoch", "load_best_model_at_end": True}
-    settings |= {"restore_callback_states_from_checkpoint": True}  # of --patience
+        settings |= {"restore_callback_states_from_checkpoint": True}  # of --patience
     settings |= {"prediction_loss_only": True, "label_names": ["labels"], "remove_unused_columns": False}
     settings |= {"disable_tqdm": False, "report_to": tracker, "run_name": folder.name}
     arguments = transformers.TrainingArguments(str(folder / CHECKPOINTS), **settings)
@@ -154,24 +151,23 @@ def training_arguments(options: argparse.Namespace, folder: Path) -> transformer
 
 
 def begin(folder: Path, record: Mapping[str, Any], resume: bool, stack: contextlib.ExitStack) -> str | None:
-    """Make the folder with its record, locked until `stack` closes; or the checkpoint that training goes on from."""
-    stored = read_json(folder / RECORD) if (folder / RECORD).exists() else None
-    if stored and "figures" in stored:
+    """The checkpoint that training goes on from; without one the record is written. Locked until `stack` closes."""
+    stored = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
+    states = folder.glob(f"{CHECKPOINTS}/*/trainer_state.json")  # the last file of a checkpoint
+    checkpoints = [path.parent for path in states if path.stat().st_size]
+    if "figures" in stored:
         raise InputError(f"{folder}: finished already, and not overwritten; rename it, or give another --save_path")
-    if stored and not resume:
+    if checkpoints and not resume:
         raise InputError(f"{folder}: unfinished; go on with --resume, or remove it")
     folder.mkdir(parents=True, exist_ok=True)
     stack.enter_context(lock_folder(folder, "fine-tuning"))
-    if stored is None:
+    if not checkpoints:
         write_json(folder / RECORD, dict(record))
         return None
-    for part in ("options", "data"):
-        for name, value in record[part].items():
-            if (before := stored[part].get(name)) != value:
-                raise InputError(f"--resume: {folder} was begun with another {name}, {before}; now it is {value}")
-    states = folder.glob(f"{CHECKPOINTS}/*/trainer_state.json")  # the last file of a checkpoint
-    whole = [str(path.parent) for path in states if path.stat().st_size]
-    return max(whole, key=lambda path: int(path.rpartition("-")[2]), default=None)
+    for part, name in ((kind, name) for kind in ("options", "data") for name in record[kind]):
+        if (before := stored[part].get(name)) != (now := record[part][name]):
+            raise InputError(f"--resume: {folder} was begun with {name} {before}, not {now}; give the same options")
+    return str(max(checkpoints, key=lambda path: int(path.name.rpartition("-")[2])))
 
 
 @torch.inference_mode()
@@ -215,9 +211,9 @@ def one_line_errors(folder: Path) -> Iterator[None]:
         elif isinstance(error, engine.NonFinite):
             raise InputError(f"{error}; remove {folder} and try a smaller --lr") from error
         elif fault := fault_of_machine(error):
-            raise InputError(f"{fault}; --resume goes on from the last epoch in {folder}") from error
-        elif isinstance(error, OSError | SafetensorError) or "PytorchStreamWriter" in str(error):
-            raise InputError(f"{folder}: cannot be written ({first_line(error)})") from error
+            raise InputError(f"{fault}: training stopped; {folder} is unfinished") from error
+        elif isinstance(error, OSError | SafetensorError) or "inline_container" in str(error):
+            raise InputError(f"{folder}: cannot be written; is the disk full? ({first_line(error)})") from error
         raise
 
 
@@ -240,8 +236,7 @@ def get_args_parser() -> ArgumentParser:
     add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 on a GPU that is fast in it (%(default)s)")
     add("--patience", type=number(int, 1), help="stop after so many epochs that are no better on --valid_split (none)")
     add("--lam", type=number(float, 0, 1), default=0.66, help="weight of the emotion's loss (%(default)s)")
-    affect = "loss of arousal and valence (%(default)s)"
-    add("--affect_loss", choices=("mse", "ccc", "mse_ccc"), default="mse", help=affect)
+    add("--affect_loss", choices=("mse", "ccc", "mse_ccc"), default="mse", help="of arousal, valence (%(default)s)")
     add("--seed", type=number(int, 0, 2**32 - 1), default=0, help="random seed (%(default)s)")
     add("--save_path", type=file_path, default=Path("exp"), help="folder of the encoder's folder (%(default)s)")
     add("--resume", action="store_true", help="go on with an unfinished folder of the same options (off)")
