@@ -28,13 +28,11 @@ import torch
 import transformers
 from accelerate import PartialState
 from safetensors import SafetensorError
-from tqdm import tqdm
 
 import metric
 from constants import N_EMOTIONS, PRECISIONS, ROLES, TRACKERS
 from corpora.sessions import format_sessions, parse_sessions, training_sessions
 from corpora.utterances import read_utterances
-from corpora.wavs import read_wav
 from features.encoders import encoder_name
 from features.speech_encoder import load_speech_encoder
 from features.text import load_text_encoder
@@ -43,7 +41,7 @@ from reports.predictions import predictions_table, write_predictions
 from reports.result import format_interval
 from training import devices, engine
 from training.data_record import corpus_facts, corpus_summary, described, digest_of, encoder_summary
-from training.finetuning import EmotionModel, Inputs, collate, examples, read_inputs, write_encoder
+from training.finetuning import EmotionModel, Inputs, collate, examples, read_inputs, test, write_encoder
 from training.learnt import check_learnt
 from training.options import ArgumentParser, file_path, gpu, number
 from training.record import resolve_sessions
@@ -94,8 +92,8 @@ def finetune(options: argparse.Namespace) -> Path:
         torch.manual_seed(options.seed)
         model = EmotionModel(encoder, make_loss("normal", options.lam, 0.0, np.zeros(N_EMOTIONS), affect=affect))
         if options.gradient_checkpointing:
-            enable = getattr(encoder.model, "activation_checkpointing_enable", None)  # its name in transformers 5.2x
-            (enable or encoder.model.gradient_checkpointing_enable)()
+            old = encoder.model.gradient_checkpointing_enable  # its name in transformers 5.0
+            getattr(encoder.model, "activation_checkpointing_enable", old)()
         if processes.is_main_process:
             record["left_out"] = len(table) - len(inputs)
             counts = (f"{part} {format_sessions(sessions[part])} ({len(tables[part]):,})" for part in tables)
@@ -170,22 +168,9 @@ def begin(folder: Path, record: Mapping[str, Any], resume: bool, stack: contextl
     return str(max(checkpoints, key=lambda path: int(path.name.rpartition("-")[2])))
 
 
-@torch.inference_mode()
-def test(model: EmotionModel, table: pd.DataFrame, inputs: Inputs) -> pd.DataFrame:
-    """Rows of predictions.csv, of the embeddings that preprocessing.py computes."""
-    encoder = model.eval().source
-    if encoder.kind == "text":
-        embeddings = torch.from_numpy(encoder.embed(table["text"].tolist()))
-    else:
-        paths = tqdm([inputs[segment] for segment in table["id"]], "testing", unit="utterance")
-        embeddings = torch.stack([encoder.embed(read_wav(path, encoder.rate))[-1] for path in paths])
-    arrays = engine.to_arrays(model.predict(embeddings.to(model.emotion.weight.device)))
-    return predictions_table(table, range(len(table)), arrays)
-
-
 def finish(folder: Path, record: dict[str, Any], model: EmotionModel, table: pd.DataFrame, inputs: Inputs) -> None:
     """Test the model, write the encoder, its card and at last its record, and remove the checkpoints."""
-    rows = test(model, table, inputs)
+    rows = predictions_table(table, range(len(table)), test(model, table, inputs))
     found, bounds = metric.figures(rows), metric.bootstrap([metric.dialogue_sums(rows)[:, None]])[["low", "high"]]
     record["figures"] = {name: found[name] for name in ("n", "n_single_label")} | metric.rounded(found, FIGURES)
     record["intervals"] = {name: metric.bounds_of(bounds.loc[name]) for name in metric.WHOLE_FIGURES}

@@ -27,7 +27,7 @@ from features.store import try_to_read
 from features.text import TextEncoder, _find_vocabulary
 from loss import Loss, Outputs
 from metric import AFFECT
-from training.engine import NonFinite
+from training.engine import NonFinite, to_arrays
 from training.learnt import add_learnt, learnt_text
 from utils import InputError
 
@@ -110,6 +110,21 @@ class EmotionModel(nn.Module):
         if not loss.isfinite():
             raise NonFinite("the loss is not finite")
         return {"loss": loss}
+
+
+@torch.inference_mode()
+def test(model: EmotionModel, table: pd.DataFrame, inputs: Inputs) -> dict[str, np.ndarray]:
+    """What is predicted of each utterance, as `engine.to_arrays` gives it, from the embeddings of preprocessing.py.
+
+    They are float32, and a wave is a whole one.
+    """
+    encoder = model.eval().source
+    if encoder.kind == "text":
+        embeddings = torch.from_numpy(encoder.embed(table["text"].tolist()))
+    else:
+        paths = tqdm([inputs[segment] for segment in table["id"]], "testing", unit="utterance")
+        embeddings = torch.stack([encoder.embed(read_wav(path, encoder.rate))[-1] for path in paths])
+    return to_arrays(model.predict(embeddings.to(model.emotion.weight.device)))
 
 
 def write_encoder(folder: Path, encoder: Encoder, record: dict[str, Any]) -> None:
