@@ -33,7 +33,7 @@ import metric
 from constants import N_EMOTIONS, PRECISIONS, ROLES, TRACKERS
 from corpora.sessions import format_sessions, parse_sessions, training_sessions
 from corpora.utterances import read_utterances
-from features.encoders import encoder_name
+from features.encoders import encoder_name, fine_tuned_name
 from features.speech_encoder import load_speech_encoder
 from features.text import load_text_encoder
 from loss import make_loss
@@ -58,9 +58,7 @@ def finetune(options: argparse.Namespace) -> Path:
     Raises `InputError` if the encoder, the corpus or the folder cannot be used, or training fails.
     """
     options, name = resolve_sessions(options), options.text_model or options.audio_model
-    valid = f"_valid{format_sessions(options.valid_split)}" if options.valid_split else ""
-    folder = f"{options.SorL}_test{format_sessions(options.test_split)}{valid}_seed{options.seed}"
-    folder = options.save_path.absolute() / f"{encoder_name(name).replace('/', '-')}_{folder}"
+    folder = options.save_path.absolute() / fine_tuned_name(name, options)
     arguments = training_arguments(options, folder)  # joins the processes of the run
     processes = PartialState()
     with contextlib.ExitStack() as stack:
@@ -148,12 +146,16 @@ def training_arguments(options: argparse.Namespace, folder: Path) -> transformer
     return arguments
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds an encoder with its figures."""
+    return (folder / RECORD).exists() and "figures" in read_json(folder / RECORD)
+
+
 def begin(folder: Path, record: Mapping[str, Any], resume: bool, stack: contextlib.ExitStack) -> str | None:
     """The checkpoint that training goes on from; without one the record is written. Locked until `stack` closes."""
-    stored = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
     states = folder.glob(f"{CHECKPOINTS}/*/trainer_state.json")  # the last file of a checkpoint
     checkpoints = [path.parent for path in states if path.stat().st_size]
-    if "figures" in stored:
+    if is_finished(folder):
         raise InputError(f"{folder}: finished already, and not overwritten; rename it, or give another --save_path")
     if checkpoints and not resume:
         raise InputError(f"{folder}: unfinished; go on with --resume, or remove it")
@@ -162,6 +164,7 @@ def begin(folder: Path, record: Mapping[str, Any], resume: bool, stack: contextl
     if not checkpoints:
         write_json(folder / RECORD, dict(record))
         return None
+    stored = read_json(folder / RECORD)
     for part, name in ((kind, name) for kind in ("options", "data") for name in record[kind]):
         if (before := stored[part].get(name)) != (now := record[part][name]):
             raise InputError(f"--resume: {folder} was begun with {name} {before}, not {now}; give the same options")

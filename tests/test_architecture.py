@@ -19,7 +19,7 @@ LEVELS = [
     {"training"},
     {"reports"},
     {"prediction"},
-    {"main", "preprocessing", "predict", "export"},
+    {"main", "preprocessing", "predict", "export", "finetune"},
     {"sweeps"},
     {"experiments", "data", "tools"},
 ]

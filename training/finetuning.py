@@ -38,6 +38,8 @@ Inputs = dict[str, Tensor | Path]  # by id the tokens of a text, int64, or the p
 def read_inputs(encoder: Encoder, table: pd.DataFrame, data_path: Path, audio_path: Path | None) -> Inputs:
     """The inputs of a table's utterances; without those that have no usable wav, if the encoder is of speech."""
     if encoder.kind == "text":
+        if not table["text"].any():
+            raise InputError(f"{data_path}: its tables have no text, from which an encoder could learn")
         tokens = {text: encoder.tokenizer.encode(text) for text in table["text"].unique()}
         encoder._check_pieces(table["text"], tokens, show=True)
         return {segment: torch.tensor(tokens[text]) for segment, text in zip(table["id"], table["text"], strict=True)}
