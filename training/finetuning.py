@@ -148,8 +148,9 @@ def write_encoder(folder: Path, encoder: Encoder, record: dict[str, Any]) -> Non
                 shutil.copyfile(path, folder / path.name)
     else:
         transformers.AutoTokenizer.from_pretrained(source["name"], revision=revision).save_pretrained(folder)
-    prefix = "encoder." if config.model_type == "whisper" else ""  # as in a whole Whisper, which AutoModel makes of it
-    weights = {prefix + name: weight for name, weight in encoder.model.state_dict().items()}
+    weights = None  # the model's own
+    if config.model_type == "whisper":  # of which AutoModel makes a whole one, with a decoder
+        weights = {f"encoder.{name}": weight for name, weight in encoder.model.state_dict().items()}
     encoder.model.save_pretrained(folder, state_dict=weights)
     (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # safetensors: for its owner alone
     about = {
