@@ -32,7 +32,6 @@ TEXTS = ["안녕?", "", "어제 밤을 새웠는데도 끝이 안 나네요. 정
 QUICK = ("--gpu_id", "cpu", "--lr", "1e-3", "--batch_size", "8")
 WRONG = ["--lr 1e30", "--patience 1", "--test_split 1 --valid_split 1-2", "--test_split 7", "--gpu_id 99"]
 WRONG += ["--report_to wandb", "--audio_model encoders/hubert", "--text_model no/such/folder"]
-LOSS = make_loss("normal", 0.66, 0.0, np.zeros(7))
 
 # finetune.py that kills itself when the checkpoint of its second epoch is whole
 PROGRAM = """
@@ -108,7 +107,7 @@ def test_a_batch_has_the_embeddings_that_preprocessing_computes_of_single_uttera
         encoder, rng = load_speech_encoder(str(make_encoder(tmp_path, family))), np.random.default_rng(0)
         inputs = [rng.normal(0, 0.1, n).astype(np.float32) for n in (12_000, 100, 5_000)]
         expected = [encoder.embed(wave)[-1].numpy() for wave in inputs]
-    embeddings = EmotionModel(encoder, LOSS).eval().embed(inputs)
+    embeddings = EmotionModel(encoder, None).eval().embed(inputs)
     np.testing.assert_allclose(embeddings.detach(), expected, rtol=0, atol=2e-6)
 
 
@@ -121,7 +120,7 @@ def test_of_a_long_wav_the_central_ten_seconds_are_learnt_from(tmp_path):
 def test_an_encoder_learns_the_sentences_and_is_kept_as_an_encoder(run, parent, models, preprocessed, tmp_path, capsys):
     # With --lam 1 the loss is the KL divergence: the cross-entropy beyond the entropy of the soft labels
     folder = run("--text_model", parent, "--test_split", "1-3", "--epochs", "25", "--lam", "1")
-    record, printed = read_json(folder / "finetune.json"), capsys.readouterr().out
+    record = read_json(folder / "finetune.json")
     losses = [row["loss"] for row in record["history"]]
     assert len(losses) == 25
     assert losses[-1] < losses[0] / 10
@@ -132,7 +131,7 @@ def test_an_encoder_learns_the_sentences_and_is_kept_as_an_encoder(run, parent, 
     single = rows[~rows["true_emotion"].str.contains(";")]
     accuracy = (single["true_emotion"] == single["pred_emotion"]).mean()
     assert record["figures"]["accuracy"] == pytest.approx(accuracy, abs=1e-4)
-    assert f"{accuracy:.3f}" in printed
+    assert f"{accuracy:.3f}" in capsys.readouterr().out
     assert "sessions 4-6 of KEMDy19" in (folder / "README.md").read_text("utf-8")
     # It is loaded as it was trained, as one whose weights are not random, and which has learnt from these sessions
     loaded = load_text_encoder(str(folder))
@@ -144,9 +143,6 @@ def test_an_encoder_learns_the_sentences_and_is_kept_as_an_encoder(run, parent, 
     again = ["--data_path", str(preprocessed), "--save_path", str(tmp_path / "again"), *QUICK, "--text_model"]
     assert finetune.main([*again, str(folder), "--test_split", "4"]) == 2  # it has learnt from that session
     assert "has learnt from sessions 4-6" in capsys.readouterr().err
-    assert finetune.main([*again, str(folder), "--test_split", "1", "--epochs", "1"]) == 0
-    (second,) = (tmp_path / "again").iterdir()
-    assert load_text_encoder(str(second)).description["learnt_sessions"] == {"KEMDy19": "2-6"}
 
 
 def test_a_speech_encoder_learns_but_for_its_convolutions_and_without_broken_wavs(run, spoken, models):
@@ -181,11 +177,13 @@ def test_the_best_epoch_on_validation_sessions_is_kept(run, parent, models, prep
 
 def test_accumulated_batches_are_a_larger_batch(run, parent):
     options = ("--text_model", parent, "--test_split", "1-3", "--epochs", "1")
-    weights = []
+    weights, losses = [], []
     for sizes in (("--batch_size", "30"), ("--batch_size", "10", "--accumulate", "3")):
         folder = run(*options, *sizes)
         weights.append(load_file(folder / "model.safetensors"))
+        losses.append(read_json(folder / "finetune.json")["history"][0]["loss"])
         shutil.rmtree(folder)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     for name, weight in weights[0].items():
         torch.testing.assert_close(weight, weights[1][name], rtol=0, atol=2e-5)
 
