@@ -154,7 +154,7 @@ def test_a_speech_encoder_learns_but_for_its_convolutions_and_without_broken_wav
     assert record["left_out"] == len(table) - len(usable) > 0
     assert record["figures"]["n"] == sum(table["id"][table["session"] <= 3].isin(usable))
     before, after = (load_file(path / "model.safetensors") for path in (parent, folder))
-    changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
+    changed = {name for name in before.keys() & after if not torch.equal(before[name], after[name])}
     assert not any(name.startswith("feature_extractor") for name in changed)
     assert any(name.startswith("encoder.layers.0") for name in changed)
     wave = np.sin(np.arange(9_000) / 7).astype(np.float32)
