@@ -13,6 +13,7 @@ from __future__ import annotations
 import training  # noqa: F401, isort: skip (before all others: see there)
 
 import argparse
+import shlex
 import shutil
 import sys
 import warnings
@@ -63,6 +64,8 @@ def get_parser() -> ArgumentParser:
     folds = {"nargs": "+", "type": lambda text: tuple(parse_sessions(text)), "metavar": "SESSIONS"}
     add("--test_split", **folds, help="folds of the grid (default: 13-16, or 1-8 of KEMDy20)")
     keep = f"keep the weights of the encoders of {plans.FINETUNED}, which their embeddings replace"
+    learning = f"options of finetune.py for {plans.FINETUNED}, such as '--epochs 3 --lr 1e-5'"
+    add("--finetune", type=shlex.split, metavar="OPTIONS", default=[], help=learning)
     add("--keep_encoders", action="store_true", help=keep)
     add("--jobs", type=number(int, 1, 256), default=1, help="runs at once on this machine, which share its GPUs")
     return parser
@@ -86,7 +89,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, argparse.Namespace]:
 
 def plan(args: argparse.Namespace, options: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The planned runs of a command line with what has finished of them, and the options that all of them share."""
-    shared = argparse.Namespace(**vars(options) | {"valid_split": args.valid_split})
+    own = {"valid_split": args.valid_split, "finetune": args.finetune}
+    shared = argparse.Namespace(**vars(options) | own)
     tables = choose_tables(args, options.names, shared.data_path)
     not_free = plans.SET_BY_PLAN | plans.options_set_by(tables)
     if refused := sorted(options.given & not_free):
@@ -122,7 +126,7 @@ def choose_tables(args: argparse.Namespace, names: Sequence[str], data_path: Pat
 
 def make_encoders(entries: pd.DataFrame, args: argparse.Namespace, options: argparse.Namespace) -> None:
     """Make the embeddings that the table `finetuned` needs, before which its runs have no id."""
-    todo = plans.lacking_encoders(entries, options.save_path, args.keep_encoders)
+    todo = plans.lacking_encoders(entries, args.keep_encoders)
     if len(todo):
         print(f"{count(len(todo), 'encoder')} whose embeddings are to be made", flush=True)
         (options.save_path / FOLDER).mkdir(parents=True, exist_ok=True)

@@ -30,10 +30,10 @@ from accelerate import PartialState
 from safetensors import SafetensorError
 
 import metric
-from constants import N_EMOTIONS, PRECISIONS, ROLES, TRACKERS
-from corpora.sessions import format_sessions, parse_sessions, training_sessions
+from constants import N_EMOTIONS
+from corpora.sessions import format_sessions, training_sessions
 from corpora.utterances import read_utterances
-from features.encoders import encoder_name, fine_tuned_name
+from features.encoders import encoder_name
 from features.speech_encoder import load_speech_encoder
 from features.text import load_text_encoder
 from loss import make_loss
@@ -41,9 +41,9 @@ from reports.predictions import predictions_table, write_predictions
 from reports.result import format_interval
 from training import devices, engine
 from training.data_record import corpus_facts, corpus_summary, described, digest_of, encoder_summary
+from training.finetune_options import folder_name, get_args_parser
 from training.finetuning import EmotionModel, Inputs, collate, examples, read_inputs, test, write_encoder
 from training.learnt import check_learnt
-from training.options import ArgumentParser, file_path, gpu, number
 from training.record import resolve_sessions
 from utils import InputError, fault_of_machine, first_line, lock_folder, read_json, run_command, write_json
 
@@ -58,7 +58,7 @@ def finetune(options: argparse.Namespace) -> Path:
     Raises `InputError` if the encoder, the corpus or the folder cannot be used, or training fails.
     """
     options, name = resolve_sessions(options), options.text_model or options.audio_model
-    folder = options.save_path.absolute() / fine_tuned_name(name, options)
+    folder = options.save_path.absolute() / folder_name(options)
     arguments = training_arguments(options, folder)  # joins the processes of the run
     processes = PartialState()
     with contextlib.ExitStack() as stack:
@@ -203,34 +203,6 @@ def one_line_errors(folder: Path) -> Iterator[None]:
         elif isinstance(error, OSError | SafetensorError) or "inline_container" in str(error):
             raise InputError(f"{folder}: cannot be written; is the disk full? ({first_line(error)})") from error
         raise
-
-
-def get_args_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Fine-tune a text or a speech encoder on single utterances of a corpus.")
-    add = parser.add_argument
-    add("--data_path", type=file_path, default=Path("data/KEMDy19"), help="pre-processed corpus (%(default)s)")
-    add("--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
-    add("--SorL", choices=ROLES, default="speaker", help="learn the emotion of the speaker or listener (%(default)s)")
-    one = parser.add_mutually_exclusive_group(required=True).add_argument
-    one("--text_model", metavar="NAME", help="text encoder: hub name or folder")
-    one("--audio_model", metavar="NAME", help="speech encoder: hub name or folder")
-    add("--test_split", type=parse_sessions, metavar="SESSIONS", help="sessions held out (the first fold)")
-    add("--valid_split", type=parse_sessions, metavar="SESSIONS", help="sessions that choose the best epoch (none)")
-    add("--epochs", type=number(int, 1), default=5, help="passes over the utterances (%(default)s)")
-    add("--lr", type=number(float, 0), default=2e-5, help="learning rate, after a rise and before a fall (%(default)s)")
-    add("--batch_size", type=number(int, 1), default=16, help="utterances at once, of each process (%(default)s)")
-    add("--accumulate", type=number(int, 1), default=1, help="batches in a step (%(default)s)")
-    add("--gradient_checkpointing", action="store_true", help="take less memory, and a third more time (off)")
-    add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 on a GPU that is fast in it (%(default)s)")
-    add("--patience", type=number(int, 1), help="stop after so many epochs that are no better on --valid_split (none)")
-    add("--lam", type=number(float, 0, 1), default=0.66, help="weight of the emotion's loss (%(default)s)")
-    add("--affect_loss", choices=("mse", "ccc", "mse_ccc"), default="mse", help="of arousal, valence (%(default)s)")
-    add("--seed", type=number(int, 0, 2**32 - 1), default=0, help="random seed (%(default)s)")
-    add("--save_path", type=file_path, default=Path("exp"), help="folder of the encoder's folder (%(default)s)")
-    add("--resume", action="store_true", help="go on with an unfinished folder of the same options (off)")
-    add("--report_to", choices=TRACKERS, default="none", help="experiment tracker (%(default)s)")
-    add("--gpu_id", type=gpu, help="a GPU's number, cpu or mps (the first CUDA GPU, or the CPU)")
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

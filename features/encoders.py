@@ -7,7 +7,6 @@ the sentence embeddings in `embedding_<dim>.npy`, the published form, are those 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
@@ -20,7 +19,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from corpora.sessions import format_sessions
 from corpora.utterances import read_utterances
 from features.embeddings import load_embeddings
 from features.store import FeatureStore, open_features, wavs_and_hashes
@@ -40,13 +38,6 @@ def encoder_name(name_or_folder: str) -> str:
     """The name of an encoder: its name on the hub, or that of its folder, wherever it lies."""
     folder = Path(expand_home(name_or_folder))
     return folder.resolve().name if folder.is_dir() else name_or_folder
-
-
-def fine_tuned_name(parent: str, options: argparse.Namespace) -> str:
-    """The name of the folder into which finetune.py puts an encoder that it trains from `parent` with these options."""
-    valid = f"_valid{format_sessions(options.valid_split)}" if options.valid_split else ""
-    name = f"{encoder_name(parent).replace('/', '-')}_{options.SorL}_test{format_sessions(options.test_split)}"
-    return f"{name}{valid}_seed{options.seed}"
 
 
 def save_encoder_embeddings(data_path: Path, audio_path: Path | None, encoder: TextEncoder | SpeechEncoder) -> str:

@@ -16,8 +16,10 @@ from constants import ROLES
 from corpora.corpus import KEMDY19, KEMDY20, Corpus, corpus_of
 from corpora.sessions import format_sessions, training_sessions
 from corpora.utterances import read_utterances
-from features.encoders import encoder_name, fine_tuned_name, has_embeddings
+from features.encoders import encoder_name, has_embeddings
 from training.data_record import data_record
+from training.finetune_options import folder_name
+from training.finetune_options import get_args_parser as get_finetune_parser
 from training.learnt import check_learnt
 from training.options import defaults, make_options, names_of, switch, without_effect
 from training.record import ENCODERS, Record, load_init, run_id
@@ -218,28 +220,31 @@ def used_encoders(options: argparse.Namespace) -> dict[str, str | None]:
 
 
 def with_fine_tuned(options: argparse.Namespace) -> argparse.Namespace:
-    """The options with encoders that were fine-tuned for the run's fold, role and seed, from `parents`."""
-    parents = used_encoders(options)
-    names = {name: fine_tuned_name(parent, options) for name, parent in parents.items()}
-    return argparse.Namespace(**vars(options) | names, parents=parents)
+    """The options with encoders that are fine-tuned for the run's fold, role and seed; `made_by` are their commands."""
+    made_by, names = {}, {}
+    for name, parent in used_encoders(options).items():
+        given = {name: Path(parent) if Path(parent).is_dir() else parent} | {"save_path": options.save_path}
+        same = ("data_path", "audio_path", "SorL", "test_split", "valid_split", "seed", "gpu_id")
+        made_by[name] = [*options.finetune, *command_line(given | {key: vars(options)[key] for key in same})]
+        names[name] = folder_name(get_finetune_parser().parse_args(made_by[name]))
+    return argparse.Namespace(**vars(options) | names, made_by=made_by)
 
 
-def lacking_encoders(planned: pd.DataFrame, save_path: Path, keep: bool) -> pd.DataFrame:
+def lacking_encoders(planned: pd.DataFrame, keep: bool) -> pd.DataFrame:
     """The encoders whose embeddings the runs of `FINETUNED` lack, a row each, as `jobs.run_here` takes them."""
     rows = {}
     for options in planned.loc[planned["table"] == FINETUNED, "options"]:
-        parents = vars(options).get("parents", {})
-        for option, used in used_encoders(options).items():
-            name, parent = encoder_name(used), parents.get(option, used)
-            where = (options.data_path, options.audio_path, ENCODERS[option], name)
-            if name in rows or has_embeddings(*where):
+        of_corpus = {name: vars(options)[name] for name in ("data_path", "audio_path", "gpu_id")}
+        for option, name in used_encoders(options).items():
+            is_there = has_embeddings(options.data_path, options.audio_path, ENCODERS[option], name)
+            if encoder_name(name) in rows or is_there:
                 continue
-            given = {name: vars(options)[name] for name in ("SorL", "seed", "lam", "gpu_id")} | {"save_path": save_path}
-            given |= {name: vars(options)[name] for name in ("data_path", "audio_path", "test_split", "valid_split")}
-            given[option] = Path(parent) if Path(parent).is_dir() else parent
-            command = ["sweeps.encoders", name, *["keep"] * keep, *command_line(given)]
-            label = {"table": FINETUNED, "label": f"encoder {name}", "run_id": name.replace("/", "-")}
-            rows[name] = label | {"command": command}
+            if argv := vars(options).get("made_by", {}).get(option):
+                command = ["sweeps.encoders", *["keep"] * keep, *argv]
+            else:
+                command = ["preprocessing", *command_line(of_corpus | {option: name})]
+            label = {"table": FINETUNED, "label": f"encoder {encoder_name(name)}"}
+            rows[encoder_name(name)] = label | {"run_id": encoder_name(name).replace("/", "-"), "command": command}
     return pd.DataFrame(rows.values())
 
 

@@ -6,25 +6,31 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
 import transformers
 from conftest import ROOT
+from make_sample import make_sample
 from safetensors.torch import load_file
 from scipy.special import log_softmax
 from speech_encoders import CONFIGURATIONS, make_encoder
 
+import experiments
 import finetune
 import preprocessing
 from corpora.utterances import read_utterances
+from features.encoders import encoders_of
 from features.speech_encoder import load_speech_encoder
 from features.text import load_text_encoder
 from loss import make_loss
 from reports.predictions import read_predictions
+from reports.runs import read_runs
 from training.finetuning import EmotionModel, collate, examples, read_inputs
 from utils import read_json
 
@@ -223,3 +229,27 @@ def test_what_cannot_be_done_ends_in_one_line(wrong, parent, preprocessed, tmp_p
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
     assert not [*tmp_path.rglob("model.safetensors")]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_table_compares_encoders_of_each_fold_with_the_frozen_one_and_resumes(parent, tmp_path, monkeypatch):
+    """Two sessions, and so two folds. The second call lacks an encoder, whose folder is there, and a run."""
+    corpus, save_path = tmp_path / "corpus", tmp_path / "exp"
+    make_sample(corpus, "manifest", sessions=2, utterances=6)
+    assert preprocessing.main(["--data_path", str(corpus), "--text_model", parent, "--gpu_id", "cpu"]) == 0
+    argv = ["run", "finetuned", "--data_path", str(corpus), "--save_path", str(save_path), "--text_model", parent]
+    argv += ["--seeds", "1", "--finetune", "--epochs 1 --batch_size 8 --lr 1e-3", "--jobs", "2", "--gpu_id", "cpu"]
+    argv += ["--epochs", "1", "--hidden_size", "8", "--num_layers", "1", "--batch_size", "4", "--keep_encoders"]
+    assert experiments.main(argv) == 0
+    names = [f"bert_speaker_test{fold}_seed0_epochs1_lr0.001_batch_size8" for fold in (1, 2)]
+    assert {about["name"] for about in encoders_of(corpus, "text")} == {"bert", *names}
+    runs = read_runs(save_path).set_index(["text_model", "test"])
+    assert sorted(runs.index) == sorted([*product(["bert"], "12"), *zip(names, "12", strict=True)])
+    assert runs.loc[(names[0], "1"), "data_text_learnt"]["corpus"] == "2"
+    differences = pd.read_csv(save_path / "report" / "finetuned_differences.csv")
+    assert {*zip(differences["row"], differences["from"], strict=True)} == {("text fine-tuned", "text frozen")}
+    shutil.rmtree(next(corpus.glob(f"features/text-{names[0]}-*")))
+    shutil.rmtree(runs.loc[("bert", "1"), "folder"])
+    assert experiments.main([*argv[:-1]]) == 0  # without --keep_encoders
+    assert len(read_runs(save_path)) == 4
+    assert [path.parent.name for path in save_path.glob("bert*/model.safetensors")] == [names[1]]
