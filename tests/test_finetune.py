@@ -248,7 +248,7 @@ def test_a_table_compares_encoders_of_each_fold_with_the_frozen_one_and_resumes(
     assert runs.loc[(names[0], "1"), "data_text_learnt"]["corpus"] == "2"
     differences = pd.read_csv(save_path / "report" / "finetuned_differences.csv")
     assert {*zip(differences["row"], differences["from"], strict=True)} == {("text fine-tuned", "text frozen")}
-    shutil.rmtree(next(corpus.glob(f"features/text-{names[0]}-*")))
+    shutil.rmtree(next(corpus.glob(f"features/text-{names[0].replace('_', '-')}-*")))
     shutil.rmtree(runs.loc[("bert", "1"), "folder"])
     assert experiments.main([*argv[:-1]]) == 0  # without --keep_encoders
     assert len(read_runs(save_path)) == 4
