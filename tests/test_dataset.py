@@ -1,7 +1,7 @@
 """Windows of utterances, their batches, and the features of a corpus with what is missing."""
 
+import argparse
 import shutil
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -145,8 +145,8 @@ def test_training_batches_are_shuffled_and_whole_and_prefetched_in_their_order(t
 # The features of a corpus
 
 
-def options(corpus: Path, modality: str = "audio_text") -> Namespace:
-    return Namespace(data_path=corpus, audio_path=None, modality=modality, text_dim=768, sr=4000, audio="cnn")
+def options(corpus: Path, modality: str = "audio_text") -> argparse.Namespace:
+    return make_options(data_path=corpus, modality=modality, sr=4000)
 
 
 @pytest.fixture

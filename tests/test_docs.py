@@ -12,6 +12,7 @@ from conftest import ROOT
 
 import experiments
 import export
+import finetune
 import predict
 import preprocessing
 from tools import benchmark
@@ -58,7 +59,9 @@ def test_links_within_the_repository_lead_somewhere_and_from_korean_to_korean_pa
 
 
 def test_options_and_files_that_are_named_exist():
-    parsers = [module.get_args_parser() for module in (export, make_sample, predict, preprocessing, benchmark)]
+    parsers = [
+        module.get_args_parser() for module in (export, finetune, make_sample, predict, preprocessing, benchmark)
+    ]
     parsers += [get_args_parser(), experiments.get_parser()]
     options = {f"--{name}" for name in FOREIGN.split()}.union(*(parser._option_string_actions for parser in parsers))
     wrong = []

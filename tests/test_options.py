@@ -19,7 +19,7 @@ LATER |= {"lr_gamma": 0.7, "affect_loss": "mse", "sampler": "shuffled", "seed": 
 LATER |= {"precision": "auto", "report_to": "tensorboard", "bn_statistics": "running"}
 LATER |= {"language": "ko"}
 LATER |= dict.fromkeys(("audio_path", "valid_split", "train_split", "audio_model", "patience", "resume", "gpu_id"))
-LATER |= dict.fromkeys(("texts", "transcribe", "text_model", "test_path"))
+LATER |= dict.fromkeys(("texts", "transcribe", "text_model", "test_path", "init"))
 LATER |= dict.fromkeys(("bidirectional", "speakers", "no_concat", "temperature", "compile"), False)
 LATER |= dict.fromkeys(("no_test", "no_pages", "test_only"), False)
 
@@ -101,7 +101,7 @@ def test_what_cannot_be_is_refused_in_one_line(line, named, capsys):
         ("--loss cbloss --optim sgd --valid_split 1", "audio_model lr_decay"),
         ("--optim adagrad --audio encoder", "beta compile momentum monitor sr"),
         ("--modality text --audio encoder", "audio audio_model beta compile lr_decay momentum monitor sr"),
-        ("--modality audio", "audio_model beta lr_decay momentum monitor text_dim"),
+        ("--modality audio", "audio_model beta lr_decay momentum monitor text_dim text_model"),
     ],
 )
 def test_an_option_has_no_effect_without_its_partner(line, idle):
