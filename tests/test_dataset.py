@@ -23,6 +23,7 @@ from dataset import (
     speaker_flags,
 )
 from features.log_mel import LogMels, log_mel
+from training.options import make_options
 from utils import InputError, run_command
 
 CPU = torch.device("cpu")
