@@ -14,7 +14,6 @@ import training  # noqa: F401, isort: skip (before all others: see there)
 
 import argparse
 import shlex
-import shutil
 import sys
 import warnings
 from collections.abc import Sequence
@@ -31,8 +30,8 @@ from reports.compare import compare
 from reports.page import write_report
 from reports.runs import read_folders, read_runs
 from sweeps import plan as plans
-from sweeps.jobs import FOLDER, device_slots, last_line, run_here
-from training.options import ArgumentParser, defaults, file_path, get_args_parser, names_of, number, parse_args
+from sweeps.jobs import last_line, run_here
+from training.options import ArgumentParser, defaults, get_args_parser, names_of, number, parse_args
 from training.record import find_run
 from utils import InputError, count, run_command
 
@@ -54,19 +53,16 @@ def get_parser() -> ArgumentParser:
     )
     add = parser.add_argument
     add("command", choices=COMMANDS, metavar="COMMAND", help=", ".join(COMMANDS))
-    add("--data_path", type=file_path, metavar="FOLDER", help="pre-processed corpus (default: data/KEMDy19)")
     add("--SorL", nargs="+", choices=ROLES, help="roles (default: those of the corpus)")
     sessions = {"type": lambda text: text if text == plans.NEXT else parse_sessions(text), "metavar": "SESSIONS"}
     add("--valid_split", **sessions, help=f"sessions to validate on; {plans.NEXT}: for each fold those of the next one")
-    seeds = f"runs of each, with seeds from 0 (default: 1, of {' and '.join(plans.NAMED)} 3)"
-    add("--seeds", type=number(int, 1, 1000), help=seeds)
+    add("--seeds", type=number(int, 1, 1000), help="runs of each, with seeds from 0 (default: 1, or the table's)")
     add("--grid", nargs="+", type=plans.parse_axis, metavar="NAME=A,B", help="all combinations of these values")
     folds = {"nargs": "+", "type": lambda text: tuple(parse_sessions(text)), "metavar": "SESSIONS"}
     add("--test_split", **folds, help="folds of the grid (default: 13-16, or 1-8 of KEMDy20)")
-    keep = f"keep the weights of the encoders of {plans.FINETUNED}, which their embeddings replace"
     learning = f"options of finetune.py for {plans.FINETUNED}, such as '--epochs 3 --lr 1e-5'"
     add("--finetune", type=shlex.split, metavar="OPTIONS", default=[], help=learning)
-    add("--keep_encoders", action="store_true", help=keep)
+    add("--keep_encoders", action="store_true", help=f"keep the weights of the encoders of {plans.FINETUNED}")
     add("--jobs", type=number(int, 1, 256), default=1, help="runs at once on this machine, which share its GPUs")
     return parser
 
@@ -77,8 +73,6 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, argparse.Namespace]:
     of_main = get_args_parser()
     of_main.add_argument("names", nargs="*")
     of_main.set_defaults(epochs=plans.EPOCHS)
-    if args.data_path is not None:
-        rest += ["--data_path", str(args.data_path)]
     if args.valid_split is not None:
         rest += ["--valid_split", "1"]  # which --select best asks for; the plan replaces it
     return args, parse_args(rest, of_main)
@@ -124,29 +118,16 @@ def choose_tables(args: argparse.Namespace, names: Sequence[str], data_path: Pat
 # The commands
 
 
-def make_encoders(entries: pd.DataFrame, args: argparse.Namespace, options: argparse.Namespace) -> None:
-    """Make the embeddings that the table `finetuned` needs, before which its runs have no id."""
-    todo = plans.lacking_encoders(entries, args.keep_encoders)
-    if len(todo):
-        print(f"{count(len(todo), 'encoder')} whose embeddings are to be made", flush=True)
-        (options.save_path / FOLDER).mkdir(parents=True, exist_ok=True)
-        run_here(todo, options.save_path, device_slots(min(args.jobs, len(todo)), options.gpu_id))
-
-
 def make_runs(entries: pd.DataFrame, args: argparse.Namespace, options: argparse.Namespace) -> None:
     """Make the runs that have not finished; warn of those that cannot be made, and raise `InputError` if none can."""
     distinct = entries.drop_duplicates("run_id")  # a run that tables share is made once
-    todo, save_path = distinct[distinct["folder"].isna()], options.save_path
+    todo = distinct[distinct["folder"].isna()]
     print(f"{count(len(distinct), 'run')}, {len(distinct) - len(todo)} finished already", flush=True)
     for error in todo["error"].dropna().unique():
         if todo["error"].notna().all():
             raise InputError(error)
         warnings.warn(error, stacklevel=2)
-    todo = todo[todo["error"].isna()]
-    if len(todo):
-        (save_path / FOLDER).mkdir(parents=True, exist_ok=True)
-        print(f"{len(todo)} to make; {shutil.disk_usage(save_path).free / 1e9:.1f} GB of disk are free", flush=True)
-        run_here(todo, save_path, device_slots(min(args.jobs, len(todo)), options.gpu_id))
+    run_here(todo[todo["error"].isna()], options.save_path, args.jobs, options.gpu_id)
 
 
 def report(entries: pd.DataFrame, settings: dict[str, Any], save_path: Path) -> int:
@@ -202,8 +183,8 @@ def runs_table(save_path: Path) -> str:
         table[heading] = runs[name].map("{:.3f}".format)
     done, wanted = (runs[name].map("{:.0f}".format) for name in ("epochs_done", "epochs"))
     waits = runs["state"].isin(["unfinished", "not tested"])
-    logs = [last_line(save_path, run_id) if wait else "" for run_id, wait in zip(runs["run_id"], waits, strict=True)]
-    states = [f"{state}: {log}" if log else state for state, log in zip(runs["state"], logs, strict=True)]
+    logs = [last_line(save_path, run_id) for run_id in runs["run_id"]]
+    states = (runs["state"] + ": " + logs).str.removesuffix(": ").where(waits, runs["state"])
     table = table.assign(epochs=done + "/" + wanted, state=states).fillna("").replace("nan", "")
     return table.to_markdown(index=False, tablefmt="simple", disable_numparse=True)
 
@@ -219,7 +200,8 @@ def execute(args: argparse.Namespace, options: argparse.Namespace) -> int:
         begun = entries.groupby("table")["folder"].transform("count") > 0
         report(entries[begun].reset_index(drop=True) if begun.any() else entries, settings, options.save_path)
     else:
-        make_encoders(plan(args, options)[0], args, options)
+        encoders = plans.lacking_encoders(plan(args, options)[0], args.keep_encoders)
+        run_here(encoders, options.save_path, args.jobs, options.gpu_id)  # without them their runs have no id
         make_runs(plan(args, options)[0], args, options)
         return report(*plan(args, options), options.save_path)
     return 0

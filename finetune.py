@@ -37,7 +37,7 @@ from features.encoders import encoder_name
 from features.speech_encoder import load_speech_encoder
 from features.text import load_text_encoder
 from loss import make_loss
-from reports.predictions import predictions_table, write_predictions
+from reports.predictions import predictions_table
 from reports.result import format_interval
 from training import devices, engine
 from training.data_record import corpus_facts, corpus_summary, described, digest_of, encoder_summary
@@ -45,7 +45,7 @@ from training.finetune_options import folder_name, get_args_parser
 from training.finetuning import EmotionModel, Inputs, collate, examples, read_inputs, test, write_encoder
 from training.learnt import check_learnt
 from training.record import resolve_sessions
-from utils import InputError, fault_of_machine, first_line, lock_folder, read_json, run_command, write_json
+from utils import InputError, fault_of_machine, first_line, lock_folder, read_json, run_command, write_csv, write_json
 
 RECORD, CHECKPOINTS = "finetune.json", "checkpoints"
 OF_CALL = ("data_path", "audio_path", "save_path", "resume", "report_to", "gpu_id")  # options that no record has
@@ -177,7 +177,7 @@ def finish(folder: Path, record: dict[str, Any], model: EmotionModel, table: pd.
     found, bounds = metric.figures(rows), metric.bootstrap([metric.dialogue_sums(rows)[:, None]])[["low", "high"]]
     record["figures"] = {name: found[name] for name in ("n", "n_single_label")} | metric.rounded(found, FIGURES)
     record["intervals"] = {name: metric.bounds_of(bounds.loc[name]) for name in metric.WHOLE_FIGURES}
-    write_predictions(folder / "predictions.csv", rows)
+    write_csv(folder / "predictions.csv", rows)
     write_encoder(folder, model.source, record)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     write_json(folder / RECORD, record)

@@ -32,12 +32,12 @@ from prediction.predictor import Prediction, Predictor
 from prediction.segments import READERS
 from prediction.transcribe import CHANNELS, SEGMENTS, WHISPER, Recogniser, transcribe
 from reports.dialogues import write_dialogues_page
-from reports.predictions import predictions_table, write_predictions
+from reports.predictions import predictions_table
 from training.data_record import corpus_facts
 from training.devices import set_up_process
 from training.learnt import check_learnt
 from training.options import ArgumentParser, file_path, gpu
-from utils import InputError, count, run_command
+from utils import InputError, count, run_command, write_csv
 
 FILES = ("predictions.csv", "dialogue.html")  # that a prediction writes
 
@@ -68,7 +68,7 @@ def predict(args: argparse.Namespace) -> None:
                 args.segments = transcribe(args.input, folder / SEGMENTS, recogniser, args.channels, progress=True)
             table, utterances = read_input(args, predictor)
             rows = prediction_rows(table, predictor.dialogue(utterances), predictor)
-            write_predictions(folder / FILES[0], rows.assign(note="; ".join(found)))
+            write_csv(folder / FILES[0], rows.assign(note="; ".join(found)))
         finally:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # where it is empty

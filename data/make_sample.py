@@ -27,7 +27,7 @@ from transformers import BertConfig, BertModel
 
 # isort: split
 from constants import TEXT_DIM
-from training.options import ArgumentParser, file_path
+from training.options import ArgumentParser, file_path, number
 from utils import InputError, run_command, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,12 +86,8 @@ def make_sample(
 ) -> str:
     """Make the sample corpus in a new folder, which appears whole at the end or not at all; returns a summary.
 
-    `utterances` cuts every dialogue after so many. Raises `InputError` if `out` exists or a number is out of range.
+    `utterances` cuts every dialogue after so many. Raises `InputError` if `out` exists.
     """
-    limits = {"seed": (seed, 0, 2**32 - 1), "sessions": (sessions, 1, SESSIONS[layout])}
-    for name, (value, least, most) in (limits | {"utterances": (utterances, 1, 1_000)}).items():
-        if value is not None and not least <= value <= most:
-            raise InputError(f"--{name} {value}: expected {least} to {most}")
     if out.exists() or out.is_symlink():
         raise InputError(f"{out}: exists already and is left as it is; choose another --out or remove it first")
     numbers = range(1, (sessions or SESSIONS[layout]) + 1)
@@ -116,9 +112,9 @@ def get_args_parser() -> ArgumentParser:
     option = parser.add_argument
     option("--layout", choices=SESSIONS, default="kemdy19", help="layout (default: %(default)s)")
     option("--out", type=file_path, help="new folder to make (default: data/sample, sample_kemdy20, sample_manifest)")
-    option("--seed", type=int, default=0, help="the same seed gives the same bytes (default: %(default)s)")
-    option("--sessions", type=int, help="sessions, 1 to 20, or to 40 of KEMDy20 (default: all)")
-    option("--utterances", type=int, help="cut every dialogue after so many utterances (default: whole dialogues)")
+    option("--seed", type=number(int, 0, 2**32 - 1), default=0, help="the same one gives the same bytes (default: 0)")
+    option("--sessions", type=number(int, 1, 20), help="sessions, 1 to 20 (default: all, 40 of KEMDy20)")
+    option("--utterances", type=number(int, 1), help="cut every dialogue after so many (default: whole dialogues)")
     return parser
 
 

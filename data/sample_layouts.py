@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 import espeakng_loader
@@ -46,27 +46,10 @@ SAMPLE_RATE = 22_050  # Hz, espeak-ng's, so that readers have to resample
 PAUSE = 0.5  # s between two utterances
 
 Times = dict[str, tuple[str, str]]  # start and end of each utterance in its session, s
+Votes = list[tuple[str, int, int]]  # emotion, valence and arousal of each rater of an actor during an utterance
 
 
 # Utterances
-
-
-@dataclass(frozen=True)
-class Rating:
-    """The raters' votes on one actor during one utterance: emotion, valence and arousal of each."""
-
-    votes: tuple[tuple[str, int, int], ...]
-
-    @property
-    def total(self) -> tuple[str, str, str]:
-        """The emotions with the most votes, and the means of valence and arousal, as tables have them."""
-        emotions, valences, arousals = zip(*self.votes, strict=True)
-        counts = Counter(emotions)
-        most = sorted(emotion for emotion in counts if counts[emotion] == max(counts.values()))
-        return ";".join(most), f"{np.mean(valences):.1f}", f"{np.mean(arousals):.1f}"
-
-    def cells(self) -> list[str]:
-        return [str(cell) for group in (self.total, *self.votes) for cell in group]
 
 
 @dataclass(frozen=True)
@@ -79,7 +62,7 @@ class Utterance:
     speaker: str  # F or M
     line: str
     speech: list  # espeak-ng's voice, rate, volume, pitch and range
-    ratings: dict[str, Rating]  # by actor, F or M: the speaker's and the listener's
+    votes: dict[str, Votes]  # by actor, F or M: on the speaker and on the listener
 
 
 def read_dialogues() -> dict[str, list[tuple[str, str, str]]]:
@@ -98,13 +81,13 @@ def draw_speech(rng: np.random.Generator, sex: str, emotion: str) -> list:
     return [voice, *rng.normal(means, SPEECH_SPREAD).astype(int).tolist()]
 
 
-def draw_rating(rng: np.random.Generator, emotion: str) -> Rating:
+def draw_votes(rng: np.random.Generator, emotion: str) -> Votes:
     """Ten votes on an actor who feels `emotion`; the raters agree less on some rows than on others."""
     agreement = rng.uniform(*AGREEMENT)
     chances = [agreement if name == emotion else (1 - agreement) / (len(EMOTIONS) - 1) for name in EMOTIONS]
     emotions = rng.choice(EMOTIONS, size=N_RATERS, p=chances).tolist()
     affect = rng.normal(ACTING[emotion][4:], VOTE_SPREAD, size=(N_RATERS, 2)).round().clip(1, 5).astype(int)
-    return Rating(tuple(zip(emotions, *affect.T.tolist(), strict=True)))
+    return [*zip(emotions, *affect.T.tolist(), strict=True)]
 
 
 def plan_session(seed: int, session: int, layout: str, n_utterances: int | None) -> Iterator[Utterance]:
@@ -126,12 +109,20 @@ def plan_session(seed: int, session: int, layout: str, n_utterances: int | None)
             segment = f"{dialogue}_{ids[speaker]}{sequence[speaker]:03d}"
             own = "neutral" if is_kemdy20 and rng.random() < NEUTRAL else emotion
             listener, heard = "M" if speaker == "F" else "F", own if rng.random() < LISTENING else "neutral"
-            ratings = {speaker: draw_rating(rng, own), listener: draw_rating(rng, heard)}
+            votes = {speaker: draw_votes(rng, own), listener: draw_votes(rng, heard)}
             path, speech = folder / ("" if is_kemdy20 else dialogue), draw_speech(rng, speaker, own)
-            yield Utterance(session, segment, path, speaker, line, speech, ratings)
+            yield Utterance(session, segment, path, speaker, line, speech, votes)
 
 
 # Tables: pairs of a path in the corpus and rows
+
+
+def total(votes: Votes) -> list[str]:
+    """The emotions with the most votes, and the means of valence and arousal, as tables have them."""
+    emotions, valences, arousals = zip(*votes, strict=True)
+    counts = Counter(emotions)
+    most = sorted(emotion for emotion in counts if counts[emotion] == max(counts.values()))
+    return [";".join(most), f"{np.mean(valences):.1f}", f"{np.mean(arousals):.1f}"]
 
 
 def header(clocks: Sequence[str], raters: Sequence[str]) -> list[list[str]]:
@@ -142,7 +133,7 @@ def header(clocks: Sequence[str], raters: Sequence[str]) -> list[list[str]]:
     return [["Numb", *times, "Segment ID", *ratings], ["", *("start", "end") * len(clocks), "", *words]]
 
 
-def tables_kemdy19(utterances: Sequence[Utterance], times: Times) -> Iterator[tuple[str, list[list[str]]]]:
+def tables_kemdy19(utterances: Sequence[Utterance], times: Times) -> Iterator[tuple[str, list[list]]]:
     """`SessionNN_<actor>_res.csv`; there are no biosignals, so their times are blank."""
     for session, of_session in groupby(utterances, lambda u: u.session):
         own = [*of_session]
@@ -150,27 +141,27 @@ def tables_kemdy19(utterances: Sequence[Utterance], times: Times) -> Iterator[tu
             raters = [f"Eval{n:02d}{'MF'[n % 2]}" for n in range(1, N_RATERS + 1)]
             rows = header(["Wav", "ECG", "E4-EDA", "E4-TEMP"], raters)
             for n, u in enumerate(own, start=1):
-                rows.append([str(n), *times[u.id], *[""] * 6, u.id, *u.ratings[actor].cells()])
+                rows.append([n, *times[u.id], *[""] * 6, u.id, *total(u.votes[actor]), *chain(*u.votes[actor])])
             yield f"annotation/Session{session:02d}_{actor}_res.csv", rows
 
 
-def tables_kemdy20(utterances: Sequence[Utterance], times: Times) -> Iterator[tuple[str, list[list[str]]]]:
+def tables_kemdy20(utterances: Sequence[Utterance], times: Times) -> Iterator[tuple[str, list[list]]]:
     """`SessNN_eval.csv`."""
     for session, own in groupby(utterances, lambda u: u.session):
         rows = header(["WAV"], [f"rater{(session * N_RATERS + n) % 80:02d}" for n in range(N_RATERS)])
         for n, u in enumerate(own, start=1):
-            rows.append([str(n), *times[u.id], u.id, *u.ratings[u.speaker].cells()])
+            rows.append([n, *times[u.id], u.id, *total(u.votes[u.speaker]), *chain(*u.votes[u.speaker])])
         yield f"annotation/Sess{session:02d}_eval.csv", rows
 
 
-def tables_manifest(utterances: Sequence[Utterance], _times: Times) -> Iterator[tuple[str, list[list[str]]]]:
+def tables_manifest(utterances: Sequence[Utterance], _times: Times) -> Iterator[tuple[str, list[list]]]:
     """The speakers' rows of KEMDy19's sample as a manifest."""
     head = ["id", "wav", "session", "dialogue", "speaker", "text", "emotion", "valence", "arousal"]
     rows = [head + [f"votes_{emotion}" for emotion in EMOTIONS]]
     for u in utterances:
-        rating, place = u.ratings[u.speaker], [f"{u.folder.as_posix()}/{u.id}.wav", str(u.session), u.folder.name]
-        counts = Counter(emotion for emotion, _, _ in rating.votes)
-        rows.append([u.id, *place, u.speaker, u.line, *rating.total, *(str(counts[name]) for name in EMOTIONS)])
+        votes, place = u.votes[u.speaker], [f"{u.folder.as_posix()}/{u.id}.wav", u.session, u.folder.name]
+        counts = Counter(emotion for emotion, _, _ in votes)
+        rows.append([u.id, *place, u.speaker, u.line, *total(votes), *(counts[name] for name in EMOTIONS)])
     yield "manifest.csv", rows
 
 

@@ -20,16 +20,11 @@ Windows = Mapping[Path, pd.DataFrame]  # `runs.read_windows` of run folders
 def compute_comparison(pairs: pd.DataFrame, windows: Windows) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compare runs of A and B: `pairs` has `test`, `seed`, and the folders `a` and `b`, a row per test split and seed.
 
-    A seed that a test split lacks is left out.
-
-    Returns
-    -------
-    figures : `MAIN_FIGURES` by `test`, `seed` and `run`, "a" or "b", and of several their mean over folds of that over
-        seeds
-    intervals : `metric.seed_interval` of the mean B - A, of one seed or with a test split of a single dialogue
-        `metric.bootstrap`; a row for each of `MAIN_FIGURES`, with the numbers of `seeds` and `dialogues`
-
-    Raises `InputError` where the runs of a test split differ in windows or labels, or no seed is in all test splits.
+    A seed that a test split lacks is left out. The first table returned has `MAIN_FIGURES` by `test`, `seed` and `run`,
+    "a" or "b", and of several their mean over folds of that over seeds. The second one has for each of these figures
+    `metric.seed_interval` of the mean B - A (of one seed or a test split of a single dialogue `metric.bootstrap`) and
+    the numbers of `seeds` and `dialogues`. Raises `InputError` where the runs of a test split differ in windows or
+    labels, or no seed is in all test splits.
     """
     of_seed = pairs.groupby("seed")["test"].transform("nunique")
     pairs = pairs[of_seed == pairs["test"].nunique()].sort_values("seed", kind="stable")
@@ -71,10 +66,9 @@ def check_same_windows(first: Path, other: Path, windows: Windows) -> None:
 
 DIFFERENCES = (
     "Differences are means over the folds and seeds that both have; a seed that a fold lacks is left out. In square "
-    "brackets: the 95% t interval over seeds and dialogues, of pairs of runs of one fold and seed. It is of other "
-    "seeds, and of other dialogues of these sessions, not of other speakers. Bold: it excludes 0, as one in twenty "
-    "does by chance where nothing differs. A difference that is not bold is not shown. Of one seed, the interval is a "
-    "bootstrap over dialogues alone: chance of the seed is not in it, and nothing is shown; take --seeds 3 at least."
+    "brackets: the 95% t interval over seeds and dialogues of these sessions, not over speakers. Bold: it excludes 0, "
+    "as one in twenty does by chance where nothing differs; any other difference is not shown. Of one seed, the "
+    "interval is over dialogues alone, and nothing is shown: take --seeds 3 at least."
 )
 LEGEND = f"""\
 Weighted F1, macro F1 and accuracy are over the test windows with one majority label, CCC and F1 over all windows of a \
@@ -97,12 +91,13 @@ def compare(pairs: pd.DataFrame, names: tuple[str, str]) -> str:
         a, b = (figures.xs(run, level="run") for run in ("a", "b"))
         shown = a.map("{:.3f}, ".format) + b.map("{:.3f} (".format) + (b - a).map(format_difference) + ")"
         shown = shown.rename(columns={name: f"{HEADINGS[name]}: A, B (B - A)" for name in MAIN_FIGURES})
-        for some in (shown.columns[:3], shown.columns[3:]):  # six side by side are too wide for a terminal
-            blocks.append(to_markdown(shown[some].reset_index()))
         differences = pd.DataFrame({"figure": intervals.index.map(HEADINGS), "mean B - A": format_intervals(intervals)})
         needed = intervals["needed"].map("{:.0f}".format).replace({"nan": "-", "inf": f"over {metric.MAX_SEEDS}"})
         differences = differences.replace("\n", " ", regex=True).assign(**{"seeds needed": [*needed]})
-        blocks += [to_markdown(differences), conclude(intervals)]
+        first, second = shown.iloc[:, :3], shown.iloc[:, 3:]  # six side by side are too wide for a terminal
+        tables = [first.reset_index(), second.reset_index(), differences]
+        blocks += [table.astype(str).to_markdown(index=False, disable_numparse=True) for table in tables]
+        blocks.append(conclude(intervals))
     return "\n\n".join([*blocks, LEGEND])
 
 
@@ -112,11 +107,6 @@ def conclude(intervals: pd.DataFrame) -> str:
     named = [", ".join(intervals.index[which].map(HEADINGS)) or "none" for which in (shown, ~shown)]
     over = f"Shown by {count(seeds, 'seed')} and {count(dialogues, 'dialogue')}: {named[0]}; not shown: {named[1]}."
     return over + " Chance of the seed is not in these intervals: take --seeds 3 at least." * (seeds == 1)
-
-
-def to_markdown(table: pd.DataFrame) -> str:
-    """A Markdown table of cells as text."""
-    return table.astype(str).to_markdown(index=False, disable_numparse=True)
 
 
 def format_intervals(intervals: pd.DataFrame) -> list[str]:
@@ -139,6 +129,7 @@ def compare_with_baseline(entries: pd.DataFrame, windows: Windows) -> tuple[pd.D
     runs = entries[["role", "row", "baseline", "test", "seed", "folder"]].dropna(subset="folder")
     of_baselines = runs.drop(columns="baseline").rename(columns={"row": "baseline", "folder": "a"})
     pairs = runs.rename(columns={"folder": "b"}).merge(of_baselines, on=["role", "baseline", "test", "seed"])
+    pairs = pairs[pairs["row"] != pairs["baseline"]]
     for (role, row, baseline), own in pairs.groupby(["role", "row", "baseline"], sort=False):
         try:
             _, intervals = compute_comparison(own, windows)

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import os
-import zlib
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import matplotlib
 import pandas as pd
-from matplotlib.figure import Figure
-from pandas.io.formats.style import Styler
 from tqdm import tqdm
 
-from constants import EMOTIONS
 from corpora.sessions import parse_sessions
-from metric import HEADINGS, confusion_matrix
-from reports import plots
+from metric import HEADINGS
 from reports.compare import Windows
 from reports.dialogues import write_page
+from reports.plots import PLOT_STYLE, plot_spread, save_figure, svg_url
 from reports.published import unlike_published
 from reports.runs import read_windows
 from reports.tables import LEGEND, make_table, short_table, write_table
-from utils import InputError, count
+from utils import InputError
 
 
 def write_report(folder: Path, entries: pd.DataFrame, settings: dict[str, Any], defaults: dict[str, Any]) -> str:
@@ -44,8 +40,9 @@ def write_report(folder: Path, entries: pd.DataFrame, settings: dict[str, Any], 
         section["notes"] += [f"Settings of all runs that are not main.py's defaults: {changed}."] * bool(changed)
         section["missing"] = [*(missing["label"] + ": " + missing["error"])]
         section["links"] = dict(zip(finished["label"], links, strict=True))
+        section["plots"] = plot_sizes(section, finished, folder)
         write_table(folder, section, corpora)
-        sections.append(section | show_section(section, finished, windows, folder))
+        sections.append(section)
     machines = pd.DataFrame([*runs.drop_duplicates("folder")["environment"]]).items()
     parts = {
         "sections": sections,
@@ -70,8 +67,8 @@ def read_finished(entries: pd.DataFrame) -> tuple[pd.DataFrame, Windows]:
             windows[folder] = read_windows(folder)
         except InputError as error:
             errors[folder] = str(error)
-    texts = [errors.get(folder, error) for folder, error in zip(entries["folder"], entries["error"], strict=True)]
-    entries = entries.assign(error=texts, folder=entries["folder"].where(~entries["folder"].isin([*errors])))
+    damaged = entries["folder"].map(errors).astype(object)
+    entries = entries.assign(error=damaged.fillna(entries["error"]), folder=entries["folder"].where(damaged.isna()))
     unlike = [unlike_published(entry) for _, entry in entries.iterrows()]
     return entries.assign(unlike=unlike), windows
 
@@ -86,40 +83,18 @@ def describe_corpora(runs: pd.DataFrame) -> str:
     return "; ".join(texts)
 
 
-# A table on the page
+def plot_sizes(section: dict, runs: pd.DataFrame, folder: Path) -> dict[str, str]:
+    """The figures of runs with `--train_split` over the number of training sessions: URLs of plots by their titles.
 
-
-def show_section(section: dict, runs: pd.DataFrame, windows: Windows, folder: Path) -> dict[str, Any]:
-    """The confusions and plots of a table's finished `runs` for page.html; plots are also saved as PDFs in `folder`."""
-    shown = {"plots": {}, "confusions": {}}
-    with matplotlib.rc_context(plots.PLOT_STYLE):
-        for role, figure in plot_sizes(section, runs).items():
-            title = f"By training sessions, {role}: mean, least and greatest of the runs"
-            shown["plots"][title] = plots.svg_url(figure)
-            plots.save_figure(figure, folder / f"{section['name']}-{role}.pdf")
-    for (role, row), folders in runs.groupby(["role", "row"], sort=False)["folder"]:
-        rows = pd.concat([windows[folder] for folder in folders])
-        counts = pd.DataFrame(confusion_matrix(rows), index=EMOTIONS, columns=EMOTIONS)
-        title = f"{role}, {row}: {len(rows):,} windows of {count(len(folders), 'run')}"
-        shown["confusions"][title] = heat_map(counts, counts.div(counts.sum(axis=1).clip(lower=1), axis=0))
-    return shown
-
-
-def plot_sizes(section: dict, runs: pd.DataFrame) -> dict[str, Figure]:
-    """By role, the figures of runs with `--train_split` over the number of training sessions."""
+    There is one for each role; it is also saved as a PDF in `folder`.
+    """
     if "train_split" not in runs or runs["train_split"].isna().all():
         return {}
     shown = [name for name in (section["figures"][0], "ccc_arousal", "ccc_valence") if runs[name].notna().any()]
-    by_size = runs.set_index(runs["data_train_sessions"].map(lambda text: len(parse_sessions(text))))
-    return {
-        role: plots.plot_spread({HEADINGS[name]: own[name] for name in shown}, "training sessions")
-        for role, own in by_size.groupby("role", sort=False)
-    }
-
-
-def heat_map(values: pd.DataFrame, shades: pd.DataFrame) -> Styler:
-    """A table of numbers, each on the darker blue the larger its shade is."""
-    styler = Styler(values, precision=3, na_rep="-", uuid=f"{zlib.crc32(values.to_csv().encode())}", cell_ids=False)
-    styler = styler.format_index(escape="html").format_index(escape="html", axis="columns")
-    styler = styler.background_gradient("Blues", axis=None, gmap=shades)
-    return styler.highlight_null(props="background: none; color: inherit")
+    by_size, urls = runs.set_index(runs["data_train_sessions"].map(lambda text: len(parse_sessions(text)))), {}
+    with matplotlib.rc_context(PLOT_STYLE):
+        for role, own in by_size.groupby("role", sort=False):
+            figure = plot_spread({HEADINGS[name]: own[name] for name in shown}, "training sessions")
+            save_figure(figure, folder / f"{section['name']}-{role}.pdf")
+            urls[f"By training sessions, {role}: mean, least and greatest of the runs"] = svg_url(figure)
+    return urls

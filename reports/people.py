@@ -22,13 +22,10 @@ RATERS = range(1, N_RATERS + 1)
 def figures_of_people(table: pd.DataFrame) -> dict[str, Any] | None:
     """The raters' figures on rows of `read_utterances`; None where these do not hold their single votes.
 
-    Returns
-    -------
-    n_raters, of those who rated half of the utterances or more (figures of fewer are chance); n, the number of
-    windows; `mean`, `least` and `best` over raters of each of `metric.WHOLE_FIGURES`; `intervals` of the mean, over
-    dialogues; `alpha`, Krippendorff's (nominal of emotion, interval of arousal and valence); `classes`, F1 of each
-    emotion, and `confusion`, rows true and columns predicted, both over all raters' answers to windows with one
-    majority label of the others. A figure that is not defined is None.
+    They are of the `n_raters` who rated half of the `n` windows or more (figures of fewer are chance): `mean`, `least`
+    and `best` over raters of each of `metric.WHOLE_FIGURES`; `intervals` of the mean, over dialogues; `alpha` (see
+    `agreement`); `classes`, F1 of each emotion, and `confusion`, rows true and columns predicted, both over all answers
+    to windows with one majority label of the others. A figure that is not defined is None.
     """
     columns = {f"{name}.{rater}" for name in ("Emotion", "Arousal", "Valence") for rater in RATERS}
     if not columns <= {*table}:

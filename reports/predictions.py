@@ -17,7 +17,7 @@ from constants import EMOTIONS
 from corpora.transcripts import clean_transcript
 from corpora.utterances import SHARES
 from metric import AFFECT, PREDICTION_COLUMNS, PROBABILITIES, multi_hot, with_prediction
-from utils import FORMULA, InputError, write_csv
+from utils import FORMULA, InputError
 
 PREDICTED = ("pred_arousal", "pred_valence", *PROBABILITIES)
 TEXT_COLUMNS = ("segment_id", "corpus", "dialogue", "speaker", "text", "true_emotion", "pred_emotion", "lookup")
@@ -47,11 +47,6 @@ def predictions_table(
         rows["scripted"] = chosen["scripted"]
         rows = rows.join(look_up(rows["text"], train_rows, majority_label(train_rows, rows)))
     return rows.join(chosen[[*SHARES]]) if {*SHARES} <= {*chosen} else rows
-
-
-def write_predictions(path: Path, rows: pd.DataFrame) -> None:
-    """Write rows of `predictions_table` as CSV; numbers with as many digits as give the same float32 again."""
-    write_csv(path, rows)
 
 
 def read_predictions(path: Path) -> pd.DataFrame:

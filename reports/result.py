@@ -189,8 +189,6 @@ def verdict_text(result: dict[str, Any]) -> str:
         other, (low, high) = found[name]["value"], found[name]["interval"] or (np.nan, np.nan)
         words = "better than" if low > 0 else "worse than" if high < 0 else "not shown to differ from"
         difference = format_difference(round(found["model"], 3) - round(other, 3))
-        interval = (
-            f"95% interval {format_interval(low, high) or 'not defined'}, {count(found['dialogues'], 'dialogue')}"
-        )
-        lines.append(f"{words} {names[name]}, {other:.3f}: {difference} ({interval})")
+        interval, over = format_interval(low, high) or "not defined", count(found["dialogues"], "dialogue")
+        lines.append(f"{words} {names[name]}, {other:.3f}: {difference} (95% interval {interval}, {over})")
     return f"verdict: macro F1 {found['model']:.3f} is " + "\n         and ".join(lines)

@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 import metric
 from constants import EMOTIONS
@@ -22,11 +23,9 @@ from corpora.sessions import format_sessions
 from corpora.wavs import find_wavs
 from reports.dialogues import write_dialogues_page, write_page
 from reports.groups import MIN_DIALOGUES, MIN_WINDOWS
-from reports.page import heat_map
 from reports.plots import PLOT_STYLE, plot_confusion, plot_reliability, save_figure, svg_url
-from reports.predictions import write_predictions
 from reports.result import COMPARED, verdict_text
-from utils import InputError, atomic_write, write_json
+from utils import InputError, atomic_write, write_csv, write_json
 
 TEXT_COLUMNS = ("corpus", "other", "difference", "low", "high")  # of the texts of the corpus and of others
 
@@ -38,7 +37,7 @@ def write_test(folder: Path, rows: pd.DataFrame, options: argparse.Namespace, re
     the utterances that lack a feature, by its name), `encoders` (lines of text), `warnings`, and `batch_norm` (see
     `compare_statistics`).
     """
-    write_predictions(folder / "predictions.csv", rows)
+    write_csv(folder / "predictions.csv", rows)
     confusion = metric.confusion_matrix(rows)
     write_confusion(folder, confusion)
     save_figure(plot_reliability(result["calibration"]), folder / "reliability.png")
@@ -50,7 +49,7 @@ def write_test(folder: Path, rows: pd.DataFrame, options: argparse.Namespace, re
 
 def write_other_texts(folder: Path, rows: pd.DataFrame, other: pd.DataFrame) -> dict[str, Any]:
     """Write the predictions from other texts; returns the figures of both, and the difference with its 95% interval."""
-    write_predictions(folder / "predictions_other_texts.csv", other)
+    write_csv(folder / "predictions_other_texts.csv", other)
     sums = np.stack([metric.dialogue_sums(table) for table in (rows, other)], axis=1)
     found = metric.bootstrap([sums[:, None]]).rename(columns={"value": "difference"})
     found = found.assign(corpus=pd.Series(metric.figures(rows)), other=pd.Series(metric.figures(other)))
@@ -94,7 +93,8 @@ def write_run_page(folder: Path, rows: pd.DataFrame, options: argparse.Namespace
     maps = {}
     for title, confusion in confusions.items():
         shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-        maps[title] = heat_map(*[pd.DataFrame(shares, EMOTIONS, EMOTIONS)] * 2)
+        styler = Styler(pd.DataFrame(shares, EMOTIONS, EMOTIONS), precision=3, uuid=f"{len(maps)}", cell_ids=False)
+        maps[title] = styler.background_gradient("Blues", axis=None).to_html()
     with matplotlib.rc_context(PLOT_STYLE):
         reliability = svg_url(plot_reliability(result["calibration"]))
     parts = {

@@ -20,14 +20,13 @@ from utils import InputError, lock_file, read_json
 
 # Any of these makes a folder a run folder, perhaps a damaged one
 FILES = ("configuration.json", "model.pth", "checkpoint.pt", "history.csv", "result.json")
-COLUMNS = ["folder", "date", "state", "epochs_done", "run_id", "test", "SorL", "seed", "n", *FIGURES]
 BY_EMOTION = {f"F1_{emotion}": emotion for emotion in EMOTIONS}
-COLUMNS += [*SINGLE_LABEL_FIGURES, "majority_f1", *BY_EMOTION, "result", "environment"]
-COLUMNS += ["epochs", "valid_split", "data_path", "data_corpus", "data_table", "data_utterances"]
 OF_RATERS = [f"raters_{name}" for name in (*WHOLE_FIGURES, *BY_EMOTION)]
 OF_BASELINES = [f"{who}_{name}" for who in ("majority", "lookup") for name in ("weighted_f1", "macro_f1")]
 CALIBRATION = ["ece", "brier", "kl", "kl_constant"]
-COLUMNS += [*OF_RATERS, *OF_BASELINES, *CALIBRATION]
+COLUMNS = ["folder", "date", "state", "epochs_done", "run_id", "test", "SorL", "seed", "epochs", "valid_split"]
+COLUMNS += ["data_path", "data_corpus", "data_table", "data_utterances", "environment", "result", "n", "majority_f1"]
+COLUMNS += [*FIGURES, *SINGLE_LABEL_FIGURES, *BY_EMOTION, *OF_RATERS, *OF_BASELINES, *CALIBRATION]
 TRUTH = ["true_emotion", "true_arousal", "true_valence"]  # columns of predictions.csv
 
 
@@ -41,9 +40,8 @@ def read_folders(save_path: Path) -> pd.DataFrame:
     """All run folders in `save_path`, a row each, the oldest first; none where there is no such folder.
 
     The columns are `COLUMNS`, all options by their names, and all data as `data_<name>`: `state` is "finished",
-    "running", "unfinished", "not tested" (trained, perhaps with --no_test) or "damaged: ...", `test` the test sessions
-    as text; `environment` and `result` (of result.json) are dicts; `metric.FIGURES` are as there, the first three means
-    over batches. What is lacking is NaN.
+    "running", "unfinished", "not tested" (but trained) or "damaged: ...", `test` the test sessions as text;
+    `environment` and `result` (of result.json) are dicts. What is lacking is NaN.
     """
     paths = sorted(save_path.iterdir()) if save_path.is_dir() else []
     rows = [read_folder(path) for path in paths if any((path / name).is_file() for name in FILES)]

@@ -27,16 +27,14 @@ CALIBRATED = dict(zip(CALIBRATION, ("expected error", "Brier score", "KL diverge
 OF_A_FOLD = ("session", "who speaks")  # groups that no two folds share
 COUNTS = {"n": "windows", "n_single_label": "single_label", "dialogues": "dialogues"}
 LEGEND = (
-    "Mean ± standard deviation over seeds; in a mean of folds, ± that over seeds of the mean over folds, and ± that "
-    "over folds; in square brackets the 95% interval over dialogues, resampled in each fold. Publ.: the published "
-    "figure; diff.: ours minus it. Windows: tested ones, in brackets those with one majority label, which weighted F1, "
-    f"macro F1 and accuracy are over. Figures of fewer than {MIN_WINDOWS} of these, or of {MIN_DIALOGUES} dialogues, "
-    "are left out. Bold: the best row of a role and test split, of those whose macro F1 is above that of both "
-    "baselines. Precision, recall and F1 are as in the paper: at 1, for each batch, then averaged over batches. One "
-    "rater: the mean of the raters, each against the others. Commonest, looked up: weighted and macro F1 of always "
-    "answering the commonest training label, and of the commonest label that the same sentence has in training. "
-    "Calibration: expected error of the likeliest emotion, Brier score and KL divergence (in nats) to the raters' "
-    "shares, the last one also of training's mean shares. "
+    "Mean ± standard deviation over seeds, in a mean of folds also that over folds; in square brackets the 95% "
+    "interval over dialogues. Publ.: the published figure; diff.: ours minus it. Windows: tested ones, in brackets "
+    "those with one majority label, which weighted F1, macro F1 and accuracy are over; figures of fewer than "
+    f"{MIN_WINDOWS} of these, or of {MIN_DIALOGUES} dialogues, are left out. Bold: the best row of a role and test "
+    "split whose macro F1 is above that of both baselines. Precision, recall and F1 are as in the paper, means over "
+    "batches. One rater: the mean of the raters, each against the others. Commonest, looked up: weighted and macro F1 "
+    "of the commonest training label, and of the commonest one of the same sentence. Calibration: expected error, "
+    "Brier score and KL divergence (in nats) to the raters' shares, the last one also of training's mean shares. "
     f"{DIFFERENCES}"
 )
 
@@ -104,8 +102,7 @@ def summarise_folds(entries: pd.DataFrame, windows: Windows, published: pd.DataF
     whole = [result["overall"] for result in done.drop_duplicates("test")["result"]]
     whole = pd.DataFrame(whole, columns=[*COUNTS])
     n_folds = f"{len(tests)}" if is_whole else f"{len(by_fold)} of {len(tests)}"
-    place = {"test": f"mean of {n_folds} folds", "folds": len(by_fold)}
-    place = {"test": tests[0], "folds": 1} if len(tests) == 1 else place
+    place = {"test": tests[0] if len(tests) == 1 else f"mean of {n_folds} folds", "folds": len(by_fold)}
     counts = {"runs": len(done), "wanted": len(entries), **whole.astype(float).sum(min_count=1).rename(COUNTS)}
     columns |= mean[OTHER_COLUMNS].to_dict()
     if counts["single_label"] < MIN_WINDOWS or counts["dialogues"] < MIN_DIALOGUES:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import main
 from reports.runs import read_folders
 from sweeps.plan import command_line
 from training import ROOT
-from training.options import make_options
+from training.options import defaults
 from utils import lock_file
 
 FOLDER = "jobs"  # in SAVE_PATH: logs of the runs, <run_id>.log
@@ -43,10 +44,10 @@ def run_once(save_path: Path, run_id: str, argv: list[str]) -> int:
 
 def command_of(planned: Any, save_path: Path) -> list[str]:
     """The module and arguments that make a planned run."""
-    default = vars(make_options())
-    options = {name: value for name, value in vars(planned.options).items() if name in default and name != "given"}
-    changed = {name: value for name, value in options.items() if isinstance(value, Path) or value != default[name]}
-    return ["sweeps.jobs", str(save_path.absolute()), planned.run_id, *command_line(changed)]
+    options = vars(planned.options)
+    changed = {name: options[name] for name, value in defaults().items() if options[name] != value}
+    paths = {name: value for name, value in options.items() if isinstance(value, Path)}
+    return ["sweeps.jobs", str(save_path.absolute()), planned.run_id, *command_line(changed | paths)]
 
 
 def device_slots(n_jobs: int, gpu_id: str | None) -> list[dict[str, str]]:
@@ -59,8 +60,13 @@ def device_slots(n_jobs: int, gpu_id: str | None) -> list[dict[str, str]]:
     return [shared | {"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} for n in range(n_jobs)]
 
 
-def run_here(todo: pd.DataFrame, save_path: Path, slots: list[dict[str, str]]) -> None:
-    """Make planned runs, one at a time in each slot. Ctrl-C and SIGTERM end them and are raised again."""
+def run_here(todo: pd.DataFrame, save_path: Path, n_jobs: int, gpu_id: str | None) -> None:
+    """Make planned runs, `n_jobs` at once. Ctrl-C and SIGTERM end them and are raised again."""
+    if todo.empty:
+        return
+    (save_path / FOLDER).mkdir(parents=True, exist_ok=True)
+    print(f"{len(todo)} to make; {shutil.disk_usage(save_path).free / 1e9:.1f} GB of disk are free", flush=True)
+    slots = device_slots(min(n_jobs, len(todo)), gpu_id)
     waiting, running = [*todo.itertuples()], {}  # the latter by slot
     with tqdm(total=len(todo), desc="runs", unit="run") as bar:
         try:
@@ -87,8 +93,7 @@ def run_here(todo: pd.DataFrame, save_path: Path, slots: list[dict[str, str]]) -
 
 def start(planned: Any, save_path: Path, environment: dict[str, str]) -> subprocess.Popen:
     """Start the process of a planned run, which writes to the run's log."""
-    own = getattr(planned, "command", None) or command_of(planned, save_path)
-    command = [sys.executable, "-m", *own]
+    command = [sys.executable, "-m", *(getattr(planned, "command", None) or command_of(planned, save_path))]
     with log_of(save_path, planned.run_id).open("ab") as log:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
 

@@ -6,13 +6,12 @@ import argparse
 import itertools
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from constants import ROLES
 from corpora.corpus import KEMDY19, KEMDY20, Corpus, corpus_of
 from corpora.sessions import format_sessions, training_sessions
 from corpora.utterances import read_utterances
@@ -38,12 +37,7 @@ class Table:
     folds: tuple[Fold, ...] = (KEMDY19.tuning_fold,)
     by_role: dict[str, Options] = field(default_factory=dict)  # of all rows of one role
     seeds: int = 1  # unless the user gives another number
-    baseline: str | Mapping[str, str] | None = None  # that a row is compared with: of all others, or by the row's name
-
-    def baseline_of(self, row: str) -> str | None:
-        """The row that a row is compared with in the report."""
-        named = self.baseline.get(row) if isinstance(self.baseline, Mapping) else self.baseline
-        return None if named == row else named
+    baselines: Mapping[str, str] = field(default_factory=dict)  # by the row's name, the row that it is compared with
 
 
 CLASS_BALANCED = {"loss": "cbloss", "lam": 0.9}
@@ -67,42 +61,31 @@ TABLES = {  # published, of KEMDy19; each option that one of them sets has its d
     "modality": Table("Single modalities", {"audio": {"modality": "audio"}, "text": {"modality": "text"}}),
     "backbone": Table("LSTM against GRU", {"lstm": {}, "gru": {"backbone": "gru"}}),
 }
-TABLES_KEMDY20 = {"KEMDy20": Table("Five folds of KEMDy20", {"default": {}}, folds=KEMDY20.folds)}
 BEYOND = "beyond"  # what each option beyond MATE is worth, on any corpus's own folds
 DATA_SIZE = "data_size"  # what more training sessions are worth, see `data_size_table`
-NAMED = ("beyond", "data_size", "finetuned")  # of any corpus; they must be named
-ANEW = {"bn_statistics": "train"}
-BEYOND_TABLE = Table(
-    "Beyond MATE",
-    {
-        "MATE": ANEW,
-        "running statistics": {},  # as published
-        "speakers": ANEW | {"speakers": True},
-        "ccc": ANEW | {"affect_loss": "ccc"},
-        "encoder": ANEW | {"audio": "encoder"},
-        "all": ANEW | {"speakers": True, "affect_loss": "ccc", "audio": "encoder"},
-        "text alone": ANEW | {"modality": "text"},
-        "encoder alone": ANEW | {"modality": "audio", "audio": "encoder"},
-    },
-    seeds=3,
-    baseline="MATE",
-)
 FINETUNED = "finetuned"  # what encoders that have learnt from the training sessions are worth
+NAMED = (BEYOND, DATA_SIZE, FINETUNED)  # of any corpus; they must be named
+ANEW = {"bn_statistics": "train"}
+BEYOND_ROWS = {
+    "MATE": ANEW,
+    "running statistics": {},  # as published
+    "speakers": ANEW | {"speakers": True},
+    "ccc": ANEW | {"affect_loss": "ccc"},
+    "encoder": ANEW | {"audio": "encoder"},
+    "all": ANEW | {"speakers": True, "affect_loss": "ccc", "audio": "encoder"},
+    "text alone": ANEW | {"modality": "text"},
+    "encoder alone": ANEW | {"modality": "audio", "audio": "encoder"},
+}
 FROZEN = {
     "text": {"modality": "text"},
     "speech": {"modality": "audio", "audio": "encoder"},
     "both": {"audio": "encoder"},
 }
 FROZEN = {name: ANEW | {"speakers": True} | options for name, options in FROZEN.items()}
-FINETUNED_TABLE = Table(
-    "Fine-tuned encoders",
-    {f"{name} {how}": options for name, options in FROZEN.items() for how in ("frozen", "fine-tuned")},
-    seeds=3,
-    baseline={f"{name} fine-tuned": f"{name} frozen" for name in FROZEN},
-)
+FINETUNED_ROWS = {f"{name} {how}": options for name, options in FROZEN.items() for how in ("frozen", "fine-tuned")}
 GRID = "grid"  # the table of --grid
 FOLDS = "folds"  # of a corpus of anybody's own
-NAMES = (*TABLES, *TABLES_KEMDY20, FOLDS, *NAMED)
+NAMES = (*TABLES, KEMDY20.name, FOLDS, *NAMED)
 NEXT = "next"  # as --valid_split: each fold is validated on the one after it, the last one on the first
 SET_BY_PLAN = {"SorL", "test_split", "seed", "resume", "test_only", "test_path", "no_test"}
 EPOCHS = 100  # of the published tables; main.py has 50 by default
@@ -111,12 +94,15 @@ UNDECIDED = {"seed", "precision", "compile"}  # may differ from the published ru
 
 def tables_of(corpus: Corpus) -> dict[str, Table]:
     """The tables that a corpus has, `NAMED` among them."""
-    own = {KEMDY19.name: TABLES, KEMDY20.name: TABLES_KEMDY20}.get(corpus.name, {})
-    if corpus.is_own:
-        own = {FOLDS: Table(f"{len(corpus.folds)} folds of {corpus.name}", {"default": {}}, folds=corpus.folds)}
-    of_folds = {BEYOND: BEYOND_TABLE, FINETUNED: FINETUNED_TABLE}
-    of_folds = {name: replace(table, folds=corpus.folds) for name, table in of_folds.items()}
-    return own | of_folds | {DATA_SIZE: data_size_table(corpus)}
+    folds = Table(f"{len(corpus.folds)} folds of {corpus.name}", {"default": {}}, corpus.folds)
+    own = TABLES if corpus is KEMDY19 else {FOLDS if corpus.is_own else corpus.name: folds}
+    to_mate = dict.fromkeys(BEYOND_ROWS, "MATE")
+    to_frozen = {f"{name} fine-tuned": f"{name} frozen" for name in FROZEN}
+    return own | {
+        BEYOND: Table("Beyond MATE", BEYOND_ROWS, corpus.folds, seeds=3, baselines=to_mate),
+        DATA_SIZE: data_size_table(corpus),
+        FINETUNED: Table("Fine-tuned encoders", FINETUNED_ROWS, corpus.folds, seeds=3, baselines=to_frozen),
+    }
 
 
 def data_size_table(corpus: Corpus) -> Table:
@@ -130,7 +116,8 @@ def data_size_table(corpus: Corpus) -> Table:
     order = sorted({*sum(corpus.folds, ())} - {*fold}, key=lambda session: (session in after, session))
     sizes = [max(1, len(order) * quarter // 4) for quarter in (1, 2, 3, 4)]
     rows = {count(size, "session"): {"train_split": sorted(order[:size])} for size in sizes}
-    return Table("Number of training sessions", rows, folds=(fold,), seeds=3, baseline=next(iter(rows)))
+    baselines = dict.fromkeys(rows, next(iter(rows)))
+    return Table("Number of training sessions", rows, folds=(fold,), seeds=3, baselines=baselines)
 
 
 def make_grid(axes: Mapping[str, Sequence[tuple[str, Any]]], folds: Sequence[Fold]) -> Table:
@@ -165,24 +152,16 @@ def plan_runs(
     tables: Mapping[str, Table],
     shared: argparse.Namespace,
     *,
-    roles: Sequence[str] = ROLES,
+    roles: Sequence[str],
     seeds: int | None = None,
     valid_split: Sequence[int] | str | None = None,
 ) -> pd.DataFrame:
     """The runs that tables need, in the order in which to make them; one that tables share is there for each of them.
 
-    Parameters
-    ----------
-    shared : options of all runs
-    seeds : runs of each; without it the tables' numbers
-    valid_split : sessions to validate on, or `NEXT`
-
-    Returns
-    -------
-    DataFrame with `table`, `title`, `row`, `baseline` (the row that this one is compared with), `role`, `test` (test
-    sessions as text), `seed`, `label`, `options` (a Namespace), `is_default` (whether the row sets no option), `unlike`
-    (see `other_settings`), `run_id` and `error`, because of which a run cannot be made: its id is then that of the
-    options alone.
+    `shared` are the options of all runs. Without `seeds` there are as many of each as its table has. The columns are
+    `table`, `title`, `row`, `baseline`, `role`, `test` (sessions as text), `seed`, `label`, `options` (a Namespace),
+    `is_default` (whether the row sets no option), `unlike` (see `other_settings`), `run_id`, and `error`, because of
+    which a run cannot be made: its id is then that of the options alone.
     """
     rows, known, after = [], {}, corpus_of(shared.data_path).next_fold  # `known` by `identify`
     for (name, table), role in itertools.product(tables.items(), roles):
@@ -199,7 +178,13 @@ def plan_runs(
                     continue
                 if row.endswith("fine-tuned"):
                     options = with_fine_tuned(options)
-            found = {"table": name, "title": table.title, "baseline": table.baseline_of(row), "row": row, "role": role}
+            found = {
+                "table": name,
+                "title": table.title,
+                "baseline": table.baselines.get(row),
+                "row": row,
+                "role": role,
+            }
             found |= {"test": format_sessions(fold), "seed": seed, "options": options}
             found["label"] = f"{role}, {row}, sessions {found['test']}, seed {seed}"
             found |= {"is_default": not changes and name != GRID, "unlike": other_settings(options, changes | own)}
@@ -235,16 +220,15 @@ def lacking_encoders(planned: pd.DataFrame, keep: bool) -> pd.DataFrame:
     rows = {}
     for options in planned.loc[planned["table"] == FINETUNED, "options"]:
         of_corpus = {name: vars(options)[name] for name in ("data_path", "audio_path", "gpu_id")}
-        for option, name in used_encoders(options).items():
-            is_there = has_embeddings(options.data_path, options.audio_path, ENCODERS[option], name)
-            if encoder_name(name) in rows or is_there:
+        for option, encoder in used_encoders(options).items():
+            name, argv = encoder_name(encoder), vars(options).get("made_by", {}).get(option)
+            if name in rows or has_embeddings(options.data_path, options.audio_path, ENCODERS[option], encoder):
                 continue
-            if argv := vars(options).get("made_by", {}).get(option):
+            command = ["preprocessing", *command_line(of_corpus | {option: encoder})]
+            if argv:
                 command = ["sweeps.encoders", *["keep"] * keep, *argv]
-            else:
-                command = ["preprocessing", *command_line(of_corpus | {option: name})]
-            label = {"table": FINETUNED, "label": f"encoder {encoder_name(name)}"}
-            rows[encoder_name(name)] = label | {"run_id": encoder_name(name).replace("/", "-"), "command": command}
+            label = {"table": FINETUNED, "label": f"encoder {name}"}
+            rows[name] = label | {"run_id": name.replace("/", "-"), "command": command}
     return pd.DataFrame(rows.values())
 
 

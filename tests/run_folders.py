@@ -10,11 +10,10 @@ from corpora.sessions import format_sessions, training_sessions
 from corpora.utterances import SHARES
 from metric import MAIN_FIGURES, PREDICTION_COLUMNS, PROBABILITIES, figures
 from reports.groups import figures_by_group
-from reports.predictions import write_predictions
 from reports.result import compute_result
 from training.options import make_options
 from training.record import make_record
-from utils import write_json
+from utils import write_csv, write_json
 
 BATCH = 64
 SESSIONS = range(1, 21)
@@ -63,7 +62,7 @@ def make_rows(sessions: list[int], skill: float, seed: int, dialogues: int = 4, 
 def write_run(folder: Path, rows: pd.DataFrame, data: dict | None = None, **options) -> Path:
     """The folder of a finished run on the whole of KEMDy19 with these rows; `data` replaces parts of its record."""
     folder.mkdir(parents=True)
-    write_predictions(folder / "predictions.csv", rows)
+    write_csv(folder / "predictions.csv", rows)
     result = compute_result(rows, "neutral", BATCH)
     write_json(folder / "result.json", result | {"groups": figures_by_group(rows, "neutral")})
     loss = 1.5 - options.get("seed", 0) / 10

@@ -13,7 +13,6 @@ from metric import HEADINGS, bootstrap, dialogue_sums
 from reports.compare import compare, compare_with_baseline, compute_comparison, conclude, format_intervals
 from reports.result import format_difference
 from reports.runs import read_windows
-from sweeps.plan import Table
 from utils import InputError
 
 FOLDS = {"1-4": [1, 2, 3, 4], "5-8": [5, 6, 7, 8]}
@@ -193,19 +192,18 @@ def test_rows_are_compared_with_the_baseline_on_what_both_have(pairs):
 def test_each_row_is_compared_with_its_own_baseline(pairs):
     """The rows are A, B and again A; the last one's baseline is B, that of A none."""
 
-    def differences(baseline: str | dict | None) -> pd.DataFrame:
+    def differences(baselines: dict[str, str]) -> pd.DataFrame:
         """The mean differences; shape = (rows with a baseline, 5)."""
-        table = Table("", {"A": {}, "B": {}, "C": {}}, baseline=baseline)
         runs = [
-            pairs[:4].assign(row=row, folder=pairs[run], baseline=table.baseline_of(row))
+            pairs[:4].assign(row=row, folder=pairs[run], baseline=baselines.get(row))
             for row, run in {"A": "a", "B": "b", "C": "a"}.items()
         ]
         found, notes = compare_with_baseline(pd.concat(runs, ignore_index=True), windows_of(pairs[:4]))
         assert notes == []
-        return found if baseline is None else found.pivot(index=["row", "from"], columns="figure", values="value")
+        return found if not baselines else found.pivot(index=["row", "from"], columns="figure", values="value")
 
-    assert differences(None).empty
-    of_all, of_each = differences("A"), differences({"B": "A", "C": "B"})
+    assert differences({}).empty
+    of_all, of_each = differences(dict.fromkeys("ABC", "A")), differences({"B": "A", "C": "B"})
     assert ([*of_all.index], [*of_each.index]) == ([("B", "A"), ("C", "A")], [("B", "A"), ("C", "B")])
     assert (of_all.loc[("C", "A")] == 0).all()
     np.testing.assert_allclose(of_each.loc[("C", "B")], -of_each.loc[("B", "A")])

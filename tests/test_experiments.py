@@ -53,7 +53,7 @@ def test_the_runs_of_data_size_are_trained_on_ever_more_sessions_and_validated_o
         table = tables_of(corpus)["data_size"]
         splits = [{*row["train_split"]} for row in table.rows.values()]
         assert [len(split) for split in splits] == sizes
-        assert table.baseline == f"{sizes[0]} sessions"  # which is there whatever --valid_split is
+        assert {*table.baselines.values()} == {f"{sizes[0]} sessions"}  # which is there whatever --valid_split is
         assert all(before < split for before, split in itertools.pairwise(splits))
         assert splits[-1] | {*table.folds[0]} == {*sum(corpus.folds, ())}
         assert not splits[2] & {*corpus.next_fold[table.folds[0]]}

@@ -59,7 +59,7 @@ def write(folder: Path, entries: pd.DataFrame, **settings) -> Path:
 
 
 GRID = {"lam": [("0.5", 0.5), ("0.6", 0.6)], "backbone": [("lstm", "lstm"), ("gru", "gru")]}
-BASELINE = Table("Beyond", {"MATE": {}, "all": {"speakers": True}}, folds=FOLDS[:2], seeds=2, baseline="MATE")
+BASELINE = Table("Beyond", {"MATE": {}, "all": {"speakers": True}}, folds=FOLDS[:2], seeds=2, baselines={"all": "MATE"})
 
 
 @pytest.fixture(scope="module")

@@ -25,10 +25,10 @@ from metric import (
 )
 from reports.groups import figures_by_group
 from reports.plots import plot_confusion, plot_loss_curve
-from reports.predictions import look_up, predictions_table, read_predictions, write_predictions
+from reports.predictions import look_up, predictions_table, read_predictions
 from reports.result import format_interval, judge, result_of_test, result_text, verdict_text
 from reports.run_files import write_run_page, write_test
-from utils import InputError, read_json
+from utils import InputError, read_json, write_csv
 
 TRAINING = make_utterances((9,))
 
@@ -60,7 +60,7 @@ def test_predictions_hold_no_formula_but_their_numbers_and_are_read_as_they_were
     path, n = tmp_path / "predictions.csv", len(FORMULAS)
     rows = rows.assign(start=-1.5)
     rows.loc[: n - 1, "text"], rows.loc[0, "speaker"] = FORMULAS, "=A1"
-    write_predictions(path, rows)
+    write_csv(path, rows)
     content = path.read_bytes()
     assert content.startswith("\ufeffsegment_id,".encode())
     written = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -81,7 +81,7 @@ def test_predictions_are_read_with_the_figures_of_those_that_were_written(tmp_pa
     rows = predictions_table(table, range(len(table)), make_arrays(table), TRAINING)
     expected = figures_by_group(rows, "neutral")
     assert {"length", "raters who agree"} <= {*expected}
-    write_predictions(tmp_path / "predictions.csv", rows)
+    write_csv(tmp_path / "predictions.csv", rows)
     for found in (pd.read_csv(tmp_path / "predictions.csv"), read_predictions(tmp_path / "predictions.csv")):
         assert [*found] == [*PREDICTION_COLUMNS, "scripted", "seen", "lookup", *SHARES]
         assert figures_by_group(found, "neutral") == expected
@@ -100,7 +100,7 @@ def test_damaged_predictions_are_one_line_that_names_the_row(tmp_path, rows, col
     path = tmp_path / "predictions.csv"
     with pytest.raises(InputError, match=r"predictions\.csv: "):
         read_predictions(path)
-    write_predictions(path, rows)
+    write_csv(path, rows)
     table = pd.read_csv(path, dtype=str)
     table.loc[4, column or "p_sad"] = value
     table[[name for name in table if column or name != "p_sad"]].to_csv(path, index=False)
@@ -131,7 +131,7 @@ def written(folder, rows, options, table=None, **facts):
     """The content of `result.json` of a test of `rows` whose files are written into `folder`."""
     table = make_utterances((1, 2, 3)) if table is None else table
     result = result_of_test(rows, options, table, TRAINING)
-    result |= {"epoch": None, "warnings": [], "batch_norm": None} | facts
+    result |= {"epoch": None, "encoders": [], "warnings": [], "batch_norm": None} | facts
     write_test(folder, rows, options, result)
     return result
 
