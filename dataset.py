@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from constants import OTHER_SPEAKER, PADDING, SAME_SPEAKER
-from corpora.utterances import majority, shares
+from corpora.tables import multi_hot
+from corpora.utterances import shares
 from features.encoders import load_stored, load_text
 from features.log_mel import LogMels, load_log_mels, use_one_thread
 from utils import InputError
@@ -124,10 +125,6 @@ class Batch(NamedTuple):
         """The same on `device`; copies to a CUDA GPU go through pinned memory, so that nothing waits for them."""
 
         def move(t: Tensor) -> Tensor:
-            # In torch 2.11 an Apple GPU takes wrong values of memory that is freed while it is copied (pytorch#139550),
-            # and wrong gradients of channels-last batch norm (pytorch#175189)
-            if device.type == "mps":
-                return t.contiguous().to(device)
             if device.type == "cuda" and t.device.type == "cpu":
                 return t.pin_memory().to(device, non_blocking=True)
             return t.to(device)
@@ -169,7 +166,7 @@ class WindowDataset:
         self.labels: list[Tensor | None] = [None, None, None]
         if "emotion" in table:
             rows = table.iloc[self.targets]
-            self.majority = majority(rows)
+            self.majority = multi_hot(rows["emotion"]).to_numpy(np.float32)
             self.class_counts = self.majority.sum(axis=0).astype(np.int64)
             # Every emotion is drawn about as often: by 1 / its count, the mean over labels that tie
             inverse = 1 / np.maximum(self.class_counts, 1)

@@ -114,7 +114,7 @@ def choose_device(gpu_id: str | None) -> torch.device:
     """The device of `--gpu_id`, of several processes one each; Trainer, which takes all GPUs, sees only this one."""
     if devices.n_processes() > 1 and gpu_id != "cpu" and torch.cuda.is_available():
         return devices.pick_device(os.environ["LOCAL_RANK"])
-    if gpu_id in ("cpu", "mps"):
+    if gpu_id == "cpu":
         return devices.pick_device(gpu_id)
     n, seen = int(gpu_id or 0), os.environ.get("CUDA_VISIBLE_DEVICES")
     os.environ["CUDA_VISIBLE_DEVICES"] = str(n) if seen is None else ",".join(seen.split(",")[n : n + 1])

@@ -151,7 +151,7 @@ def get_args_parser() -> ArgumentParser:
     text = "hub name or folder of the sentence encoder (the one that the runs were trained with)"
     add("--text_model", metavar="NAME", help=text)
     add("--audio_model", metavar="NAME", help="the same of the speech encoder, for runs with --audio encoder")
-    add("--gpu_id", type=gpu, help="number of a GPU, cpu or mps (default: the first CUDA GPU, or the CPU)")
+    add("--gpu_id", type=gpu, help="number of a GPU, or cpu (default: the first CUDA GPU, or the CPU)")
     return parser
 
 

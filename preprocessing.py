@@ -32,37 +32,29 @@ from features.encoders import save_encoder_embeddings
 from features.speech_encoder import load_speech_encoder
 from features.text import KOBERT, TextEncoder, load_text_encoder
 from training.devices import pick_device, set_switches
-from training.options import ArgumentParser, file_path, gpu, number
+from training.options import ArgumentParser, file_path, gpu
 from utils import InputError, atomic_write, digest_file, lock_folder, run_command, write_csv, write_json
 
 Tables = dict[str, pd.DataFrame]  # by file name: annotation.csv with all rows, then df_<role>.csv of each role
-Content = tuple[Tables, dict[str, str], pd.DataFrame]  # of a corpus: tables, cleaned transcripts by id, problems
 
 
 def preprocess(args: argparse.Namespace, folder: Path) -> str:
     """Write into `folder` the files of the raw corpus in `args.data_path`, and return a summary to print.
 
     They are `annotation.csv`, `df_<role>.csv`, `problems.csv`, `embedding_<dimension>.npy` and `corpus.json`; `args`
-    are the options of `get_args_parser`.
-
-    Raises
-    ------
-    InputError : a corpus or the text model cannot be used, a file exists already and `overwrite` is not set, or with
-        `strict` there is any fault but another spelling of a label; nothing is written then
+    are the options of `get_args_parser`. Raises `InputError` where a corpus or the text model cannot be used, a file
+    exists already and `overwrite` is not set, or with `strict` there is any fault but another spelling of a label;
+    nothing is written then.
     """
     corpus = corpus_in(args.data_path)
     print(f"{args.data_path}: {corpus.name}", flush=True)
     encoder = load_text_encoder(args.text_model or KOBERT, pick_device(args.gpu_id))
-    if args.text_dim not in (None, encoder.dim):
-        raise InputError(
-            f"--text_dim {args.text_dim}: {encoder.description['name']} gives embeddings of {encoder.dim} values"
-        )
-    refuse_folder(folder, args, encoder.dim)
+    refuse_folder(folder, args, *encoder.shape)
     tables, transcripts, problems = read_corpus(corpus, args.data_path, args.audio_path)
     report_faults(problems, args.strict)
     folder.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder, "pre-processing"):
-        vectors = encoder.embed([*transcripts.values()], args.batch_size, progress=True)
+        vectors = encoder.embed([*transcripts.values()], progress=True)
         embeddings = {f"{segment}.txt": vector for segment, vector in zip(transcripts, vectors, strict=True)}
         is_elsewhere = args.data_path.resolve() != folder.resolve()
         about = {
@@ -86,12 +78,12 @@ def preprocess(args: argparse.Namespace, folder: Path) -> str:
 # Reading
 
 
-def read_corpus(corpus: Corpus, data_path: Path, audio_path: Path | None) -> Content:
-    """Read the tables and the transcripts of a raw corpus and check its wavs.
+def read_corpus(
+    corpus: Corpus, data_path: Path, audio_path: Path | None
+) -> tuple[Tables, dict[str, str], pd.DataFrame]:
+    """The tables, the cleaned transcripts by id, and the problems of a raw corpus and its wavs.
 
-    Raises
-    ------
-    InputError : a table cannot be used, no transcript can be read, or there is no folder `audio_path`
+    Raises `InputError` where a table cannot be used, no transcript can be read, or there is no folder `audio_path`.
     """
     if audio_path is not None and not audio_path.is_dir():
         raise InputError(f"--audio_path {audio_path}: no such folder")
@@ -120,10 +112,8 @@ def report_faults(problems: pd.DataFrame, strict: bool) -> None:
     faults = problems[problems["what"] != OTHER_SPELLING]
     if strict and len(faults):
         first = faults.iloc[0]
-        raise InputError(
-            f"--strict: {problem_text(first)}: {first['what']}; faults in all: {len(faults)}, which problems.csv lists "
-            "without --strict"
-        )
+        todo = f"faults in all: {len(faults)}, which problems.csv lists without --strict"
+        raise InputError(f"--strict: {problem_text(first)}: {first['what']}; {todo}")
     warn_of_problems(problems)
 
 
@@ -151,7 +141,7 @@ def write_files(folder: Path, tables: Tables, embeddings: dict, encoder: TextEnc
         else:  # as published, for other programs
             with atomic_write(folder / name) as file:
                 table.to_csv(file, index=False)
-    name = f"embedding_{encoder.dim}.npy"
+    name = f"embedding_{encoder.shape[0]}.npy"
     save_embeddings(folder / name, embeddings)
     text_models[name] = {**encoder.description, "sha256": digest_file(folder / name)}
     files = {name: digest_file(folder / name) for name in (name, *tables)}
@@ -191,10 +181,8 @@ def get_args_parser() -> ArgumentParser:
         f"text encoder, a hub name or a folder ({KOBERT}); with tables there already its embeddings are added to others"
     )
     add("--text_model", metavar="NAME", help=text)
-    add("--text_dim", type=number(int, 1), help="length of its embeddings (whatever it gives)")
-    add("--batch_size", type=number(int, 1), default=64, help="sentences at once (%(default)s)")
     add("--audio_model", metavar="NAME", help="speech encoder, whose embeddings are computed too")
-    add("--gpu_id", type=gpu, help="a GPU's number, cpu or mps (the first CUDA GPU, or the CPU)")
+    add("--gpu_id", type=gpu, help="a GPU's number, or cpu (the first CUDA GPU, or the CPU)")
     add("--overwrite", action="store_true", help="replace files that an earlier run made")
     add("--strict", action="store_true", help="stop at any fault; a label in another spelling is none")
     return parser

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,8 @@ from utils import InputError, read_json
 
 CORPUS_FILE = "corpus.json"
 MARKER = "synthetic.json"  # data/make_sample.py leaves it in a corpus of computer speech
-RELEASE = re.compile(r"v(\d+)[_.](\d+)", re.IGNORECASE)  # in the name of a corpus's folder, such as KEMDy19_v1_3
-KINDS = {
-    "corpus": str,
-    "version": str,
-    "synthetic": bool,
-    "raw": str | None,
-    "audio_path": str | None,
-    "text_models": dict,
-    "files": dict,
-}
+KINDS = {"corpus": str, "version": str, "synthetic": bool, "raw": str | None, "audio_path": str | None}
+KINDS |= {"text_models": dict, "files": dict}
 
 
 def read_corpus_json(data_path: Path) -> dict[str, Any] | None:
@@ -28,11 +19,8 @@ def read_corpus_json(data_path: Path) -> dict[str, Any] | None:
 
     `corpus`, `version`, `synthetic`; `raw`: the raw folder, None if it is the same; `audio_path`: of the wavs, if
     --audio_path was given; `text_models`: embedding file -> `features.text.describe` and its sha256; `files`:
-    name -> SHA-256. Of a manifest also `sessions`.
-
-    Raises
-    ------
-    InputError : it is damaged, or an earlier version of this program wrote it
+    name -> SHA-256. Of a manifest also `sessions`. Raises `InputError` where it is damaged, or an earlier version of
+    this program wrote it.
     """
     path = data_path / CORPUS_FILE
     if not path.exists():
@@ -40,10 +28,8 @@ def read_corpus_json(data_path: Path) -> dict[str, Any] | None:
     content = read_json(path)
     bad = [name for name, kind in KINDS.items() if not isinstance(content.get(name), kind)]
     if bad:
-        raise InputError(
-            f"{path}: {bad[0]} is {content.get(bad[0])!r}, so it is damaged or written by an earlier version; run "
-            "preprocessing.py again with --overwrite"
-        )
+        found = f"{bad[0]} is {content.get(bad[0])!r}, as after damage or of an earlier version"
+        raise InputError(f"{path}: {found}; run preprocessing.py again with --overwrite")
     return content
 
 
@@ -53,14 +39,9 @@ def is_synthetic(data_path: Path) -> bool:
 
 
 def corpus_version(data_path: Path) -> str:
-    """Which copy of a corpus a raw folder holds: `1.3` where its name says so, else a digest of its tables.
-
-    The sample's is the seed that it was made with.
-    """
+    """Which copy of a corpus a raw folder holds: a digest of its tables, or the seed that the sample was made with."""
     if is_synthetic(data_path):
         return f"sample, seed {read_json(data_path / MARKER).get('seed')}"
-    if release := RELEASE.search(data_path.resolve().name):
-        return ".".join(release.groups())
     content = hashlib.sha256()
     own = [path for path in (data_path / "manifest.csv", data_path / "labels.csv") if path.is_file()]
     for path in own or sorted((data_path / "annotation").glob("*.[cC][sS][vV]")):

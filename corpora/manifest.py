@@ -59,7 +59,12 @@ def read_manifest(data_path: Path, audio_path: Path | None) -> tuple[pd.DataFram
         problems = pd.concat([problems, row_problems(rows[said == ""], what, rows["text"].map(repr), done)])
         rows["text"] = said
     if (rows["wav"] != "").any():
-        problems = pd.concat([problems, _problems_of_wavs(rows, audio_path or data_path)])
+        ids, folder = rows["Segment ID"], audio_path or data_path
+        wavs = {segment: folder / wav for segment, wav in zip(ids, rows["wav"], strict=True)}
+        parts = rows[["first", "last", "channel"]].replace("", "0").astype(float).to_numpy()
+        of_wavs = file_problems(folder, wav_problems(wavs, ids, folder, dict(zip(ids, parts, strict=True))))
+        row_of_id = of_wavs["id"].map(rows.set_index("Segment ID")["row"])
+        problems = pd.concat([problems, of_wavs.assign(file=MANIFEST, row=row_of_id)])
     rows["dialogue"] = rows["dialogue"].where(rows["dialogue"] != "", rows["Segment ID"])
     if rows.groupby("dialogue")["session"].nunique().max() > 1:  # names that each session has
         rows["dialogue"] = rows["session"] + "_" + rows["dialogue"]
@@ -148,15 +153,6 @@ def number_sessions(rows: pd.DataFrame) -> tuple[np.ndarray, str]:
         return numbers, ""
     groups, names = ("speakers", linked) if linked.any() else ("dialogues", rows["dialogue"])
     return pd.factorize(names)[0] % N_GROUPS + 1, f" (a session is a group of {groups})"
-
-
-def _problems_of_wavs(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Wavs that cannot be used, and times and channels that they lack."""
-    ids = rows["Segment ID"]
-    paths = {segment: folder / wav for segment, wav in zip(ids, rows["wav"], strict=True)}
-    parts = rows[["first", "last", "channel"]].replace("", "0").astype(float).to_numpy()
-    problems = file_problems(folder, wav_problems(paths, ids, folder, dict(zip(ids, parts, strict=True))))
-    return problems.assign(file=MANIFEST, row=problems["id"].map(rows.set_index("Segment ID")["row"]))
 
 
 def write_parts(rows: pd.DataFrame, problems: pd.DataFrame, folder: Path, out: Path) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 from constants import AFFECT_RANGE, EMOTIONS, ROLES
 from corpora.corpus import corpus_of, parts_of_ids
 from corpora.corpus_json import read_corpus_json
-from corpora.tables import RATING_COLUMNS, VOTE_COUNTS, VOTES, count_votes, multi_hot, read_emotions
+from corpora.tables import RATING_COLUMNS, VOTE_COUNTS, VOTES, count_votes, read_emotions
 from utils import InputError, decode
 
 LABEL_COLUMNS = ("Segment ID", "Emotion", "Arousal", "Valence")
@@ -125,11 +125,6 @@ def _read_labels(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
     of_each = [name for name in RATING_COLUMNS if name.startswith(("Arousal.", "Valence.")) and name in cells]
     ratings = cells[of_each].apply(pd.to_numeric, errors="coerce").astype("float32")
     return labels.join(ratings)
-
-
-def majority(table: pd.DataFrame) -> np.ndarray:
-    """Majority label(s) of rows of `read_utterances`, multi-hot float32, shape = (N, 7)."""
-    return multi_hot(table["emotion"]).to_numpy(np.float32)
 
 
 def shares(table: pd.DataFrame) -> np.ndarray:

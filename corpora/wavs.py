@@ -173,8 +173,6 @@ def open_sound(path: Path) -> Iterator[tuple[soundfile.SoundFile, float]]:
             yield file, announced
     except (OSError, av.FFmpegError, soundfile.SoundFileError, ValueError) as error:
         reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
-        if path.is_symlink() and not path.exists():
-            reason = "a link whose target is missing"
         raise InputError(f"{path}: not readable as sound ({reason})") from error
 
 

@@ -91,10 +91,9 @@ def load_embeddings(path: Path, text_dim: int) -> dict[str, np.ndarray]:
     vectors = {}
     for key, array in arrays:
         vector = getattr(array, "value", None)
-        if not isinstance(key, str):
-            raise InputError(f"{path}: a key is a {type(key).__name__}, expected '<segment id>.txt'")
-        if not isinstance(vector, np.ndarray) or not is_embedding(vector, text_dim):
-            found = f"{vector.size} numbers" if isinstance(vector, np.ndarray) else type(array).__name__
-            raise InputError(f"{path}: {key} ({found}), expected {text_dim} up to {MAX_VALUE:.0e} (--text_dim)")
+        if not (isinstance(key, str) and isinstance(vector, np.ndarray) and is_embedding(vector, text_dim)):
+            found = f"{key!r} with {getattr(vector, 'size', 'no')} numbers"
+            expected = f"'<segment id>.txt' with {text_dim} up to {MAX_VALUE:.0e} (--text_dim)"
+            raise InputError(f"{path}: {found}, expected {expected}")
         vectors[key] = vector.astype(np.float32)
     return vectors

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,10 +23,6 @@ from corpora.utterances import read_utterances
 from features.embeddings import load_embeddings
 from features.store import FeatureStore, open_features, wavs_and_hashes
 from utils import InputError, expand_home
-
-if TYPE_CHECKING:  # training does not need transformers
-    from features.speech_encoder import SpeechEncoder
-    from features.text import TextEncoder
 
 EXAMPLES = {"text": "klue/roberta-base", "speech": "team-lucid/hubert-base-korean"}  # on the Hugging Face hub
 OPTIONS = {"text": "--text_model", "speech": "--audio_model"}
@@ -40,8 +36,8 @@ def encoder_name(name_or_folder: str) -> str:
     return folder.resolve().name if folder.is_dir() else name_or_folder
 
 
-def save_encoder_embeddings(data_path: Path, audio_path: Path | None, encoder: TextEncoder | SpeechEncoder) -> str:
-    """Compute the embeddings that a pre-processed folder lacks; return a line that says what it then has.
+def save_encoder_embeddings(data_path: Path, audio_path: Path | None, encoder: Any) -> str:
+    """Compute the embeddings of a `TextEncoder` or `SpeechEncoder` that a folder lacks; a line says what it then has.
 
     Raises `InputError` if there is no text or wav, or the folder holds embeddings of another encoder of this name.
     """
@@ -51,10 +47,8 @@ def save_encoder_embeddings(data_path: Path, audio_path: Path | None, encoder: T
     table = all_utterances(data_path)
     for other in encoders_of(data_path, kind):
         if other["name"] == about["name"] and other != about:
-            raise InputError(
-                f"{_folder(data_path, kind, other)}: of another encoder called {about['name']}, by which name runs "
-                "know it: rename the folder of this encoder, or remove those embeddings if no run needs them"
-            )
+            todo = "rename the folder of this encoder, or remove those embeddings"
+            raise InputError(f"{_folder(data_path, kind, other)}: of another encoder called {about['name']}; {todo}")
     if kind == "text" and not table["text"].any():
         raise InputError(f"{data_path}: its tables have no text, of which embeddings could be computed")
     store = _open_store(data_path, audio_path, kind, about, table)
@@ -111,11 +105,8 @@ def find_encoder(data_path: Path, kind: str, name: str | None = None) -> About:
     found = [about for about in known if wanted in (None, about["name"])]
     if len(found) != 1:
         names = ", ".join(about["name"] for about in known) or "no encoder"
-        raise InputError(
-            f"{data_path}/features: {kind} embeddings of {names}, expected of {wanted or 'one'}: compute them with "
-            f"preprocessing.py --data_path {data_path} {OPTIONS[kind]} {name or EXAMPLES[kind]}, or name one that is "
-            "there"
-        )
+        todo = f"preprocessing.py --data_path {data_path} {OPTIONS[kind]} {name or EXAMPLES[kind]} computes them"
+        raise InputError(f"{data_path}/features: {kind} embeddings of {names}, expected of {wanted or 'one'}; {todo}")
     return found[0]
 
 
@@ -141,10 +132,8 @@ def load_stored(
     about = find_encoder(data_path, kind, name)
     store = _open_store(data_path, audio_path, kind, about, table)
     if segment := store.first_lacking():
-        raise InputError(
-            f"{store.folder}: lacks the embedding of {segment}, whose {'text' if kind == 'text' else 'wav'} is new or "
-            f"changed; compute it with preprocessing.py --data_path {data_path} {OPTIONS[kind]} {about['name']}"
-        )
+        todo = f"preprocessing.py --data_path {data_path} {OPTIONS[kind]} {about['name']} computes it"
+        raise InputError(f"{store.folder}: lacks the embedding of {segment}, which is new or has changed; {todo}")
     embeddings = torch.zeros(len(table), *about["shape"], dtype=DTYPES[kind])
     for row, found in zip(embeddings, store, strict=True):
         if found is not None:

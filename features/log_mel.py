@@ -7,7 +7,7 @@ import math
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -87,16 +87,6 @@ def on_all_cores(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterat
         yield from pool.map(function, items)
 
 
-def compute_log_mels(paths: Sequence[Path], sr: int) -> Iterator[Tensor | InputError]:
-    """`log_mel` of each wav, on all cores; the error of a wav that cannot be used."""
-
-    def compute(path: Path) -> Tensor | InputError:
-        wave = try_to_read(path, sr)
-        return wave if isinstance(wave, InputError) else log_mel(wave, sr)
-
-    return on_all_cores(compute, paths)
-
-
 class LogMels:
     """Log-mels of N utterances: all frames in one tensor, standardised when a batch is made.
 
@@ -173,9 +163,14 @@ def load_log_mels(
     data_path: Path, audio_path: Path | None, sr: int, table: pd.DataFrame
 ) -> tuple[LogMels, FeatureStore]:
     """Log-mels of a table's utterances, computed once per corpus, and the store that holds them."""
+
+    def compute(path: Path) -> Tensor | InputError:
+        wave = try_to_read(path, sr)
+        return wave if isinstance(wave, InputError) else log_mel(wave, sr)
+
     constants = (N_FFT, HOP_LENGTH, N_MELS, F_MIN, F_MAX, POWER_FLOOR, MAX_SECONDS)
     settings = {"sr": sr, "constants": constants, "code": CODE}
     folder, wavs = data_path / "features" / f"log_mel-{sr}", wavs_and_hashes(data_path, audio_path, table)
     store = FeatureStore(folder, settings, table, *wavs)
-    store.fill(partial(compute_log_mels, sr=sr), "log-mels")
+    store.fill(partial(on_all_cores, compute), "log-mels")
     return LogMels(store, sr), store

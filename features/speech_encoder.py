@@ -17,7 +17,7 @@ from torch import Tensor
 
 from features.encoders import EXAMPLES
 from features.store import try_to_read
-from features.text import describe, fingerprint, load_model, loading
+from features.text import describe, load_model, loading
 from utils import InputError, expand_home
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -38,13 +38,11 @@ class SpeechEncoder:
     kind = "speech"
 
     def __init__(self, name: str, model: transformers.PreTrainedModel, extractor: object) -> None:
-        self.extractor, config = extractor, model.config
-        self.is_whisper = config.model_type == "whisper"
+        self.is_whisper = model.config.model_type == "whisper"
         self.model = (model.get_encoder() if self.is_whisper else model).eval()
+        self.extractor, self.rate, config = extractor, extractor.sampling_rate, self.model.config
         self.shape = (config.num_hidden_layers + 1, config.hidden_size)
-        self.rate = extractor.sampling_rate
-        settings = _settings(self.model.config, extractor)
-        self.description = describe(name, config, fingerprint(settings, self.model, UNUSED))
+        self.description = describe(name, self.model, _settings(config, extractor), UNUSED)
         self.max_samples = extractor.n_samples if self.is_whisper else MAX_PART_SECONDS * self.rate
         self.min_samples = 1 if self.is_whisper else FIRST_FRAME
 

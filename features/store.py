@@ -44,9 +44,7 @@ def open_features(path: Path) -> Any | None:
         return None
 
 
-def wavs_and_hashes(
-    data_path: Path, audio_path: Path | None, table: pd.DataFrame
-) -> tuple[dict[str, Path], dict[str, str]]:
+def wavs_and_hashes(data_path: Path, audio_path: Path | None, table: pd.DataFrame) -> tuple[dict, dict]:
     """`sources` and `hashes` of a `FeatureStore` of what is computed from wavs."""
     wavs = find_wavs(data_path, audio_path)
     return wavs, hash_wavs(data_path, wavs, table["id"])
@@ -63,14 +61,7 @@ class FeatureStore:
     faults : by id why a wav cannot be used
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        settings: Mapping[str, Any],
-        table: pd.DataFrame,
-        sources: Mapping[str, Path | str],
-        hashes: Mapping[str, str],
-    ) -> None:
+    def __init__(self, folder: Path, settings: dict, table: pd.DataFrame, sources: Mapping, hashes: Mapping) -> None:
         self.folder, self.settings = folder, json.dumps(settings, sort_keys=True)
         self.rows = [*zip(table["session"], table["id"], strict=True)]
         self.sources, self.hashes = sources, hashes

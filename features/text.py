@@ -13,10 +13,9 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import huggingface_hub
 import numpy as np
@@ -32,6 +31,7 @@ from utils import InputError, expand_home, first_line
 KOBERT = "skt/kobert-base-v1"
 VOCABULARY = "spiece.model"
 FILES = (".safetensors", ".bin", ".model", ".json", ".txt")  # of weights and tokenizers
+UNUSED = ("pooler.",)  # how names of weights begin that embeddings do not depend on
 MAX_TOKENS = 512  # positions of the encoder; of a longer sentence only the first 510 pieces are used
 WARN_UNKNOWN, REFUSE_UNKNOWN = 0.02, 0.2  # shares of the pieces of all sentences that the tokenizer does not know
 
@@ -58,10 +58,8 @@ def loading(name_or_folder: str, what: str, example: str) -> Iterator[None]:
         yield
     except Exception as error:  # readers raise almost anything for damaged files and other models
         reason = first_line(error, *(path for path in sorted(folder.glob("*.*")) if path.suffix in FILES))
-        raise InputError(
-            f"{what} {name_or_folder}: cannot be loaded ({reason}); expected the whole folder of an encoder, or a name "
-            f"on the hub such as {example}. Without a network pass a folder of 'hf download NAME --local-dir FOLDER'"
-        ) from error
+        expected = f"a name on the hub such as {example}, or its folder by 'hf download NAME --local-dir FOLDER'"
+        raise InputError(f"{what} {name_or_folder}: cannot be loaded ({reason}); expected {expected}") from error
 
 
 def load_model(name_or_folder: str, unused: tuple[str, ...], **hub: Any) -> transformers.PreTrainedModel:
@@ -83,32 +81,24 @@ def load_model(name_or_folder: str, unused: tuple[str, ...], **hub: Any) -> tran
     return model
 
 
-def fingerprint(content: bytes, model: torch.nn.Module, unused: tuple[str, ...]) -> str:
-    """SHA-256 of what embeddings depend on besides their input: `content` (settings or tokenizer) and the weights.
-
-    Weights whose names begin with `unused` do not count (see `load_model`).
-    """
-    digest = hashlib.sha256(content)
-    for name, tensor in model.state_dict().items():
-        if not name.startswith(unused):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().data)
-    return digest.hexdigest()
-
-
-def describe(name: str, config: transformers.PretrainedConfig, fingerprint: str) -> dict[str, Any]:
+def describe(name: str, model: transformers.PreTrainedModel, content: bytes, unused: tuple[str, ...]) -> dict[str, Any]:
     """What is recorded of an encoder: `name` as it was given, `fingerprint`, and what its configuration says.
 
-    These are `revision`, the hub's commit (None of a folder), `random`, whether its weights were never trained, and
-    `learnt_sessions`, sessions by corpus, if finetune.py made it; None where it says nothing.
+    The fingerprint is the SHA-256 of what embeddings depend on besides their input: `content` (settings or tokenizer)
+    and the weights but for `unused` (see `load_model`). The others are `revision`, the hub's commit (None of a folder),
+    `random`, whether its weights were never trained, and `learnt_sessions`, sessions by corpus, if finetune.py made it.
     """
-    about = {"name": name, "revision": getattr(config, "_commit_hash", None), "fingerprint": fingerprint}
-    about["random"] = getattr(config, "random_weights", None)
-    return about | {LEARNT: getattr(config, LEARNT, None)}
+    digest = hashlib.sha256(content)
+    for weight, tensor in model.state_dict().items():
+        if not weight.startswith(unused):
+            digest.update(weight.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().data)
+    said = {"revision": "_commit_hash", "random": "random_weights", LEARNT: LEARNT}  # None where it says nothing
+    said = {key: getattr(model.config, attribute, None) for key, attribute in said.items()}
+    return {"name": name, "fingerprint": digest.hexdigest(), **said}
 
 
-@dataclass(frozen=True)
-class Tokenizer:
+class Tokenizer(NamedTuple):
     encode: Callable[[str], list[int]]  # ids of a sentence, with the marks of its begin and end
     pad_id: int  # of padding
     unknown_id: int | None  # of what is not in the vocabulary
@@ -147,16 +137,15 @@ def own_tokenizer(name_or_folder: str, config: transformers.PretrainedConfig, **
 class TextEncoder:
     """A pretrained encoder with its tokenizer.
 
-    dim, shape : length of its sentence embeddings, and (dim,)
+    shape : (dim,) of a sentence embedding
     description : see `describe`
     """
 
     kind = "text"
 
     def __init__(self, name: str, tokenizer: Tokenizer, model: transformers.PreTrainedModel) -> None:
-        self.tokenizer, self.model, self.dim = tokenizer, model.eval(), model.config.hidden_size
-        self.shape = (self.dim,)
-        self.description = describe(name, model.config, fingerprint(tokenizer.content, model, ("pooler.",)))
+        self.tokenizer, self.model, self.shape = tokenizer, model.eval(), (model.config.hidden_size,)
+        self.description = describe(name, model, tokenizer.content, UNUSED)
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str], batch_size: int = 64, progress: bool = False) -> np.ndarray:
@@ -178,7 +167,7 @@ class TextEncoder:
             mask = mask[:, :, None].to(hidden.dtype)
             vectors = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
             found |= zip(batch, vectors.float().cpu().numpy(), strict=True)
-        return np.array([found[text] for text in texts], dtype=np.float32).reshape(-1, self.dim)
+        return np.array([found[text] for text in texts], dtype=np.float32).reshape(-1, *self.shape)
 
     def embed_all(self, texts: Sequence[str]) -> list[torch.Tensor]:
         """The sentence embedding of each text as it is stored: float32, shape = (dim,)."""
@@ -221,7 +210,7 @@ def load_text_encoder(
         except Exception as error:  # see `loading`
             kobert = f"; if it is KoBERT, it needs {VOCABULARY} of {KOBERT}" if config.model_type == "bert" else ""
             raise ValueError(f"its tokenizer: {first_line(error)}{kobert}") from error
-        model = load_model(name_or_folder, ("pooler.",), **hub)
+        model = load_model(name_or_folder, UNUSED, **hub)
     return TextEncoder(name_or_folder, tokenizer, model.to(device))
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +24,6 @@ from training.devices import on_main_process
 from training.record import TrainedRun
 from utils import InputError, atomic_write
 
-SAVE_EVERY = 100  # utterances
-
 
 def read_texts(path: Path) -> dict[str, str]:
     """Texts by id of a CSV with the columns id and text; raises `InputError` where it lacks one or has an id twice."""
@@ -35,24 +33,19 @@ def read_texts(path: Path) -> dict[str, str]:
     return dict(zip(cells["id"], cells["text"], strict=True))
 
 
-def transcribe_wavs(path: Path, ids: Sequence[str], options: argparse.Namespace, device: torch.device) -> None:
+def transcribe_wavs(path: Path, ids: Sequence[str], options: Namespace, device: torch.device) -> None:
     """Add to a CSV of id,text those of the ids that it lacks and that have a usable wav, by --transcribe's Whisper."""
     texts, wavs = read_texts(path) if path.exists() else {}, find_wavs(options.data_path, options.audio_path)
     lacking = [name for name in ids if name not in texts and name in wavs and wav_fault(wavs[name]) is None]
     recogniser = Recogniser(options.transcribe, options.language, device)
-    for number, name in enumerate(tqdm(lacking, "transcribing", unit="utterance"), start=1):
+    for name in tqdm(lacking, "transcribing", unit="utterance"):
         texts[name] = " ".join(segment["text"] for segment in recogniser.transcribe(wavs[name]))
-        if number % SAVE_EVERY == 0 or number == len(lacking):
-            with atomic_write(path) as file:
-                csv.writer(file).writerows([("id", "text"), *texts.items()])
+        with atomic_write(path) as file:
+            csv.writer(file).writerows([("id", "text"), *texts.items()])
 
 
 def with_other_texts(
-    run: TrainedRun,
-    options: argparse.Namespace,
-    windows: WindowDataset,
-    accelerator: Accelerator,
-    text_encoder: str | None,
+    run: TrainedRun, options: Namespace, windows: WindowDataset, accelerator: Accelerator, text_encoder: str | None
 ) -> WindowDataset:
     """Tested windows with embeddings of the texts of `--texts` or `--transcribe`, zeros where an utterance has none.
 

@@ -20,10 +20,8 @@ from dataset import Features, WindowDataset
 from features.embeddings import MAX_VALUE, is_embedding
 from features.encoders import load_text
 from features.log_mel import LogMels, log_mel, on_all_cores
-from prediction.inputs import Utterance, from_segments
+from prediction.inputs import Utterance
 from prediction.runs import load_encoder, open_run, warn_of_other_encoder
-from prediction.transcribe import SEGMENTS, Recogniser
-from prediction.transcribe import transcribe as make_segments
 from training.devices import pick_device, return_freed_memory, set_switches
 from training.engine import PREDICTIONS, NonFinite, predict_all, to_arrays, to_device
 from training.record import TrainedRun
@@ -113,21 +111,6 @@ class Predictor:
         return_freed_memory()
         arrays = [np.stack([arrays[name] for arrays in found]) for name in PREDICTIONS]
         return Prediction(*(a.mean(axis=0) for a in arrays), *(a.std(axis=0) for a in arrays))
-
-    def recording(
-        self, path: Path | str, transcribe: str, language: str = "ko", channels: str = "mean"
-    ) -> tuple[list[Utterance], Prediction]:
-        """The utterances of a recording, by the Whisper that `transcribe` names, and their prediction.
-
-        `talk.predictions/segments.json` beside `talk.m4a` has the segments, as after `predict.py --transcribe`.
-        """
-        path = Path(path)
-        segments = path.parent / f"{path.stem}.predictions" / SEGMENTS
-        segments.parent.mkdir(exist_ok=True)
-        recogniser = Recogniser(transcribe, language, self.device)
-        segments = make_segments(path, segments, recogniser, channels, progress=not self.quiet)
-        utterances = from_segments(segments, path, channels == "speakers")
-        return utterances, self.dialogue(utterances)
 
     def embed_texts(self, utterances: Sequence[Utterance]) -> Tensor:
         """Sentence embeddings, float32, shape = (N, text_dim); zeros where there is neither embedding nor text."""

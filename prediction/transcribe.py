@@ -86,7 +86,9 @@ def _segments(chunks: Sequence[dict[str, Any]], start: float, end: float) -> Ite
             yield {"start": round(first, 3), "end": round(last, 3), "text": text}
 
 
-def transcribe(recording: Path, path: Path, recogniser: Recogniser, channels: str, progress: bool) -> Path:
+def transcribe(
+    recording: Path, path: Path, recogniser: Recogniser, channels: str = "mean", progress: bool = False
+) -> Path:
     """Write the transcript of a recording to `path`, in Whisper's form, or find it there or in the usual folder.
 
     With `channels` "speakers" each channel is transcribed alone. Raises `InputError` where no words are found, or

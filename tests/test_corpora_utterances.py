@@ -11,7 +11,8 @@ import pytest
 from constants import EMOTIONS
 from corpora.corpus import CORPORA, KEMDY19, corpus_by_name, corpus_of, corpus_of_id
 from corpora.sessions import format_sessions, parse_sessions, training_sessions
-from corpora.utterances import majority, read_utterances, shares
+from corpora.tables import multi_hot
+from corpora.utterances import read_utterances, shares
 from utils import InputError
 
 
@@ -37,13 +38,12 @@ def test_labels_are_majorities_means_and_shares_of_the_votes(preprocessed, cells
     for index, emotion in enumerate(EMOTIONS):
         np.testing.assert_allclose(shares(table)[:, index], (votes == emotion).sum(axis=1) / 10, rtol=1e-6)
         is_label = cells["Emotion"].str.split(";").map(lambda labels, emotion=emotion: emotion in labels)
-        np.testing.assert_array_equal(majority(table)[:, index], is_label)
+        np.testing.assert_array_equal(multi_hot(table["emotion"])[emotion], is_label)
     for column in ("Arousal", "Valence"):
         np.testing.assert_array_equal(table[column.lower()], cells[column].astype(np.float32))
     some = table[table["session"] == 3]
     np.testing.assert_array_equal(shares(some), shares(table)[some.index])
-    np.testing.assert_array_equal(majority(some), majority(table)[some.index])
-    assert majority(table.iloc[:0]).shape == (0, 7)
+    assert multi_hot(table["emotion"].iloc[:0]).shape == (0, 7)
 
 
 def test_columns_have_the_types_that_all_modules_take(preprocessed, preprocessed20):

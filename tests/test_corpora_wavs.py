@@ -126,11 +126,6 @@ def test_the_length_of_a_damaged_recording_is_the_decoded_one(tmp_path, ending):
             unusable()
 
 
-def test_a_link_to_nothing_is_named_as_one(tmp_path):
-    (tmp_path / "a.wav").symlink_to("nothing")
-    assert "link" in wav_fault(tmp_path / "a.wav")
-
-
 @pytest.mark.parametrize(
     ("factors", "differ"), [((1, -1), True), ((1, 0.9), False), ((1, 0), False), ((0, 0), False), ((1,), False)]
 )

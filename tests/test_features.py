@@ -14,8 +14,8 @@ import torchaudio
 from torch import Tensor
 
 import corpora.wavs
-from features.log_mel import LogMels, compute_log_mels, decibel_frames, log_mel
-from features.store import FeatureStore, wavs_and_hashes
+from features.log_mel import LogMels, decibel_frames, log_mel
+from features.store import FeatureStore, try_to_read, wavs_and_hashes
 from utils import InputError
 
 
@@ -117,11 +117,12 @@ class Reading:
         self.computed: list[str] = []
 
         def compute(paths: list[Path]) -> Iterator[Tensor | InputError]:
-            for path, frames in zip(paths, compute_log_mels(paths, sr), strict=True):
+            for path in paths:
                 if path.stem == stop:
                     raise KeyboardInterrupt
                 self.computed.append(path.stem)
-                yield frames
+                wave = try_to_read(path, sr)
+                yield wave if isinstance(wave, InputError) else log_mel(wave, sr)
 
         wavs = wavs_and_hashes(corpus, None, table)
         self.store = FeatureStore(corpus / "features" / "kind", {"sr": sr}, table, *wavs)

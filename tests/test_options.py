@@ -42,7 +42,7 @@ def test_help_names_every_option_with_its_default():
     [
         ("--SorL listener --bidirectional True --gpu_id 0", {"SorL": "listener", "bidirectional": True, "gpu_id": "0"}),
         ("--bidirectional False", {"bidirectional": False}),
-        ("--bidirectional --gpu_id mps", {"bidirectional": True, "gpu_id": "mps"}),
+        ("--bidirectional --gpu_id cpu", {"bidirectional": True, "gpu_id": "cpu"}),
         ("--test_split [13,14,15,16] --no_concat", {"test_split": [13, 14, 15, 16], "no_concat": True}),
         ("--test_split 13-16 --valid_split 1,2", {"test_split": [13, 14, 15, 16], "valid_split": [1, 2]}),
         ("--test_only --lstm_speaker_2022", {"test_only": True, "test_path": "lstm_speaker_2022"}),
@@ -74,7 +74,7 @@ def test_a_command_line_is_understood(line, expected):
         ("--beta 1", "--beta"),
         ("--seed 4294967296", "--seed"),
         ("--bidirectional perhaps", "--bidirectional"),
-        ("--gpu_id gpu", "--gpu_id"),
+        ("--gpu_id mps", "--gpu_id"),
         ("--backbone rnn", "--backbone"),
         ("--select best", "--valid_split"),
         ("--texts t.csv", "--test_only"),

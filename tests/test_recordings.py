@@ -15,8 +15,9 @@ import metric
 import predict
 from corpora import wavs
 from corpora.wavs import inspect_sound, read_channels, read_part, read_wav
-from prediction.inputs import from_folder, recording_length
+from prediction.inputs import from_folder, from_segments, recording_length
 from prediction.predictor import Predictor
+from prediction.transcribe import Recogniser, transcribe
 from utils import InputError, read_json, write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*trained (on a synthetic|with a random):UserWarning")
@@ -166,7 +167,9 @@ def test_each_channel_can_be_a_speaker(text_run, whisper, tmp_path):
     path = speech(tmp_path / "talk.m4a")
     with pytest.warns(UserWarning, match=r"talk\.m4a.*--channels speakers"):
         recording_length(path)
-    utterances, prediction = Predictor(text_run, gpu_id="cpu").recording(path, str(whisper), channels="speakers")
+    segments = transcribe(path, tmp_path / "talk.json", Recogniser(str(whisper)), "speakers")
+    utterances = from_segments(segments, path, speakers=True)
+    prediction = Predictor(text_run, gpu_id="cpu").dialogue(utterances)
     ends = {speaker: max(u.end for u in utterances if u.speaker == speaker) for speaker in ("channel 1", "channel 2")}
     assert ends["channel 1"] < 56 < 60 < ends["channel 2"]
     assert len(prediction.emotion) == len(utterances)

@@ -93,7 +93,7 @@ def test_an_embedding_is_the_mean_over_the_tokens_of_one_sentence(sample, tmp_pa
         lambda _, args, inputs: shapes.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
     )
     embedding = encoder.embed(texts, batch_size)
-    assert (embedding.shape, embedding.dtype, encoder.dim) == ((len(texts), dim), np.float32, dim)
+    assert (embedding.shape, embedding.dtype, encoder.shape) == ((len(texts), dim), np.float32, (dim,))
     np.testing.assert_allclose(embedding, expected, rtol=0, atol=1e-5)
     assert np.abs(embedding[0] - embedding[2]).max() > 0.1  # sentences differ, so their order is tested
     assert sum(rows for rows, _ in shapes) == len(set(texts))  # equal sentences once, in batches of like length

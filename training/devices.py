@@ -57,14 +57,12 @@ def glibc() -> ctypes.CDLL | None:
 
 
 def pick_device(gpu_id: str | None) -> torch.device:
-    """The device for `--gpu_id`: a GPU's number, `cpu` or `mps`; without it the first CUDA GPU, or the CPU.
+    """The device for `--gpu_id`: a GPU's number or `cpu`; without it the first CUDA GPU, or the CPU.
 
     Raises `InputError` where the device does not exist, or the installed torch cannot use it.
     """
-    if gpu_id == "mps" and not torch.backends.mps.is_available():
-        raise InputError("--gpu_id mps: torch finds no Apple GPU; give --gpu_id cpu")
-    if gpu_id in ("cpu", "mps"):
-        return torch.device(gpu_id)
+    if gpu_id == "cpu":
+        return torch.device("cpu")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # an old driver, or a GPU that torch has no code for

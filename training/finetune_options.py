@@ -37,7 +37,7 @@ def get_args_parser() -> ArgumentParser:
     add("--save_path", type=file_path, default=Path("exp"), help="folder of the encoder's folder (%(default)s)")
     add("--resume", action="store_true", help="go on with an unfinished folder of the same options (off)")
     add("--report_to", choices=TRACKERS, default="none", help="experiment tracker (%(default)s)")
-    add("--gpu_id", type=gpu, help="a GPU's number, cpu or mps (the first CUDA GPU, or the CPU)")
+    add("--gpu_id", type=gpu, help="a GPU's number, or cpu (the first CUDA GPU, or the CPU)")
     return parser
 
 

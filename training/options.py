@@ -36,9 +36,9 @@ def number(kind: type, low: float, high: float = float("inf")) -> Any:
 
 
 def gpu(value: str) -> str:
-    """A GPU's number, `cpu` or `mps`."""
-    if value not in ("cpu", "mps") and not (value.isdecimal() and len(value) < 5):
-        raise argparse.ArgumentTypeError(f"{value!r}: expected a GPU's number, cpu or mps")
+    """A GPU's number, or `cpu`."""
+    if value != "cpu" and not (value.isdecimal() and len(value) < 5):
+        raise argparse.ArgumentTypeError(f"{value!r}: expected a GPU's number, or cpu")
     return value
 
 
@@ -94,7 +94,7 @@ def get_args_parser() -> ArgumentParser:
     add("--report_to", choices=TRACKERS, default="tensorboard", help="experiment tracker")
     add("--no_test", action="store_true", help="leave the test to a later --resume")
     add("--no_pages", action="store_true", help="do not write dialogues.html")
-    add("--gpu_id", type=gpu, help="number of a GPU, cpu or mps (default: the first CUDA GPU, or the CPU)")
+    add("--gpu_id", type=gpu, help="number of a GPU, or cpu (default: the first CUDA GPU, or the CPU)")
     add("--test_only", nargs="?", const=True, default=False, metavar="NAME", help="only test the run NAME")
     add("--test_path", metavar="NAME", help="run to test: a folder in SAVE_PATH, or a path")
     add("--texts", type=file_path, metavar="FILE", help="CSV of id,text: also test with these texts (--test_only)")
