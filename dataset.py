@@ -58,14 +58,13 @@ def load_features(options: argparse.Namespace, table: pd.DataFrame) -> Features:
         features.text, is_missing = load_text(data_path, options.text_model, options.text_dim, table)
         features.missing["text"] = report_missing(table, is_missing, "text embedding", data_path)
     if "audio" in options.modality:
-        audio_path = options.audio_path
         if options.audio == "encoder":
-            features.speech, store = load_stored(data_path, audio_path, "speech", options.audio_model, table)
+            features.speech, store = load_stored(data_path, options.audio_path, "speech", options.audio_model, table)
         else:
-            features.log_mels, store = load_log_mels(data_path, audio_path, options.sr, table)
+            features.log_mels, store = load_log_mels(data_path, options.audio_path, options.sr, table)
         reason = f"; first {next(iter(store.faults.values()))}" if store.faults else ""
         is_missing = ~table["id"].isin(store.hashes.keys() - store.faults.keys())
-        features.missing["wav"] = report_missing(table, is_missing, "wav", audio_path or data_path, reason)
+        features.missing["wav"] = report_missing(table, is_missing, "wav", options.audio_path or data_path, reason)
     return features
 
 
@@ -77,10 +76,9 @@ def report_missing(table: pd.DataFrame, is_missing: pd.Series, what: str, where:
     ids, of_session = table["id"][is_missing].tolist(), is_missing.groupby(table["session"]).mean()
     found = f"{where}: {len(ids)} of {len(table)} utterances have no usable {what}"
     if len(ids) > MISSING_LIMIT * len(table) or of_session.max() == 1:
+        found += f", {of_session.max():.0%} of session {of_session.idxmax()}, such as {ids[0]}"
         raise InputError(
-            f"{found}, {of_session.max():.0%} of session {of_session.idxmax()} (such as {ids[0]}); at most "
-            f"{MISSING_LIMIT:.0%} may be missing, and never a whole session: is the path right? --modality says what "
-            f"is read{reason}"
+            f"{found}; at most {MISSING_LIMIT:.0%} may be missing: give the path, or another --modality{reason}"
         )
     if ids:
         warnings.warn(f"{found} and are replaced by zeros: {', '.join(ids)}{reason}", stacklevel=3)

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
@@ -39,16 +38,6 @@ def affect_loss(prediction: Outputs, target: Outputs, kind: str = "mse") -> Tens
     return concordance if kind == "ccc" else concordance + affect_loss(prediction, target)
 
 
-def normal_loss(log_probabilities: Tensor, target: Tensor) -> Tensor:
-    """KL(soft target || prediction), summed over classes and averaged over windows; float, shape = (B, 7)."""
-    return F.kl_div(log_probabilities, target, reduction="batchmean")
-
-
-def class_balanced_loss(log_probabilities: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Binary cross-entropy weighted by class, mean over windows and classes; `weight` is float, shape = (7,)."""
-    return F.binary_cross_entropy(log_probabilities.exp(), target, weight=weight)
-
-
 def class_balanced_weights(class_counts: np.ndarray, beta: float) -> Tensor:
     """Weights (1 - beta) / (1 - beta^n) of Cui et al. 2019, eq. 2, as published: float32, shape = (7,).
 
@@ -69,15 +58,17 @@ def make_loss(
 ) -> Loss:
     """lam * (loss of the emotion) + (1 - lam) * `affect_loss`, as a function of a prediction and its target.
 
-    The prediction's emotion holds log-probabilities, the target's soft labels whose rows sum to 1. `name` is `normal`
-    or `cbloss`, which keeps the `class_balanced_weights` of `counts` and `beta` on `device`; `affect` is a kind of
-    `affect_loss`.
+    The prediction's emotion holds log-probabilities, the target's soft labels whose rows sum to 1. `name` is `normal`,
+    KL(target || prediction), summed over classes and averaged over windows, or `cbloss`, binary cross-entropy weighted
+    by `class_balanced_weights`, which are on `device`, averaged over both. `affect` is a kind of `affect_loss`.
     """
-    emotion_loss = normal_loss
-    if name == "cbloss":
-        emotion_loss = partial(class_balanced_loss, weight=class_balanced_weights(counts, beta).to(device))
+    weight = class_balanced_weights(counts, beta).to(device) if name == "cbloss" else None
 
     def loss(prediction: Outputs, target: Outputs) -> Tensor:
-        return lam * emotion_loss(prediction[0], target[0]) + (1 - lam) * affect_loss(prediction, target, affect)
+        if name == "cbloss":
+            of_emotion = F.binary_cross_entropy(prediction[0].exp(), target[0], weight=weight)
+        else:
+            of_emotion = F.kl_div(prediction[0], target[0], reduction="batchmean")
+        return lam * of_emotion + (1 - lam) * affect_loss(prediction, target, affect)
 
     return loss

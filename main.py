@@ -30,7 +30,7 @@ from accelerate import Accelerator
 
 from corpora.sessions import check_sessions, parse_sessions, training_sessions
 from corpora.utterances import read_utterances
-from dataset import WindowDataset, prefetch, windows_of
+from dataset import WindowDataset, prefetch, shuffled_batches, windows_of
 from loss import Loss, make_loss
 from metric import validation_figures
 from model import MATE
@@ -40,26 +40,18 @@ from reports.result import result_of_test, result_text
 from reports.run_files import write_other_texts, write_test
 from training import batch_norm, checkpoint, devices, engine, progress, record
 from training.data_record import data_record, encoders_text
-from utils import InputError, new_folder, run_command, timestamp
+from utils import InputError, new_folder, run_command
 
 SAVE_SECONDS = 60  # at least, between two checkpoints
 CHECK_EVERY = 50  # steps between looks at the loss on a GPU, each of which waits for it
 
-OnEpoch = Callable[[int, dict[str, float]], None]
 
+def train(options: argparse.Namespace, on_epoch: Callable[[int, dict[str, float]], object] | None = None) -> Path:
+    """Train a run with options of `make_options`, or resume one, and test it; return its folder.
 
-def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
-    """Train a run, or resume one, and test it; return its folder.
-
-    Parameters
-    ----------
-    options : of `training.options.make_options` or `parse_args`
-    on_epoch : called after each epoch with its number and its figures, named as in history.csv; an exception that it
-        raises, such as optuna.TrialPruned, ends the run
-
-    Raises
-    ------
-    InputError : the options, the corpus or the folder cannot be used, or training failed
+    `on_epoch` is called after each epoch with its number and its figures, named as in history.csv; an exception that it
+    raises, such as optuna.TrialPruned, ends the run. Raises `InputError` where the options, the corpus or the folder
+    cannot be used, or training failed.
     """
     with devices.joined_processes(options) as (accelerator, device), contextlib.ExitStack() as stack:
         # 1. The record of the run: options, data and environment; and the folder of one that is resumed
@@ -102,8 +94,7 @@ def train(options: argparse.Namespace, on_epoch: OnEpoch | None = None) -> Path:
             if first:
                 save_figure(plot_loss_curve(history), folder / record.TRAINED)
             if not options.no_test:
-                epoch = checkpoint.tested_epoch(history, options.select, options.monitor)
-                finish(folder, options, model, (train_set, valid_set, test_set), accelerator, epoch)
+                finish(folder, options, model, (train_set, valid_set, test_set), accelerator)
             elif first:
                 print(f"not tested, which main.py --resume does later\nrun folder: {folder}")
         return folder
@@ -115,7 +106,7 @@ def fit(
     model: MATE,
     sets: tuple[WindowDataset, WindowDataset],
     accelerator: Accelerator,
-    on_epoch: OnEpoch | None,
+    on_epoch: Callable[[int, dict[str, float]], object] | None,
 ) -> list[checkpoint.Row]:
     """The training loop, from the run's checkpoint on if it has one; returns the history. `model` is then as tested.
 
@@ -126,8 +117,7 @@ def fit(
     bfloat16, affect = train_set.audio_dtype == torch.bfloat16, options.affect_loss if train_set.has_affect else "none"
     loss_function = make_loss(options.loss, options.lam, options.beta, counts, device, affect)
     step_loss = engine.over_processes(loss_function) if n > 1 and "ccc" in affect else loss_function
-    rates = options.lr, options.lr_decay, options.weight_decay, options.momentum
-    optimizer = engine.make_optimizer(options.optim, model, *rates)
+    optimizer = engine.make_optimizer(options, model)
     scheduler = engine.make_scheduler(optimizer, options.epochs, options.lr_gamma)
     generator = torch.Generator().manual_seed(options.seed)  # draws the order of the windows
     run_id = record.Record.read(folder).run_id
@@ -141,7 +131,8 @@ def fit(
             epoch, losses = len(history) + 1, []
             trained.train()
             train_set.set_epoch(epoch)
-            order = engine.draw_batches(train_set, options.batch_size, options.sampler, generator)
+            weights = train_set.weights if options.sampler == "weighted" else None
+            order = shuffled_batches(len(train_set), options.batch_size, generator, weights)
             for batch in prefetch(train_set, [indices[rank::n] for indices in order], device):
                 loss = engine.train_step(trained, batch, step_loss, optimizer, bfloat16)
                 losses.append(accelerator.reduce(loss, "mean") if n > 1 else loss)
@@ -187,19 +178,15 @@ def validate(
 
 
 def finish(
-    folder: Path,
-    options: argparse.Namespace,
-    model: MATE,
-    sets: Sequence[WindowDataset],
-    accelerator: Accelerator,
-    epoch: int,
+    folder: Path, options: argparse.Namespace, model: MATE, sets: Sequence[WindowDataset], accelerator: Accelerator
 ) -> None:
-    """Test a run whose training is over, with the weights of `epoch`, and delete its checkpoint."""
+    """Test a run whose training is over, and delete its checkpoint."""
     (train_set, valid_set, test_set), data, temperature = sets, record.Record.read(folder).data, 1.0
     if options.temperature:
         emotion = engine.predict_windows(options, model, valid_set, accelerator)[0]
         temperature = engine.choose_temperature(emotion, valid_set.labels[0])
     prediction = engine.predict_windows(options, model, test_set, accelerator, "testing")
+    epoch = checkpoint.epoch_of_weights(folder, options.select, options.monitor)
     arrays, facts = engine.to_arrays(prediction, temperature), {"epoch": epoch, "temperature": temperature}
     facts |= batch_norm.compare_statistics(model, train_set, options)
     if accelerator.is_main_process:
@@ -234,11 +221,8 @@ def test(options: argparse.Namespace) -> Path:
     """Test a run folder, of this program or of the published one; return the new folder inside it.
 
     `options.test_path` names it. Of the other options those that the user gave may choose other sessions to test,
-    another corpus, role, batch size or precision.
-
-    Raises
-    ------
-    InputError : the folder or the corpus cannot be used, or an option contradicts the trained model
+    another corpus, role, batch size or precision. Raises `InputError` where the folder or the corpus cannot be used, or
+    an option contradicts the trained model.
     """
     with devices.joined_processes(options) as (accelerator, device):
         first, text_encoder = accelerator.is_main_process, options.text_model
@@ -274,7 +258,7 @@ def test(options: argparse.Namespace) -> Path:
                 facts["other"] = engine.to_arrays(prediction, run.temperature)
         except engine.NonFinite as error:
             raise InputError(f"{run.folder}: {error}; train again with a smaller --lr") from error
-        folder = devices.on_main_process(accelerator, lambda: new_folder(run.folder, f"test_{timestamp()}"))
+        folder = devices.on_main_process(accelerator, lambda: new_folder(run.folder, "test"))
         if first:
             record.make_record(options, data, devices.environment(device)).write(folder)
             if new_statistics:

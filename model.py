@@ -74,18 +74,9 @@ class SpeechBranch(nn.Module):
 class MATE(nn.Module):
     """Emotion, arousal and valence of the last of `ws` utterances, from their log-mels and sentence embeddings.
 
-    Parameters
-    ----------
-    backbone : "lstm" or "gru"; its parameters are named after it (`lstm.weight_ih_l0`, ...)
-    hidden_size, num_layers, bidirectional : of the backbone
-    text_dim : size of a sentence embedding
-    ws : utterances in a window
-    sr : sampling rate in Hz of the audio; it sets the number of frames of a log-mel
-    concat : feed the emotion probabilities to the arousal and valence regressors
-    modality : "audio_text", "audio" or "text"; a modality that is left out has no parameters
-    audio : "cnn" over log-mels, or "encoder": embeddings of a pretrained speech encoder
-    speech_shape : layers and dimension of those embeddings
-    speakers : add an embedding of whether an utterance is by the speaker of the window's last one
+    The keywords are the options of main.py, `concat` is without `--no_concat`, and `speech_shape` are the layers and
+    the dimension of a speech encoder's embeddings. The backbone's parameters are named after it (`lstm.weight_ih_l0`,
+    ...), and a modality that is left out has none. `sr` sets the number of frames of a log-mel.
     """
 
     @staticmethod

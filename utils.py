@@ -82,25 +82,22 @@ def run_command(command: Callable[[], object], quiet: bool = False) -> int:
         print_line(f"{word}: {error}" if str(error) else word)
         return status
     except (OSError, RuntimeError, MemoryError) as error:
-        if fault := fault_of_machine(error):
-            print_line(f"error: {fault}")
-        elif isinstance(error, OSError) and error.filename is not None:
-            print_line(f"error: {error.filename}: {error.strerror}")
-        else:
+        if not (fault := fault_of_machine(error)):
             raise
+        print_line(f"error: {fault}")
     finally:
         if signal.getsignal(signal.SIGTERM) is terminate:
             signal.signal(signal.SIGTERM, previous)
     return 2
 
 
-def fault_of_machine(error: BaseException) -> str | None:
-    """What is wrong with the machine and what to do, where that is why `error` was raised."""
-    if isinstance(error, RuntimeError | MemoryError):
-        text = f"{type(error).__name__}: {error}"
-        found = (sentence for pattern, sentence in FAULTS.items() if re.search(pattern, text))
-        return next((f"{sentence} ({text.splitlines()[0]})" for sentence in found), None)
-    return None
+def fault_of_machine(error: OSError | RuntimeError | MemoryError) -> str | None:
+    """Which file the system refuses, or what is wrong with the machine, where that is why `error` was raised."""
+    if isinstance(error, OSError):
+        return None if error.filename is None else f"{error.filename}: {error.strerror}"
+    text = f"{type(error).__name__}: {error}"
+    found = (sentence for pattern, sentence in FAULTS.items() if re.search(pattern, text))
+    return next((f"{sentence} ({text.splitlines()[0]})" for sentence in found), None)
 
 
 def first_line(error: BaseException, *files: Path) -> str:
@@ -177,7 +174,8 @@ def read_json(path: Path) -> dict:
 
 
 def new_folder(parent: Path, name: str) -> Path:
-    """Make and return `parent/name`, or `parent/name-2`, `-3`, ... when that exists: no folder is used twice."""
+    """Make and return `parent/name_20221104-183000`, of the local time, with `-2`, `-3`, ... where that exists."""
+    name = f"{name}_{time.strftime('%Y%m%d-%H%M%S')}"
     for attempt in itertools.count(1):
         folder = parent / (name if attempt == 1 else f"{name}-{attempt}")
         with contextlib.suppress(FileExistsError):
@@ -220,11 +218,6 @@ def lock_folder(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
                     (folder / ".lock").unlink(missing_ok=True)
     except filelock.Timeout as error:
         raise InputError(f"{folder}: another process is {doing} there; wait for it or stop it") from error
-
-
-def timestamp() -> str:
-    """Local time as `20221104-183000`."""
-    return time.strftime("%Y%m%d-%H%M%S")
 
 
 def count(n: int, noun: str) -> str:

@@ -60,7 +60,8 @@ def test_a_training_step_is_a_step_of_gradient_descent():
     ],
 )
 def test_optimizers_are_those_of_their_names_with_their_options(name, kind, own):
-    optimizer = engine.make_optimizer(name, torch.nn.Linear(9, 4), 1e-2, 0.1, 1e-3, 0.9)
+    options = make_options(optim=name, lr=1e-2, lr_decay=0.1, weight_decay=1e-3, momentum=0.9)
+    optimizer = engine.make_optimizer(options, torch.nn.Linear(9, 4))
     assert type(optimizer) is kind
     assert optimizer.defaults.items() >= ({"lr": 1e-2, "weight_decay": 1e-3, "fused": True} | own).items()
 

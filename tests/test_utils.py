@@ -150,9 +150,10 @@ def test_korean_text_is_decoded(tmp_path, encoding):
 # Folders
 
 
-def test_a_new_folder_never_exists_before(tmp_path):
-    names = [new_folder(tmp_path / "exp", "run").name for _ in range(3)]
-    assert names == ["run", "run-2", "run-3"]
+def test_a_new_folder_never_exists_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(utils.time, "strftime", lambda _: "20221104-183000")
+    names = [new_folder(tmp_path / "exp", "run").name.removeprefix("run_20221104-183000") for _ in range(3)]
+    assert names == ["", "-2", "-3"]
 
 
 def test_a_locked_folder_is_refused_and_temporary_files_of_killed_processes_are_removed(tmp_path):

@@ -114,7 +114,7 @@ def compare(args: argparse.Namespace) -> None:
     for block in plain.audio_embedding:
         block.__class__ = PlainBlock
     adam = torch.optim.Adam(plain.parameters(), lr=1e-3, weight_decay=1e-5)
-    fused = make_optimizer("adam", here, 1e-3, 0.0, 1e-5)
+    fused = make_optimizer(make_options(), here)
     steps = partial(plain_step, plain, adam), lambda batch: train_step(here, batch, LOSS, fused, dtype != torch.float32)
     print(f"{'seconds a window':20}{'plain':>10}{'here':>10}{'ratio':>8}")
     for stage in ("training step", "epoch"):

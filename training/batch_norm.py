@@ -17,11 +17,11 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dataset import WindowDataset, prefetch
+from dataset import WindowDataset, prefetch, shuffled_batches
 from loss import make_loss
 from model import MATE
-from training.engine import draw_batches, mean_loss, predict
-from utils import InputError, count
+from training.engine import mean_loss, predict
+from utils import InputError
 
 WINDOWS = 2048  # training windows of which `compute_statistics` takes the statistics, at most
 COMPARED = 16  # training batches on which the two losses are compared
@@ -32,7 +32,8 @@ def batches_of(windows: WindowDataset, options: argparse.Namespace, epoch: int) 
     """Numbers of the windows of batches as training draws them, the same for a seed and epoch; sets its crops."""
     windows.set_epoch(epoch)
     generator = torch.Generator().manual_seed(options.seed * 1_000_003 + epoch)  # training's own is not touched
-    return draw_batches(windows, options.batch_size, options.sampler, generator)
+    weights = windows.weights if options.sampler == "weighted" else None
+    return shuffled_batches(len(windows), options.batch_size, generator, weights)
 
 
 @torch.no_grad()
@@ -47,8 +48,7 @@ def compute_statistics(
     n, rank = accelerator.num_processes, accelerator.process_index
     batches = batches_of(windows, options, epoch)[: math.ceil(WINDOWS / options.batch_size)]
     if not batches:
-        found = f"{options.data_path} has {count(len(windows), 'window')} to train on, not {options.batch_size}"
-        raise InputError(f"--bn_statistics train: {found}; give the corpus of the training")
+        raise InputError(f"--bn_statistics train: {options.data_path} has too few windows; give that of the training")
     norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]
     for norm in norms:
         norm.reset_running_stats()

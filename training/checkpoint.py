@@ -21,15 +21,11 @@ CHECKPOINT = "checkpoint.pt"  # in a run folder, until the run has finished
 Row = dict[str, float]  # the figures of an epoch by their names in history.csv
 Weights = Mapping[str, Tensor]
 
-# Files of tensors
-
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:
     """Load the state dict in `path`, a `.pth` or `.safetensors` file, into `model`; no code in the file is executed.
 
-    Raises
-    ------
-    InputError : the file is missing or damaged, does not fit the model, or holds values that are not finite
+    Raises `InputError` where it is missing or damaged, does not fit the model, or holds values that are not finite.
     """
     try:
         model.load_state_dict(read_tensors(path))
@@ -74,9 +70,6 @@ def save_tensors(content: Any, path: Path) -> None:
         raise InputError(f"{path}: cannot be written; is the disk full? ({first_line(error)})") from error
 
 
-# Checkpoints
-
-
 def save_checkpoint(
     folder: Path, run_id: str, training: Mapping[str, Any], history: Sequence[Row], best: Weights | None
 ) -> None:
@@ -96,9 +89,7 @@ def save_checkpoint(
 def load_checkpoint(folder: Path, run_id: str, training: Mapping[str, Any]) -> tuple[list[Row], Weights | None]:
     """Restore `training` from a run's checkpoint; return its history and `best`, or `[], None` if there is none.
 
-    Raises
-    ------
-    InputError : the file is damaged, or a checkpoint of another run
+    Raises `InputError` where it is damaged, or a checkpoint of another run.
     """
     path, fused = folder / CHECKPOINT, training["optimizer"].defaults["fused"]
     if not path.exists():
@@ -127,9 +118,6 @@ def write_results(folder: Path, weights: Weights, history: Sequence[Row]) -> Non
         file.writelines(f"epoch {row['epoch']} loss {row['train_loss']:.6f}\n" for row in history)
 
 
-# The choice of an epoch
-
-
 def best_epoch(history: Sequence[Row], monitor: str) -> int:
     """The first epoch with the lowest validation loss, or the highest of another figure; `ccc` is the mean of both."""
 
@@ -141,15 +129,11 @@ def best_epoch(history: Sequence[Row], monitor: str) -> int:
     return int(max(history, key=score)["epoch"])
 
 
-def tested_epoch(history: Sequence[Row], select: str, monitor: str) -> int:
-    """The epoch whose weights are tested, by `--select`."""
-    return best_epoch(history, monitor) if select == "best" else int(history[-1]["epoch"])
-
-
 def epoch_of_weights(folder: Path, select: str, monitor: str) -> int | None:
     """The epoch whose weights a run's `model.pth` holds, by its `history.csv`; None where that does not say it."""
     with contextlib.suppress(OSError, ValueError, KeyError, IndexError, TypeError):
-        return tested_epoch(pd.read_csv(folder / "history.csv").to_dict("records"), select, monitor)
+        history = pd.read_csv(folder / "history.csv").to_dict("records")
+        return best_epoch(history, monitor) if select == "best" else int(history[-1]["epoch"])
     return None
 
 

@@ -33,9 +33,6 @@ class ChunkedCNN(nn.Sequential):
         return torch.cat(chunks)
 
 
-# A block's training step
-
-
 def train_block(block: ConvBlock, chunks: Sequence[Tensor]) -> list[Tensor]:
     """The output of `block` in training, both in chunks of the batch."""
     convolved, norm = [block.conv(x) for x in chunks], block.bn
@@ -126,9 +123,6 @@ def max_pool_before_norm(x: Tensor, pool: int, weight: Tensor) -> tuple[Tensor, 
     sign = torch.where(weight < 0, -1, 1).to(x.dtype)[:, None, None]
     values, indices = F.max_pool2d_with_indices(x * sign, pool)
     return values * sign, indices
-
-
-# Statistics of batch norm
 
 
 def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -95,7 +95,7 @@ def differences(stored: Mapping[str, Any], now: Mapping[str, Any], names: Iterab
     for name in [name for name in names if name in stored and stored[name] != now.get(name)]:
         file = stored[name].rpartition(" ")[0] or "training sessions"
         kind = name.removesuffix("_embeddings")
-        before, after = (encoder_summary(data, kind) if kind != name else "" for data in (stored, now))
+        before, after = (encoder_summary(data, kind) for data in (stored, now))  # "" of what is no encoder's
         found.append(file if before == after else f"{file} ({before}; now {after})")
     return found
 

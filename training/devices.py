@@ -76,9 +76,6 @@ def pick_device(gpu_id: str | None) -> torch.device:
         raise InputError(f"torch cannot use the GPU ({str(error).splitlines()[0]}); give --gpu_id cpu") from error
 
 
-# The processes of a run
-
-
 def n_processes() -> int:
     """How many processes `accelerate launch` or `torchrun` started for this run."""
     return int(os.environ.get("WORLD_SIZE", 1))
@@ -127,9 +124,6 @@ def on_main_process(accelerator: Accelerator, make: Callable[[], Any]) -> Any:
     if isinstance(outcome, InputError):
         raise outcome
     return outcome
-
-
-# The environment of a run
 
 
 def device_name(device: torch.device) -> str:

@@ -14,12 +14,12 @@ import torch
 from accelerate import Accelerator
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
-from torch import Tensor
+from torch import Tensor, optim
 from torch.distributed.nn.functional import all_gather
 from tqdm import tqdm
 
-from dataset import Batch, Features, WindowDataset, load_features, prefetch, shuffled_batches
-from loss import Loss
+from dataset import Batch, Features, WindowDataset, load_features, prefetch
+from loss import Loss, Outputs
 from model import MATE
 from training.cpu_cnn import ChunkedCNN
 from training.devices import n_processes, on_main_process, return_freed_memory
@@ -94,28 +94,19 @@ def training_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if is_fast else torch.float32
 
 
-def make_optimizer(
-    name: str, model: torch.nn.Module, lr: float, lr_decay: float, weight_decay: float, momentum: float = 0.0
-) -> torch.optim.Optimizer:
-    """The optimizer of `--optim`, fused where torch has it; `lr_decay` is for adagrad, `momentum` for sgd."""
-    parameters = [*model.parameters()]
-    optim = torch.optim
+def make_optimizer(options: argparse.Namespace, model: torch.nn.Module) -> optim.Optimizer:
+    """The optimizer of `--optim`, fused where torch has it."""
     kinds = {"adam": optim.Adam, "adamw": optim.AdamW, "adagrad": optim.Adagrad, "sgd": optim.SGD}
-    own = {"adagrad": {"lr_decay": lr_decay}, "sgd": {"momentum": momentum}}.get(name, {})
-    fused_on = ("cpu",) if name == "adagrad" else ("cpu", "cuda")
-    return kinds[name](parameters, lr, weight_decay=weight_decay, fused=parameters[0].device.type in fused_on, **own)
+    settings = {"adagrad": {"lr_decay": options.lr_decay}, "sgd": {"momentum": options.momentum}}
+    fused_on = ("cpu",) if options.optim == "adagrad" else ("cpu", "cuda")
+    common = {"weight_decay": options.weight_decay, "fused": next(model.parameters()).device.type in fused_on}
+    return kinds[options.optim](model.parameters(), options.lr, **common, **settings.get(options.optim, {}))
 
 
-def make_scheduler(optimizer: torch.optim.Optimizer, epochs: int, gamma: float) -> torch.optim.lr_scheduler.LRScheduler:
+def make_scheduler(optimizer: optim.Optimizer, epochs: int, gamma: float) -> optim.lr_scheduler.LRScheduler:
     """Multiply the learning rate by `gamma` after epochs/3 and again after epochs/2, as published."""
     milestones = [epoch for epoch in (epochs // 3, epochs // 2) if epoch > 0]
-    return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma)
-
-
-def draw_batches(windows: WindowDataset, batch_size: int, sampler: str, generator: torch.Generator) -> list[Tensor]:
-    """The windows' numbers in the batches of an epoch, as `--sampler` draws them."""
-    weights = windows.weights if sampler == "weighted" else None
-    return shuffled_batches(len(windows), batch_size, generator, weights)
+    return optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma)
 
 
 @contextlib.contextmanager
@@ -134,11 +125,7 @@ def tensor_cores(enabled: bool) -> Iterator[None]:
 
 
 def train_step(
-    model: torch.nn.Module,
-    batch: Batch,
-    loss_function: Loss,
-    optimizer: torch.optim.Optimizer,
-    bfloat16: bool = False,
+    model: torch.nn.Module, batch: Batch, loss_function: Loss, optimizer: optim.Optimizer, bfloat16: bool = False
 ) -> Tensor:
     """One step of gradient descent on a batch; returns its loss, a scalar, without waiting for the device.
 
@@ -152,7 +139,7 @@ def train_step(
     return loss.detach()
 
 
-def predict(model: torch.nn.Module, batch: Batch, bfloat16: bool = False) -> tuple[Tensor, ...]:
+def predict(model: torch.nn.Module, batch: Batch, bfloat16: bool = False) -> Outputs:
     """What the model predicts of a batch, with log-probabilities; `bfloat16` means what it does in `train_step`."""
     device = next(model.parameters()).device.type
     with tensor_cores(bfloat16), torch.autocast(device, torch.bfloat16, enabled=bfloat16):
@@ -170,8 +157,8 @@ def over_processes(loss_function: Loss) -> Loss:
 
 @torch.inference_mode()
 def predict_all(
-    model: torch.nn.Module, windows: WindowDataset, batch_size: int, bfloat16: bool = False, progress: str | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+    model: torch.nn.Module, windows: WindowDataset, batch_size: int, bfloat16: bool = False, progress: str = ""
+) -> Outputs:
     """What `model` in evaluation mode predicts of all windows, in their order; `progress` is the title of a bar.
 
     Returns log-probabilities of the emotions, shape = (N, 7), arousal and valence, shape = (N, 1), float32, on its
@@ -193,12 +180,8 @@ def load_all_features(options: argparse.Namespace, table: pd.DataFrame, accelera
 
 
 def predict_windows(
-    options: argparse.Namespace,
-    model: MATE,
-    windows: WindowDataset,
-    accelerator: Accelerator,
-    progress: str | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    options: argparse.Namespace, model: MATE, windows: WindowDataset, accelerator: Accelerator, progress: str = ""
+) -> Outputs:
     """`predict_all` with the batch size and precision of a run, by the first of its processes, whose buffers count."""
     size = min(EVALUATION_BATCH, max(1, 2 * options.batch_size // accelerator.num_processes))  # training fits half
 
@@ -222,7 +205,7 @@ def choose_temperature(log_probabilities: Tensor, shares: Tensor) -> float:
     return math.exp(minimize_scalar(cross_entropy, bounds=(-4, 4), method="bounded").x)
 
 
-def to_arrays(prediction: tuple[Tensor, Tensor, Tensor], temperature: float = 1.0) -> dict[str, np.ndarray]:
+def to_arrays(prediction: Outputs, temperature: float = 1.0) -> dict[str, np.ndarray]:
     """The predictions of `predict_all` by the names in `PREDICTIONS`; the emotion's are softmax(log p / temperature).
 
     They are float32: probabilities, shape = (N, 7), arousal and valence, shape = (N,). Raises `NonFinite` where a value

@@ -42,9 +42,8 @@ def merge_learnt(*parts: Learnt | None) -> dict[str, str]:
 
 def learnt_text(learnt: Learnt) -> str:
     """In words, for people."""
-    return ", ".join(
-        f"sessions {sessions} of {corpus}" for corpus, sessions in learnt.items() if "tables " not in corpus
-    )
+    named = (corpus for corpus in learnt if not corpus.startswith("tables "))
+    return ", ".join(f"sessions {learnt[corpus]} of {corpus}" for corpus in named)
 
 
 def check_learnt(data: Mapping[str, Any], test_split: Iterable[int]) -> None:
@@ -53,7 +52,5 @@ def check_learnt(data: Mapping[str, Any], test_split: Iterable[int]) -> None:
         learnt = data.get(f"{part}_learnt") or {}
         for corpus in learnt.keys() & corpus_keys(data):
             if seen := {*test_split} & {*parse_sessions(learnt[corpus])}:
-                raise InputError(
-                    f"--test_split: {what.format(**data)} has learnt from {learnt_text(learnt)}, among them "
-                    f"{format_sessions(seen)}; test on others, or give one that has not seen them"
-                )
+                found = f"{what.format(**data)} has learnt from {learnt_text(learnt)}"
+                raise InputError(f"--test_split: {found}, among them {format_sessions(seen)}; test on others")

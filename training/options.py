@@ -80,11 +80,9 @@ def get_args_parser() -> ArgumentParser:
     add("--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
     add = parser.add_argument_group("test").add_argument
     add("--SorL", choices=ROLES, default="speaker", help="predict the emotion of the speaker or the listener")
-    fold = "sessions to test on (default: the first fold, 1-4 of KEMDy19 and 1-8 of KEMDy20)"
-    add("--test_split", type=parse_sessions, metavar="SESSIONS", help=fold)
+    add("--test_split", type=parse_sessions, metavar="SESSIONS", help="sessions to test on (default: the first fold)")
     add("--batch_size", type=number(int, 1), default=64, help="windows in a batch; the published figures depend on it")
-    bf16 = "bf16: bfloat16 in convolutions; auto: bfloat16 in training where it is fast, float32 in tests"
-    add("--precision", choices=PRECISIONS, default="auto", help=bf16)
+    add("--precision", choices=PRECISIONS, default="auto", help="of convolutions; auto: bf16 in training if it is fast")
     fresh = "running: of training, as published; train: computed anew over training windows before validation and test"
     add("--bn_statistics", choices=("running", "train"), default="running", help=f"statistics of batch norm: {fresh}")
     add_fixed_options(parser)
@@ -98,8 +96,7 @@ def get_args_parser() -> ArgumentParser:
     add("--test_only", nargs="?", const=True, default=False, metavar="NAME", help="only test the run NAME")
     add("--test_path", metavar="NAME", help="run to test: a folder in SAVE_PATH, or a path")
     add("--texts", type=file_path, metavar="FILE", help="CSV of id,text: also test with these texts (--test_only)")
-    whisper = "the same with texts of this Whisper, which are written to --texts, or into the run folder"
-    add("--transcribe", nargs="?", const="openai/whisper-small", metavar="NAME", help=whisper)
+    add("--transcribe", nargs="?", const="openai/whisper-small", metavar="NAME", help="the same with texts of Whisper")
     add("--language", default="ko", help="of --transcribe")
     add("--embed_d", type=int, default=32, help="without effect, as in the published program")
     for action in parser._actions:
@@ -118,8 +115,7 @@ def add_fixed_options(parser: ArgumentParser) -> None:
     add("--backbone", choices=("lstm", "gru"), default="lstm", help="recurrent network over the window")
     add("--hidden_size", type=number(int, 1), default=512, help="hidden size of the recurrent network")
     add("--num_layers", type=number(int, 1), default=4, help="number of recurrent layers")
-    flag = {"type": switch, "metavar": "BOOL", "nargs": "?", "const": True, "default": False}
-    add("--bidirectional", **flag, help="run the recurrent network in both directions")
+    add("--bidirectional", type=switch, nargs="?", const=True, default=False, help="run the recurrence both ways")
     add("--modality", choices=("audio_text", "audio", "text"), default="audio_text", help="inputs of the model")
     add("--audio", choices=("cnn", "encoder"), default="cnn", help="CNN over log-mels, or speech embeddings")
     add("--audio_model", metavar="NAME", help="speech encoder of --audio encoder, if the corpus has several")
@@ -127,8 +123,7 @@ def add_fixed_options(parser: ArgumentParser) -> None:
     add("--no_concat", action="store_true", help="do not feed emotion probabilities to the arousal and valence heads")
     add = parser.add_argument_group("training").add_argument
     add("--valid_split", type=parse_sessions, metavar="SESSIONS", help="training sessions to validate on instead")
-    part = "sessions to train on (default: all that are neither tested nor validated on)"
-    add("--train_split", type=parse_sessions, metavar="SESSIONS", help=part)
+    add("--train_split", type=parse_sessions, metavar="SESSIONS", help="sessions to train on (default: all others)")
     add("--init", metavar="NAME", help="begin with the weights of run NAME, of another corpus, role or fold")
     add("--epochs", type=number(int, 1), default=50, help="passes over the training windows")
     add("--optim", choices=OPTIMIZERS, default="adam", help="optimizer")
@@ -137,19 +132,16 @@ def add_fixed_options(parser: ArgumentParser) -> None:
     add("--lr_gamma", type=number(float, 0), default=0.7, help="factor of the learning rate at epochs/3 and epochs/2")
     add("--lr_decay", type=number(float, 0), default=0.0, help="learning rate decay of --optim adagrad")
     add("--weight_decay", type=number(float, 0), default=1e-5, help="weight decay")
-    cbloss = "normal: KL divergence; cbloss: class-balanced BCE"
-    add("--loss", choices=("normal", "cbloss"), default="normal", help=cbloss)
+    add("--loss", choices=("normal", "cbloss"), default="normal", help="KL divergence, or class-balanced BCE")
     add("--affect_loss", choices=("mse", "ccc", "mse_ccc"), default="mse", help="loss of arousal and valence")
     add("--lam", type=number(float, 0, 1), default=0.66, help="weight of the emotion loss, from 0 to 1")
     add("--sampler", choices=("shuffled", "weighted"), default="shuffled", help="weighted: by inverse class size")
     add("--beta", type=number(float, 0, 0.99999), default=0.99, help="beta of the class-balanced loss")
     add("--seed", type=number(int, 0, 2**32 - 1), default=0, help="random seed")
     add("--select", choices=("last", "best"), default="last", help="epoch to test: the last, or the best by --monitor")
-    figures = ("loss", "f1", "macro_f1", "ccc")
-    add("--monitor", choices=figures, default="loss", help="validation figure of the best epoch")
+    add("--monitor", choices=("loss", "f1", "macro_f1", "ccc"), default="loss", help="figure of the best epoch")
     add("--patience", type=number(int, 1), metavar="EPOCHS", help="stop after so many epochs that are no better")
-    scalar = "scale the emotion's log-probabilities by one number, chosen on --valid_split after training"
-    add("--temperature", action="store_true", help=scalar)
+    add("--temperature", action="store_true", help="scale log-probabilities by a number chosen on --valid_split")
     add("--compile", action="store_true", help="compile the CNN for training (for GPUs)")
 
 
@@ -171,8 +163,7 @@ def without_effect(options: argparse.Namespace) -> dict[str, str]:
     """The options of main.py that have no effect beside the others, by their names, and why, in words."""
     found = {}
     for name, (other, values) in NEEDS.items():
-        value = getattr(options, other)
-        value = "SESSIONS" if isinstance(value, list) else value
+        value = "SESSIONS" if isinstance(getattr(options, other), list) else getattr(options, other)
         if other in found or value not in values:
             found[name] = found.get(other) or f"has no effect without --{other} {' or '.join(values)}"
     return found

@@ -15,7 +15,6 @@ import pandas as pd
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from corpora.corpus import corpus_of
 from corpora.sessions import format_sessions
 from model import MATE
 from training.checkpoint import Row, best_epoch, epoch_of_weights, is_over
@@ -61,12 +60,7 @@ def run_summary(
 
     `anew` are the layers that do not begin with the weights of `--init`.
     """
-    device, n, whole = (
-        next(model.parameters()).device,
-        len(table),
-        corpus_of(options.data_path).utterances.get(options.SorL, 0),
-    )
-    is_part = data["synthetic"] != "yes" and n < 0.95 * whole  # some utterances have no label in the whole one, too
+    device = next(model.parameters()).device
     synthetic = ": its figures say nothing about emotion recognition" * (data["synthetic"] == "yes")
     counts = {name: f"{int(table['session'].isin(sessions).sum()):,}" for name, sessions in splits.items()}
     windows = (f"{name} on {format_sessions(splits[name])} ({counts[name]} windows)" for name in splits if splits[name])
@@ -77,7 +71,7 @@ def run_summary(
         "corpus": f"{corpus_summary(data)} in {options.data_path}{synthetic}",
         "text model": encoder_summary(data, "text"),
         "speech": encoder_summary(data, "speech"),
-        "role": f"{options.SorL}, {n:,} utterances" + f", the whole corpus has {whole:,}" * is_part,
+        "role": f"{options.SorL}, {len(table):,} utterances",
         "sessions": "; ".join(windows),
         "model": f"{options.backbone}, {options.modality}, {sum(p.numel() for p in model.parameters()):,} parameters",
         "init": f"weights of {data['init']}, but for {', '.join(anew) or 'none'}" if "init" in data else "",

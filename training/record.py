@@ -25,7 +25,7 @@ from training.checkpoint import epoch_of_weights, load_weights
 from training.data_record import DECISIVE, UNKNOWN, corpus_summary, differences
 from training.learnt import PARTS, add_learnt, check_learnt, merge_learnt
 from training.options import defaults, make_options, names_of
-from utils import InputError, digest_file, lock_folder, new_folder, read_json, timestamp, write_json
+from utils import InputError, digest_file, lock_folder, new_folder, read_json, write_json
 
 FILE = "configuration.json"
 TRAINED = "loss_curve.png"  # in a run folder, when its training is over
@@ -108,7 +108,7 @@ def make_folder(options: argparse.Namespace, now: Record, stack: contextlib.Exit
     """
     if options.resume == "auto":
         find_unfinished(options.save_path, now.run_id)  # raises: it may have begun while the features were computed
-    fold = f"test{format_sessions(options.test_split)}_seed{options.seed}_{timestamp()}"
+    fold = f"test{format_sessions(options.test_split)}_seed{options.seed}"
     name = f"{options.backbone}_{options.SorL}_{options.optim}_{options.ws}_{fold}"
     folder = new_folder(options.save_path, name)
     stack.callback(lambda: any(folder.iterdir()) or folder.rmdir())  # the disk was full
@@ -157,8 +157,8 @@ def _stored_options(folder: Path, record: Record, options: argparse.Namespace, *
         stored = vars(record.namespace())
     except InputError as error:
         raise InputError(f"{folder / FILE}: {error}") from error
-    called, of_call = vars(options), names_of("run")
-    for name in sorted(options.given - names_of(*free) - of_call):
+    called, replaced = vars(options), names_of("run") | (names_of(*free) & options.given)
+    for name in sorted(options.given - replaced):
         value, of_run = called[name], stored[name]
         if name in ENCODERS and value:  # which may lie in another folder now
             of_run = of_run or record.data.get(f"{ENCODERS[name]}_model", UNKNOWN)
@@ -166,31 +166,29 @@ def _stored_options(folder: Path, record: Record, options: argparse.Namespace, *
                 continue
         if value != of_run:
             raise InputError(f"--{name} {value}: the run in {folder} has {of_run}; leave the option out")
-    replaced = of_call | (names_of(*free) & options.given) | {"given"}
-    return argparse.Namespace(**stored | {name: called[name] for name in replaced})
-
-
-def check_resumed(folder: Path, record: Record, now: Record) -> None:
-    """Raise `InputError` where the run in `folder` began with other data; warn of another environment."""
-    if found := differences(record.data, now.data):
-        raise InputError(f"{folder}: these data have changed: {', '.join(found)}; restore them, or train anew")
-    before, after = record.environment, now.environment
-    changed = [f"{key} {before.get(key)} is {value} now" for key, value in after.items() if before.get(key) != value]
-    if changed:
-        warnings.warn(f"{folder}: {'; '.join(changed)}: the result may differ", stacklevel=2)
+    return argparse.Namespace(**stored | {name: called[name] for name in {*replaced, "given"}})
 
 
 def lock_resumed(
     folder: Path | None, options: argparse.Namespace, now: Record, stack: contextlib.ExitStack
 ) -> Path | None:
-    """The folder of the run to resume, locked until `stack` closes; None where a new run begins."""
+    """The folder of the run to resume, locked until `stack` closes; None where a new run begins.
+
+    Raises `InputError` where the run began with other data; warns of another environment.
+    """
     if options.resume == "auto":
         folder = find_unfinished(options.save_path, now.run_id)
         found = f"resuming {folder}" if folder else "no unfinished run with these options and data, a new one begins"
         print(f"{options.save_path}: {found}")
-    if folder is not None:
-        stack.enter_context(lock_folder(folder, "training"))
-        check_resumed(folder, Record.read(folder), now)
+    if folder is None:
+        return None
+    stack.enter_context(lock_folder(folder, "training"))
+    began = Record.read(folder)
+    if found := differences(began.data, now.data):
+        raise InputError(f"{folder}: these data have changed: {', '.join(found)}; restore them, or train anew")
+    pairs = ((name, began.environment.get(name), value) for name, value in now.environment.items())
+    if changed := [f"{name} {before} is {value} now" for name, before, value in pairs if before != value]:
+        warnings.warn(f"{folder}: {'; '.join(changed)}: the result may differ", stacklevel=2)
     return folder
 
 
