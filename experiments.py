@@ -32,7 +32,7 @@ from reports.runs import read_folders, read_runs
 from sweeps import plan as plans
 from sweeps.jobs import last_line, run_here
 from training.options import ArgumentParser, defaults, get_args_parser, names_of, number, parse_args
-from training.record import find_run
+from training.record import ENCODERS, find_run
 from utils import InputError, count, run_command
 
 SCOPES = ("data", "test", "model", "training")  # groups of main.py's options that hold for every run
@@ -84,6 +84,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, argparse.Namespace]:
 def plan(args: argparse.Namespace, options: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The planned runs of a command line with what has finished of them, and the options that all of them share."""
     own = {"valid_split": args.valid_split, "finetune": args.finetune}
+    named = {name: vars(options)[name] for name in ENCODERS if vars(options)[name]}
+    own |= {name: str(Path(place).resolve()) for name, place in named.items() if Path(place).is_dir()}  # for all runs
     shared = argparse.Namespace(**vars(options) | own)
     tables = choose_tables(args, options.names, shared.data_path)
     not_free = plans.SET_BY_PLAN | plans.options_set_by(tables)

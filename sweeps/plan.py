@@ -208,9 +208,9 @@ def with_fine_tuned(options: argparse.Namespace) -> argparse.Namespace:
     """The options with encoders that are fine-tuned for the run's fold, role and seed; `made_by` are their commands."""
     made_by, names = {}, {}
     for name, parent in used_encoders(options).items():
-        given = {name: Path(parent) if Path(parent).is_dir() else parent} | {"save_path": options.save_path}
-        same = ("data_path", "audio_path", "SorL", "test_split", "valid_split", "seed", "gpu_id")
-        made_by[name] = [*options.finetune, *command_line(given | {key: vars(options)[key] for key in same})]
+        same = ("data_path", "audio_path", "SorL", "test_split", "valid_split", "seed", "save_path", "gpu_id")
+        given = {name: parent} | {key: vars(options)[key] for key in same}
+        made_by[name] = [*options.finetune, *command_line(given)]
         names[name] = folder_name(get_finetune_parser().parse_args(made_by[name]))
     return argparse.Namespace(**vars(options) | names, made_by=made_by)
 

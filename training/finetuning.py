@@ -153,12 +153,8 @@ def write_encoder(folder: Path, encoder: Encoder, record: dict[str, Any]) -> Non
         weights = {f"encoder.{name}": weight for name, weight in encoder.model.state_dict().items()}
     encoder.model.save_pretrained(folder, state_dict=weights)
     (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # safetensors: for its owner alone
-    about = {
-        "name": folder.name,
-        "parent": data[f"{kind}_model"],
-        "kind": kind,
-        "learnt": learnt_text(config.learnt_sessions),
-    }
+    about = {"name": folder.name, "parent": data[f"{kind}_model"], "kind": kind}
+    about["learnt"] = learnt_text(config.learnt_sessions)
     template = Path(__file__).with_name("encoder_card.md").read_text("utf-8")
     card = jinja2.Template(template, trim_blocks=True, lstrip_blocks=True).render(record | about)
     (folder / "README.md").write_text(card, "utf-8")

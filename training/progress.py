@@ -18,7 +18,7 @@ from tqdm import tqdm
 from corpora.sessions import format_sessions
 from model import MATE
 from training.checkpoint import Row, best_epoch, epoch_of_weights, is_over
-from training.data_record import corpus_summary, encoder_summary
+from training.data_record import corpus_summary, encoders_text
 from training.devices import device_name, n_processes
 from training.engine import NonFinite, training_dtype
 from training.options import names_of, without_effect
@@ -58,7 +58,7 @@ def run_summary(
 ) -> str:
     """The first lines of a run or a test; `splits` are the sessions to train on, to validate on and to test on.
 
-    `anew` are the layers that do not begin with the weights of `--init`.
+    `anew` are the layers that do not have the weights of `--init`.
     """
     device = next(model.parameters()).device
     synthetic = ": its figures say nothing about emotion recognition" * (data["synthetic"] == "yes")
@@ -69,12 +69,11 @@ def run_summary(
     idle = (f"--{name} {why}" for name, why in without_effect(options).items() if name in options.given)
     lines = {
         "corpus": f"{corpus_summary(data)} in {options.data_path}{synthetic}",
-        "text model": encoder_summary(data, "text"),
-        "speech": encoder_summary(data, "speech"),
+        "encoders": "; ".join(encoders_text(data)),
         "role": f"{options.SorL}, {len(table):,} utterances",
         "sessions": "; ".join(windows),
         "model": f"{options.backbone}, {options.modality}, {sum(p.numel() for p in model.parameters()):,} parameters",
-        "init": f"weights of {data['init']}, but for {', '.join(anew) or 'none'}" if "init" in data else "",
+        "begin anew": ", ".join(anew),
         "device": f"{device_name(device)}, {trains}tests in {tests}",
         "unused": "; ".join(idle),
     }
