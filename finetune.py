@@ -49,7 +49,6 @@ from utils import InputError, fault_of_machine, first_line, lock_folder, read_js
 
 RECORD, CHECKPOINTS = "finetune.json", "checkpoints"
 OF_CALL = ("data_path", "audio_path", "save_path", "resume", "report_to", "gpu_id")  # options that no record has
-FIGURES = ("balanced_accuracy", "arousal_mae", "valence_mae", *metric.WHOLE_FIGURES)
 
 
 def finetune(options: argparse.Namespace) -> Path:
@@ -175,7 +174,9 @@ def finish(folder: Path, record: dict[str, Any], model: EmotionModel, table: pd.
     """Test the model, write the encoder, its card and at last its record, and remove the checkpoints."""
     rows = predictions_table(table, range(len(table)), test(model, table, inputs))
     found, bounds = metric.figures(rows), metric.bootstrap([metric.dialogue_sums(rows)[:, None]])[["low", "high"]]
-    record["figures"] = {name: found[name] for name in ("n", "n_single_label")} | metric.rounded(found, FIGURES)
+    record["figures"] = {name: found[name] for name in ("n", "n_single_label")} | metric.rounded(
+        found, metric.WHOLE_FIGURES
+    )
     record["intervals"] = {name: metric.bounds_of(bounds.loc[name]) for name in metric.WHOLE_FIGURES}
     write_csv(folder / "predictions.csv", rows)
     write_encoder(folder, model.source, record)

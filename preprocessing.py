@@ -75,9 +75,6 @@ def preprocess(args: argparse.Namespace, folder: Path) -> str:
     return summary(folder, tables, problems)
 
 
-# Reading
-
-
 def read_corpus(
     corpus: Corpus, data_path: Path, audio_path: Path | None
 ) -> tuple[Tables, dict[str, str], pd.DataFrame]:
@@ -115,9 +112,6 @@ def report_faults(problems: pd.DataFrame, strict: bool) -> None:
         todo = f"faults in all: {len(faults)}, which problems.csv lists without --strict"
         raise InputError(f"--strict: {problem_text(first)}: {first['what']}; {todo}")
     warn_of_problems(problems)
-
-
-# Writing
 
 
 def refuse_folder(folder: Path, args: argparse.Namespace, text_dim: int) -> None:
@@ -164,9 +158,6 @@ def summary(folder: Path, tables: Tables, problems: pd.DataFrame) -> str:
     spelt = f", and {n_spelt} rows with a label in another spelling" if n_spelt else ""
     lines.append(f"faults, listed in problems.csv: {len(problems) - n_spelt}{spelt}")
     return "\n".join(lines)
-
-
-# The command
 
 
 def get_args_parser() -> ArgumentParser:

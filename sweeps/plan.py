@@ -76,11 +76,8 @@ BEYOND_ROWS = {
     "text alone": ANEW | {"modality": "text"},
     "encoder alone": ANEW | {"modality": "audio", "audio": "encoder"},
 }
-FROZEN = {
-    "text": {"modality": "text"},
-    "speech": {"modality": "audio", "audio": "encoder"},
-    "both": {"audio": "encoder"},
-}
+FROZEN = {"text": {"modality": "text"}, "speech": {"modality": "audio", "audio": "encoder"}}
+FROZEN["both"] = {"audio": "encoder"}
 FROZEN = {name: ANEW | {"speakers": True} | options for name, options in FROZEN.items()}
 FINETUNED_ROWS = {f"{name} {how}": options for name, options in FROZEN.items() for how in ("frozen", "fine-tuned")}
 GRID = "grid"  # the table of --grid
