@@ -24,10 +24,10 @@ import numpy as np
 import pytest
 from browser import browser  # noqa: F401
 from make_sample import make_sample
+from raw_corpus import run as preprocess
 from speech_encoders import make_encoder
 
 import main
-import preprocessing
 from features.encoders import save_encoder_embeddings
 from features.speech_encoder import load_speech_encoder
 
@@ -91,8 +91,7 @@ def preprocessed_copy(sample: Path, folder: Path) -> None:
     """Copy a raw sample corpus and pre-process the copy."""
     shutil.copytree(sample, folder)
     with contextlib.redirect_stderr(io.StringIO()):  # progress
-        argv = ["--data_path", str(folder), "--text_model", str(folder / "kobert"), "--gpu_id", "cpu"]
-        assert preprocessing.main(argv) == 0
+        assert preprocess(folder) == 0
 
 
 @pytest.fixture(scope="session")
@@ -138,6 +137,14 @@ def train(kind: str, corpus: Path, save_path: Path, *more: str) -> Path:
     """Train a tiny run of a kind; its folder."""
     assert main.main(argv_of(kind, corpus, save_path, *more)) == 0
     return only_run(save_path)
+
+
+def retest(folder: Path, *options: str) -> Path:
+    """The new folder of a test of a run."""
+    before = {*folder.glob("test_*")}
+    assert main.main(["--test_only", str(folder), "--gpu_id", "cpu", *options]) == 0
+    (found,) = {*folder.glob("test_*")} - before
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -36,19 +36,15 @@ def make_rows(sessions: list[int], skill: float, seed: int, dialogues: int = 4, 
     rng = np.random.default_rng([sessions[0], seed])
     skills = skill + rng.normal(size=n // windows)[np.arange(n) // windows]  # dialogues differ in how hard they are
     scores = np.exp(rng.normal(size=(n, 7)) + skills[:, None] * labels)
+    same = {"corpus": "KEMDy19", "text": "", "seen": None, "lookup": None, "start": np.nan, "end": np.nan}
     rows = pd.DataFrame(index=table.index, columns=[*PREDICTION_COLUMNS]).assign(
+        **same,
         segment_id=table["dialogue"] + "_" + table["speaker"],
-        corpus="KEMDy19",
         session=table["session"],
         dialogue=table["dialogue"],
         speaker=table["speaker"].str[0],
-        text="",
         true_emotion=[";".join(np.array(EMOTIONS)[row > 0]) for row in labels],
         scripted=table["dialogue"].str.contains("script"),
-        seen=None,
-        lookup=None,
-        start=np.nan,
-        end=np.nan,
     )
     rows[SHARES] = (labels / labels.sum(axis=1, keepdims=True)).astype(np.float32)
     rows[[*PROBABILITIES]] = (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)

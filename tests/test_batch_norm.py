@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import argv_of, only_run, train
+from conftest import argv_of, only_run, retest, train
 from test_engine import dataset, small_model
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -32,12 +32,6 @@ def running(preprocessed, tmp_path_factory) -> Path:
 def anew(preprocessed, tmp_path_factory) -> Path:
     """The folder of the same run with statistics of training windows; read only."""
     return train("text", preprocessed, tmp_path_factory.mktemp("anew"), *RUN, *TRAIN)
-
-
-def mend(folder: Path, *options: str) -> Path:
-    """The new folder of a test of `folder` that computes its statistics anew."""
-    assert main.main(["--test_only", str(folder), "--gpu_id", "cpu", "--no_pages", *TRAIN, *options]) == 0
-    return max(folder.glob("test_*"), key=lambda path: path.stat().st_mtime_ns)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -71,7 +65,7 @@ def test_training_is_the_same_and_a_mended_run_is_the_one_that_was_trained_so(ru
     assert {name.rpartition(".")[2] for name in one if not torch.equal(one[name], other[name])} == {
         *("running_mean", "running_var", "num_batches_tracked")
     }
-    mended = mend(shutil.copytree(running, tmp_path / "run"))
+    mended = retest(shutil.copytree(running, tmp_path / "run"), "--no_pages", *TRAIN)
     for name in ("model.pth", "predictions.csv"):
         assert (mended / name).read_bytes() == (anew / name).read_bytes()
         assert (tmp_path / "run" / name).read_bytes() == (running / name).read_bytes()
@@ -83,21 +77,18 @@ def test_dead_units_ruin_a_test_which_says_so_and_are_mended(running, tmp_path, 
     planted = weights(folder)
     planted["mlp_emotion.0.fc.2.running_var"][::2] = 1e-36
     torch.save(planted, folder / "model.pth")
-    assert main.main(["--test_only", str(folder), "--gpu_id", "cpu", "--no_pages"]) == 0
-    (ruined,) = folder.glob("test_*")
-    result = read_json(ruined / "result.json")
+    result = read_json(retest(folder, "--no_pages") / "result.json")
     assert result["batch_norm"]["statistics"] == "running"
     assert result["batch_norm"]["loss"] > 1.1 * result["batch_norm"]["loss_of_batches"]
     (sentence,) = [text for text in result["warnings"] if "--bn_statistics train" in text]
     assert f"warning: {sentence}" in capsys.readouterr().err.splitlines()
-    mended = mend(folder)
+    mended = retest(folder, "--no_pages", *TRAIN)
     result = read_json(mended / "result.json")
     assert result["batch_norm"]["loss"] <= 1.1 * result["batch_norm"]["loss_of_batches"]
     assert not any("--bn_statistics" in text for text in result["warnings"])
     assert (weights(mended)["mlp_emotion.0.fc.2.running_var"] != planted["mlp_emotion.0.fc.2.running_var"]).all()
     assert torch.equal(weights(folder)["mlp_emotion.0.fc.2.running_var"], planted["mlp_emotion.0.fc.2.running_var"])
-    assert main.main(["--test_only", str(mended), "--gpu_id", "cpu", "--no_pages"]) == 0  # it is a run folder, too
-    (again,) = mended.glob("test_*")
+    again = retest(mended, "--no_pages")  # it is a run folder, too
     assert (again / "predictions.csv").read_bytes() == (mended / "predictions.csv").read_bytes()
 
 

@@ -10,7 +10,6 @@ import make_sample
 import pytest
 import sample_layouts
 from conftest import ROOT
-from raw_corpus import rows_of
 
 from constants import EMOTIONS
 from corpora.corpus import KEMDY19
@@ -27,19 +26,6 @@ def test_every_fold_of_the_default_sample_has_all_emotions_and_sentences_of_trai
         held_out = [u for u in utterances if u.session in fold]
         assert {sample_layouts.total(u.votes[u.speaker])[0] for u in held_out} >= set(EMOTIONS)
         assert {u.line for u in held_out} <= {u.line for u in utterances if u.session not in fold}
-
-
-def test_the_files_have_kemdy19s_layout(sample):
-    tables = {path.name: rows_of(sample, path.name) for path in (sample / "annotation").iterdir()}
-    assert tables.keys() == {f"Session{s:02d}_{actor}_res.csv" for s in range(1, 7) for actor in "FM"}
-    rows = [row for table in tables.values() for row in table[2:]]
-    assert {len(row) for table in tables.values() for row in table} == {13 + 30}
-    assert len(rows) == 2 * 60
-    wavs, texts = ({p.stem for p in sample.glob(f"wav/*/*/*.{kind}")} for kind in ("wav", "txt"))
-    assert texts == wavs == {row[9] for row in rows}
-    own = [row[10] for name, table in tables.items() for row in table[2:] if row[9][-4] == name[len("Session01_")]]
-    heard = sum(row[10] == "neutral" for row in rows) - own.count("neutral")
-    assert 0 < own.count("neutral") < heard < len(own) == 60  # listeners react less than speakers act
 
 
 @pytest.mark.parametrize("layout", make_sample.SESSIONS)

@@ -57,6 +57,11 @@ def talk(preprocessed, audio_run, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def predictor(audio_run) -> Predictor:
+    return Predictor(audio_run, gpu_id="cpu")
+
+
 def run_predict(*arguments: object) -> int:
     return predict.main([*map(str, arguments), "--gpu_id", "cpu"])
 
@@ -142,15 +147,6 @@ def test_a_prediction_is_replaced_if_that_is_asked_for_and_nothing_else_is(text_
     assert "result.json" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_text_alone_loses_its_markup_and_needs_no_audio(text_run, talk, tmp_path):
-    assert run_predict(text_run, talk / "talk.json", "--out", tmp_path / "out") == 0
-    assert_same(pd.read_csv(tmp_path / "out" / "predictions.csv"), rows_of_dialogue(text_run))
-    predictor = Predictor(text_run, gpu_id="cpu")
-    marked, plain, other = (predictor.dialogue([Utterance(None, t)]) for t in ("b/ 밥 먹자", "밥 먹자", "아니"))
-    np.testing.assert_array_equal(marked.emotion, plain.emotion)
-    assert (plain.emotion != other.emotion).any()
-
-
 def test_audio_alone_of_a_listener_needs_no_text(preprocessed, tmp_path):
     more = ("--modality", "audio", "--SorL", "listener", "--precision", "fp32", "--epochs", "1")
     run = train("audio", preprocessed, tmp_path / "exp", *more)
@@ -206,14 +202,7 @@ def test_a_text_encoder_that_is_not_found_or_is_another_one_is_asked_for(
     assert capsys.readouterr().err.count("another text encoder") == 1
 
 
-HUB = """
-import sys
-from prediction.predictor import Predictor
-print(Predictor(sys.argv[1], gpu_id="cpu").encoder("text").model.config.marked)
-"""
-
-
-def test_the_recorded_revision_of_a_text_encoder_is_loaded(text_run, preprocessed, tmp_path):
+def test_the_recorded_revision_of_a_text_encoder_is_loaded(text_run, preprocessed, tmp_path, monkeypatch):
     repository, revisions = tmp_path / "hub" / "models--user--kobert", {"old": "0" * 40, "new": "1" * 40}
     for mark, commit in revisions.items():
         shutil.copytree(preprocessed / "kobert", repository / "snapshots" / commit)
@@ -223,14 +212,13 @@ def test_the_recorded_revision_of_a_text_encoder_is_loaded(text_run, preprocesse
     (repository / "refs" / "main").write_text(revisions["new"])
     recorded = {"text_model": "user/kobert", "text_revision": revisions["old"]}
     run = changed_copy(text_run, tmp_path / "run", data=recorded)
-    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-W", "ignore", "-c", HUB, run]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.stdout.split() == ["old"], done.stderr
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert Predictor(run, gpu_id="cpu").encoder("text").model.config.marked == "old"
     for path in repository.rglob("spiece.model"):  # which an interrupted download has left out
         path.unlink()
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert "needs spiece.model" in done.stderr.splitlines()[-1], done.stderr
+    with pytest.raises(InputError, match=r"needs spiece\.model"):
+        Predictor(run, gpu_id="cpu").encoder("text")
 
 
 # What is wrong with the input
@@ -263,10 +251,9 @@ def test_wrong_input_is_one_line_and_leaves_nothing(request, tmp_path, capsys, a
     assert {*places["talk"].rglob("*")} == before
 
 
-def test_missing_texts_and_unusable_wavs_are_warned_of_once(audio_run, talk, tmp_path):
+def test_missing_texts_and_unusable_wavs_are_warned_of_once(predictor, talk, tmp_path):
     (tmp_path / "empty.wav").write_bytes(b"")
     wavs = [tmp_path / "empty.wav", *(talk / "parts" / f"{number}.wav" for number in (2, 3, 4))]
-    predictor = Predictor(audio_run, gpu_id="cpu")
     with pytest.warns(UserWarning, match="2 of 4|empty") as caught:
         prediction = predictor.dialogue([Utterance(w, t) for w, t in zip(wavs, ("네", None, None, "말"), strict=True)])
     messages = [str(warning.message) for warning in caught]
@@ -280,9 +267,11 @@ def test_missing_texts_and_unusable_wavs_are_warned_of_once(audio_run, talk, tmp
 def test_marks_of_a_recogniser_are_left_out_with_a_warning_that_counts(text_run):
     predictor = Predictor(text_run, gpu_id="cpu")
     plain = predictor.dialogue([Utterance(None, "조금만"), Utterance(None, "더 있어")])
+    other = predictor.dialogue([Utterance(None, "아니"), Utterance(None, "더 있어")])
     with pytest.warns(UserWarning, match="1 of 2 texts"):
-        marked = predictor.dialogue([Utterance(None, "<|ko|><|NEUTRAL|>조금만"), Utterance(None, "더 있어")])
+        marked = predictor.dialogue([Utterance(None, "b/ <|ko|><|NEUTRAL|>조금만"), Utterance(None, "더 있어")])
     np.testing.assert_array_equal(marked.emotion, plain.emotion)
+    assert (plain.emotion != other.emotion).any()
 
 
 def write_noise(path: Path, samples: int = 16_000) -> np.ndarray:
@@ -296,7 +285,7 @@ def test_a_folder_of_a_mac_is_read_and_what_is_left_out_is_named(tmp_path):
     for name, text in texts.items():
         write_noise(tmp_path / f"{name}.wav")
         if text:
-            (tmp_path / text).write_text("조금만", "utf-8")
+            (tmp_path / text).write_text("김: 조금만", "utf-8")
     (tmp_path / "._가1.wav").write_bytes(b"\0\5\x16\7")
     (tmp_path / "._가1.txt").write_bytes(b"\0\5\x16\7")
     (tmp_path / "가3.wav").symlink_to("nothing")
@@ -305,8 +294,8 @@ def test_a_folder_of_a_mac_is_read_and_what_is_left_out_is_named(tmp_path):
     with pytest.warns(UserWarning, match=r"2 files .*가4\.pdf, 가4\.txt"):
         utterances = from_folder(tmp_path)
     assert [utterance.id for utterance in utterances] == ["가1", "가2", "가3", "가10"]
-    assert [utterance.text for utterance in utterances] == ["조금만", None, None, "조금만"]
-    assert [utterance.end for utterance in utterances] == [1, 2, 2, 3]
+    assert [(u.speaker, u.text) for u in utterances] == [("김", "조금만"), ("", None), ("", None), ("김", "조금만")]
+    assert [(u.start, u.end) for u in utterances] == [(0, 1), (1, 2), (2, 2), (2, 3)]  # one after the other on the page
 
 
 def write_segments(path: Path, seconds: int) -> Path:
@@ -316,12 +305,11 @@ def write_segments(path: Path, seconds: int) -> Path:
     return path
 
 
-def test_a_stretch_without_numbers_is_zeros_for_its_segment_alone(audio_run, tmp_path):
+def test_a_stretch_without_numbers_is_zeros_for_its_segment_alone(predictor, tmp_path):
     wave = write_noise(tmp_path / "whole.wav", 96_000)
     wave[70_000:80_000] = np.nan
     soundfile.write(tmp_path / "damaged.wav", wave, 16_000, subtype="FLOAT")
     utterances = from_segments(write_segments(tmp_path / "s.json", 6), tmp_path / "whole.wav")
-    predictor = Predictor(audio_run, gpu_id="cpu")
     with pytest.warns(UserWarning, match=r"1 of 3 .*damaged\.wav, 4.00 to 6.00 s"):
         found = predictor.dialogue([replace(u, recording=tmp_path / "damaged.wav") for u in utterances])
     expected = predictor.dialogue([*utterances[:2], Utterance(np.zeros(16_000), "네")])
@@ -330,7 +318,7 @@ def test_a_stretch_without_numbers_is_zeros_for_its_segment_alone(audio_run, tmp
 
 
 @pytest.mark.parametrize("kind", ["wav", "mp3"])
-def test_segments_in_the_lost_part_of_a_recording_are_zeros(audio_run, tmp_path, kind):
+def test_segments_in_the_lost_part_of_a_recording_are_zeros(predictor, tmp_path, kind):
     path = tmp_path / f"a.{kind}"
     write_noise(path, 320_000)
     os.truncate(path, path.stat().st_size // 2)
@@ -338,7 +326,7 @@ def test_segments_in_the_lost_part_of_a_recording_are_zeros(audio_run, tmp_path,
         utterances = from_segments(write_segments(tmp_path / "s.json", 20), path)
     assert [len(utterance.read(16_000)) for utterance in utterances[:4]] == [32_000] * 4
     with pytest.warns(UserWarning, match=rf"[45] of 10 .*a\.{kind}"):
-        assert np.isfinite(Predictor(audio_run, gpu_id="cpu").dialogue(utterances).emotion).all()
+        assert np.isfinite(predictor.dialogue(utterances).emotion).all()
 
 
 def test_a_recording_whose_channels_differ_is_warned_of_once(tmp_path):
@@ -370,21 +358,20 @@ NOISE = np.random.default_rng(0).normal(0, 0.1, 16_000)
         ({"recording": "a.wav", "start": 2.0, "end": np.nan}, "recording"),
     ],
 )
-def test_fields_of_the_wrong_kind_are_refused_with_their_name(audio_run, fields, named):
+def test_fields_of_the_wrong_kind_are_refused_with_their_name(predictor, fields, named):
     with pytest.raises(InputError, match=named):
-        Predictor(audio_run, gpu_id="cpu").dialogue([Utterance(**{"text": "네"} | fields)])
+        predictor.dialogue([Utterance(**{"text": "네"} | fields)])
 
 
 @pytest.mark.parametrize("wave", [NOISE * np.nan, NOISE * 1e30, NOISE[:0], NOISE[:1]])
-def test_arrays_that_are_no_sound_are_zeros_as_such_files_are(audio_run, wave):
+def test_arrays_that_are_no_sound_are_zeros_as_such_files_are(predictor, wave):
     with pytest.warns(UserWarning, match="1 of 2"):
-        Predictor(audio_run, gpu_id="cpu").dialogue([Utterance(NOISE, "네"), Utterance(wave, "네")])
+        predictor.dialogue([Utterance(NOISE, "네"), Utterance(wave, "네")])
     with pytest.raises(InputError, match="usable audio"):
-        Predictor(audio_run, gpu_id="cpu").dialogue([Utterance(wave, "네")])
+        predictor.dialogue([Utterance(wave, "네")])
 
 
-def test_arrays_may_have_any_stride_and_width(audio_run):
-    predictor = Predictor(audio_run, gpu_id="cpu")
+def test_arrays_may_have_any_stride_and_width(predictor):
     backwards = np.ascontiguousarray(NOISE[::-1], dtype=np.float32)
     expected = predictor.dialogue([Utterance(backwards, "네")]).emotion
     for wave in (NOISE[::-1], np.stack([backwards] * 2, axis=1)[:, 0]):

@@ -23,12 +23,6 @@ NAME = "Session01_F_res.csv"
 WRITTEN = {*FILES, "corpus.json"}
 
 
-@pytest.fixture
-def own(preprocessed, tmp_path) -> Path:
-    """A copy of the pre-processed corpus to change."""
-    return Path(shutil.copytree(preprocessed, tmp_path / "own"))
-
-
 def content(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -88,7 +82,8 @@ def test_the_version_of_a_corpus_is_a_digest_of_its_tables(sample, tmp_path):
     assert corpus_version(folder) != before
 
 
-def test_a_second_encoder_of_another_length_leaves_the_first_ones_embeddings(own, sample, tmp_path, monkeypatch):
+def test_a_second_encoder_of_another_length_leaves_those_of_the_first(preprocessed, sample, tmp_path, monkeypatch):
+    own = Path(shutil.copytree(preprocessed, tmp_path / "own"))
     before = read_corpus_json(own)["text_models"]
     encoder = load_text_encoder(str(sample / "kobert"))
     encoder.shape = (24,)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, SMALL, only_run
+from conftest import ROOT, SMALL, only_run, retest
 
 import main
 from training.checkpoint import CHECKPOINT
@@ -88,12 +88,9 @@ def test_two_processes_test_as_one_and_print_once(two, preprocessed):
     assert out.count("folder:") == 2  # at the start, and after the report
     assert len([line for line in err.splitlines() if line.startswith("epoch ")]) == 3
     assert read_json(folder / "configuration.json")["environment"]["processes"] == "2"
-    assert main.main(["--test_only", str(folder), "--gpu_id", "cpu"]) == 0  # in one process
-    (test,) = folder.glob("test_*")
+    test, mended = retest(folder), retest(folder, "--bn_statistics", "train")  # in one process
     ours, expected = (pd.read_csv(path / "predictions.csv") for path in (folder, test))
     assert ours["segment_id"].tolist() == expected["segment_id"].tolist()
-    assert main.main(["--test_only", str(folder), "--gpu_id", "cpu", "--bn_statistics", "train"]) == 0
-    (mended,) = {*folder.glob("test_*")} - {test}
     np.testing.assert_allclose(ours.select_dtypes("number"), expected.select_dtypes("number"), rtol=0, atol=1e-5)
     statistics = [torch.load(path / "model.pth", weights_only=True) for path in (folder, mended)]
     torch.testing.assert_close(*(state["mlp_av.0.fc.2.running_mean"] for state in statistics))  # both halves of batches
@@ -150,25 +147,6 @@ def test_processes_that_get_a_signal_or_lose_another_one_end_in_one_line(
         assert "Traceback" not in error
         assert (error.splitlines() or [""])[-1].startswith(word)
     assert [*only_run(tmp_path).glob("checkpoint.pt")]
-
-
-def test_a_port_that_is_taken_is_one_line(preprocessed, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
-        environment = os.environ | address | {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
-        command = [sys.executable, ROOT / "main.py", *argv_of(preprocessed, tmp_path / "exp")]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: ")
-
-
-def test_a_batch_that_cannot_be_shared_is_refused(preprocessed, tmp_path):
-    ended = launch(TORCHRUN, ROOT / "main.py", *argv_of(preprocessed, tmp_path / "exp"), "--batch_size", "7")
-    assert ended.returncode != 0
-    (line,) = {line for line in ended.stderr.splitlines() if line.startswith("error: ")}
-    assert "--batch_size 7" in line
-    assert not (tmp_path / "exp").exists()
 
 
 @pytest.mark.parametrize(

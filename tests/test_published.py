@@ -10,9 +10,8 @@ from test_model import reference_weights
 
 import main as program
 from model import MATE
-from training.options import make_options
-from training.record import Record, load_run, options_to_resume
-from utils import InputError, read_json, write_json
+from training.record import Record, load_run
+from utils import read_json, write_json
 
 # As the published program writes it: flat, with options that had no effect
 CONFIGURATION = {
@@ -85,8 +84,3 @@ def test_a_published_folder_is_tested_on_published_files(preprocessed, tmp_path)
     equal = [torch.equal(run.model.state_dict()[name], original.model.state_dict()[name]) for name in names]
     assert equal == [False, False, True]
     assert (folder / "model.pth").read_bytes() == before
-
-
-def test_a_published_run_is_not_resumed(tmp_path):
-    with pytest.raises(InputError, match=r"configuration\.json"):
-        options_to_resume(published_folder(tmp_path / "run"), make_options())

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import argv_of, train
+from conftest import argv_of, retest
 from speech_encoders import make_encoder
 
 import main as program
@@ -14,6 +14,7 @@ from corpora.utterances import read_utterances
 from features.embeddings import load_embeddings, save_embeddings
 from features.encoders import save_encoder_embeddings
 from features.speech_encoder import load_speech_encoder
+from reports.predictions import read_predictions
 from training import record
 from training.data_record import data_record
 from training.options import make_options, names_of, parse_args
@@ -35,12 +36,8 @@ def data_of(kind: str, corpus: Path) -> dict[str, str]:
 @pytest.mark.parametrize("name", sorted(DEFAULTS.keys() - {"given"}))
 def test_the_id_depends_on_every_option_that_decides(name):
     other = {**DEFAULTS, name: "another value"}
-    decides = name in names_of("test", "model", "training") - {
-        "audio_model",
-        "text_model",
-        "init",
-        "train_split",
-    }  # by data
+    by_data = {"audio_model", "text_model", "init", "train_split"}
+    decides = name in names_of("test", "model", "training") - by_data
     assert (run_id(other, DATA) != run_id(DEFAULTS, DATA)) is decides
     assert run_id({key: value for key, value in DEFAULTS.items() if key != name}, DATA) == run_id(DEFAULTS, DATA)
 
@@ -52,8 +49,9 @@ def test_the_id_depends_on_the_content_of_the_data_alone():
     assert run_id(DEFAULTS, DATA | names) == run_id(DEFAULTS, DATA)
 
 
-def test_a_record_is_read_as_it_was_written(tmp_path):
-    options = make_options(data_path=tmp_path, test_split=[1, 2], lr=3e-4, patience=2, valid_split=[3], speakers=True)
+def test_a_record_is_read_as_it_was_written_but_for_its_paths_which_are_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = make_options(data_path=Path("a"), test_split=[1, 2], lr=3e-4, patience=2, valid_split=[3], speakers=True)
     written = make_record(options, DATA, {"torch": "2.11"})
     written.write(tmp_path)
     content = read_json(tmp_path / "configuration.json")
@@ -61,7 +59,8 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     assert content["options"].keys() == names_of("data", "test", "model", "training")
     assert content["run_id"] == Record.read(tmp_path).run_id == run_id(options, DATA)
     assert Record.read(tmp_path) == written
-    assert vars(written.namespace()) | {"given": None} == vars(options) | {"given": None}
+    where = {"data_path": tmp_path / "a"}
+    assert vars(written.namespace()) | {"given": None} == vars(options) | where | {"given": None}
 
 
 EARLIER = {"versions": {"torch": "2.0"}, "lam": 0.5}
@@ -217,14 +216,19 @@ def test_a_test_warns_of_another_role_and_of_sessions_of_training(text_run, prep
     assert "listener" in role
 
 
-def test_a_test_on_another_corpus_names_both(text_run, preprocessed20):
-    run = load_run(text_run)
-    options, train_sessions = options_to_test(run, make_options(test_only=str(text_run), data_path=preprocessed20))
-    data = data_record(options, read_utterances(preprocessed20, "speaker"), train_sessions)
-    (warning,) = [w for w in record.warnings_of_test(run, options, data, train_sessions) if "KEMDy" in w]
-    assert "KEMDy19" in warning
-    assert "KEMDy20" in warning
-    assert (options.test_split, train_sessions) == ([*range(1, 9)], [])
+def test_a_model_of_the_first_fold_of_kemdy20_is_tested_on_another_corpus_with_a_warning(
+    kemdy20_run, preprocessed, tmp_path
+):
+    stored = Record.read(kemdy20_run)
+    assert (stored.data["corpus"], stored.data["train_sessions"]) == ("KEMDy20", "9-10")
+    rows = read_predictions(kemdy20_run / "predictions.csv")
+    assert rows["session"].unique().tolist() == stored.options["test_split"] == [*range(1, 9)]
+    folder = shutil.copytree(kemdy20_run, tmp_path / "run")
+    test = retest(folder, "--data_path", str(preprocessed), "--test_split", "5,6")
+    assert set(read_predictions(test / "predictions.csv")["corpus"]) == {"KEMDy19"}
+    assert Record.read(test).options["test_split"] == [5, 6]
+    warnings = read_json(test / "result.json")["warnings"]
+    assert any("KEMDy20" in warning and "KEMDy19" in warning for warning in warnings)
 
 
 # Folders
@@ -252,17 +256,3 @@ def test_a_run_is_found_by_its_name_or_path(run, tmp_path, monkeypatch):
     for name in ("exp", "nowhere"):  # a folder that is no run's, and none
         with pytest.raises(InputError, match=name):
             record.find_run(Path("exp"), name)
-
-
-def test_two_calls_from_different_folders_are_one_run(preprocessed, tmp_path, monkeypatch):
-    corpus, quick = shutil.copytree(preprocessed, tmp_path / "a" / "corpus"), ("--epochs", "1", "--no_pages")
-    monkeypatch.chdir(tmp_path / "a")
-    folder = train("text", Path("corpus"), tmp_path / "exp", *quick)
-    (folder / "result.json").unlink()
-    monkeypatch.chdir(tmp_path)
-    assert program.main(["--resume", str(folder), "--gpu_id", "cpu", "--no_pages"]) == 0
-    (folder / "result.json").unlink()
-    corpus.rename(tmp_path / "moved")
-    assert program.main(argv_of("text", Path("moved"), tmp_path / "exp", *quick, "--resume", "auto")) == 0
-    assert (folder / "result.json").is_file()
-    assert len([*(tmp_path / "exp").iterdir()]) == 1

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from conftest import retest
 from recordings import make_whisper, write_recording
 
 import main
@@ -216,18 +217,14 @@ def test_a_single_word_of_another_language_is_an_utterance(text_run, tmp_path, l
 # A test with a recogniser's texts
 
 
-def test_a_run_can_be_tested_with_other_texts(text_run, preprocessed, tmp_path, capsys):
+def test_a_run_can_be_tested_with_other_texts(text_run, tmp_path, capsys):
     run = shutil.copytree(text_run, tmp_path / "run")
     rows = pd.read_csv(run / "predictions.csv").rename(columns={"segment_id": "id"})
     rows[["id", "text"]].to_csv(tmp_path / "same.csv", index=False)
     rows.assign(text="네")[["id", "text"]].iloc[1:].to_csv(tmp_path / "other.csv", index=False)
-    argv = ["--test_only", str(run), "--data_path", str(preprocessed), "--gpu_id", "cpu", "--texts"]
-    assert main.main([*argv, str(tmp_path / "same.csv")]) == 0
-    (folder,) = run.glob("test_*")
-    result = read_json(folder / "result.json")
+    result = read_json(retest(run, "--texts", str(tmp_path / "same.csv")) / "result.json")
     assert {of["difference"] for of in result["other_texts"].values()} == {0.0}
-    assert main.main([*argv, str(tmp_path / "other.csv")]) == 0
-    (folder,) = {*run.glob("test_*")} - {folder}
+    folder = retest(run, "--texts", str(tmp_path / "other.csv"))
     other = pd.read_csv(folder / "predictions_other_texts.csv")
     found = read_json(folder / "result.json")["other_texts"]["ccc_arousal"]
     assert found["low"] <= found["difference"] <= found["high"]
@@ -238,17 +235,17 @@ def test_a_run_can_be_tested_with_other_texts(text_run, preprocessed, tmp_path, 
     first = other["segment_id"][0]
     for content, named in (("id\n", "text"), (f"id,text\n{first},네\n" * 2, first), ("", "x.csv")):
         (tmp_path / "x.csv").write_text(content, "utf-8")
-        assert main.main([*argv, str(tmp_path / "x.csv")]) == 2
+        assert main.main(["--test_only", str(run), "--texts", str(tmp_path / "x.csv"), "--gpu_id", "cpu"]) == 2
         assert named in capsys.readouterr().err
 
 
-def test_a_test_can_transcribe_its_wavs_once(text_run, preprocessed, whisper, tmp_path, capsys):
+def test_a_test_can_transcribe_its_wavs_once(text_run, whisper, tmp_path):
     run = shutil.copytree(text_run, tmp_path / "run")
-    argv = ["--test_only", str(run), "--data_path", str(preprocessed), "--gpu_id", "cpu", "--transcribe", str(whisper)]
-    assert main.main([*argv, "--texts", str(tmp_path / "t.csv")]) == 0
+    options = ("--transcribe", str(whisper), "--texts", str(tmp_path / "t.csv"))
+    retest(run, *options)
     texts = pd.read_csv(tmp_path / "t.csv", dtype=str)
     assert set(texts["id"]) <= {*pd.read_csv(run / "predictions.csv")["segment_id"]}
     assert texts["text"].str.fullmatch("[123 ]*").all()
     texts.assign(text="네").to_csv(tmp_path / "t.csv", index=False)
-    assert main.main([*argv, "--texts", str(tmp_path / "t.csv")]) == 0
+    retest(run, *options)
     assert set(pd.read_csv(tmp_path / "t.csv")["text"]) == {"네"}

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import only_run, train
+from conftest import only_run, retest, train
 from scipy.special import log_softmax, softmax
 
 import export
-import main
 from constants import EMOTIONS
 from corpora.utterances import SHARES, read_utterances
 from metric import MAIN_FIGURES, figures
@@ -56,8 +55,7 @@ def test_validation_is_likeliest_at_the_temperature(tempered, text_run, preproce
     rows = []
     for run in (tempered, text_run):
         folder = shutil.copytree(run, tmp_path / run.parent.name)
-        assert main.main(["--test_only", str(folder), "--test_split", "3", "--gpu_id", "cpu"]) == 0
-        rows.append(read_predictions(next(folder.glob("test_*")) / "predictions.csv"))
+        rows.append(read_predictions(retest(folder, "--test_split", "3") / "predictions.csv"))
     found, plain = (table[PROBABILITIES].to_numpy() for table in rows)
     target = shares.loc[rows[0]["segment_id"]].to_numpy()
     assert cross_entropy(found, target) < cross_entropy(plain, target)
@@ -79,5 +77,5 @@ def test_prediction_and_export_have_it(tempered, text_run, tmp_path, capsys):
     untested = shutil.copytree(tempered, tmp_path / "untested")
     (untested / "result.json").unlink()
     capsys.readouterr()
-    assert main.main(["--test_only", str(untested), "--gpu_id", "cpu"]) == 0
+    retest(untested)
     assert "no temperature" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, SMALL, argv_of, only_run
+from conftest import ROOT, SMALL, argv_of, only_run, retest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -24,15 +24,10 @@ from training.options import make_options, parse_args
 from training.record import run_id
 from utils import read_json
 
-TEXT = (*SMALL, "--modality", "text", "--test_split", "1-2", "--epochs", "1")
+TEXT = (*SMALL, "--modality", "text", "--test_split", "1-2", "--epochs", "1", "--no_pages")
 MLFLOW = importlib.util.find_spec("mlflow") is not None
 TEST_FILES = {
-    "configuration.json",
-    "result.json",
-    "predictions.csv",
-    "confusion.txt",
-    "dialogues.html",
-    "result.html",
+    *("configuration.json", "result.json", "predictions.csv", "confusion.txt", "dialogues.html", "result.html"),
     *(f"{plot}.{suffix}" for plot in ("confusion", "reliability") for suffix in ("png", "pdf")),
 }
 RUN_FILES = TEST_FILES | {"model.pth", "train_loss.log", "history.csv", "loss_curve.png", "loss_curve.pdf"}
@@ -74,7 +69,7 @@ def test_help_and_a_mistyped_option_are_answered_before_torch_is_imported():
 # What a run leaves
 
 
-def test_a_run_folder_holds_what_the_documentation_says(text_run, preprocessed):
+def test_a_run_folder_holds_what_the_documentation_says(text_run, audio_run, preprocessed):
     names = {path.name for path in text_run.iterdir()}
     assert names - RUN_FILES == {name for name in names if name.startswith("events.out.tfevents")} != set()
     assert names >= RUN_FILES
@@ -82,6 +77,7 @@ def test_a_run_folder_holds_what_the_documentation_says(text_run, preprocessed):
     history = history_of(text_run)
     assert history["epoch"].tolist() == [1, 2]
     assert history[["train_loss", "valid_loss", "lr"]].notna().all(axis=None)
+    assert "valid" not in read_json(audio_run / "result.json")  # of a run without validation
     lines = (text_run / "train_loss.log").read_text().splitlines()
     assert lines == [f"epoch {n} loss {loss:.6f}" for n, loss in enumerate(history["train_loss"], 1)]
     rows, table = pd.read_csv(text_run / "predictions.csv"), read_utterances(preprocessed, "speaker")
@@ -105,21 +101,15 @@ def test_testing_again_gives_the_same_files_in_all_spellings_and_overwrites_noth
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
-def test_a_test_of_the_validation_sessions_gives_the_figures_of_the_history(text_run, preprocessed, tmp_path):
+def test_a_test_of_the_validation_sessions_gives_the_figures_of_the_history(text_run, tmp_path):
     folder = shutil.copytree(text_run, tmp_path / text_run.name)
-    argv = ("--gpu_id", "cpu", "--test_only", folder.name, "--test_split", "3")
-    assert run(preprocessed, tmp_path, *argv) == 0
-    result = read_json(next(folder.glob("test_*")) / "result.json")
+    result = read_json(retest(folder, "--test_split", "3") / "result.json")
     row = history_of(folder).set_index("epoch").loc[result["epoch"]]
     for name in ("f1", "ccc_arousal", "ccc_valence"):
         assert row[f"valid_{name}"] == pytest.approx(result[name], abs=1e-4)
     for name in ("accuracy", "macro_f1"):
         assert row[f"valid_{name}"] == pytest.approx(result["overall"][name], abs=1e-4)
     assert {f"valid_{name}": value for name, value in result["valid"].items()} == row.filter(like="valid_").to_dict()
-
-
-def test_a_run_without_validation_has_no_figures_of_it(audio_run):
-    assert "valid" not in read_json(audio_run / "result.json")
 
 
 # Options that change what is trained
@@ -142,9 +132,7 @@ def plain(preprocessed, tmp_path_factory) -> pd.DataFrame:
 def test_options_of_training_change_the_loss_and_can_be_tested_again(preprocessed, tmp_path, plain, options):
     folder = trained(preprocessed, tmp_path, *TEXT, *options.split())
     assert history_of(folder)["train_loss"][0] != plain["train_loss"][0]
-    assert main.main(["--test_only", str(folder), "--gpu_id", "cpu"]) == 0
-    (again,) = folder.glob("test_*")
-    assert (again / "predictions.csv").read_bytes() == (folder / "predictions.csv").read_bytes()
+    assert (retest(folder, "--no_pages") / "predictions.csv").read_bytes() == (folder / "predictions.csv").read_bytes()
 
 
 def test_training_on_some_of_the_sessions(preprocessed, tmp_path, plain, capsys):
@@ -157,7 +145,7 @@ def test_training_on_some_of_the_sessions(preprocessed, tmp_path, plain, capsys)
     assert records[rest]["run_id"] != records[some]["run_id"]
     for session, is_seen in (("4", True), ("6", False)):
         capsys.readouterr()
-        assert main.main(["--test_only", str(some), "--test_split", session, "--gpu_id", "cpu"]) == 0
+        retest(some, "--test_split", session, "--no_pages")
         assert ("trained on sessions" in capsys.readouterr().err) == is_seen
 
 
@@ -312,12 +300,3 @@ def test_training_that_cannot_be_is_refused_in_one_line_before_a_folder_is_made(
     assert run(preprocessed, tmp_path / "exp", *TEXT, *options.split()) == 2
     assert named in one_error(capsys)
     assert not (tmp_path / "exp").exists()
-
-
-@pytest.mark.parametrize("file", ["model.pth", "configuration.json"])
-def test_damaged_run_folders_are_refused_in_one_line(text_run, tmp_path, capsys, file):
-    folder = shutil.copytree(text_run, tmp_path / "run")
-    (folder / file).write_bytes(b"{")
-    assert main.main(["--test_only", str(folder)]) == 2
-    assert str(folder / file) in one_error(capsys)
-    assert not list(folder.glob("test_*"))
