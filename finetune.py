@@ -76,13 +76,15 @@ def finetune(options: argparse.Namespace) -> Path:
         values = {name: value for name, value in vars(options).items() if name not in OF_CALL}
         values |= {"text_model": data.get("text_model"), "audio_model": data.get("speech_model")}
         record = {"options": values, "data": data, "environment": environment}
-        checkpoint = devices.on_main_process(processes, lambda: begin(folder, record, options.resume, stack))
 
         # 2. The utterances of each split, and the model
         inputs = read_inputs(encoder, table, options.data_path, options.audio_path)
         tables = {part: table[table["session"].isin(sessions[part]) & table["id"].isin(inputs)] for part in sessions}
         if empty := [part for part in sessions if sessions[part] and tables[part].empty]:
             raise InputError(f"{options.data_path}: no usable wav of any {empty[0]} session; give their --audio_path")
+        checkpoint = devices.on_main_process(processes, lambda: begin(folder, record, options.resume, stack))
+        if checkpoint == folder:
+            return folder
         train_set, valid_set = (examples(tables[part], inputs) for part in ("train", "valid"))
         collator = partial(collate, rate=getattr(encoder, "rate", None))
         affect = options.affect_loss if tables["train"]["arousal"].notna().all() else "none"
@@ -93,7 +95,9 @@ def finetune(options: argparse.Namespace) -> Path:
             getattr(encoder.model, "activation_checkpointing_enable", old)()
         if processes.is_main_process:
             record["left_out"] = len(table) - len(inputs)
-            counts = (f"{part} {format_sessions(sessions[part])} ({len(tables[part]):,})" for part in tables)
+            counts = (
+                f"{part} {format_sessions(sessions[part])} ({len(tables[part]):,})" for part in tables if sessions[part]
+            )
             print(f"{'corpus:':<10}{corpus_summary(data)}\n{'encoder:':<10}{encoder_summary(data, encoder.kind)}")
             print(f"{'sessions:':<10}{', '.join(counts)}; left out, without a usable wav: {record['left_out']}")
             print(f"{'device:':<10}{environment['device']}, bfloat16: {environment['bfloat16']}")
@@ -103,7 +107,7 @@ def finetune(options: argparse.Namespace) -> Path:
         with one_line_errors(folder):
             stopping = [transformers.EarlyStoppingCallback(options.patience)] if options.patience else None
             trainer = transformers.Trainer(model, arguments, collator, train_set, valid_set, callbacks=stopping)
-            trainer.train(checkpoint)
+            trainer.train(str(checkpoint) if checkpoint else None)
             record["history"] = [row for row in trainer.state.log_history if {"loss", "eval_loss"} & row.keys()]
             devices.on_main_process(processes, lambda: finish(folder, record, model, tables["test"], inputs))
     return folder
@@ -145,29 +149,27 @@ def training_arguments(options: argparse.Namespace, folder: Path) -> transformer
     return arguments
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a folder holds an encoder with its figures."""
-    return (folder / RECORD).exists() and "figures" in read_json(folder / RECORD)
-
-
-def begin(folder: Path, record: Mapping[str, Any], resume: bool, stack: contextlib.ExitStack) -> str | None:
-    """The checkpoint that training goes on from; without one the record is written. Locked until `stack` closes."""
+def begin(folder: Path, record: Mapping[str, Any], resume: bool, stack: contextlib.ExitStack) -> Path | None:
+    """Lock and begin a folder; returns the checkpoint to go on from, if there is one, or `folder` if it is finished."""
     states = folder.glob(f"{CHECKPOINTS}/*/trainer_state.json")  # the last file of a checkpoint
     checkpoints = [path.parent for path in states if path.stat().st_size]
-    if is_finished(folder):
-        raise InputError(f"{folder}: finished already, and not overwritten; rename it, or give another --save_path")
-    if checkpoints and not resume:
-        raise InputError(f"{folder}: unfinished; go on with --resume, or remove it")
+    is_finished = (folder / "model.safetensors").exists() and "figures" in read_json(folder / RECORD)
+    if (is_finished or checkpoints) and not resume:
+        what = "finished already, and not overwritten; rename it" if is_finished else "unfinished; go on with --resume"
+        raise InputError(f"{folder}: {what}, or remove it")
     folder.mkdir(parents=True, exist_ok=True)
     stack.enter_context(lock_folder(folder, "fine-tuning"))
-    if not checkpoints:
+    if not is_finished and not checkpoints:
         write_json(folder / RECORD, dict(record))
         return None
     stored = read_json(folder / RECORD)
     for part, name in ((kind, name) for kind in ("options", "data") for name in record[kind]):
         if (before := stored[part].get(name)) != (now := record[part][name]):
-            raise InputError(f"--resume: {folder} was begun with {name} {before}, not {now}; give the same options")
-    return str(max(checkpoints, key=lambda path: int(path.name.rpartition("-")[2])))
+            raise InputError(f"{folder} was begun with {name} {before}, not {now}; give the same, or remove it")
+    if is_finished:
+        print(f"{folder}: finished already")
+        return folder
+    return max(checkpoints, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 def finish(folder: Path, record: dict[str, Any], model: EmotionModel, table: pd.DataFrame, inputs: Inputs) -> None:
@@ -177,13 +179,14 @@ def finish(folder: Path, record: dict[str, Any], model: EmotionModel, table: pd.
     record["figures"] = {name: found[name] for name in ("n", "n_single_label")} | metric.rounded(
         found, metric.WHOLE_FIGURES
     )
-    record["intervals"] = {name: metric.bounds_of(bounds.loc[name]) for name in metric.WHOLE_FIGURES}
+    defined = [name for name in metric.WHOLE_FIGURES if record["figures"][name] is not None]
+    record["intervals"] = {name: metric.bounds_of(bounds.loc[name]) for name in defined}
     write_csv(folder / "predictions.csv", rows)
     write_encoder(folder, model.source, record)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     write_json(folder / RECORD, record)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     print(f"single utterances of the test sessions, {found['n']}, {found['n_single_label']} of them with one label:")
-    for name in metric.WHOLE_FIGURES:
+    for name in defined:
         print(f"{metric.HEADINGS[name]:<12} {found[name]:.3f}  {format_interval(*bounds.loc[name])}")
     print(f"encoder: {folder}")
 

@@ -25,7 +25,7 @@ def make_encoder(keep: bool, argv: list[str]) -> int:
     name, option = folder_name(options), "text_model" if options.text_model else "audio_model"
     folder = options.save_path / name
     with contextlib.suppress(filelock.Timeout), lock_file(log_of(options.save_path, name).with_suffix(".lock")):
-        if not finetune.is_finished(folder) and (status := finetune.main([*argv, "--resume"])):
+        if status := finetune.main([*argv, "--resume"]):
             return status
         given = {key: vars(options)[key] for key in ("data_path", "audio_path", "gpu_id")} | {option: folder}
         status = preprocessing.main(command_line(given))

@@ -209,7 +209,9 @@ def test_a_killed_run_is_resumed_to_the_same_weights(run, sample, tmp_path, prep
     run(*options, "--resume")
     for name in ("model.safetensors", "config.json", "predictions.csv"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
-    assert finetune.main([*argv, "--resume"]) == 2  # it is finished
+    assert finetune.main(argv) == 2  # it is finished
+    assert finetune.main([*argv, "--resume"]) == 0
+    assert finetune.main([*argv, "--resume", "--gradient_checkpointing"]) == 2
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -245,3 +247,6 @@ def test_a_table_compares_encoders_of_each_fold_with_the_frozen_one_and_resumes(
     assert experiments.main([*argv[:-1]]) == 0  # without --keep_encoders
     assert len(read_runs(save_path)) == 4
     assert [path.parent.name for path in save_path.glob("bert*/model.safetensors")] == [names[1]]
+    shutil.rmtree(next(corpus.glob(f"features/text-{names[0].replace('_', '-')}-*")))
+    assert experiments.main([*argv[:-1]]) == 0  # it is fine-tuned again
+    assert len(encoders_of(corpus, "text")) == 3

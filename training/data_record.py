@@ -114,7 +114,8 @@ def encoders_text(data: Mapping[str, Any]) -> list[str]:
     """The encoders and initial weights of a run in words, and the sessions that they have learnt from."""
     found = [f"{kind} encoder: {encoder_summary(data, kind)}" for kind in ("text", "speech") if f"{kind}_model" in data]
     if "init" in data:
-        found.append(f"initial weights of {data['init']}, trained on {learnt_text(data['init_learnt'])}")
+        before = "; ".join(data["init_encoders"])
+        found.append(f"initial weights of {data['init']}, trained on {learnt_text(data['init_learnt'])} ({before})")
     return found
 
 

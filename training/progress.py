@@ -56,10 +56,7 @@ def run_summary(
     model: MATE,
     anew: Sequence[str] = (),
 ) -> str:
-    """The first lines of a run or a test; `splits` are the sessions to train on, to validate on and to test on.
-
-    `anew` are the layers that do not have the weights of `--init`.
-    """
+    """The first lines of a run or a test on these `splits`; `anew` are the layers without the weights of `--init`."""
     device = next(model.parameters()).device
     synthetic = ": its figures say nothing about emotion recognition" * (data["synthetic"] == "yes")
     counts = {name: f"{int(table['session'].isin(sessions).sum()):,}" for name, sessions in splits.items()}

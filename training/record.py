@@ -22,7 +22,7 @@ from corpora.sessions import format_sessions, parse_sessions
 from features.encoders import encoder_name
 from model import MATE
 from training.checkpoint import epoch_of_weights, load_weights
-from training.data_record import DECISIVE, UNKNOWN, corpus_summary, differences
+from training.data_record import DECISIVE, UNKNOWN, corpus_summary, differences, encoders_text
 from training.learnt import PARTS, add_learnt, check_learnt, merge_learnt
 from training.options import defaults, make_options, names_of
 from utils import InputError, digest_file, lock_folder, new_folder, read_json, write_json
@@ -217,6 +217,7 @@ def load_init(options: argparse.Namespace) -> tuple[TrainedRun | None, dict[str,
     sessions = [*run.train_sessions, *(run.options.valid_split or [])]
     learnt = merge_learnt(*(run.record.data.get(f"{part}_learnt") for part in PARTS))
     facts = {"init": run.folder.name, "init_learnt": add_learnt(learnt, run.record.data, sessions)}
+    facts["init_encoders"] = encoders_text(run.record.data) or [f"encoders {UNKNOWN}"]  # of the published program
     return run, facts | {"init_weights": f"initial weights {digest_file(run.folder / 'model.pth')}"}
 
 
