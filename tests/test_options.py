@@ -111,7 +111,7 @@ def test_an_option_has_no_effect_without_its_partner(line, idle):
 def test_a_run_names_the_options_that_are_given_and_have_no_effect(text_run, preprocessed):
     line = ["--data_path", str(preprocessed), "--beta", "0.5", "--sr", "8000", "--modality", "text", "--lr", "0.01"]
     data, table = read_json(text_run / "configuration.json")["data"], read_utterances(preprocessed, "speaker")
-    about = data, table, {"train": [1]}, torch.nn.Linear(2, 2), torch.device("cpu")
+    about = data, table, {"train": [1]}, torch.nn.Linear(2, 2)
     for argv, named in ((line, {"--beta", "--sr"}), (line[:2], set())):
         lines = [text for text in run_summary(parse_args(argv), *about).splitlines() if text.startswith("unused:")]
         assert {part.split()[0] for text in lines for part in text.removeprefix("unused:").split(";")} == named
