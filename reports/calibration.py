@@ -1,4 +1,4 @@
-"""Calibration: whether a predicted probability is the share of the raters who choose that emotion."""
+"""Calibration: how well predicted probabilities match the shares of raters who chose each emotion."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SMALLEST = 1e-9  # probability; the divergence of a probability of 0 is infinite
 
 
 def calibrate(rows: pd.DataFrame, prior: np.ndarray, temperature: float = 1.0) -> dict[str, Any]:
-    """Calibration of the rows of predictions.csv, and, with a `temperature`, what it would be without.
+    """Calibration of the rows of predictions.csv and, with a `temperature`, of the probabilities without it.
 
-    `prior` are the mean shares of the training utterances, shape = (7,), in which the constant answer consists.
+    `prior`, shape = (7,), are the mean shares of the training utterances, the constant prediction of `kl_constant`.
     """
     p, shares = (rows[[*names]].to_numpy(np.float64) for names in (PROBABILITIES, SHARES))
     constant = np.broadcast_to(prior, p.shape)
@@ -31,10 +31,10 @@ def calibrate(rows: pd.DataFrame, prior: np.ndarray, temperature: float = 1.0) -
 def figures(p: np.ndarray, shares: np.ndarray) -> dict[str, Any]:
     """Figures of predicted probabilities and raters' shares, both shape = (N, 7), to four decimals.
 
-    `ece`, the expected calibration error (Guo et al. 2017, equation 3) of the likeliest emotion, its accuracy being the
-    share of raters who chose it; `brier`, the mean squared distance (Brier 1950); `kl`, the mean Kullback-Leibler
-    divergence of the shares from p in nats; `bins`: of each of 15 equal intervals of the probability that has windows,
-    their number, mean probability and mean share.
+    - `ece`: expected calibration error (Guo et al. 2017, equation 3), with the share of raters as the accuracy
+    - `brier`: the mean squared distance (Brier 1950)
+    - `kl`: the mean Kullback-Leibler divergence of the shares from p, in nats
+    - `bins`: number of windows, mean probability and mean share in each non-empty bin of 15 equal bins of probability
     """
     top = p.argmax(axis=1)[:, None]
     pairs = pd.DataFrame({"p": np.take_along_axis(p, top, 1)[:, 0], "share": np.take_along_axis(shares, top, 1)[:, 0]})

@@ -1,7 +1,8 @@
-"""Compare: two rows or runs on the same test windows: their differences, with intervals over seeds and dialogues."""
+"""Compare: the differences of two rows or runs on the same test windows, with intervals over seeds and dialogues."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 import metric
-from metric import HEADINGS, MAIN_FIGURES, WHOLE_FIGURES
-from reports.result import format_difference, format_interval
+from metric import MAIN_FIGURES, WHOLE_FIGURES
+from reports.result import HEADINGS, format_cell, format_difference, format_interval
 from reports.runs import TRUTH, read_windows
 from utils import InputError, count
 
@@ -20,16 +21,15 @@ Windows = Mapping[Path, pd.DataFrame]  # `runs.read_windows` of run folders
 def compute_comparison(pairs: pd.DataFrame, windows: Windows) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compare runs of A and B: `pairs` has `test`, `seed`, and the folders `a` and `b`, a row per test split and seed.
 
-    A seed that a test split lacks is left out. The first table returned has `MAIN_FIGURES` by `test`, `seed` and `run`,
-    "a" or "b", and of several their mean over folds of that over seeds. The second one has for each of these figures
-    `metric.seed_interval` of the mean B - A (of one seed or a test split of a single dialogue `metric.bootstrap`) and
-    the numbers of `seeds` and `dialogues`. Raises `InputError` where the runs of a test split differ in windows or
-    labels, or no seed is in all test splits.
+    Seeds that a test split lacks are left out. The first table returned has `MAIN_FIGURES` by `test`, `seed` and `run`
+    ("a" or "b"), and last their mean. The second has for each figure `metric.seed_interval` of the mean B - A (with one
+    seed, or a test split of one dialogue, `metric.bootstrap`) and the numbers of `seeds` and `dialogues`. Raises
+    `InputError` if the runs of a test split differ in windows or labels, or no seed is in all test splits.
     """
     of_seed = pairs.groupby("seed")["test"].transform("nunique")
     pairs = pairs[of_seed == pairs["test"].nunique()].sort_values("seed", kind="stable")
     if pairs.empty:
-        raise InputError("no seed has finished runs of both on all test sessions")
+        raise InputError("no seed has finished runs of both A and B on all test sessions")
     folds, figures = [], {}
     for test, of_fold in pairs.groupby("test", sort=False):
         folders = of_fold[["a", "b"]].to_numpy()
@@ -46,84 +46,80 @@ def compute_comparison(pairs: pd.DataFrame, windows: Windows) -> tuple[pd.DataFr
         intervals = metric.seed_interval(folds)
     else:
         intervals = metric.bootstrap(folds).assign(shown=False, sd=np.nan, needed=np.nan)
-    if len(figures) > 2:
-        mean = figures.groupby(["test", "run"]).mean().groupby("run").mean()
-        figures = pd.concat([figures, pd.concat({("mean", ""): mean}, names=["test", "seed"])])
+    mean = figures.groupby(["test", "run"]).mean().groupby("run").mean()
+    figures = pd.concat([figures, pd.concat({("mean", ""): mean}, names=["test", "seed"])])
     return figures, intervals.assign(seeds=seeds, dialogues=sum(map(len, folds)))
 
 
 def check_same_windows(first: Path, other: Path, windows: Windows) -> None:
     """Raise `InputError` unless the runs in two folders have the same windows and labels."""
-    a, b = (windows[folder][TRUTH].fillna(0) for folder in (first, other))  # of a corpus without arousal and valence
+    a, b = (windows[folder][TRUTH].fillna(0) for folder in (first, other))  # a corpus may lack arousal and valence
     a, b = a.align(b, axis=0)  # NaN where one lacks a window
     differs = (a != b).any(axis=1)
     if differs.any():
         at = differs.idxmax()
         texts = ["missing" if row.isna().any() else ", ".join(map(str, row)) for row in (b.loc[at], a.loc[at])]
         where = f"{other / 'predictions.csv'}: window {at}"
-        raise InputError(f"{where} is {texts[0]}, and {texts[1]} in {first}; test both on one corpus")
+        raise InputError(f"{where} is {texts[0]}, but {texts[1]} in {first}; test both runs on the same corpus")
 
 
 DIFFERENCES = (
-    "Differences are means over the folds and seeds that both have; a seed that a fold lacks is left out. In square "
-    "brackets: the 95% t interval over seeds and dialogues of these sessions, not over speakers. Bold: it excludes 0, "
-    "as one in twenty does by chance where nothing differs; any other difference is not shown. Of one seed, the "
-    "interval is over dialogues alone, and nothing is shown: take --seeds 3 at least."
+    "Differences are means over the folds and seeds that both sides have. Their 95% t interval is over seeds and "
+    "dialogues of these sessions, not over speakers. Bold: the interval excludes 0; without a true difference, one in "
+    "twenty still does. With one seed, the interval is over dialogues only, and nothing is bold."
 )
-LEGEND = f"""\
-Weighted F1, macro F1 and accuracy are over the test windows with one majority label, CCC and F1 over all windows of a \
-fold at once. Seeds needed: so many would show a difference of the size found if it and its spreads stayed as they are.
-
-{DIFFERENCES}
-"""
+LEGEND = (
+    "Weighted F1, macro F1 and accuracy use the test windows with one majority label, CCC and F1 all windows. Seeds "
+    f"needed: the number of seeds at which a difference of this size would be bold. {DIFFERENCES}"
+)
 
 
 def compare(pairs: pd.DataFrame, names: tuple[str, str]) -> str:
-    """The comparison of A and B, whose names are `names`, as Markdown; `pairs` of `compute_comparison` have a `role`.
+    """The comparison of A and B, called `names`, as Markdown; `pairs` of `compute_comparison` also have a `role`.
 
-    Raises `InputError` where a folder is damaged, or the runs of a test split differ in windows or labels.
+    Raises `InputError` if a folder is damaged, or the runs of a test split differ in windows or labels.
     """
     windows = {folder: read_windows(folder) for folder in {*pairs["a"], *pairs["b"]}}
-    blocks = []
+    blocks, settings = [f"- A: {names[0]}\n- B: {names[1]}"], {"index": False, "disable_numparse": True}
     for role, of_role in pairs.groupby("role", sort=False):
         figures, intervals = compute_comparison(of_role, windows)
-        blocks.append(f"# {role}: A = {names[0]}, B = {names[1]}")
-        a, b = (figures.xs(run, level="run") for run in ("a", "b"))
-        shown = a.map("{:.3f}, ".format) + b.map("{:.3f} (".format) + (b - a).map(format_difference) + ")"
-        shown = shown.rename(columns={name: f"{HEADINGS[name]}: A, B (B - A)" for name in MAIN_FIGURES})
-        differences = pd.DataFrame({"figure": intervals.index.map(HEADINGS), "mean B - A": format_intervals(intervals)})
+        a, b = (figures.xs(run, level="run").rename(columns=HEADINGS) for run in ("a", "b"))
+        means = pd.DataFrame({"figure": a.columns, "A": [*a.iloc[-1]], "B": [*b.iloc[-1]]}).map(format_cell)
+        parts = pd.Series(format_intervals(intervals)).str.partition("\n")
+        means["B - A"], means["95% interval"] = parts[0], parts[2]
         needed = intervals["needed"].map("{:.0f}".format).replace({"nan": "-", "inf": f"over {metric.MAX_SEEDS}"})
-        differences = differences.replace("\n", " ", regex=True).assign(**{"seeds needed": [*needed]})
-        first, second = shown.iloc[:, :3], shown.iloc[:, 3:]  # six side by side are too wide for a terminal
-        tables = [first.reset_index(), second.reset_index(), differences]
-        blocks += [table.astype(str).to_markdown(index=False, disable_numparse=True) for table in tables]
+        blocks += [f"## {role}", means.assign(**{"seeds needed": [*needed]}).to_markdown(**settings)]
+        if len(figures) > 4:
+            by_seed = (b - a)[:-1].map(format_difference).reset_index()
+            blocks += ["B - A by test sessions and seed:", by_seed.to_markdown(**settings)]
         blocks.append(conclude(intervals))
-    return "\n\n".join([*blocks, LEGEND])
+    return "\n\n".join([*blocks, textwrap.fill(LEGEND, 100)])
 
 
 def conclude(intervals: pd.DataFrame) -> str:
-    """Which differences the `intervals` of `compute_comparison` show, and which they do not."""
+    """Which differences of the `intervals` of `compute_comparison` are significant."""
     shown, seeds, dialogues = intervals["shown"], *intervals[["seeds", "dialogues"]].iloc[0]
-    named = [", ".join(intervals.index[which].map(HEADINGS)) or "none" for which in (shown, ~shown)]
-    over = f"Shown by {count(seeds, 'seed')} and {count(dialogues, 'dialogue')}: {named[0]}; not shown: {named[1]}."
-    return over + " Chance of the seed is not in these intervals: take --seeds 3 at least." * (seeds == 1)
+    over = f"{count(seeds, 'seed')}, {count(dialogues, 'dialogue')}"
+    if seeds == 1:
+        return f"{over}: to test for significance, use --seeds 3 or more."
+    return f"{over}. Significant differences: {', '.join(intervals.index[shown].map(HEADINGS)) or 'none'}."
 
 
 def format_intervals(intervals: pd.DataFrame) -> list[str]:
-    """The value and below it the interval of each of the `intervals` of `compute_comparison`; **...** is bold."""
+    """Each value of the `intervals` of `compute_comparison`, with its interval on a second line; **...** is bold."""
     texts = []
     for _, row in intervals.iterrows():
         value, interval = format_difference(row["value"]), format_interval(row["low"], row["high"])
         value = f"**{value}**" if row["shown"] else value
-        texts.append(f"{value}\n[{interval}]" if interval else value)
+        texts.append(f"{value}\n{interval}" if interval else value)
     return texts
 
 
 def compare_with_baseline(entries: pd.DataFrame, windows: Windows) -> tuple[pd.DataFrame, list[str]]:
-    """The differences of a table's rows, each from its row `baseline`, if any, on the folds and seeds that both have.
+    """The differences of a table's rows from their row `baseline`, on the folds and seeds that both have.
 
-    They are `role`, `row`, `from` (the baseline), `folds`, `figure` (of `WHOLE_FIGURES`) and the columns of the
-    `intervals` of `compute_comparison`; the second value says why a row that has runs is not compared.
+    The first value has `role`, `row`, `from` (the baseline), `folds`, `figure` (of `WHOLE_FIGURES`) and the columns of
+    the `intervals` of `compute_comparison`. The second says why rows that have runs are not compared.
     """
     tables, notes = [pd.DataFrame()], []
     runs = entries[["role", "row", "baseline", "test", "seed", "folder"]].dropna(subset="folder")

@@ -1,6 +1,6 @@
-"""Groups: the figures of a test by session, speaker, length and so on, for whom and where the model works.
+"""Groups: the figures of a test by session, speaker, duration and so on.
 
-A group is the rows of predictions.csv with one label of an entry of `GROUPS`: a further one is a line there.
+Each entry of `GROUPS` gives every row of predictions.csv a label; rows with the same label are a group.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import metric
 from corpora.utterances import SHARES
 from reports.predictions import baselines
 
-MIN_WINDOWS, MIN_DIALOGUES = 20, 3  # with one majority label, of a group that has figures: those of fewer are chance
+MIN_WINDOWS, MIN_DIALOGUES = 20, 3  # windows with one majority label and dialogues that a group needs for figures
 FULL_WINDOW = 8  # utterances
 
 
@@ -24,50 +24,50 @@ def numbered_session(rows: pd.DataFrame) -> pd.Series:
 
 
 def known_sentence(rows: pd.DataFrame) -> pd.Series:
-    """Whether the sentence occurs in training; NaN where there are no transcripts."""
-    words = rows["seen"].map({True: "in training", False: "not in training"})
-    return words.fillna("under five letters").where(rows["lookup"].notna())
+    """Whether the sentence occurs in training; NaN without transcripts."""
+    labels = rows["seen"].map({True: "in training", False: "not in training"})
+    return labels.fillna("under five letters").where(rows["lookup"].notna())
 
 
 def sex_in_id(rows: pd.DataFrame) -> pd.Series:
-    """Female or male, as the ids of ETRI's corpora say it; NaN in other corpora."""
+    """Female or male, from the ids of ETRI's corpora; NaN in other corpora."""
     letters = rows["segment_id"].str.extract(r"^Sess\d\d_\w{5,6}\d\d_(?:User\d{3})?([FM])_?\d{3}$")[0]
     return letters.map({"F": "female", "M": "male"})
 
 
-def length(rows: pd.DataFrame) -> pd.Series:
+def duration(rows: pd.DataFrame) -> pd.Series:
     seconds, labels = rows["end"] - rows["start"], ["under 2 s", "2 to 5 s", "5 s and over"]
     return pd.cut(seconds, [-np.inf, 2, 5, np.inf], right=False, labels=labels)
 
 
-def place(rows: pd.DataFrame) -> pd.Series:
-    """Whether the window is full; before the eighth utterance of a dialogue it begins with padding."""
+def position(rows: pd.DataFrame) -> pd.Series:
+    """Whether the window is full; before the eighth utterance of a dialogue, it begins with padding."""
     is_full = rows.groupby("dialogue").cumcount() >= FULL_WINDOW - 1
     return is_full.map({True: "later", False: "first seven utterances"})
 
 
 def agreement(rows: pd.DataFrame) -> pd.Series:
-    shares, labels = rows[SHARES].max(axis=1), ["to 50%", "to 70%", "over 70%"]
+    shares, labels = rows[SHARES].max(axis=1), ["up to 50%", "50 to 70%", "over 70%"]
     return pd.cut(shares, [0, 0.5, 0.7, 1], labels=labels)
 
 
 GROUPS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
-    "dialogue": lambda rows: rows["scripted"].map({True: "scripted", False: "improvised"}),
+    "dialogue type": lambda rows: rows["scripted"].map({True: "scripted", False: "improvised"}),
     "sentence": known_sentence,
     "session": numbered_session,
-    "sex of who speaks": sex_in_id,
-    "who speaks": lambda rows: numbered_session(rows) + ", " + rows["speaker"],
-    "length": length,
-    "place in the dialogue": place,
-    "raters who agree": agreement,
+    "speaker's sex": sex_in_id,
+    "speaker": lambda rows: numbered_session(rows) + ", " + rows["speaker"],
+    "duration": duration,
+    "position": position,
+    "rater agreement": agreement,
 }
 
 
 def figures_by_group(rows: pd.DataFrame, majority: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """The figures of each group, by the names of `GROUPS` and the group's label, as result.json holds them.
+    """The figures of each group, by the names of `GROUPS` and the group's label, as in result.json.
 
-    They are `n`, `n_single_label` and `dialogues`, and in a group that is large enough `metric.WHOLE_FIGURES`, their
-    `intervals`, and the figures of the baselines `majority` and `lookup`. Names with a single group are left out.
+    Every group has `n`, `n_single_label` and `dialogues`. A group that is large enough also has `metric.WHOLE_FIGURES`,
+    their `intervals`, and the figures of the baselines `majority` and `lookup`. Names with a single group are left out.
     """
     tables = baselines(rows, majority)
     found: dict[str, dict[str, dict[str, Any]]] = {}

@@ -1,7 +1,7 @@
-"""People: what the raters reach against one another on the tested utterances, and how far they agree.
+"""People: the figures of single raters on the tested utterances, and their agreement.
 
 Each rater is compared with the majority label, or labels, and the mean ratings of the others, as the model is with
-those of all. It says how well one person guesses the majority of nine others: no limit of what a model can reach.
+those of all raters. The figures of a model may be higher.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ RATERS = range(1, N_RATERS + 1)
 
 
 def figures_of_people(table: pd.DataFrame) -> dict[str, Any] | None:
-    """The raters' figures on rows of `read_utterances`; None where these do not hold their single votes.
+    """The raters' figures on rows of `read_utterances`; None if these do not have single ratings.
 
-    They are of the `n_raters` who rated half of the `n` windows or more (figures of fewer are chance): `mean`, `least`
-    and `best` over raters of each of `metric.WHOLE_FIGURES`; `intervals` of the mean, over dialogues; `alpha` (see
-    `agreement`); `classes`, F1 of each emotion, and `confusion`, rows true and columns predicted, both over all answers
-    to windows with one majority label of the others. A figure that is not defined is None.
+    The `n_raters` are those who rated at least half of the `n` windows. For each of `metric.WHOLE_FIGURES` there are
+    `mean`, `least` and `best` over raters, and `intervals` of the mean over dialogues. `alpha` is of `agreement`.
+    `classes` (F1 of each emotion) and `confusion` (rows true, columns predicted) are over all ratings of windows for
+    which the other raters have one majority label. Undefined figures are None.
     """
     columns = {f"{name}.{rater}" for name in ("Emotion", "Arousal", "Valence") for rater in RATERS}
     if not columns <= {*table}:
@@ -34,7 +34,7 @@ def figures_of_people(table: pd.DataFrame) -> dict[str, Any] | None:
     if len(answers) < 2:
         return None
     dialogue = table.groupby("dialogue").ngroup()
-    sums = []  # by dialogue, of each rater; one who did not rate a dialogue adds nothing to it
+    sums = []  # for each rater, by dialogue; zeros for a dialogue without ratings
     for rows in answers:
         own = pd.DataFrame(metric.window_values(rows), rows.index).groupby(dialogue).sum()
         sums.append(own.reindex(range(dialogue.max() + 1), fill_value=0))
@@ -59,9 +59,9 @@ def figures_of_people(table: pd.DataFrame) -> dict[str, Any] | None:
 
 
 def answers_of(table: pd.DataFrame, rater: int) -> pd.DataFrame:
-    """A rater's answers in the place of a model's, and the others' in the place of all raters', as in predictions.csv.
+    """Rows as of predictions.csv, with a rater's ratings as predictions and those of the other raters as labels.
 
-    Utterances of which the rater left a cell blank, or that nobody else rated, are left out.
+    Utterances that the rater, or everybody else, did not rate are left out.
     """
     others = table[[f"Emotion.{n}" for n in RATERS if n != rater]]
     rows = {"true_emotion": majority_labels(count_votes(others)), "pred_emotion": table[f"Emotion.{rater}"]}
@@ -73,7 +73,7 @@ def answers_of(table: pd.DataFrame, rater: int) -> pd.DataFrame:
 
 
 def agreement(table: pd.DataFrame, name: str) -> float | None:
-    """Krippendorff's alpha (2011) of the raters' `name`: 1 if all agree, 0 at chance; None if all answers are equal."""
+    """Krippendorff's alpha (2011) of the ratings `name`: 1 if all agree, 0 at chance; None if all ratings are equal."""
     columns = [table[f"{name}.{rater}"] for rater in RATERS]
     if name == "Emotion":
         columns = [column.map({emotion: code for code, emotion in enumerate(EMOTIONS)}) for column in columns]

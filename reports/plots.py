@@ -1,4 +1,4 @@
-"""Plots: the figures that matplotlib draws, of one run and of many."""
+"""Plots: the figures of one run and of many, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from utils import atomic_write
 BLUE, ORANGE, GREY = "#1a7fc4", "#d55e00", "#767676"
 PLOT_STYLE = {"axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False}
 PLOT_STYLE |= {"font.size": 9, "grid.color": "#dddddd", "grid.linewidth": 0.6}
-PLOT_STYLE |= {"svg.fonttype": "none", "svg.hashsalt": "mate"}  # the same file from the same runs
+PLOT_STYLE |= {"svg.fonttype": "none", "svg.hashsalt": "mate"}  # the same runs give the same file
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Save a figure as `path`, and beside it as a PDF, for papers."""
+    """Save a figure as `path`, and also as a PDF."""
     for suffix in sorted({path.suffix, ".pdf"}):
         with atomic_write(path.with_suffix(suffix), "wb") as file:
             figure.savefig(file, format=suffix[1:], metadata={"CreationDate": None} if suffix == ".pdf" else None)
 
 
 def svg_url(figure: Figure) -> str:
-    """`figure` as an SVG in a URL, on the background of the page."""
+    """`figure` as an SVG in a data URL, with a transparent background."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def new_axes(width: float, height: float, **settings: object) -> Axes:
-    """The axes of an empty figure of `width` x `height` inches, which needs no screen; `settings` as of `Axes.set`."""
+    """Axes of a new figure of `width` x `height` inches, without a display; `settings` are those of `Axes.set`."""
     return Figure(figsize=(width, height), dpi=150, layout="constrained").subplots(subplot_kw=settings)
 
 
 def plot_loss_curve(history: Sequence[Mapping[str, float]]) -> Figure:
-    """The losses of a run whose epochs have the names of history.csv."""
+    """The losses of a run by epoch; `history` has the columns of history.csv."""
     axes = new_axes(6, 3.6, xlabel="epoch", ylabel="loss")
     epochs = [row["epoch"] for row in history]
     for name, column, line in (("training", "train_loss", ".-"), ("validation", "valid_loss", ".:")):
@@ -55,7 +55,7 @@ def plot_loss_curve(history: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def plot_confusion(confusion: np.ndarray, labels: Sequence[str]) -> Figure:
-    """`metric.confusion_matrix` with its counts, coloured by each count's share of its true label (of its row)."""
+    """The counts of `metric.confusion_matrix`, coloured by their share of the true label (of the row)."""
     axes = new_axes(5.4, 4.8, xlabel="predicted", ylabel="true")
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -69,11 +69,11 @@ def plot_confusion(confusion: np.ndarray, labels: Sequence[str]) -> Figure:
 
 
 def plot_reliability(calibration: Mapping[str, Any]) -> Figure:
-    """Mean share of the raters over mean probability of the likeliest emotion, by the bins of `calibrate`."""
+    """Mean share of raters against mean probability of the predicted emotion, for the bins of `calibrate`."""
     kinds = {"MATE": calibration}
     if "without_temperature" in calibration:
-        kinds = {"with the temperature": calibration, "without": calibration["without_temperature"]}
-    axes = new_axes(3.6, 3.4, xlabel="predicted probability", ylabel="share of the raters", aspect="equal")
+        kinds = {"with temperature": calibration, "without temperature": calibration["without_temperature"]}
+    axes = new_axes(3.6, 3.4, xlabel="probability of the predicted emotion", ylabel="share of raters", aspect="equal")
     axes.axline((0, 0), (1, 1), color=GREY, linestyle="--", linewidth=1)
     for (label, figures), colour, marker in zip(kinds.items(), (BLUE, ORANGE), "os", strict=False):
         bins = pd.DataFrame(figures["bins"])
@@ -86,7 +86,7 @@ def plot_reliability(calibration: Mapping[str, Any]) -> Figure:
 
 
 def plot_spread(panels: Mapping[str, pd.Series], xlabel: str) -> Figure:
-    """A panel for each series of values of runs: by its index, their mean (line) and least to greatest (band)."""
+    """A panel for each series of values of runs: their mean (line) and range (band) for each value of the index."""
     figure = Figure(figsize=(3.7, 2 * len(panels)), dpi=150, layout="constrained")
     for axes, (title, values) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
         of_runs = values.groupby(level=0).agg(["mean", "min", "max"])

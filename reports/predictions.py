@@ -1,7 +1,7 @@
-"""Predictions: the rows of predictions.csv, a row for each window, named by the window's last utterance.
+"""Predictions: predictions.csv, with a row for each window, identified by the window's last utterance.
 
-Actors play the same scripts in several sessions, so that training contains many of the tested sentences verbatim: the
-predictions of a test have a column `seen`, and one with the label of the same sentence in training, `lookup`.
+Actors play the same scripts in several sessions, so many test sentences also occur in training. Of a test, the column
+`seen` marks these sentences, and `lookup` has the label of the same sentence in training.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from utils import FORMULA, InputError
 PREDICTED = ("pred_arousal", "pred_valence", *PROBABILITIES)
 TEXT_COLUMNS = ("segment_id", "corpus", "dialogue", "speaker", "text", "true_emotion", "pred_emotion", "lookup")
 ESCAPED = FORMULA.pattern.replace("^", "^'")  # the apostrophe of `write_csv`
-MIN_LETTERS = 5  # of a sentence: shorter ones, such as a yes, occur in most dialogues
+MIN_LETTERS = 5  # of a sentence; shorter ones, such as yes, occur in most dialogues
 
 
 def predictions_table(
@@ -31,11 +31,11 @@ def predictions_table(
     arrays: Mapping[str, np.ndarray],
     train_rows: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """The rows of predictions.csv: what is known of each window's last utterance, and what was predicted.
+    """The rows of predictions.csv: the labels and the predictions of each window's last utterance.
 
-    `targets` are the positions of N utterances in `table`, of `read_utterances`; `arrays` are those of
-    `engine.to_arrays`. With `train_rows`, the utterances of the training sessions, a test's columns `scripted`, `seen`
-    and `lookup` follow, and last the raters' shares (`SHARES`), where they are known.
+    `targets` are the positions of N utterances in `table`, of `read_utterances`; `arrays` come from `engine.to_arrays`.
+    With `train_rows`, the utterances of the training sessions, the columns `scripted`, `seen` and `lookup` follow. The
+    raters' shares (`SHARES`), if known, are last.
     """
     chosen = table.iloc[targets].reset_index(drop=True)
     names = {"id": "segment_id"} | {name: f"true_{name}" for name in ("emotion", *AFFECT)}
@@ -50,14 +50,14 @@ def predictions_table(
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """The rows of a predictions.csv; raises `InputError` where it is missing or damaged."""
+    """The rows of a predictions.csv; raises `InputError` if it is missing or damaged."""
     types = dict.fromkeys(TEXT_COLUMNS, str) | dict.fromkeys(PREDICTED, float)
     try:
         rows = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as predictions ({error}); test the run again") from error
+        raise InputError(f"{path}: cannot be read as a table of predictions ({error}); test the run again") from error
     if lacking := [name for name in PREDICTION_COLUMNS if name not in rows]:
-        raise InputError(f"{path}: has no column {lacking[0]!r}: an earlier version wrote it; test the run again")
+        raise InputError(f"{path}: no column {lacking[0]!r}; it may be of an earlier version; test the run again")
     sound = rows[[*PREDICTED, "segment_id"]].notna().all(axis=1) & rows["pred_emotion"].isin(EMOTIONS)
     sound &= rows["true_emotion"].isna() | multi_hot(rows["true_emotion"].fillna("")).any(axis=1)
     if not sound.all():
@@ -68,27 +68,27 @@ def read_predictions(path: Path) -> pd.DataFrame:
 
 
 def majority_label(train_rows: pd.DataFrame, rows: pd.DataFrame) -> str:
-    """The commonest majority label of the training sessions; of the tested rows where the corpus has no training."""
+    """The most frequent majority label of the training sessions, or of the tested rows if there are none."""
     labels = train_rows["emotion"] if len(train_rows) else rows["true_emotion"]
     return EMOTIONS[multi_hot(labels).sum(axis=0).argmax()]
 
 
 def baselines(rows: pd.DataFrame, majority: str) -> dict[str, pd.DataFrame]:
-    """The rows with the answers of the baselines: `majority`, and `lookup` where there are transcripts."""
+    """The rows with the predictions of the baselines: `majority`, and `lookup` if there are transcripts."""
     answers = {"majority": majority} | ({"lookup": rows["lookup"]} if rows["lookup"].notna().any() else {})
     return {name: with_prediction(rows, labels) for name, labels in answers.items()}
 
 
 def normalise(transcript: str) -> str:
-    """The letters and digits of a transcript, without markup: equal for the same sentence."""
+    """The letters and digits of a transcript, without markup, to compare sentences."""
     return "".join(filter(str.isalnum, unicodedata.normalize("NFC", clean_transcript(transcript)))).lower()
 
 
 def look_up(texts: pd.Series, train_rows: pd.DataFrame, majority: str) -> pd.DataFrame:
-    """Whether each transcript's sentence occurs in `train_rows`, and the label that it has there.
+    """Whether each transcript's sentence occurs in `train_rows` (`seen`), and its label there (`lookup`).
 
-    `seen` is None for fewer than five letters. `lookup` is the sentence's commonest training label, of labels that tie
-    `majority` or else the first; `majority` for other sentences. Both are None where there are no transcripts.
+    `seen` is None for sentences of fewer than five letters. `lookup` is the most frequent training label of the
+    sentence (in a tie `majority` or else the first), or `majority`. Both are None without transcripts.
     """
     if not train_rows["text"].any() or not texts.any():
         return pd.DataFrame({"seen": None, "lookup": None}, index=texts.index, dtype=object)

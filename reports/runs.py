@@ -1,4 +1,4 @@
-"""Runs: one DataFrame of the run folders in a save path, with their options, data and figures as columns."""
+"""Runs: the run folders in a save path as a DataFrame, with their options, data and figures as columns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from metric import BATCH_FIGURES, FIGURES, SINGLE_LABEL_FIGURES, WHOLE_FIGURES
 from reports.predictions import read_predictions
 from utils import InputError, lock_file, read_json
 
-# Any of these makes a folder a run folder, perhaps a damaged one
+# A folder with any of these files is a run folder, perhaps a damaged one
 FILES = ("configuration.json", "model.pth", "checkpoint.pt", "history.csv", "result.json")
 BY_EMOTION = {f"F1_{emotion}": emotion for emotion in EMOTIONS}
 OF_RATERS = [f"raters_{name}" for name in (*WHOLE_FIGURES, *BY_EMOTION)]
@@ -31,17 +31,17 @@ TRUTH = ["true_emotion", "true_arousal", "true_valence"]  # columns of predictio
 
 
 def read_runs(save_path: Path) -> pd.DataFrame:
-    """The rows of `read_folders` whose run has finished and can be read."""
+    """The rows of `read_folders` whose run is finished and not damaged."""
     table = read_folders(save_path)
     return table[table["state"] == "finished"].reset_index(drop=True)
 
 
 def read_folders(save_path: Path) -> pd.DataFrame:
-    """All run folders in `save_path`, a row each, the oldest first; none where there is no such folder.
+    """All run folders in `save_path`, a row each, the oldest first; no rows if `save_path` does not exist.
 
-    The columns are `COLUMNS`, all options by their names, and all data as `data_<name>`: `state` is "finished",
-    "running", "unfinished", "not tested" (but trained) or "damaged: ...", `test` the test sessions as text;
-    `environment` and `result` (of result.json) are dicts. What is lacking is NaN.
+    The columns are `COLUMNS`, all options by their names, and all data as `data_<name>`. `state` is "finished",
+    "running", "unfinished", "not tested" (but trained) or "damaged: ..."; `test` is the test sessions as text;
+    `environment` and `result` (of result.json) are dicts. Missing values are NaN.
     """
     paths = sorted(save_path.iterdir()) if save_path.is_dir() else []
     rows = [read_folder(path) for path in paths if any((path / name).is_file() for name in FILES)]
@@ -73,9 +73,9 @@ def read_folder(folder: Path) -> dict[str, Any]:
 
 
 def figures_of(result: dict[str, Any]) -> dict[str, Any]:
-    """The columns of a result.json, which has no `overall` if the published program wrote it."""
+    """The columns of a result.json; those of the published program have no `overall`."""
     whole = result.get("overall", {})
-    names = [name for name in FIGURES if name in result or name in BATCH_FIGURES]  # there may be no arousal and valence
+    names = [name for name in FIGURES if name in result or name in BATCH_FIGURES]  # some corpora have no CCC
     found = {name: float(str(result[name]).partition("+-")[0]) for name in names}
     found |= {name: float(whole[name]) for name in (*SINGLE_LABEL_FIGURES, "majority_f1") if name in whole}
     found |= {f"F1_{name}": v["f1-score"] for name, v in whole.get("classes", {}).items() if name in EMOTIONS}
@@ -84,27 +84,27 @@ def figures_of(result: dict[str, Any]) -> dict[str, Any]:
     for who, figures in (("raters", of_people), ("majority", whole.get("majority")), ("lookup", whole.get("lookup"))):
         found |= {f"{who}_{name}": math.nan if value is None else value for name, value in (figures or {}).items()}
     if not all(-1 <= value <= 1 for value in found.values() if not math.isnan(value)):
-        raise ValueError("a figure outside -1 to 1")
+        raise ValueError("a figure is outside -1 to 1")
     found |= {name: value for name, value in result.get("calibration", {}).items() if name in CALIBRATION}
     return found | {"n": whole.get("n"), "result": result}
 
 
 def count_epochs(folder: Path) -> float:
-    """Epochs in a run's history.csv, 0 where it has none yet; NaN in a folder of the published program."""
+    """Epochs in a run's history.csv, 0 without a history.csv, NaN for a folder of the published program."""
     if (folder / "history.csv").exists():
         return float((folder / "history.csv").read_bytes().count(b"\n") - 1)
     return math.nan if (folder / "result.json").exists() else 0.0
 
 
 def date_of(folder: Path) -> str:
-    """When a run began, by the name of its folder, else by its time of change: `2026-11-25 12:30:00`."""
+    """The start of a run, from its folder's name or else modification time: `2026-11-25 12:30:00`."""
     if found := re.search(r"(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)(\d\d)", folder.name):
         return "{}-{}-{} {}:{}:{}".format(*found.groups())
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(folder.stat().st_mtime))
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process trains in a run folder."""
+    """Whether a process is training in a run folder."""
     if not (folder / ".lock").exists():
         return False
     try:
@@ -115,9 +115,9 @@ def is_locked(folder: Path) -> bool:
 
 
 def read_windows(folder: Path) -> pd.DataFrame:
-    """The tested windows of a run, sorted by `segment_id`, which indexes them; `InputError` where they are damaged."""
+    """The test windows of a run, indexed and sorted by `segment_id`; `InputError` if they are damaged."""
     path = folder / "predictions.csv"
     windows = read_predictions(path).set_index("segment_id").sort_index()
     if windows.empty or windows[TRUTH].isna().any().drop(TRUTH[1:]).any() or windows.index.has_duplicates:
-        raise InputError(f"{path}: has no row, a row without labels, or a segment id twice; test the run again")
+        raise InputError(f"{path}: no rows, a row without labels, or a duplicate segment id; test the run again")
     return windows

@@ -11,55 +11,56 @@ import numpy as np
 import pandas as pd
 
 from corpora.corpus import corpus_by_name
-from metric import BATCH_FIGURES, HEADINGS, MAIN_FIGURES, WHOLE_FIGURES, bootstrap, dialogue_sums
+from metric import BATCH_FIGURES, MAIN_FIGURES, WHOLE_FIGURES, bootstrap, dialogue_sums
 from reports.compare import DIFFERENCES, Windows, compare_with_baseline, format_intervals
 from reports.groups import MIN_DIALOGUES, MIN_WINDOWS
 from reports.published import KNOWN, describe_others, find_published, read_published
-from reports.result import GROUP_COLUMNS, format_cell, format_difference, format_interval
+from reports.result import HEADINGS, format_cell, format_difference, format_interval
 from reports.runs import BY_EMOTION, CALIBRATION, OF_BASELINES, OF_RATERS
 from utils import atomic_write, write_csv
 
 OTHER_COLUMNS = ["majority_f1", *BY_EMOTION, *OF_RATERS, *OF_BASELINES, *CALIBRATION]
 WHOLE_HEADINGS = {name: HEADINGS[name] for name in WHOLE_FIGURES}
 FIGURE_COLUMNS = [*KNOWN, *OTHER_COLUMNS]
-BASELINES = {"majority": "commonest", "lookup": "looked up"}
-CALIBRATED = dict(zip(CALIBRATION, ("expected error", "Brier score", "KL divergence", "of mean shares"), strict=True))
-OF_A_FOLD = ("session", "who speaks")  # groups that no two folds share
+BASELINES = {"majority": "majority class", "lookup": "sentence lookup"}
+CALIBRATED = dict(zip(CALIBRATION, ("expected error", "Brier score", "KL divergence", "baseline KL"), strict=True))
+OF_A_FOLD = ("session", "speaker")  # groups that no two folds share
 COUNTS = {"n": "windows", "n_single_label": "single_label", "dialogues": "dialogues"}
+GROUP_HEADINGS = COUNTS | WHOLE_HEADINGS
+GROUP_HEADINGS |= {"n_single_label": "with one label", "lookup.weighted_f1": "weighted F1 of sentence lookup"}
 LEGEND = (
-    "Mean ± standard deviation over seeds, in a mean of folds also that over folds; in square brackets the 95% "
-    "interval over dialogues. Publ.: the published figure; diff.: ours minus it. Windows: tested ones, in brackets "
-    "those with one majority label, which weighted F1, macro F1 and accuracy are over; figures of fewer than "
-    f"{MIN_WINDOWS} of these, or of {MIN_DIALOGUES} dialogues, are left out. Bold: the best row of a role and test "
-    "split whose macro F1 is above that of both baselines. Precision, recall and F1 are as in the paper, means over "
-    "batches. One rater: the mean of the raters, each against the others. Commonest, looked up: weighted and macro F1 "
-    "of the commonest training label, and of the commonest one of the same sentence. Calibration: expected error, "
-    "Brier score and KL divergence (in nats) to the raters' shares, the last one also of training's mean shares. "
-    f"{DIFFERENCES}"
+    "± is the standard deviation over seeds; a mean of folds also has the deviation over folds. Square brackets: 95% "
+    "interval over dialogues. Difference: ours minus published. Windows in parentheses have one majority label; "
+    "weighted F1, macro F1 and accuracy use these, CCC all windows. Precision, recall, F1 are means over batches, as "
+    f"in the paper. Rows with fewer than {MIN_WINDOWS} of these windows or {MIN_DIALOGUES} dialogues have no figures. "
+    "Bold: the best row of a role and test split, if its macro F1 is above both baselines. One rater: the mean of the "
+    "raters, each compared with the others. Majority class, sentence lookup: weighted and macro F1 of predicting the "
+    "most frequent training label, and the training label of the same sentence. Calibration compares probabilities "
+    f"with the raters' shares; KL is in nats, the baseline KL is that of the mean training shares. {DIFFERENCES}"
 )
 
 
 def make_table(entries: pd.DataFrame, windows: Windows) -> dict[str, Any]:
-    """A table of the report from its `entries` of `page.read_finished`, and the `windows` of the finished ones.
+    """A table of the report, from its `entries` of `page.read_finished` and the `windows` of the finished runs.
 
-    Published figures stand beside ours unless one of the runs is `unlike` the published ones, or none has finished.
-    `numbers` are by what the names of their files end in, `texts` the same by their headings, `figures` those to show.
+    It has published figures unless a run is `unlike` the published ones, or no run has finished. `numbers` are tables
+    by the suffix of their file, `texts` the same tables as text by their heading, `figures` the figures to show.
     """
     name, title = entries[["table", "title"]].iloc[0]
     figures = (*WHOLE_FIGURES, *BATCH_FIGURES)
     corpora = map(corpus_by_name, entries["data_corpus"].dropna().unique())
-    if any(corpus and corpus.imbalanced for corpus in corpora):  # accuracy and figures by batch say little
+    if any(corpus and corpus.imbalanced for corpus in corpora):  # accuracy and figures by batch are not informative
         figures = tuple(sorted(WHOLE_FIGURES, key=lambda name: name != "macro_f1"))
     published, unlike = read_published(), [*filter(None, entries["unlike"])][:1]
     beside = published[:0] if unlike or entries["folder"].isna().all() else published
     table, groups = summarise(entries, windows, beside), summarise_groups(entries)
     differences, notes = compare_with_baseline(entries, windows)
-    notes += [f"No published figures beside these runs: {why}." for why in unlike]
+    notes += [f"Published figures are not shown: {why}." for why in unlike]
     texts = {"Figures": format_table(table, figures)}
     if len(differences):
-        texts["Difference of each row from its baseline"] = format_differences(differences)
+        texts["Difference from the baseline row"] = format_differences(differences)
     if len(groups):
-        texts["For whom"] = groups.rename(columns=GROUP_COLUMNS).astype(object).map(format_cell)
+        texts["Figures by group"] = groups.rename(columns=GROUP_HEADINGS).astype(object).map(format_cell)
         texts["Calibration"] = format_columns(table, CALIBRATED)
         by_emotion = [format_columns(table, BY_EMOTION), format_people(table, BY_EMOTION)]
         texts["F1 by emotion"] = pd.concat(by_emotion, ignore_index=True)
@@ -69,12 +70,11 @@ def make_table(entries: pd.DataFrame, windows: Windows) -> dict[str, Any]:
 
 
 def summarise(entries: pd.DataFrame, windows: Windows, published: pd.DataFrame) -> pd.DataFrame:
-    """A table's rows: one per role, row and test split, and the mean of several test splits.
+    """A table's rows: one for each role, row and test split, and the mean of several test splits.
 
-    Of each of `KNOWN` there are the mean over seeds (of several folds: mean of the folds' means), sample standard
-    deviations: `_sd_seeds` over seeds (of the mean over folds of each seed that has them all), `_sd_folds` of the
-    folds' means, and `_published`, `_diff`. `_low` and `_high` are the 95% interval over dialogues, of F1 that over all
-    windows at once. What is not known is NaN.
+    Each of `KNOWN` has its mean over seeds (and folds), `_published`, `_diff`, and sample standard deviations:
+    `_sd_seeds` over seeds (of the mean over folds, for seeds with all folds) and `_sd_folds` over the folds' means.
+    `_low` and `_high` are the 95% interval over dialogues, for F1 over all windows at once. Unknown values are NaN.
     """
     rows = []
     for (role, row), of_row in entries.groupby(["role", "row"], sort=False):
@@ -111,12 +111,12 @@ def summarise_folds(entries: pd.DataFrame, windows: Windows, published: pd.DataF
 
 
 def summarise_groups(entries: pd.DataFrame) -> pd.DataFrame:
-    """The figures of each group of the tests (see reports/groups.py), of each role and row, but for `OF_A_FOLD`.
+    """The figures of each group (see reports/groups.py), for each role and row, without the groups `OF_A_FOLD`.
 
-    Counts are sums over folds, figures means over folds of the mean over seeds, NaN where there are none.
+    Counts are sums over folds. Figures are means over folds of the mean over seeds, NaN for groups without figures.
     """
     rows, key = [], ["role", "row", "groups", "group"]
-    counts, figures = [*GROUP_COLUMNS][:3], [*GROUP_COLUMNS][3:]
+    counts, figures = [*COUNTS], [*WHOLE_FIGURES, "lookup.weighted_f1"]
     for entry in entries[entries["folder"].notna()].itertuples():
         place = {"role": entry.role, "row": entry.row, "test": entry.test}
         for name, groups in entry.result.get("groups", {}).items():
@@ -127,14 +127,14 @@ def summarise_groups(entries: pd.DataFrame) -> pd.DataFrame:
     return by_fold[counts].sum().astype(int).join(by_fold[figures].mean()).reset_index()
 
 
-# As text: a line for each number of a cell; **...** is bold
+# As text: a cell may have several lines; **...** is bold
 
 
 def format_table(table: pd.DataFrame, figures: Sequence[str]) -> pd.DataFrame:
-    """Rows of `summarise`, with published figures and differences from them in columns `F1 publ.` and `F1 diff.`."""
+    """Rows of `summarise`, with published figures and differences in columns `F1 published` and `F1 difference`."""
     rows, rounded = [], table[[*figures]].round(3)
     others = table[["majority_macro_f1", "lookup_macro_f1"]].max(axis=1)
-    beats = ~(others >= table["macro_f1"])  # also where there are none
+    beats = ~(others >= table["macro_f1"])  # also true if there are no baselines
     place = [table["role"], table["test"]]
     highest = rounded.where(beats, axis=0).groupby(place).transform("max")
     best = rounded.eq(highest).mul(beats, axis=0) & rounded.groupby(place).transform("count").gt(1)
@@ -149,11 +149,11 @@ def format_table(table: pd.DataFrame, figures: Sequence[str]) -> pd.DataFrame:
             spreads = {over: row[f"{name}_sd_{over}"] for over in ("seeds", "folds")}
             lines += [f"± {sd:.3f} {over}".replace("0.", ".") for over, sd in spreads.items() if not np.isnan(sd)]
             if name in WHOLE_FIGURES and (interval := format_interval(row[f"{name}_low"], row[f"{name}_high"])):
-                lines.append(f"[{interval}]")
+                lines.append(interval)
             texts[heading] = "\n".join(lines)
             if table[f"{name}_published"].notna().any():
-                texts[f"{heading} publ."] = format_cell(row[f"{name}_published"])
-                texts[f"{heading} diff."] = format_difference(row[f"{name}_diff"])
+                texts[f"{heading} published"] = format_cell(row[f"{name}_published"])
+                texts[f"{heading} difference"] = format_difference(row[f"{name}_diff"])
         for who, heading in BASELINES.items():
             texts[heading] = "\n".join(format_cell(row[f"{who}_{name}"]) for name in ("weighted_f1", "macro_f1"))
         rows.append(texts)
@@ -166,17 +166,20 @@ def format_columns(table: pd.DataFrame, headings: Mapping[str, str]) -> pd.DataF
 
 
 def format_people(table: pd.DataFrame, headings: Mapping[str, str]) -> pd.DataFrame:
-    """A row of one rater's figures for each role and test split of rows of `summarise`, where they are known."""
+    """A row with one rater's figures for each role and test split of `summarise`, if the corpus has single ratings."""
     people = table.dropna(subset="raters_macro_f1").drop_duplicates(["role", "test"]).assign(row="one rater")
     return format_columns(people, {f"raters_{name}": heading for name, heading in headings.items()})
 
 
 def short_table(table: pd.DataFrame) -> str:
-    """Rows of `summarise` for a terminal: figures over all windows, of people too, and the baselines' macro F1."""
+    """Rows of `summarise` for a terminal, by role: the figures over all windows, and the baselines' macro F1."""
     shown = {"runs": "runs", "wanted": "of"} | WHOLE_HEADINGS
-    shown |= {f"{who}_macro_f1": f"{heading} (macro)" for who, heading in BASELINES.items()}
-    texts = [format_columns(table, shown), format_people(table, WHOLE_HEADINGS)]
-    return pd.concat(texts).fillna("").to_string(index=False)
+    shown |= {f"{who}_macro_f1": heading for who, heading in BASELINES.items()}
+    texts = pd.concat([format_columns(table, shown), format_people(table, WHOLE_HEADINGS)]).set_index("role").fillna("")
+    texts.columns = pd.MultiIndex.from_tuples([heading.rpartition(" ")[::2] for heading in texts])  # of two lines
+    by_role = texts.groupby(level="role", sort=False)
+    lines = [f"{role} (baselines: macro F1)\n{own.to_string(index=False, sparsify=False)}" for role, own in by_role]
+    return "\n".join(lines)
 
 
 def format_differences(table: pd.DataFrame) -> pd.DataFrame:
@@ -187,7 +190,7 @@ def format_differences(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_table(folder: Path, section: dict[str, Any], corpora: str) -> None:
-    """Write a table of `make_table` as CSV and LaTeX, with the `corpora` that it was made from."""
+    """Write a table of `make_table` as CSV and LaTeX, with the names of its `corpora`."""
     for suffix, numbers in section["numbers"].items():
         if len(numbers):
             write_csv(folder / f"{section['name']}{suffix}.csv", numbers.assign(corpus=corpora), float_format="%.6g")

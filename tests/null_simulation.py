@@ -1,10 +1,9 @@
-"""How often the interval of a difference between two settings excludes 0, though they do not differ: 5% is right.
+"""How often the interval of a difference between two equal settings excludes 0; it should be 5%.
 
     python tests/null_simulation.py  # a minute
 
-Runs of both answer the same synthetic windows. Each run has its own skill, leaning to emotions, and scale and shift of
-arousal and valence, so large that intervals over dialogues alone exclude 0 as often as between real runs of one
-setting.
+All runs predict the same synthetic windows. Each run has its own skill, preference for emotions, and scale and shift of
+arousal and valence. These are so large that intervals over dialogues alone exclude 0 as often as for real runs.
 """
 
 import sys
@@ -29,7 +28,7 @@ def draw_pairs(rng: np.random.Generator, seeds: int) -> np.ndarray:
     """The `dialogue_sums` of two settings on new windows; shape = (32, seeds, 2, 36)."""
 
     def normal(scale: float, n: int) -> np.ndarray:
-        """Of each of `n` dialogues or windows, for every window; shape = (1280, 9)."""
+        """Normal values of each of `n` dialogues or windows, repeated for every window; shape = (1280, 9)."""
         return np.repeat(rng.normal(size=(n, 9)) * scale * SCALE, DIALOGUES * WINDOWS // n, axis=0)
 
     n = DIALOGUES * WINDOWS
@@ -48,7 +47,7 @@ def draw_pairs(rng: np.random.Generator, seeds: int) -> np.ndarray:
 
 
 def simulate(seeds: int, draws: int) -> pd.DataFrame:
-    """The share of draws whose intervals exclude 0, over dialogues alone and over both; a row for each figure."""
+    """The share of intervals that exclude 0, over dialogues and over both (seeds and dialogues), for each figure."""
     rng, excluded = np.random.default_rng(0), np.zeros((2, len(MAIN_FIGURES)))
     for _ in range(draws):
         pairs = [draw_pairs(rng, seeds)]

@@ -9,9 +9,9 @@ import scipy.stats
 from null_simulation import simulate
 from run_folders import figures_of, make_rows, make_run, write_run
 
-from metric import HEADINGS, bootstrap, dialogue_sums
+from metric import bootstrap, dialogue_sums
 from reports.compare import compare, compare_with_baseline, compute_comparison, conclude, format_intervals
-from reports.result import format_difference
+from reports.result import HEADINGS, format_difference
 from reports.runs import read_windows
 from utils import InputError
 
@@ -147,24 +147,26 @@ def test_seeds_of_a_fold_share_their_windows(pairs, tmp_path):
 
 
 def test_the_text_has_the_numbers_of_each_role(pairs):
-    speaker, listener = compare(pairs, ("default", "other")).split("# listener: ")
+    speaker, listener = compare(pairs, ("default", "other")).split("## listener")
     for part, of_role in ((speaker, pairs[:4]), (listener, pairs[4:])):
         figures, intervals = compute_comparison(of_role, windows_of(of_role))
-        for _, (a, b) in figures["macro_f1"].groupby(["test", "seed"]):
-            assert f" {a:.3f}, {b:.3f} ({format_difference(b - a)})" in part
         lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines()]
+        a, b = (figures.xs(run, level="run") for run in ("a", "b"))
+        for test, seed in [*a.index[:-1]] if len(of_role) > 1 else []:
+            assert [test, seed, *map(format_difference, (b - a).loc[test, seed])] in lines
         for text, (name, row) in zip(format_intervals(intervals), intervals.iterrows(), strict=True):
             needed = {np.inf: "over 100"}.get(row["needed"], f"{row['needed']:.0f}".replace("nan", "-"))
-            assert [HEADINGS[name], text.replace("\n", " "), needed] in lines
+            means = [f"{run.loc['mean', ''][name]:.3f}" for run in (a, b)]
+            assert [HEADINGS[name], *means, *text.split("\n"), needed] in lines
 
 
-def test_the_conclusion_names_what_is_shown_and_what_is_not(pairs):
+def test_the_conclusion_names_what_is_significant(pairs):
     _, intervals = compute_comparison(pairs[:4], windows_of(pairs[:4]))
     intervals["shown"] = [True, False, True, False, False, False]
-    shown, others = conclude(intervals).split("not shown")
-    assert all(part in shown for part in ("2 seeds", "32 dialogues", "weighted F1", "accuracy"))
-    assert all(HEADINGS[name] in others for name in intervals.index[~intervals["shown"]])
-    assert "--seeds" not in others
+    text = conclude(intervals)
+    assert all(part in text for part in ("2 seeds", "32 dialogues", HEADINGS["weighted_f1"], HEADINGS["accuracy"]))
+    assert not [name for name in ("macro_f1", "ccc_arousal", "ccc_valence") if HEADINGS[name] in text]
+    assert "--seeds" not in text
     assert "--seeds" in conclude(intervals.assign(seeds=1))
 
 
@@ -213,9 +215,9 @@ def test_each_row_is_compared_with_its_own_baseline(pairs):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({}, "+.010\n[-.005 to .020]"),
-        ({"low": 0.005, "shown": True}, "**+.010**\n[.005 to .020]"),
-        ({"low": 0.005}, "+.010\n[.005 to .020]"),  # one seed
+        ({}, "+.010\n[-.005, .020]"),
+        ({"low": 0.005, "shown": True}, "**+.010**\n[.005, .020]"),
+        ({"low": 0.005}, "+.010\n[.005, .020]"),  # one seed
         ({"low": np.nan, "high": np.nan}, "+.010"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Groups of a test: which windows each label has, their figures and baselines, and the marks on the page of a run."""
+"""Groups of a test: the windows of each label, their figures and baselines."""
 
 import numpy as np
 import pandas as pd
@@ -22,41 +22,41 @@ def rows():
     return predictions_table(table, range(len(table)), make_arrays(table), make_utterances((9,)))
 
 
-def length(row):
+def duration(row):
     seconds = row["end"] - row["start"]
     return None if np.isnan(seconds) else "under 2 s" if seconds < 2 else "2 to 5 s" if seconds < 5 else "5 s and over"
 
 
 def agreement(row):
     votes = max(round(10 * row[name]) for name in SHARES)
-    return "to 50%" if votes <= 5 else "to 70%" if votes <= 7 else "over 70%"
+    return "up to 50%" if votes <= 5 else "50 to 70%" if votes <= 7 else "over 70%"
 
 
 EXPECTED = {
-    "dialogue": lambda row: "scripted" if "_script" in row["segment_id"] else "improvised",
+    "dialogue type": lambda row: "scripted" if "_script" in row["segment_id"] else "improvised",
     "sentence": lambda row: {True: "in training", False: "not in training"}.get(row["seen"], "under five letters"),
     "session": lambda row: f"session {row['segment_id'][4:6]}",
-    "sex of who speaks": lambda row: {"F": "female", "M": "male"}[row["segment_id"][-4]],
-    "who speaks": lambda row: f"session {row['segment_id'][4:6]}, {row['segment_id'][-4]}",
-    "length": length,
-    "place in the dialogue": lambda row: "first seven utterances" if int(row["segment_id"][-3:]) < 7 else "later",
-    "raters who agree": agreement,
+    "speaker's sex": lambda row: {"F": "female", "M": "male"}[row["segment_id"][-4]],
+    "speaker": lambda row: f"session {row['segment_id'][4:6]}, {row['segment_id'][-4]}",
+    "duration": duration,
+    "position": lambda row: "first seven utterances" if int(row["segment_id"][-3:]) < 7 else "later",
+    "rater agreement": agreement,
 }
 
 
-def test_each_window_is_in_the_group_that_its_id_times_and_votes_say(rows):
+def test_each_window_is_in_the_group_of_its_id_times_and_votes(rows):
     assert EXPECTED.keys() == GROUPS.keys()
     for name, label_of in EXPECTED.items():
         found = pd.Series(GROUPS[name](rows), rows.index).astype(object)
         assert found.where(found.notna(), None).tolist() == [label_of(row) for row in rows.to_dict("records")], name
 
 
-def test_ids_say_the_sex_in_etris_corpora_alone():
+def test_ids_have_the_sex_only_in_etris_corpora():
     rows = make_rows(corpus="KEMDy20")
     ids = rows["dialogue"] + "_User0" + np.resize(["01F", "12M"], len(rows)) + "_007"
     rows = rows.assign(segment_id=ids)
-    assert GROUPS["sex of who speaks"](rows).tolist() == [*np.resize(["female", "male"], len(rows))]
-    assert GROUPS["sex of who speaks"](rows.assign(segment_id=[f"call_F{n:03}" for n in range(len(rows))])).isna().all()
+    assert GROUPS["speaker's sex"](rows).tolist() == [*np.resize(["female", "male"], len(rows))]
+    assert GROUPS["speaker's sex"](rows.assign(segment_id=[f"call_F{n:03}" for n in range(len(rows))])).isna().all()
 
 
 def test_the_figures_of_a_group_are_those_of_its_windows_and_one_too_small_has_none(rows):
@@ -100,6 +100,6 @@ def test_windows_with_several_labels_do_not_make_a_group_large_enough(rows):
 
 def test_groups_that_a_test_lacks_are_left_out(rows):
     found = figures_by_group(rows[rows["dialogue"] == rows["dialogue"][0]].assign(seen=None, lookup=None), "neutral")
-    assert found.keys() == {"sex of who speaks", "who speaks", "length", "place in the dialogue", "raters who agree"}
+    assert found.keys() == {"speaker's sex", "speaker", "duration", "position", "rater agreement"}
     untimed = figures_by_group(rows.assign(start=np.nan, end=np.nan), "neutral")
-    assert untimed.keys() == EXPECTED.keys() - {"length"}
+    assert untimed.keys() == EXPECTED.keys() - {"duration"}

@@ -15,7 +15,6 @@ from constants import EMOTIONS
 from corpora.corpus import KEMDY19
 from corpora.utterances import SHARES
 from metric import (
-    HEADINGS,
     PROBABILITIES,
     WHOLE_FIGURES,
     batch_figures,
@@ -28,6 +27,7 @@ from reports.calibration import calibrate
 from reports.page import read_finished, write_report
 from reports.plots import plot_spread
 from reports.published import read_published
+from reports.result import HEADINGS
 from reports.runs import read_runs, read_windows
 from reports.tables import make_table
 from sweeps.plan import TABLES, Table, find_planned, make_grid, plan_runs
@@ -130,12 +130,12 @@ def test_a_mean_of_folds_weighs_folds_not_runs(exp):
 def test_figures_by_group_are_means_over_seeds_and_sums_of_counts_over_folds(report, entries):
     table = pd.read_csv(report / "beyond_groups.csv").set_index(["row", "groups", "group"])
     own = entries[(entries["table"] == "beyond") & (entries["row"] == "MATE")]
-    stored = [read_json(folder / "result.json")["groups"]["dialogue"]["improvised"] for folder in own["folder"]]
-    found = table.loc["MATE", "dialogue", "improvised"]
+    stored = [read_json(folder / "result.json")["groups"]["dialogue type"]["improvised"] for folder in own["folder"]]
+    found = table.loc["MATE", "dialogue type", "improvised"]
     assert found["n"] == sum(group["n"] for group in stored) / 2  # of two seeds
     for name in WHOLE_FIGURES:
         assert found[name] == pytest.approx(np.mean([group[name] for group in stored]), abs=1e-5)
-    assert not {"session", "who speaks"} & {*table.index.get_level_values("groups")}  # no two folds share one
+    assert not {"session", "speaker"} & {*table.index.get_level_values("groups")}  # no two folds share one
 
 
 def test_rows_carry_people_and_baselines_and_the_best_is_one_that_beats_both(tmp_path):
@@ -173,12 +173,12 @@ def test_rows_carry_people_and_baselines_and_the_best_is_one_that_beats_both(tmp
         assert is_best == (table[name].round(3) == table.loc[beats, name].max().round(3)).where(beats, False).tolist()
     assert shown["Figures"].loc[4, ["row", "macro F1", "CCC valence"]].tolist() == ["one rater", "0.620", ""]
     assert shown["F1 by emotion"].loc[4, ["row", "happy", "sad"]].tolist() == ["one rater", "0.650", ""]
-    of_text = shown["Calibration"][["KL divergence", "of mean shares"]].astype(float)
+    of_text = shown["Calibration"][["KL divergence", "baseline KL"]].astype(float)
     np.testing.assert_allclose(of_text, expected[["kl", "kl_constant"]], atol=6e-4)
-    printed = [line.split() for line in text.splitlines() if line.split()[0] == "speaker"]
+    printed = [line.split() for line in text.splitlines() if "13-16" in line]
     numbers = table[[*WHOLE_FIGURES, "majority_macro_f1", "lookup_macro_f1"]].map("{:.3f}".format).to_numpy()
-    assert [line[4:] for line in printed[:4]] == [["1", "1", *row] for row in numbers.tolist()]
-    assert printed[4][1:3] + printed[4][4:] == ["one", "rater", "0.610", "0.620", "0.630", "0.640"]
+    assert [line[3:] for line in printed[:4]] == [["1", "1", *row] for row in numbers.tolist()]
+    assert printed[4][:2] + printed[4][3:] == ["one", "rater", "0.610", "0.620", "0.630", "0.640"]
 
 
 @pytest.mark.parametrize(("dialogues", "windows", "has_figures"), [(3, 9, True), (3, 7, False), (2, 20, False)])
@@ -224,14 +224,14 @@ def test_published_figures_are_joined_on_table_row_role_and_fold(report, tmp_pat
 @pytest.mark.parametrize(
     ("options", "data", "why"),
     [
-        ({"epochs": 1}, {}, "--epochs is 1, published 100"),
-        ({"batch_size": 16, "hidden_size": 4}, {}, "--batch_size is 16, published 64"),
-        ({"ws": 1}, {}, "--ws is 1, published 8"),
-        ({"affect_loss": "ccc"}, {}, "--affect_loss is ccc, published mse"),
-        ({"valid_split": [17, 18, 19, 20]}, {}, "--valid_split is "),
-        ({}, {"utterances": "9700"}, "9,700 utterances, published 10,279"),
-        ({}, {"synthetic": "yes"}, "the corpus is synthetic"),
-        ({}, {"corpus": "KEMDy20"}, "the corpus is KEMDy20"),
+        ({"epochs": 1}, {}, "--epochs"),
+        ({"batch_size": 16, "hidden_size": 4}, {}, "--batch_size"),
+        ({"ws": 1}, {}, "--ws"),
+        ({"affect_loss": "ccc"}, {}, "--affect_loss"),
+        ({"valid_split": [17, 18, 19, 20]}, {}, "--valid_split"),
+        ({}, {"utterances": "9700"}, "9,700"),
+        ({}, {"synthetic": "yes"}, "synthetic KEMDy19"),
+        ({}, {"corpus": "KEMDy20"}, "KEMDy20"),
         ({}, {"text_model": "another/encoder"}, "another/encoder"),
         ({}, {"text_model": "a/kobert", "text_random": "yes"}, "a/kobert"),
         ({"seed": 0, "precision": "fp32", "lr_decay": 1e-3}, {"text_model": "a/KoBERT-v1"}, None),  # decide nothing
@@ -275,7 +275,7 @@ def test_a_damaged_run_is_listed_with_its_file_and_the_others_are_reported(exp, 
 
 def test_every_file_has_the_figures_with_spread_interval_and_published_ones_and_marks_the_best(report):
     row = pd.read_csv(report / "3.2.csv").iloc[0]
-    interval = " to ".join(f"{row[f'weighted_f1_{bound}']:.3f}".removeprefix("0") for bound in ("low", "high"))
+    interval = ", ".join(f"{row[f'weighted_f1_{bound}']:.3f}".removeprefix("0") for bound in ("low", "high"))
     numbers = [f"{row['F1']:.3f}", f"{row['F1_sd_seeds']:.3f}".removeprefix("0"), interval, "0.674"]
     table = pd.read_csv(report / "beyond.csv")
     best = f"{table.loc[table['test'] == '1-4', 'weighted_f1'].max():.3f}"
