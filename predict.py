@@ -39,7 +39,7 @@ from training.learnt import check_learnt
 from training.options import ArgumentParser, file_path, gpu
 from utils import InputError, count, run_command, write_csv
 
-FILES = ("predictions.csv", "dialogue.html")  # that a prediction writes
+FILES = ("predictions.csv", "dialogue.html")  # written by a prediction
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -47,12 +47,12 @@ def predict(args: argparse.Namespace) -> None:
     source = args.input.resolve()
     stem = source.name if source.is_dir() else source.stem
     folder = args.out or args.input.parent / f"{stem}.predictions"
-    there = ({path.name for path in folder.iterdir()} if folder.exists() else set()) - {SEGMENTS}  # which stays
-    if there - {*FILES} or (there and not args.overwrite):
-        what = f"holds {min(there - {*FILES}, default=FILES[0])} already"
-        raise InputError(f"{folder}: {what}; give another folder as --out, or --overwrite to replace a prediction")
+    existing = ({path.name for path in folder.iterdir()} if folder.exists() else set()) - {SEGMENTS}  # which is kept
+    if existing - {*FILES} or (existing and not args.overwrite):
+        what = f"already contains {min(existing - {*FILES}, default=FILES[0])}"
+        raise InputError(f"{folder}: {what}; choose another --out, or pass --overwrite to replace a prediction")
     encoders = {"text_model": args.text_model, "audio_model": args.audio_model}
-    found, show = {}, warnings.showwarning  # each warning once; they are shown as ever
+    found, show = {}, warnings.showwarning  # each warning once, for the table and the page
 
     def collect(message: Warning, *where: Any) -> None:
         found[str(message)] = message
@@ -61,7 +61,7 @@ def predict(args: argparse.Namespace) -> None:
     with warnings.catch_warnings():
         warnings.showwarning = collect
         predictor = Predictor(*args.runs, **encoders, gpu_id=args.gpu_id, quiet=False)
-        folder.mkdir(parents=True, exist_ok=True)  # before what may take an hour
+        folder.mkdir(parents=True, exist_ok=True)  # before a long computation
         try:
             if args.transcribe:
                 recogniser = Recogniser(args.transcribe, args.language, predictor.device)
@@ -71,11 +71,11 @@ def predict(args: argparse.Namespace) -> None:
             write_csv(folder / FILES[0], rows.assign(note="; ".join(found)))
         finally:
             with contextlib.suppress(OSError):
-                folder.rmdir()  # where it is empty
-    several = "mean of " if len(predictor.runs) > 1 else ""
-    notes = [f"Predicted by {several}{', '.join(Path(name).name for name in predictor.runs)}."]
+                folder.rmdir()  # if it is empty
+    several = "mean of the runs" if len(predictor.runs) > 1 else "run"
+    notes = [f"Predictions of {several} {', '.join(Path(name).name for name in predictor.runs)}."]
     if args.dialogue is None:
-        notes.append("These are predictions, not facts about a person: the model was trained on a few actors' speech.")
+        notes.append("These are predictions, not facts about a person. The model was trained on a few speakers.")
     write_dialogues_page(
         folder / FILES[1],
         rows,
@@ -86,16 +86,15 @@ def predict(args: argparse.Namespace) -> None:
         warnings=[*found],
         recording=utterances[0].recording is not None,
     )
-    whose = "listener, not of the one who speaks" if predictor.role == "listener" else "speaker"
-    print(f"{count(len(rows), 'utterance')}: the emotion of the {whose}")
-    print(", ".join(f"{name} {n}" for name, n in rows["pred_emotion"].value_counts().items()))
+    print(f"{count(len(rows), 'utterance')}, role: {predictor.role}")
+    print("emotions:", ", ".join(f"{name} {n}" for name, n in rows["pred_emotion"].value_counts().items()))
     arousal, valence = (rows[f"pred_{name}"].mean() for name in AFFECT)
-    print(f"mean arousal {arousal:.2f}, mean valence {valence:.2f}, each from 1 to 5")
-    print(f"table and page: {folder / FILES[0]}, {folder / FILES[1]}")
+    print(f"mean arousal {arousal:.2f}, mean valence {valence:.2f} (1 to 5)")
+    print(f"table: {folder / FILES[0]}, page: {folder / FILES[1]}")
 
 
 def read_input(args: argparse.Namespace, predictor: Predictor) -> tuple[pd.DataFrame, Sequence[Utterance]]:
-    """The utterances that the command line names, and their rows (see `predictions_table`)."""
+    """The utterances given on the command line, and their rows (see `predictions_table`)."""
     if args.dialogue:
         own = next(iter(predictor.runs.values())).options
         data_path = args.data_path or own.data_path
@@ -107,7 +106,7 @@ def read_input(args: argparse.Namespace, predictor: Predictor) -> tuple[pd.DataF
         for name, run in predictor.runs.items():
             check_learnt(run.record.data | corpus_facts(data_path), {*table["session"]})
             if run.is_of(data_path) and {*run.train_sessions} & {*table["session"]}:
-                warnings.warn(f"{name}: trained on the session of this dialogue, unlike others", stacklevel=2)
+                warnings.warn(f"{name}: the session of this dialogue was used in training", stacklevel=2)
         return table, utterances
     if args.segments:
         utterances = from_segments(args.segments, args.input, args.channels == "speakers")
@@ -116,13 +115,13 @@ def read_input(args: argparse.Namespace, predictor: Predictor) -> tuple[pd.DataF
     elif args.input.suffix.lower() in READERS:
         utterances = from_segments(args.input)
     else:
-        seconds = recording_length(args.input)  # refuses what is no sound, before anybody makes segments of it
-        raise InputError(f"{args.input}: a recording of {seconds:.1f} s needs --segments or --transcribe")
+        seconds = recording_length(args.input)  # checks that it is audio
+        raise InputError(f"{args.input}: a recording of {seconds:.1f} s; add --segments or --transcribe")
     return pd.DataFrame(utterances).assign(dialogue=args.input.resolve().stem), utterances
 
 
 def prediction_rows(table: pd.DataFrame, prediction: Prediction, predictor: Predictor) -> pd.DataFrame:
-    """Rows of predictions.csv as of a test, with the role, and for several runs the spread between them (`_sd`)."""
+    """Rows of predictions.csv, with the role, and for several runs their standard deviation (`_sd`)."""
     arrays = {f"{name}_pred": getattr(prediction, name) for name in ("emotion", *AFFECT)}
     rows = predictions_table(table, range(len(table)), arrays).assign(role=predictor.role)
     if len(predictor.runs) > 1:
@@ -161,9 +160,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.runs = args.paths if args.dialogue else args.paths[:-1]
     args.input = Path(args.dialogue or args.paths[-1])
     if not args.runs:
-        parser.error("give a run and an input, such as: predict.py exp/<run> talk.wav --segments talk.json")
+        parser.error("expected a run and an input, such as: predict.py exp/<run> talk.wav --segments talk.json")
     if args.transcribe and args.input.is_dir():
-        parser.error("--transcribe takes a recording; of a folder of utterances the .txt beside each is read")
+        parser.error("--transcribe needs a recording, not a folder; the texts of a folder are its .txt files")
     set_up_process()
     return run_command(lambda: predict(args))
 

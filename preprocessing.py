@@ -35,23 +35,23 @@ from training.devices import pick_device, set_switches
 from training.options import ArgumentParser, file_path, gpu
 from utils import InputError, atomic_write, digest_file, lock_folder, run_command, write_csv, write_json
 
-Tables = dict[str, pd.DataFrame]  # by file name: annotation.csv with all rows, then df_<role>.csv of each role
+Tables = dict[str, pd.DataFrame]  # by file name: annotation.csv, then df_<role>.csv of each role
 
 
 def preprocess(args: argparse.Namespace, folder: Path) -> str:
     """Write into `folder` the files of the raw corpus in `args.data_path`, and return a summary to print.
 
     They are `annotation.csv`, `df_<role>.csv`, `problems.csv`, `embedding_<dimension>.npy` and `corpus.json`; `args`
-    are the options of `get_args_parser`. Raises `InputError` where a corpus or the text model cannot be used, a file
-    exists already and `overwrite` is not set, or with `strict` there is any fault but another spelling of a label;
-    nothing is written then.
+    are the options of `get_args_parser`. Raises `InputError` and writes nothing if the corpus or the text encoder is
+    unusable, a file exists and `overwrite` is not set, or `strict` is set and there is any problem except a nonstandard
+    label spelling.
     """
     corpus = corpus_in(args.data_path)
-    print(f"{args.data_path}: {corpus.name}", flush=True)
+    print(f"{args.data_path}: corpus {corpus.name}", flush=True)
     encoder = load_text_encoder(args.text_model or KOBERT, pick_device(args.gpu_id))
-    refuse_folder(folder, args, *encoder.shape)
+    check_folder(folder, args, *encoder.shape)
     tables, transcripts, problems = read_corpus(corpus, args.data_path, args.audio_path)
-    report_faults(problems, args.strict)
+    report_problems(problems, args.strict)
     folder.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder, "pre-processing"):
         vectors = encoder.embed([*transcripts.values()], progress=True)
@@ -80,7 +80,7 @@ def read_corpus(
 ) -> tuple[Tables, dict[str, str], pd.DataFrame]:
     """The tables, the cleaned transcripts by id, and the problems of a raw corpus and its wavs.
 
-    Raises `InputError` where a table cannot be used, no transcript can be read, or there is no folder `audio_path`.
+    Raises `InputError` if a table is unusable, no transcript is readable, or the folder `audio_path` is missing.
     """
     if audio_path is not None and not audio_path.is_dir():
         raise InputError(f"--audio_path {audio_path}: no such folder")
@@ -92,7 +92,7 @@ def read_corpus(
     ids = annotation["Segment ID"].drop_duplicates().tolist()
     transcripts, of_transcripts = read_transcripts(data_path, ids)
     if not transcripts:
-        raise InputError(f"{data_path / 'wav'}: no readable .txt of the {len(ids)} utterances; is the corpus whole?")
+        raise InputError(f"{data_path / 'wav'}: no readable .txt of the {len(ids)} utterances; is the corpus complete?")
     transcripts = {segment: clean_transcript(text) for segment, text in transcripts.items()}
     annotation["text"] = annotation["Segment ID"].map(transcripts)
     tables, problems = {"annotation.csv": annotation[COLUMNS]}, [of_tables, of_transcripts]
@@ -104,35 +104,35 @@ def read_corpus(
     return tables, transcripts, pd.concat(problems, ignore_index=True)
 
 
-def report_faults(problems: pd.DataFrame, strict: bool) -> None:
-    """Warn of the faults; with `strict` raise `InputError` at any but a label in another spelling."""
-    faults = problems[problems["what"] != OTHER_SPELLING]
-    if strict and len(faults):
-        first = faults.iloc[0]
-        todo = f"faults in all: {len(faults)}, which problems.csv lists without --strict"
-        raise InputError(f"--strict: {problem_text(first)}: {first['what']}; {todo}")
+def report_problems(problems: pd.DataFrame, strict: bool) -> None:
+    """Warn of the problems; with `strict` raise `InputError` for any except a nonstandard label spelling."""
+    errors = problems[problems["what"] != OTHER_SPELLING]
+    if strict and len(errors):
+        first = errors.iloc[0]
+        todo = f"problems in total: {len(errors)}; run without --strict to list them in problems.csv"
+        raise InputError(f"--strict: {first['what']}: {problem_text(first)}; {todo}")
     warn_of_problems(problems)
 
 
-def refuse_folder(folder: Path, args: argparse.Namespace, text_dim: int) -> None:
-    """Raise `InputError` if a file to write exists and must not be replaced, or the folder holds other wavs."""
+def check_folder(folder: Path, args: argparse.Namespace, text_dim: int) -> None:
+    """Raise `InputError` if a file exists and must not be replaced, or the folder has other wavs."""
     if folder != args.data_path and (folder / "wav").is_dir():
-        raise InputError(f"--out {folder}: holds wav/, which training would take for this corpus's; choose another")
+        raise InputError(f"--out {folder}: contains wav/, which training would use for this corpus; choose another")
     tables = [f"df_{role}.csv" for role in ROLES]
     for name in (f"embedding_{text_dim}.npy", "annotation.csv", *tables, "problems.csv", CORPUS_FILE):
         if (folder / name).exists() and not args.overwrite:
-            raise InputError(f"{folder / name}: exists already; pass --overwrite to write all files anew")
+            raise InputError(f"{folder / name}: already exists; pass --overwrite to replace all files")
 
 
 def write_files(folder: Path, tables: Tables, embeddings: dict, encoder: TextEncoder, about: dict) -> None:
-    """Write the tables, then the embeddings, and in the end corpus.json, which has a digest of each file."""
+    """Write the tables, the embeddings, and at the end corpus.json, which has a digest of each file."""
     text_models = {}
-    with contextlib.suppress(InputError):  # damaged: it is replaced
-        text_models = (read_corpus_json(folder) or {}).get("text_models", {})  # also of embeddings of another length
+    with contextlib.suppress(InputError):  # a damaged file is replaced
+        text_models = (read_corpus_json(folder) or {}).get("text_models", {})  # also those of another length
     for name, table in tables.items():
         if name == "problems.csv":
             write_csv(folder / name, table)
-        else:  # as published, for other programs
+        else:  # in the published format, for other programs
             with atomic_write(folder / name) as file:
                 table.to_csv(file, index=False)
     name = f"embedding_{encoder.shape[0]}.npy"
@@ -143,7 +143,7 @@ def write_files(folder: Path, tables: Tables, embeddings: dict, encoder: TextEnc
 
 
 def summary(folder: Path, tables: Tables, problems: pd.DataFrame) -> str:
-    """Counts of what was found, one line each."""
+    """The summary: one line for the corpus, one per role, and one for the problems."""
     found = tables["annotation.csv"]
     n_utterances, n_sessions, n_dialogues = (found[c].nunique() for c in ("Segment ID", "Session", "dialogue"))
     lines = [f"{folder}: {n_utterances} utterances, {n_sessions} sessions, {n_dialogues} dialogues"]
@@ -153,10 +153,10 @@ def summary(folder: Path, tables: Tables, problems: pd.DataFrame) -> str:
         counts = table["Emotion"].value_counts().reindex(EMOTIONS, fill_value=0)
         labels = ", ".join(f"{emotion} {n}" for emotion, n in counts.items())
         role, n_ties = name.removeprefix("df_").removesuffix(".csv"), len(table) - counts.sum()
-        lines.append(f"{role}: {len(table)} rows; single majority labels: {labels}; ties: {n_ties}")
+        lines.append(f"{role}: {len(table)} rows; majority labels: {labels}; ties: {n_ties}")
     n_spelt = (problems["what"] == OTHER_SPELLING).sum()
-    spelt = f", and {n_spelt} rows with a label in another spelling" if n_spelt else ""
-    lines.append(f"faults, listed in problems.csv: {len(problems) - n_spelt}{spelt}")
+    spelt = f", nonstandard label spellings: {n_spelt}" if n_spelt else ""
+    lines.append(f"problems (see problems.csv): {len(problems) - n_spelt}{spelt}")
     return "\n".join(lines)
 
 
@@ -180,15 +180,14 @@ def get_args_parser() -> ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Pre-process, and compute the embeddings of a speech encoder if one is named.
+    """Pre-process a corpus, and compute the embeddings of a speech encoder if one is given.
 
-    Where the tables are there already, and are not to be replaced, the embeddings of the encoders that are named are
-    added to them.
+    If the tables exist and `overwrite` is not set, only the embeddings of the given encoders are added.
     """
     folder, device = args.out or args.data_path, pick_device(args.gpu_id)
-    is_there = not args.overwrite and any(folder.glob("df_*.csv"))
-    if is_there and (args.text_model or args.audio_model):
-        print(f"{folder}: the tables and embedding_*.npy stay as they are; --overwrite makes them anew", flush=True)
+    tables_exist = not args.overwrite and any(folder.glob("df_*.csv"))
+    if tables_exist and (args.text_model or args.audio_model):
+        print(f"{folder}: the tables and embedding_*.npy are kept; --overwrite replaces them", flush=True)
         if args.text_model:
             print(save_encoder_embeddings(folder, args.audio_path, load_text_encoder(args.text_model, device)))
     else:

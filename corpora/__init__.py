@@ -1,1 +1,1 @@
-"""Corpora: raw folders (ETRI's tables, transcripts, wavs) and pre-processed ones, and the utterances that they hold."""
+"""Corpora: raw folders (annotation tables, transcripts, wavs), pre-processed folders, and their utterances."""

@@ -1,4 +1,4 @@
-"""Corpora: the facts of each known corpus, and the corpus that a pre-processed folder holds."""
+"""Corpora: the description of each known corpus, and how the corpus of a folder is found."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ import pandas as pd
 from corpora.corpus_json import read_corpus_json
 from utils import InputError
 
-MANIFEST = "manifest.csv"  # in the raw folder of a corpus of anybody's own, see corpora/manifest.py
-N_FOLDS = 5  # of such a corpus
+MANIFEST = "manifest.csv"  # in the raw folder of a user's own corpus, see corpora/manifest.py
+N_FOLDS = 5  # of a user's own corpus
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A corpus. To add one, list it in `CORPORA`; what its tables have of their own goes into `tables.read_annotation`.
+    """A corpus. To add one, list it in `CORPORA` and handle what is special in its tables in `tables.read_annotation`.
 
-    In its annotation tables start and end are columns 1 and 2, from 0. Behind the segment id are three columns of all
-    raters together, their emotion, valence and arousal, and then three of each rater.
+    In its annotation tables start and end are columns 1 and 2, counted from 0. The segment id is followed by the total
+    emotion, valence and arousal, and then by the emotion, valence and arousal of each rater.
     """
 
-    name: str  # as its publisher spells it
+    name: str  # as published
     example_id: str  # a segment id, for error messages
     example_table: str  # the name of an annotation table, for error messages
-    table: re.Pattern[str]  # what the names of its annotation tables match, with the group `session`
-    id_column: int  # position in these tables, from 0, of the segment id, where their header does not say it
-    segment: re.Pattern[str]  # what a segment id matches, with the groups session, script, speaker and sequence
+    table: re.Pattern[str]  # pattern of the names of its annotation tables, with the group `session`
+    id_column: int  # column of the segment id, from 0, used if the header does not name it
+    segment: re.Pattern[str]  # pattern of segment ids, with the groups session, script, speaker and sequence
     folds: tuple[tuple[int, ...], ...]  # test sessions of each fold of the usual protocol; the first by default
-    tuning_fold: tuple[int, ...]  # the one on which options are chosen: a grid is tested there
-    utterances: Mapping[str, int]  # number of labelled utterances by role, as distributed; the keys are its roles
-    imbalanced: bool = False  # mostly of one emotion, so that accuracy says little and macro F1 is shown first
-    improvised: bool = False  # some dialogues are improvised and the others scripted, which `script` in ids says
-    is_own: bool = False  # made of a manifest
+    tuning_fold: tuple[int, ...]  # fold on which a grid of options is tested
+    utterances: Mapping[str, int]  # number of labelled utterances by role, as distributed
+    imbalanced: bool = False  # mostly one emotion: macro F1 is shown before accuracy
+    improvised: bool = False  # has improvised and scripted dialogues, as `script` in the ids shows
+    is_own: bool = False  # a user's own corpus, read from a manifest
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Whether a row rates the one who speaks ("speaker") or the one who listens: one df_<role>.csv each."""
+        """The roles that are rated, "speaker" or also "listener"; each has its df_<role>.csv."""
         return tuple(self.utterances)
 
     @property
     def next_fold(self) -> dict[tuple[int, ...], tuple[int, ...]]:
-        """By each fold the one after it; by the last the first."""
+        """The fold after each fold; after the last comes the first."""
         return dict(zip(self.folds, self.folds[1:] + self.folds[:1], strict=True))
 
 
@@ -67,7 +67,7 @@ KEMDY19 = Corpus(  # ETRI's acted dialogues of 2019: in each session a female an
     utterances={"speaker": 10_279, "listener": 10_285},
     improvised=True,
 )
-KEMDY20 = Corpus(  # ETRI's free talk of 2020: in each session two speakers, perhaps of one sex, on six topics
+KEMDY20 = Corpus(  # ETRI's free talk of 2020: in each session two speakers talk about six topics
     name="KEMDy20",
     example_id="Sess01_script01_User001F_001",
     example_table="Sess01_eval.csv",
@@ -85,7 +85,7 @@ CORPORA = (KEMDY19, KEMDY20)
 
 
 def own_corpus(name: str, sessions: Sequence[int] = (1,)) -> Corpus:
-    """The corpus of a manifest, whose folds are up to five runs of its sessions."""
+    """The corpus of a manifest; its folds are up to five groups of consecutive sessions."""
     parts = np.array_split(sorted(sessions), min(N_FOLDS, len(sessions)))
     folds = tuple(tuple(part.tolist()) for part in parts)
     settings = {"folds": folds, "tuning_fold": folds[0], "utterances": {"speaker": 0}}
@@ -103,9 +103,9 @@ def corpus_of_id(segment: str) -> Corpus | None:
 
 
 def corpus_of(data_path: Path) -> Corpus:
-    """The corpus of a pre-processed folder: its corpus.json says it, for published files an id in df_speaker.csv.
+    """The corpus of a pre-processed folder, from corpus.json, or for published files from an id in df_speaker.csv.
 
-    Where neither says it, KEMDy19: `read_utterances` then reports what is wrong. `InputError`: corpus.json is damaged.
+    KEMDy19 if neither exists; `read_utterances` then reports the error. `InputError`: corpus.json is damaged.
     """
     content = read_corpus_json(data_path)
     if content and "sessions" in content:
@@ -120,9 +120,9 @@ def corpus_of(data_path: Path) -> Corpus:
 
 
 def corpus_in(data_path: Path) -> Corpus:
-    """The corpus whose annotation tables a raw corpus folder holds; `InputError` where it holds none."""
+    """The corpus of a raw folder, from the names of its tables; `InputError` if there are none."""
     if not data_path.is_dir():
-        raise InputError(f"{data_path}: no such folder; data/README.md says how a corpus is put there")
+        raise InputError(f"{data_path}: no such folder; see data/README.md for where to put a corpus")
     if (data_path / MANIFEST).is_file():
         name = data_path.resolve().name
         return own_corpus(f"own {name}" if corpus_by_name(name) else name)
@@ -132,14 +132,12 @@ def corpus_in(data_path: Path) -> Corpus:
         if any(map(corpus.table.fullmatch, names)):
             return corpus
     tables = " or ".join(corpus.example_table for corpus in CORPORA)
-    raise InputError(f"{folder}: no table such as {tables}; expected a folder with annotation/ and wav/, or {MANIFEST}")
+    expected = f"expected annotation/ and wav/, or {MANIFEST}, in {data_path}"
+    raise InputError(f"{folder}: no annotation table such as {tables}; {expected}")
 
 
 def parts_of_ids(ids: pd.Series, corpus: Corpus) -> pd.DataFrame:
-    """Session, speaker, script, sequence and dialogue of segment ids, as text, NaN where one is no id of the corpus.
-
-    The one place where ids are cut up: of raw tables, and of published files.
-    """
+    """Session, speaker, script, sequence and dialogue of segment ids, as text; NaN for an id of another form."""
     parts = ids.str.extract(f"^(?:{corpus.segment.pattern})\\Z")
     dialogue = "Sess" + parts["session"] + "_" + parts["script"]
     session = parts["session"].str.lstrip("0")

@@ -1,4 +1,4 @@
-"""corpus.json: what the files of a pre-processed corpus were made from, and which copy of a corpus a folder holds."""
+"""corpus.json: what a pre-processed corpus was made from, and the version of a raw corpus."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 from utils import InputError, read_json
 
 CORPUS_FILE = "corpus.json"
-MARKER = "synthetic.json"  # data/make_sample.py leaves it in a corpus of computer speech
+MARKER = "synthetic.json"  # written by data/make_sample.py into a corpus of synthetic speech
 KINDS = {"corpus": str, "version": str, "synthetic": bool, "raw": str | None, "audio_path": str | None}
 KINDS |= {"text_models": dict, "files": dict}
 
 
 def read_corpus_json(data_path: Path) -> dict[str, Any] | None:
-    """The content of `corpus.json`; None where there is none, beside published files or in a raw corpus.
+    """The content of `corpus.json`; None if it does not exist (published files, a raw corpus).
 
-    `corpus`, `version`, `synthetic`; `raw`: the raw folder, None if it is the same; `audio_path`: of the wavs, if
-    --audio_path was given; `text_models`: embedding file -> `features.text.describe` and its sha256; `files`:
-    name -> SHA-256. Of a manifest also `sessions`. Raises `InputError` where it is damaged, or an earlier version of
-    this program wrote it.
+    `corpus`, `version`, `synthetic`; `raw`: the raw folder, None if it is the same; `audio_path`: folder of the wavs,
+    if --audio_path was given; `text_models`: embedding file -> `features.text.describe` and its sha256; `files`:
+    name -> SHA-256; for a manifest also `sessions`. Raises `InputError` if the file is damaged or was written by an
+    earlier version of this program.
     """
     path = data_path / CORPUS_FILE
     if not path.exists():
@@ -28,18 +28,18 @@ def read_corpus_json(data_path: Path) -> dict[str, Any] | None:
     content = read_json(path)
     bad = [name for name, kind in KINDS.items() if not isinstance(content.get(name), kind)]
     if bad:
-        found = f"{bad[0]} is {content.get(bad[0])!r}, as after damage or of an earlier version"
+        found = f"{bad[0]} is {content.get(bad[0])!r}: damaged, or written by an earlier version"
         raise InputError(f"{path}: {found}; run preprocessing.py again with --overwrite")
     return content
 
 
 def is_synthetic(data_path: Path) -> bool:
-    """Whether a raw corpus is one of `data/make_sample.py`."""
+    """Whether a raw corpus was made by `data/make_sample.py`."""
     return (data_path / MARKER).is_file()
 
 
 def corpus_version(data_path: Path) -> str:
-    """Which copy of a corpus a raw folder holds: a digest of its tables, or the seed that the sample was made with."""
+    """The version of a raw corpus: a digest of its tables, or the seed of the sample."""
     if is_synthetic(data_path):
         return f"sample, seed {read_json(data_path / MARKER).get('seed')}"
     content = hashlib.sha256()

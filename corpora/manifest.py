@@ -1,6 +1,6 @@
-"""Manifest: a corpus of anybody's own, as a manifest.csv with a row for each utterance, and labels.csv beside it.
+"""Manifest: a user's own corpus, as manifest.csv with one row per utterance and an optional labels.csv.
 
-Its rows become those of df_speaker.csv, which training reads as it reads those of the known corpora.
+Its rows become df_speaker.csv, which training reads as for the known corpora.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from constants import AFFECT_RANGE, EMOTION_ALIASES, EMOTIONS
 from corpora.corpus import MANIFEST
 from corpora.problems import COUNTS_AS_ZEROS, file_problems, row_problems
 from corpora.sessions import MAX_SESSION
-from corpora.tables import PART_COLUMNS, VOTE_COUNTS, in_time_order, majority_labels, multi_hot, refuse_ruined_table
+from corpora.tables import PART_COLUMNS, VOTE_COUNTS, check_share_of_invalid, in_time_order, majority_labels, multi_hot
 from corpora.transcripts import clean_transcript
 from corpora.utterances import read_cells
 from corpora.wavs import PARTS_OF_WAVS, is_part, read_channels, wav_problems
@@ -29,18 +29,18 @@ from utils import InputError
 
 LABELS = "labels.csv"
 LEFT_OUT = "-"  # in labels.csv: rows and votes with this label are left out
-# Columns of df_speaker.csv: `first` and `last` are times in the wav, `start` and `end` in a dialogue that is one wav
+# Columns of df_speaker.csv: `first` and `last` are times in the wav; `start` and `end` in a dialogue of a single wav
 NAMES = {"id": "Segment ID", "start": "first", "end": "last", "arousal": "Arousal", "valence": "Valence"}
 NAMES |= {name: name for name in ("wav", "channel", "session", "dialogue", "speaker", "text", "emotion")}
 COLUMNS = ["start", "end", "Segment ID", "wav", "first", "last", "channel", "Emotion", "Valence", "Arousal"]
 COLUMNS += [*VOTE_COUNTS, *PART_COLUMNS, "groups"]
-N_GROUPS = 10  # sessions that are made of speakers or dialogues
+N_GROUPS = 10  # sessions if the manifest names none: groups of speakers or dialogues
 
 
 def read_manifest(data_path: Path, audio_path: Path | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of df_speaker.csv, and the problems of the manifest and of its wavs, in `audio_path` or its own folder.
+    """The rows of df_speaker.csv, and the problems of the manifest and its wavs (in `audio_path` or `data_path`).
 
-    Raises `InputError` where it cannot be read, has labels of no emotion, or over 5% of its rows cannot be used.
+    Raises `InputError` if it cannot be read, has unknown labels, or over 5% of its rows are invalid.
     """
     path = data_path / MANIFEST
     cells = read_cells(path, ())
@@ -48,16 +48,16 @@ def read_manifest(data_path: Path, audio_path: Path | None) -> tuple[pd.DataFram
     votes = [name for name in cells if name.startswith("votes_")]
     for names in (["id"], ["wav", "text"], ["emotion", *votes]):
         if cells.columns.intersection(names).empty or cells.columns.has_duplicates:
-            found = f"no column {' or '.join(names[:2])}, or one twice, among {', '.join(cells.columns)}"
-            raise InputError(f"{path}: {found}; data/README.md says which there are")
+            found = f"no column {' or '.join(names[:2])}, or a duplicate column, in {', '.join(cells.columns)}"
+            raise InputError(f"{path}: {found}; see data/README.md for the columns")
     cells = cells.reindex(columns=[*NAMES, *votes], fill_value="").apply(lambda column: column.str.strip())
     rows = cells.rename(columns=NAMES)[[*NAMES.values()]].assign(file=MANIFEST, row=cells.index + 2)
     rows, problems = _usable_rows(data_path, rows.join(_read_labels(data_path, cells), how="inner"))
     if (rows["text"] != "").any():
-        said = rows["text"].map(clean_transcript)
-        what, done = "text that is empty once cleaned", "embedded as a sentence without words"
-        problems = pd.concat([problems, row_problems(rows[said == ""], what, rows["text"].map(repr), done)])
-        rows["text"] = said
+        cleaned = rows["text"].map(clean_transcript)
+        what, done = "transcript empty after cleaning", "embedded as an empty sentence"
+        problems = pd.concat([problems, row_problems(rows[cleaned == ""], what, rows["text"].map(repr), done)])
+        rows["text"] = cleaned
     if (rows["wav"] != "").any():
         ids, folder = rows["Segment ID"], audio_path or data_path
         wavs = {segment: folder / wav for segment, wav in zip(ids, rows["wav"], strict=True)}
@@ -66,7 +66,7 @@ def read_manifest(data_path: Path, audio_path: Path | None) -> tuple[pd.DataFram
         row_of_id = of_wavs["id"].map(rows.set_index("Segment ID")["row"])
         problems = pd.concat([problems, of_wavs.assign(file=MANIFEST, row=row_of_id)])
     rows["dialogue"] = rows["dialogue"].where(rows["dialogue"] != "", rows["Segment ID"])
-    if rows.groupby("dialogue")["session"].nunique().max() > 1:  # names that each session has
+    if rows.groupby("dialogue")["session"].nunique().max() > 1:  # dialogue names repeat across sessions
         rows["dialogue"] = rows["session"] + "_" + rows["dialogue"]
     rows["Session"], rows["groups"] = number_sessions(rows)
     is_one_wav = rows.groupby("dialogue")["wav"].transform("nunique") == 1
@@ -77,9 +77,9 @@ def read_manifest(data_path: Path, audio_path: Path | None) -> tuple[pd.DataFram
 
 
 def _read_labels(data_path: Path, cells: pd.DataFrame) -> pd.DataFrame:
-    """`Emotion` and `VOTE_COUNTS`, NaN where no count, of the rows that labels.csv does not leave out.
+    """`Emotion` and `VOTE_COUNTS` (NaN if invalid) of the rows that labels.csv does not leave out.
 
-    A row without votes has one for each of its labels; one without a label has the majority of its votes.
+    A row without votes gets one vote for each of its labels; a row without a label gets the majority of its votes.
     """
     names, path = {name: name for name in EMOTIONS} | EMOTION_ALIASES, data_path / LABELS
 
@@ -90,15 +90,15 @@ def _read_labels(data_path: Path, cells: pd.DataFrame) -> pd.DataFrame:
         table = read_cells(path, ("label", "emotion"))
         names |= dict(zip(table["label"].map(key), table["emotion"].map(key), strict=True))
         if bad := sorted({*names.values()} - {*EMOTIONS, LEFT_OUT}):
-            raise InputError(f"{path}: emotion {bad[0]!r}, expected one of {', '.join(EMOTIONS)} or {LEFT_OUT}")
+            raise InputError(f"{path}: emotion is {bad[0]!r}, expected one of {', '.join(EMOTIONS)} or {LEFT_OUT}")
     votes = cells.filter(regex="^votes_")
     votes.columns = votes.columns.str.removeprefix("votes_").map(key)
     labels = cells["emotion"].str.split(";").explode().map(key)
     labels = labels[labels != ""]
     found = pd.concat([labels, *(pd.Series(name, votes.index[votes[name] != ""]) for name in votes)])
     if unknown := [f"{name} {n}" for name, n in found[~found.isin(names.keys())].value_counts().items()]:
-        todo = f"name their emotions in {path} (label,emotion; {LEFT_OUT} leaves rows out)"
-        raise InputError(f"{data_path / MANIFEST}: labels that are no emotion of MATE: {', '.join(unknown)}; {todo}")
+        todo = f"map them to emotions in {path} (columns label,emotion; {LEFT_OUT} leaves rows out)"
+        raise InputError(f"{data_path / MANIFEST}: unknown labels with their counts: {', '.join(unknown)}; {todo}")
     labels = labels.map(names)
     emotion = labels[labels != LEFT_OUT].groupby(level=0).unique().str.join(";").reindex(cells.index, fill_value="")
     counts = pd.DataFrame(0.0, cells.index, [*EMOTIONS, LEFT_OUT])
@@ -110,39 +110,39 @@ def _read_labels(data_path: Path, cells: pd.DataFrame) -> pd.DataFrame:
     counts = counts.where(counts.sum(axis=1, skipna=False) != 0, multi_hot(emotion))
     is_left_out = (emotion == "") & ((cells["emotion"] != "") | (n_left_out > 0))
     if is_left_out.all():
-        raise InputError(f"{path}: leaves out every row of {MANIFEST}")
+        raise InputError(f"{path}: leaves out all rows of {MANIFEST}; map at least one label to an emotion")
     return counts.set_axis(VOTE_COUNTS, axis=1).assign(Emotion=emotion)[~is_left_out]
 
 
 def _usable_rows(data_path: Path, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows that can be used, and a problem for each fault of the others; refuses over 5% of them."""
+    """The valid rows, and the problems of the others; `InputError` if over 5% are invalid."""
     ids, has = rows["Segment ID"], (rows != "").any()
     first, last = (pd.to_numeric(rows[name], errors="coerce") for name in ("first", "last"))
     bad_time = (first.isna() & (rows["first"] != "")) | (last.isna() & (rows["last"] != ""))
     bad_time |= (first < 0) | (last.fillna(np.inf) <= first.fillna(0))
     faults = {
-        "id that is missing, or no name of a file": (~ids.str.fullmatch(r"[^/\\\x00-\x1f]+"), ids),
-        "second row of one id": (ids.duplicated(), ids),
-        "row without an emotion": (rows["Emotion"] == "", ""),
-        "votes that are no counts": (rows[VOTE_COUNTS].isna().any(axis=1), ""),
-        "row with neither wav nor text": ((rows[["wav", "text"]] == "").all(axis=1), ""),
-        "row without a session": ((rows["session"] == "") & has["session"], ""),
-        "start or end that are no seconds in this order": (bad_time, rows["first"] + " to " + rows["last"]),
-        "channel that is no number from 1": (~rows["channel"].str.fullmatch("|[1-9][0-9]?"), rows["channel"]),
+        "id missing or not usable as a file name": (~ids.str.fullmatch(r"[^/\\\x00-\x1f]+"), ids),
+        "duplicate id": (ids.duplicated(), ids),
+        "missing emotion": (rows["Emotion"] == "", ""),
+        "invalid vote count": (rows[VOTE_COUNTS].isna().any(axis=1), ""),
+        "neither wav nor text": ((rows[["wav", "text"]] == "").all(axis=1), ""),
+        "missing session": ((rows["session"] == "") & has["session"], ""),
+        "invalid start or end (expected seconds, start before end)": (bad_time, rows["first"] + " to " + rows["last"]),
+        "invalid channel (expected 1, 2, ...)": (~rows["channel"].str.fullmatch("|[1-9][0-9]?"), rows["channel"]),
     }
     for name in ("Arousal", "Valence"):
         is_rating = pd.to_numeric(rows[name], errors="coerce").between(*AFFECT_RANGE)
-        faults[f"{name.lower()} that is no number from 1 to 5"] = (~is_rating & has[name], rows[name])
+        faults[f"{name.lower()} not a number from 1 to 5"] = (~is_rating & has[name], rows[name])
     problems = pd.concat(row_problems(rows[bad], what, found, "row left out") for what, (bad, found) in faults.items())
     is_lost = rows["row"].isin(problems["row"])
-    refuse_ruined_table(data_path, rows, is_lost, problems)
+    check_share_of_invalid(data_path, rows, is_lost, problems)
     return rows[~is_lost], problems
 
 
 def number_sessions(rows: pd.DataFrame) -> tuple[np.ndarray, str]:
-    """The session of each row as a number, and what sessions are if none are named: groups of speakers or dialogues.
+    """The session number of each row, and a note if sessions are groups of speakers or dialogues.
 
-    Speakers who talk to one another stay together, so that no tested speaker is trained on.
+    Speakers who talk to one another are in the same group, so that no speaker is in both training and test.
     """
     n, speaker, dialogue = len(rows), *(pd.factorize(rows[name])[0] for name in ("speaker", "dialogue"))
     links = coo_array((np.ones(n), (speaker, n + dialogue)), (2 * n, 2 * n))
@@ -156,7 +156,7 @@ def number_sessions(rows: pd.DataFrame) -> tuple[np.ndarray, str]:
 
 
 def write_parts(rows: pd.DataFrame, problems: pd.DataFrame, folder: Path, out: Path) -> None:
-    """Write the utterances that are a part of a wav in `folder`, or a channel, as wavs of their own below `out`."""
+    """Write each utterance that is a part or a channel of a wav in `folder` as its own wav below `out`."""
     shutil.rmtree(out / PARTS_OF_WAVS, ignore_errors=True)
     unusable = problems.loc[problems["done"] == COUNTS_AS_ZEROS, "id"]
     parts = rows[is_part(rows) & ~rows["Segment ID"].isin(unusable)]
@@ -167,8 +167,8 @@ def write_parts(rows: pd.DataFrame, problems: pd.DataFrame, folder: Path, out: P
         segment, wav, first, last, channel = row
         part = float(first or 0), float(last or "inf"), int(channel) - 1 if channel else None
         samples, rate = read_channels(folder / wav, *part)
-        soundfile.write(out / PARTS_OF_WAVS / f"{segment}.wav", samples, rate, "FLOAT")  # the same samples to the bit
+        soundfile.write(out / PARTS_OF_WAVS / f"{segment}.wav", samples, rate, "FLOAT")  # lossless
 
     with ThreadPoolExecutor() as pool:
         cells = parts[["Segment ID", "wav", "first", "last", "channel"]].itertuples(index=False)
-        list(tqdm(pool.map(write, cells), "parts of wavs", len(parts), disable=parts.empty))
+        list(tqdm(pool.map(write, cells), "cutting wavs", len(parts), disable=parts.empty))

@@ -1,8 +1,8 @@
-"""Problems: the faults of a raw corpus, and what was done about them, as a DataFrame that becomes problems.csv.
+"""Problems: the errors found in a raw corpus and how each was handled, as a DataFrame that becomes problems.csv.
 
-Columns: file (path within the corpus folder), row (of a table, counted from 1 with its header rows, "" elsewhere), id
-(segment id, "" for none), what (the kind of fault, in the same words for all faults of the kind), found (what stands
-in the file) and done (what was done about it).
+Columns: file (path within the corpus folder), row (of a table, counted from 1 with its header rows, otherwise ""), id
+(segment id, or ""), what (kind of problem, always in the same words), found (the content of the file) and done (how
+the problem was handled).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 import pandas as pd
 
 PROBLEM_COLUMNS = ["file", "row", "id", "what", "found", "done"]
-OTHER_SPELLING = "label in another spelling"  # which the corpus itself has: nothing is lost by it
-COUNTS_AS_ZEROS = "counts as zeros in training, which stops where more than 5% do"
+OTHER_SPELLING = "nonstandard label spelling"  # also in the published corpora; the label is still clear
+COUNTS_AS_ZEROS = "replaced by zeros in training, which stops if more than 5% are missing"
 
 
 def row_problems(rows: pd.DataFrame, what: str | Sequence, found: str | Sequence, done: str | Sequence) -> pd.DataFrame:
-    """A problem for each of these rows of `tables.read_tables`, with the same index."""
+    """One problem for each of these rows of `tables.read_tables`, with the same index."""
     columns = {"file": rows["file"], "row": rows["row"], "id": rows["Segment ID"]}
     return pd.DataFrame({**columns, "what": what, "found": found, "done": done}, index=rows.index, dtype=object)
 
@@ -32,7 +32,7 @@ def file_problems(data_path: Path, problems: Sequence[tuple[Path, str, str, str,
 
 
 def problem_text(problem: pd.Series) -> str:
-    """Where a problem is and what was found, for messages."""
+    """The place of a problem and what was found there, for messages."""
     row = f", row {problem['row']}" if problem["row"] != "" else ""
     segment = f" ({problem['id']})" if problem["id"] and problem["id"] not in problem["file"] else ""
     found = f": {problem['found']}" if problem["found"] else ""
@@ -40,7 +40,7 @@ def problem_text(problem: pd.Series) -> str:
 
 
 def warn_of_problems(problems: pd.DataFrame) -> None:
-    """Warn once of each kind of fault: how often it was found, the first one, and what was done."""
+    """Warn once of each kind of problem: how often it was found, the first one, and how it was handled."""
     for (what, done), of_kind in problems.groupby(["what", "done"], sort=False):
-        others = f" and {len(of_kind) - 1} more" if len(of_kind) > 1 else ""
-        warnings.warn(f"{what}: {problem_text(of_kind.iloc[0])}{others}; {done}", stacklevel=2)
+        times = f" ({len(of_kind)} times), first" if len(of_kind) > 1 else ""
+        warnings.warn(f"{what}{times}: {problem_text(of_kind.iloc[0])}; {done}", stacklevel=2)

@@ -1,4 +1,4 @@
-"""Sessions: how lists of sessions are written, and which ones are trained on. A session is an int."""
+"""Sessions: how lists of sessions are written, and the training sessions. A session is an int."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_SESSION = 999
 
 
 def parse_sessions(value: str) -> list[int]:
-    """`1-4,9`, `[1, 2]` or a mixture as a sorted list of sessions, each once; for argparse."""
+    """Parse `1-4,9` or `[1, 2]` to a sorted list of sessions without duplicates; for argparse."""
     found: set[int] = set()
     for part in str(value).strip(" []()").split(","):
         first, dash, last = part.strip().partition("-")
@@ -29,7 +29,7 @@ def parse_sessions(value: str) -> list[int]:
 
 
 def format_sessions(sessions: Sessions) -> str:
-    """`1-4,9` for 1, 2, 3, 4 and 9; two consecutive ones are a range too."""
+    """`1-4,9` for 1, 2, 3, 4 and 9; two consecutive sessions are also a range."""
     runs = itertools.groupby(enumerate(sorted(set(sessions))), key=lambda pair: pair[1] - pair[0])
     ranges = [[session for _, session in run] for _, run in runs]
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in ranges)
@@ -38,24 +38,24 @@ def format_sessions(sessions: Sessions) -> str:
 def training_sessions(
     present: Sessions, test_split: Sessions, valid_split: Sessions | None = None, train_split: Sessions | None = None
 ) -> list[int]:
-    """`train_split`, or those of the sessions `present` in a corpus that are neither tested nor validated on.
+    """`train_split`, or the sessions `present` in a corpus that are in neither `test_split` nor `valid_split`.
 
-    Raises `InputError` where two of the splits share a session, one is not in the corpus, or none is left.
+    Raises `InputError` if two splits share a session, a session is not in the corpus, or none is left.
     """
     present, splits = set(present), {"--test_split": test_split, "--valid_split": valid_split}
     splits = {name: set(split or []) for name, split in (splits | {"--train_split": train_split}).items()}
     for (other, before), (name, split) in itertools.combinations(splits.items(), 2):
         if both := before & split:
-            raise InputError(f"{name} and {other} share sessions {format_sessions(both)}")
+            raise InputError(f"{name} and {other} share sessions {format_sessions(both)}; use each in one split")
     for name, split in splits.items():
         check_sessions(present, split, name)
     left = splits["--train_split"] or present.difference(*splits.values())
     if not left:
-        raise InputError(f"no session is left to train on: the corpus has {format_sessions(present)}")
+        raise InputError(f"no session left for training: the corpus has sessions {format_sessions(present)}")
     return sorted(left)
 
 
 def check_sessions(present: Sessions, split: Sessions, option: str) -> None:
-    """Raise `InputError` when a session in `split` is not in the corpus: a part of a fold is no fold."""
+    """Raise `InputError` if a session in `split` is not in the corpus."""
     if absent := set(split) - set(present):
         raise InputError(f"{option}: the corpus has sessions {format_sessions(present)}, not {format_sessions(absent)}")

@@ -1,4 +1,4 @@
-"""Utterances: one DataFrame of the utterances and labels of a role, read from df_speaker.csv or df_listener.csv."""
+"""Utterances: the utterances and labels of a role as a DataFrame, read from df_speaker.csv or df_listener.csv."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from corpora.tables import RATING_COLUMNS, VOTE_COUNTS, VOTES, count_votes, read
 from utils import InputError, decode
 
 LABEL_COLUMNS = ("Segment ID", "Emotion", "Arousal", "Valence")
-PARTS = ("Session", "dialogue", "speaker", "script", "sequence")  # of ids; preprocessing.py writes them
+PARTS = ("Session", "dialogue", "speaker", "script", "sequence")  # parts of the id, written by preprocessing.py
 SHARES = [f"share_{emotion}" for emotion in EMOTIONS]
 
 
@@ -25,34 +25,34 @@ def read_utterances(data_path: Path, role: str) -> pd.DataFrame:
 
     Columns: id, corpus, session (int64), dialogue (unique in the folder), speaker, sequence (int64), scripted (True,
     False or None), start, end (seconds, NaN if unknown), text ("" if none), emotion (majority labels, joined by `;`),
-    arousal, valence (float32, 1 to 5; NaN of a manifest without), share_disgust to share_happy (float32, sum 1), and
-    of each rater, as far as the table has them, Emotion.1 (NaN if blank), Arousal.1 and Valence.1 (float32) to those of
-    the tenth. A RangeIndex.
+    arousal, valence (float32, 1 to 5; NaN if a manifest has none), share_disgust to share_happy (float32, sum 1), and
+    for each of the ten raters, if the table has them, Emotion.1 (NaN if blank), Arousal.1 and Valence.1 (float32).
+    The index is a RangeIndex.
 
-    Raises `InputError` where folder, file or role is missing, or a row holds what cannot be an id, a label or a rating.
+    Raises `InputError` if the folder, file or role is missing, or a row has an invalid id, label or rating.
     """
     if not data_path.is_dir():
-        sample = "python data/make_sample.py makes data/sample"
-        raise InputError(f"{data_path}: no such folder; pass --data_path ({sample}), or see data/README.md")
+        sample = "for the sample, run python data/make_sample.py"
+        raise InputError(f"{data_path}: no such folder; set --data_path ({sample}), see data/README.md")
     corpus = corpus_of(data_path)
     path = data_path / f"df_{role}.csv"
     if role not in corpus.roles:
-        raise InputError(f"--SorL {role}: {data_path} holds {corpus.name}, which has {' and '.join(corpus.roles)} rows")
+        raise InputError(f"--SorL {role}: {corpus.name} in {data_path} only has the role {' and '.join(corpus.roles)}")
     is_published = read_corpus_json(data_path) is None
     votes = VOTE_COUNTS if corpus.is_own else VOTES
     cells = read_cells(path, (*LABEL_COLUMNS, *votes, *(() if is_published else PARTS)))
     ids = cells["Segment ID"]
-    _refuse(path, ids, ids.duplicated(), "occurs twice")
+    _check(path, ids, ids.duplicated(), "duplicate id")
     if "role" in cells:
         is_other = cells["role"].isin(ROLES) & (cells["role"] != role)
-        _refuse(path, ids, is_other, f"expected the role {role}: is it another role's table?", cells["role"])
-    if is_published:  # it may lack these columns, or hold others of their names
+        _check(path, ids, is_other, f"expected the role {role}; the table may be of another role", cells["role"])
+    if is_published:  # these columns may be missing or different
         parts = parts_of_ids(ids, corpus)
-        _refuse(path, ids, parts["Session"].isna(), f"expected one such as {corpus.example_id}")
+        _check(path, ids, parts["Session"].isna(), f"expected an id such as {corpus.example_id}")
         cells[parts.columns] = parts
     for column in ("Session", "sequence"):
         is_number = cells[column].str.fullmatch("[0-9]{1,6}")
-        _refuse(path, ids, ~is_number, f"expected a whole number as {column}", cells[column])
+        _check(path, ids, ~is_number, f"expected an integer as {column}", cells[column])
     table = pd.DataFrame({"id": ids, "corpus": corpus.name, "session": cells["Session"].astype("int64")})
     table = table.join(cells[["dialogue", "speaker"]]).assign(sequence=cells["sequence"].astype("int64"))
     _warn_of_order(path, table)
@@ -63,28 +63,28 @@ def read_utterances(data_path: Path, role: str) -> pd.DataFrame:
 
 
 def read_cells(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """The cells of a table as text, without its empty rows, which the index counts; it must have all `columns`."""
+    """The cells of a table as text, without empty rows (the index counts them); `columns` are required."""
     try:
         text = io.StringIO(decode(path.read_bytes(), path))
         with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas would leave out surplus cells
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas would drop surplus cells
             table = pd.read_csv(text, dtype=str, keep_default_na=False, index_col=False)
     except FileNotFoundError as error:
         todo = f"; run preprocessing.py --data_path {path.parent} first" if path.name.startswith("df_") else ""
         raise InputError(f"{path}: not found{todo}") from error
     except (ValueError, pd.errors.ParserWarning) as error:  # pandas' parser errors are ValueErrors
-        raise InputError(f"{path}: not readable as a CSV table ({error})") from error
+        raise InputError(f"{path}: not a readable CSV table ({error})") from error
     if absent := [column for column in columns if column not in table.columns]:
-        found = f"no column {absent[0]!r}, the first are {', '.join(map(repr, table.columns[:3]))}"
+        found = f"no column {absent[0]!r}, the first columns are {', '.join(map(repr, table.columns[:3]))}"
         raise InputError(f"{path}: {found}; expected {', '.join(columns[:3])}, ...")
     table = table[(table != "").any(axis=1)].fillna("")
     if table.empty:
-        raise InputError(f"{path}: has no rows")
+        raise InputError(f"{path}: the table has no rows")
     return table
 
 
-def _refuse(path: Path, ids: pd.Series, bad: pd.Series, what: str, found: pd.Series | None = None) -> None:
-    """Raise `InputError` that names the first row in which `bad` is true, and what is `found` there."""
+def _check(path: Path, ids: pd.Series, bad: pd.Series, what: str, found: pd.Series | None = None) -> None:
+    """Raise `InputError` if `bad` is true in any row, with the first such row and what is `found` there."""
     if bad.any():
         row = bad.idxmax()
         what = what if found is None else f"{found[row]!r}, {what}"
@@ -92,23 +92,23 @@ def _refuse(path: Path, ids: pd.Series, bad: pd.Series, what: str, found: pd.Ser
 
 
 def _warn_of_order(path: Path, table: pd.DataFrame) -> None:
-    """Warn where an utterance comes after later ones of its speaker, since windows follow the order of the rows."""
+    """Warn if a speaker's utterances are not in order of their number, since windows follow the row order."""
     backwards = table["id"][table.groupby(["dialogue", "speaker"], sort=False)["sequence"].diff() < 0]
     if len(backwards):
-        what = f"{len(backwards)} utterances such as {backwards.iloc[0]} come after later ones of their dialogue"
-        todo = "windows follow the order of the file, so it should be the order of time"
+        what = f"{len(backwards)} utterances come after later ones of their dialogue, first: {backwards.iloc[0]}"
+        todo = "windows follow the row order, so sort the rows by time"
         warnings.warn(f"{path}: {what}; {todo}", stacklevel=3)
 
 
 def _read_labels(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
-    """emotion, arousal, valence and the shares of the raters' votes."""
+    """Columns emotion, arousal, valence and the shares of the raters' votes."""
     ids, known = cells["Segment ID"], f"expected one of {', '.join(EMOTIONS)}"
     labels = pd.DataFrame({"emotion": read_emotions(cells["Emotion"])})
-    _refuse(path, ids, labels["emotion"].isna(), f"{known}, or several joined by ';'", cells["Emotion"])
+    _check(path, ids, labels["emotion"].isna(), f"{known}, or several joined by ';'", cells["Emotion"])
     for column in ("Arousal", "Valence"):
-        ratings, lacks = pd.to_numeric(cells[column], errors="coerce"), "wav" in cells and (cells[column] == "").all()
-        is_bad = ~ratings.between(*AFFECT_RANGE) & (not lacks)  # a manifest may have none
-        _refuse(path, ids, is_bad, f"expected {column.lower()} from 1 to 5", cells[column])
+        ratings, no_cell = pd.to_numeric(cells[column], errors="coerce"), "wav" in cells and (cells[column] == "").all()
+        is_bad = ~ratings.between(*AFFECT_RANGE) & (not no_cell)  # a manifest may have none
+        _check(path, ids, is_bad, f"expected {column.lower()} from 1 to 5", cells[column])
         labels[column.lower()] = ratings.astype("float32")
     if VOTE_COUNTS[0] in cells:
         counts = cells[VOTE_COUNTS].apply(pd.to_numeric, errors="coerce")
@@ -116,11 +116,11 @@ def _read_labels(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
         votes = cells[VOTES].apply(read_emotions)
         for column in VOTES:
             is_bad = ~votes[column].isin(EMOTIONS) & (cells[column].str.strip() != "")
-            _refuse(path, ids, is_bad, f"{known} as {column}", cells[column])
+            _check(path, ids, is_bad, f"{known} as {column}", cells[column])
         counts, labels = count_votes(votes), labels.join(votes)
     counts = counts.to_numpy(np.float32)
     is_unrated = pd.Series(~(counts.sum(axis=1) > 0), ids.index)
-    _refuse(path, ids, is_unrated, f"no rater's emotion in {VOTES[0]} to {VOTES[-1]}")
+    _check(path, ids, is_unrated, f"no emotion vote in {VOTES[0]} to {VOTES[-1]}")
     labels[SHARES] = counts / counts.sum(axis=1, keepdims=True)
     of_each = [name for name in RATING_COLUMNS if name.startswith(("Arousal.", "Valence.")) and name in cells]
     ratings = cells[of_each].apply(pd.to_numeric, errors="coerce").astype("float32")
@@ -128,5 +128,5 @@ def _read_labels(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def shares(table: pd.DataFrame) -> np.ndarray:
-    """Shares of the raters' votes of rows of `read_utterances`, float32, shape = (N, 7)."""
+    """Shares of the raters' votes in a table of `read_utterances`, float32, shape = (N, 7)."""
     return table[SHARES].to_numpy(np.float32)

@@ -1,4 +1,4 @@
-"""The sample corpora: their lines, simulated raters, tables in the layouts of KEMDy19 and KEMDy20, and speech."""
+"""The sample corpora: lines, simulated raters, tables in the layouts of KEMDy19 and KEMDy20, and speech."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that the c
 
 from constants import EMOTIONS, N_RATERS
 
-# espeak-ng's words a minute, volume, pitch (added to the voice's) and its range; mean valence and arousal, 1 to 5
+# espeak-ng's words per minute, volume, pitch (added to the voice's) and pitch range; mean valence and arousal, 1 to 5
 ACTING = {
     "disgust": (162, 88, -8, 60, 1.9, 3.2),
     "angry": (205, 120, 8, 65, 1.6, 4.3),
@@ -33,13 +33,13 @@ ACTING = {
     "happy": (194, 100, 13, 75, 4.4, 3.8),
 }
 SPEECH_SPREAD = (8, 5, 4, 5)  # standard deviations of the first four
-# Name and pitch, of 0 to 99: about 190 Hz and 100 Hz. f2 and f3 add noise seeded by the clock, which never repeats
+# Name and pitch (0 to 99): about 190 Hz and 100 Hz. f2 and f3 are not used, as their noise is not reproducible
 VOICES = {"F": ("ko+f4", 56), "M": ("ko+m3", 40)}
 
 AGREEMENT = (0.4, 0.9)  # chance that a rater recognises the emotion, drawn for each row
-LISTENING = 0.5  # chance that a listener feels what she hears, and is not neutral
+LISTENING = 0.5  # chance that the listener has the speaker's emotion, otherwise neutral
 VOTE_SPREAD = 0.7  # standard deviation of a rater's valence or arousal before rounding
-NEUTRAL = 0.8  # chance that a line of KEMDy20's sample is said without its emotion: KEMDy20 is neutral for 87%
+NEUTRAL = 0.8  # chance that a line of KEMDy20's sample is spoken as neutral: 87% of KEMDy20 is neutral
 
 N_SCRIPTS, N_IMPROVISATIONS = 6, 10  # dialogues of sample_dialogues.csv
 SAMPLE_RATE = 22_050  # Hz, espeak-ng's, so that readers have to resample
@@ -54,7 +54,7 @@ Votes = list[tuple[str, int, int]]  # emotion, valence and arousal of each rater
 
 @dataclass(frozen=True)
 class Utterance:
-    """A planned utterance: everything but its sound and its place in time."""
+    """A planned utterance, without its audio and times."""
 
     session: int
     id: str
@@ -62,7 +62,7 @@ class Utterance:
     speaker: str  # F or M
     line: str
     speech: list  # espeak-ng's voice, rate, volume, pitch and range
-    votes: dict[str, Votes]  # by actor, F or M: on the speaker and on the listener
+    votes: dict[str, Votes]  # by actor, F or M: for the speaker and the listener
 
 
 def read_dialogues() -> dict[str, list[tuple[str, str, str]]]:
@@ -91,10 +91,10 @@ def draw_votes(rng: np.random.Generator, emotion: str) -> Votes:
 
 
 def plan_session(seed: int, session: int, layout: str, n_utterances: int | None) -> Iterator[Utterance]:
-    """A script and an improvisation of two actors, each cut after `n_utterances`; KEMDy20's are topics, mostly neutral.
+    """A script and an improvisation of two actors, each with at most `n_utterances`; for KEMDy20, two topics.
 
-    The scripts alternate, and session s + 10 has session s's improvisation: so the sentences of a held-out session
-    occur in training, as in KEMDy19, where all pairs act the same scripts.
+    Scripts repeat every 6 sessions and improvisations every 10, so the sentences of a test session also occur in
+    training, as in KEMDy19, where all pairs act the same scripts.
     """
     rng = np.random.default_rng([seed, session])
     dialogues, is_kemdy20 = read_dialogues(), layout == "kemdy20"
@@ -118,7 +118,7 @@ def plan_session(seed: int, session: int, layout: str, n_utterances: int | None)
 
 
 def total(votes: Votes) -> list[str]:
-    """The emotions with the most votes, and the means of valence and arousal, as tables have them."""
+    """The emotions with the most votes, and the mean valence and arousal, as written in tables."""
     emotions, valences, arousals = zip(*votes, strict=True)
     counts = Counter(emotions)
     most = sorted(emotion for emotion in counts if counts[emotion] == max(counts.values()))
@@ -126,7 +126,7 @@ def total(votes: Votes) -> list[str]:
 
 
 def header(clocks: Sequence[str], raters: Sequence[str]) -> list[list[str]]:
-    """The two header rows of an annotation table; a name is followed by blank cells over its other columns."""
+    """The two header rows of an annotation table; blank cells follow a name over several columns."""
     times = [cell for clock in clocks for cell in (clock, "")]
     ratings = [cell for rater in ("Total Evaluation", *raters) for cell in (rater, "", "")]
     words = ["Emotion", "Valence", "Arousal"] * (1 + N_RATERS)
@@ -134,7 +134,7 @@ def header(clocks: Sequence[str], raters: Sequence[str]) -> list[list[str]]:
 
 
 def tables_kemdy19(utterances: Sequence[Utterance], times: Times) -> Iterator[tuple[str, list[list]]]:
-    """`SessionNN_<actor>_res.csv`; there are no biosignals, so their times are blank."""
+    """`SessionNN_<actor>_res.csv`; the times of biosignals are blank."""
     for session, of_session in groupby(utterances, lambda u: u.session):
         own = [*of_session]
         for actor in "FM":
@@ -155,7 +155,7 @@ def tables_kemdy20(utterances: Sequence[Utterance], times: Times) -> Iterator[tu
 
 
 def tables_manifest(utterances: Sequence[Utterance], _times: Times) -> Iterator[tuple[str, list[list]]]:
-    """The speakers' rows of KEMDy19's sample as a manifest."""
+    """The speaker rows of KEMDy19's sample as a manifest."""
     head = ["id", "wav", "session", "dialogue", "speaker", "text", "emotion", "valence", "arousal"]
     rows = [head + [f"votes_{emotion}" for emotion in EMOTIONS]]
     for u in utterances:
@@ -172,9 +172,9 @@ TABLES = {"kemdy19": tables_kemdy19, "kemdy20": tables_kemdy20, "manifest": tabl
 
 
 def speak(utterances: Sequence[Utterance]) -> Iterator[bytes]:
-    """The sound of each utterance: 16-bit samples of `SAMPLE_RATE` Hz.
+    """The audio of each utterance: 16-bit samples at `SAMPLE_RATE` Hz.
 
-    A process of its own makes it: espeak-ng keeps some state, such as the phase of its flutter, until the process ends.
+    espeak-ng runs in a new process, because it keeps state, such as the phase of its flutter, until the process ends.
     """
     command = [sys.executable, __file__]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -185,8 +185,8 @@ def speak(utterances: Sequence[Utterance]) -> Iterator[bytes]:
 
 
 def main() -> None:
-    """Answer lines of standard input, [text, voice, rate, volume, pitch, range], with a number of bytes and these."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
+    """Reply to lines [text, voice, rate, volume, pitch, range] of standard input with a byte count and the audio."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends this one
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     samples = bytearray()
 

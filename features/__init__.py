@@ -1,1 +1,1 @@
-"""Features: the model's inputs of an utterance (log-mels, sentence embeddings, speech embeddings)."""
+"""Features: the model's inputs (log-mels, text embeddings, speech embeddings)."""

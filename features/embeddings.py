@@ -1,8 +1,8 @@
-"""Embedding file: the sentence embeddings of a corpus in the published format, and its safe reader.
+"""Embedding file: the text embeddings of a corpus in the published format, and a safe reader for it.
 
-The format is `numpy.save` of a dict "<segment id>.txt" -> float32 (text_dim,). That is a pickle, and a pickle calls
-what it names. Only the names of numpy's constructors are admitted, and they stand for the classes below: numpy's own
-constructors can be made to read memory that is not theirs.
+The format is `numpy.save` of a dict "<segment id>.txt" -> float32 (text_dim,), which is a pickle. A pickle can call any
+function that it names. The reader allows only the names of NumPy's array constructors and maps them to the classes
+below, because NumPy's own constructors can be misused to read foreign memory.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 
 from utils import InputError, atomic_write, first_line
 
-MAX_VALUE = 1e6  # of embeddings, whose values are far below it; more overflows in a model
+MAX_VALUE = 1e6  # of embeddings; real values are far below, larger ones overflow in a model
 
 
 def is_embedding(vector: np.ndarray, text_dim: int) -> bool:
-    """Whether an array can be a sentence embedding: of this length, with finite values that a model can use."""
-    return vector.size == text_dim and bool(np.abs(vector).max() <= MAX_VALUE)  # which no NaN is
+    """Whether an array can be a text embedding: of this length, with finite values of at most `MAX_VALUE`."""
+    return vector.size == text_dim and bool(np.abs(vector).max() <= MAX_VALUE)  # False for NaN
 
 
 class _DType:
@@ -30,7 +30,7 @@ class _DType:
 
     def __init__(self, code: str, *_: Any) -> None:
         if code not in {"f2", "f4", "f8", "O8"}:
-            raise pickle.UnpicklingError("it holds values that are no floating-point numbers")
+            raise pickle.UnpicklingError("it contains values that are not floating-point numbers")
         self.code = code
 
     def __setstate__(self, state: tuple) -> None:
@@ -38,9 +38,9 @@ class _DType:
 
 
 class _Array:
-    """`numpy.ndarray` as `_reconstruct` makes it: its state is (version, shape, dtype, Fortran order, content).
+    """`numpy.ndarray` as made by `_reconstruct`; its state is (version, shape, dtype, Fortran order, content).
 
-    `value` is the object of a 0-dimensional array of one object, or floating-point values of any shape as a vector.
+    `value` is the object in a 0-dimensional array of one object, or a vector of the floating-point values.
     """
 
     def __init__(self, *_: Any) -> None:
@@ -52,7 +52,7 @@ class _Array:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Calls only the stand-ins above."""
+    """Unpickler that calls only the classes above."""
 
     def find_class(self, module: str, name: str) -> Any:
         match module, name:
@@ -60,9 +60,9 @@ class _ArrayUnpickler(pickle.Unpickler):
                 return _DType
             case ("numpy", "ndarray") | ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct"):
                 return _Array  # of NumPy 1 and 2
-            case "_codecs", "encode":  # by which NumPy before 1.17 writes bytes
+            case "_codecs", "encode":  # used by NumPy before 1.17 to write bytes
                 return lambda text, _: text.encode("latin1")
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which is none of numpy's array constructors")
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not allowed in an embedding file")
 
 
 def save_embeddings(path: Path, embeddings: Mapping[str, np.ndarray]) -> None:
@@ -72,28 +72,28 @@ def save_embeddings(path: Path, embeddings: Mapping[str, np.ndarray]) -> None:
 
 
 def load_embeddings(path: Path, text_dim: int) -> dict[str, np.ndarray]:
-    """Read `"<segment id>.txt" -> float32 (text_dim,)` without running anything that the file may hold.
+    """Read `"<segment id>.txt" -> float32 (text_dim,)` without running code from the file.
 
-    Raises `InputError` if it is missing, damaged, of another dimension, or names a callable that is not admitted.
+    Raises `InputError` if the file is missing, damaged, of another dimension, or refers to another callable.
     """
     try:
         with path.open("rb") as file:
             if np.lib.format.read_magic(file) != (1, 0):
                 raise ValueError("its header is not of version 1.0")
-            file.seek(int.from_bytes(file.read(2), "little"), os.SEEK_CUR)  # the pickle alone says what it holds
+            file.seek(int.from_bytes(file.read(2), "little"), os.SEEK_CUR)  # skip the header: the pickle has all data
             arrays = _ArrayUnpickler(file).load().value.items()  # a 0-dimensional array holds the dict
     except FileNotFoundError as error:
         others = ", ".join(sorted(other.name for other in path.parent.glob("embedding_*.npy"))) or "none"
-        todo = "run preprocessing.py with a text encoder of this dimension, or give the --text_dim of another"
-        raise InputError(f"{path}: not found; {todo} (embedding files there: {others})") from error
-    except Exception as error:  # readers raise almost anything for damaged bytes
+        todo = "run preprocessing.py with a text encoder of this dimension, or set --text_dim"
+        raise InputError(f"{path}: not found; {todo} (embedding files found: {others})") from error
+    except Exception as error:  # damaged files raise errors of many kinds
         raise InputError(f"{path}: not an embedding file of preprocessing.py ({first_line(error, path)})") from error
     vectors = {}
     for key, array in arrays:
         vector = getattr(array, "value", None)
         if not (isinstance(key, str) and isinstance(vector, np.ndarray) and is_embedding(vector, text_dim)):
-            found = f"{key!r} with {getattr(vector, 'size', 'no')} numbers"
-            expected = f"'<segment id>.txt' with {text_dim} up to {MAX_VALUE:.0e} (--text_dim)"
+            found = f"{key!r} with {getattr(vector, 'size', 'no')} values"
+            expected = f"'<segment id>.txt' with {text_dim} finite values up to {MAX_VALUE:.0e} (--text_dim)"
             raise InputError(f"{path}: {found}, expected {expected}")
         vectors[key] = vector.astype(np.float32)
     return vectors

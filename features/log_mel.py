@@ -1,4 +1,4 @@
-"""Log-mels: from a wav to the standardised spectrograms that the model takes."""
+"""Log-mels: from a wav to the standardised spectrograms that are the input of the model."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from features.store import FeatureStore, try_to_read, wavs_and_hashes
 from utils import InputError, digest_file
 
 SILENCE = 10 * math.log10(POWER_FLOOR)  # -100 dB
-AT_ONCE = 4  # windows on a CPU: a few MB, which stay in its caches and which the allocator reuses
+AT_ONCE = 4  # windows at a time on a CPU: a few MB, which fit into its caches
 THREADS = threading.Lock()  # of `use_one_thread`
-# Of the code that computes the frames of a wav; read at import, since the files may be edited while the program runs
+# Digests of the code that computes frames; read at import, as the files may be edited while the program runs
 CODE = [digest_file(Path(file)) for file in (__file__, corpora.wavs.__file__)]
 
 
 @cache
 def _mel_transform(sr: int) -> torchaudio.transforms.MelSpectrogram:
-    """Power on the mel scale, made once per sampling rate; at a low `sr` some of its filters are empty."""
+    """Power on the mel scale, made once per sampling rate; at a low `sr` some filters are empty."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")
         return torchaudio.transforms.MelSpectrogram(
@@ -48,7 +48,7 @@ def decibel_frames(wave: np.ndarray, sr: int = RATE) -> Tensor:
     float32, shape = (frames, 229): 10 log10(max(power, 1e-10)) in dB. Frame t is centred on sample 512 t.
     """
     n = len(wave)
-    # Frames whose 2048 samples all lie after the sound are left out; none that is kept reaches past this many zeros
+    # Frames with all 2048 samples after the end of the audio are left out; the others need at most this many zeros
     padded = torch.zeros(max(n, min(MAX_SECONDS * sr, n + N_FFT + HOP_LENGTH)))
     padded[:n] = torch.from_numpy(wave)
     power = _mel_transform(sr)(padded)
@@ -57,9 +57,9 @@ def decibel_frames(wave: np.ndarray, sr: int = RATE) -> Tensor:
 
 
 def log_mel(wave: np.ndarray, sr: int = RATE) -> Tensor:
-    """The frames of `decibel_frames` as `LogMels` takes them: float16, shape = (frames, 229).
+    """The frames of `decibel_frames` in the form for `LogMels`: float16, shape = (frames, 229).
 
-    Those of an utterance over 10 s are followed by the frames of its central 10 s, computed from those samples alone.
+    For an utterance over 10 s, the frames of its central 10 s are appended, computed from those samples alone.
     """
     frames = decibel_frames(wave, sr)
     start = (len(wave) - MAX_SECONDS * sr) // 2
@@ -69,20 +69,20 @@ def log_mel(wave: np.ndarray, sr: int = RATE) -> Tensor:
 
 
 def use_one_thread() -> None:
-    """Have torch compute with this thread alone what this thread asks for.
+    """Let torch use a single thread for the operations of this thread.
 
-    torch.set_num_threads holds also for threads that start later; another thread, which ends at once, undoes that.
+    torch.set_num_threads also applies to threads that start later; a short-lived second thread resets that default.
     """
     with THREADS:
         of_others = torch.get_num_threads()
         torch.set_num_threads(1)
-        undoing = threading.Thread(target=torch.set_num_threads, args=(of_others,))
-        undoing.start()
-        undoing.join()
+        resetting = threading.Thread(target=torch.set_num_threads, args=(of_others,))
+        resetting.start()
+        resetting.join()
 
 
 def on_all_cores(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """`function` of each item, in order; threads are enough where it is soundfile's and torch's work."""
+    """Apply `function` to each item, in order, in threads (soundfile and torch release the GIL)."""
     with ThreadPoolExecutor(os.cpu_count(), initializer=use_one_thread) as pool:
         yield from pool.map(function, items)
 
@@ -90,21 +90,21 @@ def on_all_cores(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterat
 class LogMels:
     """Log-mels of N utterances: all frames in one tensor, standardised when a batch is made.
 
-    A spectrogram has 10 s, the central ones of a longer utterance; a shorter one is padded with silence. It has mean 0
-    and variance 1 over all its values; the variance is the biased one, plus 1e-5.
+    A spectrogram covers 10 s: the central 10 s of a longer utterance; a shorter one is padded with silence. It has mean
+    0 and variance 1 over all its values (biased variance, plus 1e-5).
 
-    frames_of_each : of each utterance what `log_mel` returns, or None if it has no wav; iterated over twice
+    frames_of_each : the result of `log_mel` for each utterance, or None if it has no wav; iterated over twice
     """
 
     def __init__(self, frames_of_each: Iterable[Tensor | None], sr: int = RATE) -> None:
         self.n_frames = n_frames(sr)
         rows = [0 if frames is None else len(frames) for frames in frames_of_each]
-        rows = torch.tensor([*rows, 0])  # the last one, which the -1 of a padded window finds, has no frames
+        rows = torch.tensor([*rows, 0])  # the last one, index -1 for padding, has no frames
         self.first = 1 + rows.cumsum(0) - rows
         is_longer = rows > self.n_frames
         self.longer, self.whole = is_longer.nonzero()[:, 0], rows - self.n_frames * is_longer
         self.start = self.first + self.whole * is_longer
-        # In dB; row 0 is silence, which padding reads
+        # In dB; row 0 is silence, used for padding
         self.frames = torch.full((1 + int(rows.sum()), N_MELS), SILENCE, dtype=torch.float16)
         for first, frames in zip(self.first.tolist(), frames_of_each, strict=False):
             if frames is not None:
@@ -116,13 +116,13 @@ class LogMels:
         return len(self.start) - 1
 
     def to(self, device: torch.device | str) -> LogMels:
-        """A copy on `device`, where the spectrograms are then made."""
+        """A copy on `device`, which also computes the spectrograms there."""
         moved = copy.copy(self)
         vars(moved).update({name: v.to(device) for name, v in vars(self).items() if isinstance(v, Tensor)})
         return moved
 
     def cropped(self, places: Tensor) -> LogMels:
-        """The same, but of utterances over 10 s the 10 s at `places`: float32 from 0 (the first) to 1, shape = (N,)."""
+        """A copy with other crops of utterances over 10 s; `places`: float32 from 0 (start) to 1, shape = (N,)."""
         cropped = copy.copy(self)
         cropped.start, cropped.mean, cropped.rstd = self.start.clone(), self.mean.clone(), self.rstd.clone()
         places = places.to(self.start.device, non_blocking=True)[self.longer]
@@ -134,7 +134,7 @@ class LogMels:
     def spectrograms(self, windows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Standardised log-mels of windows of utterances, shape = (B, ws) -> (B, ws, 229, 313), channels-last.
 
-        `windows` holds int64 numbers of utterances, -1 for padding. Padding and an utterance without a wav are zeros.
+        `windows` has int64 indices of utterances, -1 for padding. Padding and utterances without a wav are zeros.
         The computation is in float32, whatever the `dtype` of the result.
         """
         settings = {"dtype": dtype, "device": windows.device, "memory_format": torch.channels_last}
@@ -152,7 +152,7 @@ class LogMels:
         return self.frames.index_select(0, rows.flatten()).view(*rows.shape, N_MELS)
 
     def _standardise(self, utterances: Tensor) -> None:
-        """Compute mean and 1 / standard deviation of the spectrograms of `utterances`, some 20 MB at a time."""
+        """Compute mean and 1 / standard deviation of the spectrograms of `utterances`, about 20 MB at a time."""
         for part in utterances.split(8 if utterances.device.type == "cpu" else 64):
             frames = self._frames_of(part).float()
             _, mean, rstd = torch.native_layer_norm(frames, frames.shape[1:], None, None, STANDARDISE_EPS)
@@ -162,7 +162,7 @@ class LogMels:
 def load_log_mels(
     data_path: Path, audio_path: Path | None, sr: int, table: pd.DataFrame
 ) -> tuple[LogMels, FeatureStore]:
-    """Log-mels of a table's utterances, computed once per corpus, and the store that holds them."""
+    """Log-mels of a table's utterances, computed once per corpus, and their store."""
 
     def compute(path: Path) -> Tensor | InputError:
         wave = try_to_read(path, sr)

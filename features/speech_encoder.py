@@ -22,17 +22,17 @@ from utils import InputError, expand_home
 
 PREPROCESSOR = "preprocessor_config.json"
 FAMILIES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "whisper")
-MAX_PART_SECONDS = 120  # a longer wave is embedded in parts: attention takes memory by the square of the length
+MAX_PART_SECONDS = 120  # a longer wave is embedded in parts, as the memory of attention grows with the square
 FIRST_FRAME = 400  # samples; a shorter wave is padded with zeros
-UNUSED = ("masked_spec_embed", "decoder.")  # a weight for training, and what is left out of Whisper
+UNUSED = ("masked_spec_embed", "decoder.")  # a weight for training, and Whisper's decoder
 
 
 class SpeechEncoder:
-    """A pretrained encoder with its feature extractor, of `AutoModel` and `AutoFeatureExtractor`.
+    """A pretrained encoder with its feature extractor, from `AutoModel` and `AutoFeatureExtractor`.
 
     shape : (layers, dim) of an embedding; the first layer is the input of the transformer
-    rate : Hz, of the waves that it takes
-    description : see `text.describe`; its fingerprint is of weights and settings
+    rate : sampling rate of its input, Hz
+    description : see `text.describe`; the fingerprint covers weights and settings
     """
 
     kind = "speech"
@@ -48,9 +48,9 @@ class SpeechEncoder:
 
     @torch.inference_mode()
     def embed(self, wave: np.ndarray) -> Tensor:
-        """The embedding of an utterance: of each layer the mean of its hidden states over the frames of the wave.
+        """The embedding of an utterance: for each layer, the mean of the hidden states over the frames.
 
-        `wave` is float32 at `rate` Hz, shape = (samples,), however long. The result is float32 on the CPU, shape =
+        `wave` is float32 at `rate` Hz, shape = (samples,), of any length. The result is float32 on the CPU, shape =
         (layers, dim).
         """
         total, n_frames = torch.zeros(self.shape, device=self.model.device), 0
@@ -61,14 +61,14 @@ class SpeechEncoder:
         return (total / n_frames).cpu()
 
     def embed_all(self, paths: Sequence[Path]) -> Iterator[Tensor | InputError]:
-        """The embedding of each wav as it is stored, float16, or why it cannot be used; a second thread reads ahead."""
+        """The embedding of each wav as stored, float16, or the error of an unusable wav; a thread reads ahead."""
         limit = torch.finfo(torch.float16).max
         with ThreadPoolExecutor(1) as pool:
             for wave in pool.map(partial(try_to_read, sr=self.rate), paths):
                 yield wave if isinstance(wave, InputError) else self.embed(wave).clamp(-limit, limit).half()
 
     def _hidden_states(self, wave: np.ndarray) -> Tensor:
-        """The states of a wave of at most `max_samples`, shape = (layers, frames, dim)."""
+        """Hidden states of a wave of at most `max_samples`, shape = (layers, frames, dim)."""
         inputs = self.extractor(wave, sampling_rate=self.rate, return_tensors="pt")
         values = inputs["input_features" if self.is_whisper else "input_values"].to(self.model.device)
         states = torch.cat(self.model(values, output_hidden_states=True).hidden_states)
@@ -90,15 +90,15 @@ def _settings(config: transformers.PretrainedConfig, extractor: object) -> bytes
 
 
 def load_speech_encoder(name_or_folder: str, device: torch.device | str = "cpu") -> SpeechEncoder:
-    """The speech encoder (evaluation mode, float32) of a folder or of a name on the hub.
+    """Load a speech encoder (evaluation mode, float32) from a folder or by its name on the Hugging Face Hub.
 
-    Raises `InputError` if it cannot be loaded, is of none of `FAMILIES`, or its file lacks weights.
+    Raises `InputError` if it cannot be loaded, is not one of `FAMILIES`, or weights are missing.
     """
     name_or_folder, hub = expand_home(name_or_folder), {"trust_remote_code": False}
     with loading(name_or_folder, "speech encoder", EXAMPLES["speech"]):
         config = transformers.AutoConfig.from_pretrained(name_or_folder, **hub)
         if config.model_type not in FAMILIES:
-            raise ValueError(f"of the family {config.model_type}, expected {', '.join(FAMILIES)}")
+            raise ValueError(f"model type is {config.model_type}, expected {', '.join(FAMILIES)}")
         model = load_model(name_or_folder, UNUSED, **hub)
         try:
             extractor = transformers.AutoFeatureExtractor.from_pretrained(name_or_folder, **hub)
@@ -106,5 +106,5 @@ def load_speech_encoder(name_or_folder: str, device: torch.device | str = "cpu")
             if config.model_type == "whisper" or Path(name_or_folder, PREPROCESSOR).is_file():
                 raise
             extractor = transformers.Wav2Vec2FeatureExtractor()
-            warnings.warn(f"{name_or_folder}: no {PREPROCESSOR}, waves are standardised", stacklevel=2)
+            warnings.warn(f"{name_or_folder}: no {PREPROCESSOR}; audio is scaled to mean 0, variance 1", stacklevel=2)
     return SpeechEncoder(name_or_folder, model.to(device), extractor)

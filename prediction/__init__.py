@@ -1,3 +1,3 @@
-"""Prediction: trained models on recordings outside a corpus, from segments and audio to a table and a page."""
+"""Prediction: trained models on recordings outside a corpus, from audio and segments to a table and a page."""
 
-import training  # noqa: F401 (before torch, which reads the environment variables that it sets)
+import training  # noqa: F401 (before torch: it sets environment variables that torch reads)

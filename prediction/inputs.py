@@ -27,15 +27,15 @@ SOUNDS += (".m4a", ".aac", ".mp4", ".webm", ".amr", ".3gp", ".mov", ".mkv", ".ca
 
 @dataclass(frozen=True)
 class Utterance:
-    """An utterance of a dialogue. An input that the model reads and that is None is replaced by zeros.
+    """An utterance of a dialogue. A missing input (None) of the model is replaced by zeros.
 
-    wave : path of a sound file of the utterance alone, or float samples in [-1, 1] at 16 kHz, shape = (samples,)
-    text : its transcript, with the corpus's markup or without
+    wave : path of an audio file of this utterance, or float samples in [-1, 1] at 16 kHz, shape = (samples,)
+    text : its transcript, with or without the corpus's markup
     speaker : any name; a run with --speakers compares the names within a dialogue
-    start, end : s; with `recording` they say which part of it is the utterance, otherwise they are for the output alone
-    recording : path of a recording of the whole dialogue, in place of `wave`
-    channel : that of the recording which is the speaker's alone, from 0; None for the mean of all
-    embedding : of the text, float32, shape = (text_dim,), in place of `text`
+    start, end : s; with `recording`, the part of the recording; otherwise only written to the output
+    recording : path of a recording of the whole dialogue, instead of `wave`
+    channel : channel of the recording with this speaker, from 0; None for the mean of all channels
+    embedding : text embedding, float32, shape = (text_dim,), instead of `text`
     id : its name in predictions.csv
     """
 
@@ -50,18 +50,18 @@ class Utterance:
     id: str = ""
 
     def __post_init__(self) -> None:
-        """Raise `InputError` where a field holds something else, such as a list of samples."""
+        """Raise `InputError` if a field has another type, such as a list of samples."""
         path, kinds = str | os.PathLike, {"text": str, "speaker": str, "embedding": np.ndarray}
         for name, kind in {"wave": path | np.ndarray, "recording": path, **kinds}.items():
-            value, expected = getattr(self, name), f"{self.__annotations__[name]}; an array is of floats, (n,)"
+            value, expected = getattr(self, name), f"{self.__annotations__[name]}; arrays: floats, shape (n,)"
             is_vector = not isinstance(value, np.ndarray) or (value.ndim == 1 and value.dtype.kind == "f")
             if value is not None and not (isinstance(value, kind) and is_vector):
                 raise InputError(f"utterance {self.id}: {name} {value!r:.60}, expected {expected}")
         if self.recording is not None and not (None not in (self.start, self.end) and 0 <= self.start < self.end):
-            raise InputError(f"utterance {self.id}: recording {self.recording} from {self.start} to {self.end} s")
+            raise InputError(f"utterance {self.id}: recording from {self.start} to {self.end} s, expected start < end")
 
     def read(self, sr: int) -> np.ndarray:
-        """Its samples as mono float32 at `sr` Hz, shape = (samples,); raises `InputError` where there are none."""
+        """The samples as mono float32 at `sr` Hz, shape = (samples,); `InputError` if there is no usable audio."""
         if self.recording is not None:
             return read_part(Path(self.recording), self.start, self.end, sr, self.channel)
         if isinstance(self.wave, np.ndarray):
@@ -69,27 +69,27 @@ class Utterance:
                 raise InputError(f"utterance {self.id}: {fault}")
             return resample(self.wave.astype(np.float32)[:, None], SAMPLE_RATE, sr)
         if self.wave is None:
-            raise InputError(f"utterance {self.id} has no audio; give its wav, or a recording with segments")
+            raise InputError(f"utterance {self.id} has no audio; set wave, or recording, start and end")
         return read_wav(Path(self.wave), sr)
 
 
 def recording_length(recording: Path, speakers: bool = False) -> float:
-    """The length that a recording announces (s); warns where less can be read, or its channels differ.
+    """The length of a recording (s) according to its header; warns if less can be read, or its channels differ.
 
-    The segments in the part that is lost keep their texts. With `speakers` channels are expected to differ.
+    Segments in an unreadable part keep their texts. With `speakers`, channels are expected to differ.
     """
     seconds, announced, _, differ = inspect_sound(recording)
     if seconds < announced:
-        warnings.warn(f"{recording}: {seconds:.2f} of {announced:.2f} s can be read; is it whole?", stacklevel=2)
+        warnings.warn(f"{recording}: {seconds:.2f} of {announced:.2f} s can be read; is it complete?", stacklevel=2)
     if differ and not speakers:
-        warn_of_channels([recording], "; of a speaker each, --transcribe --channels speakers makes the segments")
+        warn_of_channels([recording], "; for one speaker per channel, use --transcribe --channels speakers")
     return announced
 
 
 def from_segments(segments_path: Path, recording: Path | None = None, speakers: bool = False) -> list[Utterance]:
-    """The segments of a transcript in the order of time; without a recording for a model that reads text alone.
+    """The segments of a transcript in time order; without a recording, for a model that only uses text.
 
-    With `speakers` one whose speaker is "channel 1" is heard in the first channel alone.
+    With `speakers`, the audio of a segment of the speaker "channel 1" is the first channel.
     """
     duration = recording_length(recording, speakers) if recording else math.inf
     segments = read_segments(segments_path, duration)
@@ -105,10 +105,10 @@ def from_segments(segments_path: Path, recording: Path | None = None, speakers: 
 
 
 def from_folder(folder: Path) -> list[Utterance]:
-    """The sound files of a folder in the order of their names (2 before 10); a `.txt` beside each is its text.
+    """The audio files of a folder in the order of their names (2 before 10), with the text of each in a `.txt`.
 
-    Texts such as `[Kim]: word` name the speaker. Of several formats of one name the first of `SOUNDS` is read.
-    What begins with a dot is skipped; what else is not read is named in a warning.
+    A text such as `[Kim]: word` names the speaker. Of several formats of one name, the first in `SOUNDS` is used.
+    Files whose names begin with a dot are skipped; other files that are not used are named in a warning.
     """
     entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     sounds = [path for path in entries if path.suffix.lower() in SOUNDS and not path.is_dir()]
@@ -116,19 +116,19 @@ def from_folder(folder: Path) -> list[Utterance]:
     files = {stem(path): path for path in sounds}
     texts = {stem(path): path for path in entries if path.suffix.lower() == ".txt" and stem(path) in files}
     if left := [path.name for path in entries if path not in {*files.values(), *texts.values()}]:
-        kinds = f"no sound ({', '.join(SOUNDS)}) or .txt of one, or the second of one name"
-        warnings.warn(f"{folder}: {count(len(left), 'file')} left out, {kinds}: {', '.join(left[:5])}", stacklevel=2)
+        what = f"{count(len(left), 'file')} ignored: {', '.join(left[:5])}"
+        warnings.warn(f"{folder}: {what}; expected one audio file per utterance and its .txt", stacklevel=2)
     if not files:
-        raise InputError(f"{folder}: holds no .wav; expected a folder of utterances, with a .txt beside each")
+        raise InputError(f"{folder}: no audio file ({', '.join(SOUNDS)}); expected one per utterance")
     if all(map(corpus_of_id, files)):
-        warnings.warn(f"{folder}: ids of a corpus are not in the order of time; use --dialogue", stacklevel=2)
+        warnings.warn(f"{folder}: files named by corpus ids are not in time order; use --dialogue", stacklevel=2)
     names = sorted(files, key=lambda name: re.sub(r"\d+", lambda number: number[0].zfill(20), name))
     texts = [decode(texts[name].read_bytes(), texts[name]) if name in texts else None for name in names]
-    said = name_speakers([None] * len(texts), texts)
+    named = name_speakers([None] * len(texts), texts)
     utterances, differing, end = [], [], 0.0
-    for name, text, (speaker, words) in zip(names, texts, said, strict=True):
+    for name, text, (speaker, words) in zip(names, texts, named, strict=True):
         start, path = end, files[name]
-        with contextlib.suppress(InputError):  # which the predictor reports
+        with contextlib.suppress(InputError):  # reported by the predictor
             seconds, _, _, differ = inspect_sound(path)
             end += seconds
             differing += [path] * differ
@@ -139,19 +139,19 @@ def from_folder(folder: Path) -> list[Utterance]:
 
 
 def warn_of_channels(paths: Sequence[Path], advice: str = "") -> None:
-    """Warn of the sound files, whose channels differ."""
-    what = "whose channels differ or cancel each other out; their mean is used; first:"
+    """Warn of audio files whose channels differ."""
+    what = "with differing channels, whose mean is used; first:"
     warnings.warn(f"{count(len(paths), 'file')} {what} {paths[0]}{advice}", stacklevel=3)
 
 
 def from_corpus(
     dialogue: str, data_path: Path, role: str, audio_path: Path | None = None
 ) -> tuple[pd.DataFrame, list[Utterance]]:
-    """The rows of a dialogue in a pre-processed corpus, in the order of the table of `role`, and their utterances."""
+    """The rows of a dialogue in the table of `role` of a pre-processed corpus, and their utterances."""
     table = read_utterances(data_path, role)
     rows = table[table["dialogue"] == dialogue].reset_index(drop=True)
     if rows.empty:
         first, last = table["dialogue"].iloc[[0, -1]]
-        raise InputError(f"--dialogue {dialogue}: not in {data_path}, whose dialogues are {first} to {last}")
+        raise InputError(f"--dialogue {dialogue}: not in {data_path}, which has the dialogues {first} to {last}")
     wavs = find_wavs(data_path, audio_path)
     return rows, [Utterance(wavs.get(row.id), row.text or None, row.speaker, id=row.id) for row in rows.itertuples()]

@@ -1,4 +1,4 @@
-"""Other texts: what a test needs to test a run with a recogniser's texts in place of the corpus's."""
+"""Other texts: test a run with the transcripts of a recogniser instead of those of the corpus."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from utils import InputError, atomic_write
 
 
 def read_texts(path: Path) -> dict[str, str]:
-    """Texts by id of a CSV with the columns id and text; raises `InputError` where it lacks one or has an id twice."""
+    """Texts by id, from a CSV with the columns id and text; `InputError` for a missing column or duplicate id."""
     cells = read_cells(path, ("id", "text"))
     if (twice := cells["id"].duplicated()).any():
-        raise InputError(f"{path}, row {twice.idxmax() + 2}: a second text of {cells['id'][twice.idxmax()]}")
+        raise InputError(f"{path}, row {twice.idxmax() + 2}: duplicate id {cells['id'][twice.idxmax()]}")
     return dict(zip(cells["id"], cells["text"], strict=True))
 
 
 def transcribe_wavs(path: Path, ids: Sequence[str], options: Namespace, device: torch.device) -> None:
-    """Add to a CSV of id,text those of the ids that it lacks and that have a usable wav, by --transcribe's Whisper."""
+    """Transcribe the usable wavs of ids that are not in a CSV of id,text yet, and add them to it."""
     texts, wavs = read_texts(path) if path.exists() else {}, find_wavs(options.data_path, options.audio_path)
-    lacking = [name for name in ids if name not in texts and name in wavs and wav_fault(wavs[name]) is None]
+    missing = [name for name in ids if name not in texts and name in wavs and wav_fault(wavs[name]) is None]
     recogniser = Recogniser(options.transcribe, options.language, device)
-    for name in tqdm(lacking, "transcribing", unit="utterance"):
+    for name in tqdm(missing, "transcribing", unit="utterance"):
         texts[name] = " ".join(segment["text"] for segment in recogniser.transcribe(wavs[name]))
         with atomic_write(path) as file:
             csv.writer(file).writerows([("id", "text"), *texts.items()])
@@ -47,14 +47,14 @@ def transcribe_wavs(path: Path, ids: Sequence[str], options: Namespace, device: 
 def with_other_texts(
     run: TrainedRun, options: Namespace, windows: WindowDataset, accelerator: Accelerator, text_encoder: str | None
 ) -> WindowDataset:
-    """Tested windows with embeddings of the texts of `--texts` or `--transcribe`, zeros where an utterance has none.
+    """Test windows with embeddings of the texts of `--texts` or `--transcribe`; zeros for an utterance without text.
 
-    `--transcribe` writes them to `--texts`, or to a file in the run folder that is named after the Whisper.
-    `text_encoder` is the folder of the run's encoder, if it is not where the run was trained with it. Raises
-    `InputError` where no utterance has a text, or the run reads none.
+    `--transcribe` writes the texts to `--texts`, or to a file in the run folder with the name of the Whisper model.
+    `text_encoder` is the folder of the run's text encoder, if it was moved. Raises `InputError` if no utterance has a
+    text, or the run does not use text.
     """
     if not run.model.uses_text:
-        raise InputError(f"--texts, --transcribe: the run in {run.folder} reads no text")
+        raise InputError(f"--texts, --transcribe: the run {run.folder} does not use text")
     table, device = windows.table, next(run.model.parameters()).device
     rows = np.flatnonzero(table["session"].isin(options.test_split))
     ids = table["id"].iloc[rows].tolist()
@@ -62,12 +62,12 @@ def with_other_texts(
     if options.transcribe:
         on_main_process(accelerator, lambda: transcribe_wavs(path, ids, options, device))
     texts = read_texts(path)
-    check_missing(f"text in {path}", [name for name in ids if name not in texts], len(ids))
-    there = [row for row, name in zip(rows, ids, strict=True) if name in texts]
+    check_missing(f"a transcript in {path}", [name for name in ids if name not in texts], len(ids))
+    found = [row for row, name in zip(rows, ids, strict=True) if name in texts]
     encoder = load_encoder("text", {str(run.folder): run}, text_encoder, device)
     embeddings = windows.features.text.clone()
     embeddings[rows] = 0
     vectors = encoder.embed(clean_transcripts([texts[name] for name in ids if name in texts]))
-    embeddings[there] = torch.from_numpy(vectors).to(embeddings)
+    embeddings[found] = torch.from_numpy(vectors).to(embeddings)
     features = replace(windows.features, text=embeddings)
     return WindowDataset(table, features, windows.targets, options.ws, speakers=options.speakers)

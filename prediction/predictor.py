@@ -1,4 +1,4 @@
-"""Predictor: emotion, arousal and valence of a dialogue, by one trained run or by the mean of several."""
+"""Predictor: emotion, arousal and valence of a dialogue, from one run or the mean of several runs."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from training.engine import PREDICTIONS, NonFinite, predict_all, to_arrays, to_d
 from training.record import TrainedRun
 from utils import InputError, count
 
-BATCH = 8  # windows; with more a CPU needs more memory and no less time
+BATCH = 8  # windows; larger batches need more memory and are no faster on a CPU
 
 
 class Prediction(NamedTuple):
-    """What is predicted for N utterances, float32: means over the runs, and standard deviations (0 for one run)."""
+    """Predictions for N utterances, float32: means over the runs, and standard deviations (0 for one run)."""
 
     emotion: np.ndarray  # probabilities in the order of `constants.EMOTIONS`, shape = (N, 7)
     arousal: np.ndarray  # 1 to 5, shape = (N,)
@@ -42,7 +42,7 @@ class Prediction(NamedTuple):
 
     @property
     def labels(self) -> list[str]:
-        """The likeliest emotion of each utterance."""
+        """The most probable emotion of each utterance."""
         return [EMOTIONS[label] for label in self.emotion.argmax(axis=1)]
 
 
@@ -51,16 +51,16 @@ class Predictor:
 
     Parameters
     ----------
-    runs : run folders, folders of export.py, or names on the Hugging Face hub; their predictions are averaged
-    text_model : hub name or folder of the sentence encoder; by default the one that the runs were trained with
-    audio_model : the same of the speech encoder, of runs with --audio encoder
+    runs : run folders, folders of export.py, or names on the Hugging Face Hub; their predictions are averaged
+    text_model : Hub name or folder of the text encoder; by default the one that the runs were trained with
+    audio_model : Hub name or folder of the speech encoder, for runs with --audio encoder
     gpu_id : a GPU's number or "cpu"; None for the best device
-    quiet : without progress bars
+    quiet : no progress bars
 
-    Sets torch's switches as a test does (float32 without TF32, repeatable algorithms). Predicting changes none of them.
+    Sets torch's global flags as in a test (float32 without TF32, deterministic algorithms).
 
-    Attributes: `role`, "speaker" or "listener", whose emotion is predicted; `text_dim`, None if no run reads text.
-    Raises `InputError` where a run cannot be loaded, or they differ in these.
+    Attributes: `role`, "speaker" or "listener", whose emotion is predicted; `text_dim`, None if no run uses text.
+    Raises `InputError` if a run cannot be loaded, or the runs differ in role, text_model or text_dim.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class Predictor:
             to_device(run.model, self.device)
 
     def dialogue(self, utterances: Sequence[Utterance]) -> Prediction:
-        """Predict each utterance of a dialogue, in the order of time, from it and those before it, as a test does.
+        """Predict each utterance of a dialogue in time order, from this utterance and the previous ones.
 
-        Raises `InputError` where no utterance can be used, an encoder cannot be loaded, or a run predicts NaN.
+        Raises `InputError` if no utterance is usable, an encoder cannot be loaded, or a run predicts NaN.
         """
         table = pd.DataFrame({"dialogue": "", "speaker": [utterance.speaker for utterance in utterances]})
         if any(run.options.speakers for run in self.runs.values()):
@@ -113,14 +113,14 @@ class Predictor:
         return Prediction(*(a.mean(axis=0) for a in arrays), *(a.std(axis=0) for a in arrays))
 
     def embed_texts(self, utterances: Sequence[Utterance]) -> Tensor:
-        """Sentence embeddings, float32, shape = (N, text_dim); zeros where there is neither embedding nor text."""
+        """Text embeddings, float32, shape = (N, text_dim); zeros for an utterance without text and embedding."""
         is_missing = [utterance.text is None and utterance.embedding is None for utterance in utterances]
-        check_missing("text", [f"utterance {row + 1}" for row in np.flatnonzero(is_missing)], len(utterances))
+        check_missing("a transcript", [f"utterance {row + 1}" for row in np.flatnonzero(is_missing)], len(utterances))
         vectors = np.zeros((len(utterances), self.text_dim), np.float32)
         for row, given in enumerate(utterance.embedding for utterance in utterances):
             if given is not None and not is_embedding(given, self.text_dim):
-                expected = f"expected {self.text_dim} up to {MAX_VALUE:.0e}"
-                raise InputError(f"utterance {row + 1}: an embedding of {given.size} numbers, {expected}")
+                expected = f"expected {self.text_dim} finite values up to {MAX_VALUE:.0e}"
+                raise InputError(f"utterance {row + 1}: embedding of {given.size} values, {expected}")
             vectors[row] = 0 if given is None else given
         texts = {row: utterance.text for row, utterance in enumerate(utterances) if utterance.text is not None}
         if texts:
@@ -129,7 +129,7 @@ class Predictor:
         return torch.from_numpy(vectors)
 
     def compute_audio(self, kind: str | int, utterances: Sequence[Utterance]) -> LogMels | Tensor:
-        """What runs of a kind (see `audio_kind`) read of the audio; zeros where there is none that can be used."""
+        """The audio features of runs of a kind (see `audio_kind`); zeros for an utterance without usable audio."""
         encoder = self.encoder("speech") if kind == "speech" else None
 
         def compute(utterance: Utterance) -> Tensor | InputError:
@@ -140,7 +140,7 @@ class Predictor:
             return encoder.embed(wave).half() if encoder else log_mel(wave, kind)  # float16, as they are stored
 
         computed = map(compute, utterances) if encoder else on_all_cores(compute, utterances)
-        found = list(tqdm(computed, "audio", len(utterances), unit="utterance", disable=self.quiet))
+        found = list(tqdm(computed, "audio features", len(utterances), unit="utterance", disable=self.quiet))
         check_missing("usable audio", [str(error) for error in found if isinstance(error, InputError)], len(found))
         replacement = torch.zeros(encoder.shape) if encoder else None
         found = [replacement if isinstance(features, InputError) else features for features in found]
@@ -153,47 +153,47 @@ class Predictor:
         return self.encoders[kind]
 
     def stored_texts(self, data_path: Path, table: pd.DataFrame) -> list[np.ndarray | None]:
-        """The sentence embeddings in a pre-processed folder of these utterances, None where there is none.
+        """The text embeddings of these utterances in a pre-processed folder, None if missing.
 
-        Warns where they are of another text encoder than a run was trained with.
+        Warns if they are from another text encoder than the one a run was trained with.
         """
         file = f"embedding_{self.text_dim}.npy"
         model = (read_corpus_json(data_path) or {"text_models": {}})["text_models"].get(file)
         if self.text_model is None and model:
-            name = f"{model['name']} of {data_path}"
+            name = f"{model['name']} in {data_path}"
             warn_of_other_encoder("text", self.readers["text"], name, model["fingerprint"])
         embeddings, is_missing = load_text(data_path, self.text_model, self.text_dim, table)
-        return [None if lacks else row.numpy() for row, lacks in zip(embeddings, is_missing, strict=True)]
+        return [None if missing else row.numpy() for row, missing in zip(embeddings, is_missing, strict=True)]
 
 
 def audio_kind(run: TrainedRun) -> str | int | None:
-    """What a run reads audio as: "speech" embeddings, log-mels of a sampling rate (Hz), or None."""
+    """The audio input of a run: "speech" (embeddings), the sampling rate of its log-mels (Hz), or None."""
     if not run.model.uses_audio:
         return None
     return "speech" if run.model.audio == "encoder" else run.options.sr
 
 
 def common_value(name: str, runs: Mapping[str, TrainedRun]) -> Any:
-    """The one value that the runs have of an option, None without runs; raises `InputError` where they differ."""
+    """The value of an option in all runs, None without runs; `InputError` if the runs differ."""
     values = {
         run: trained.model.text_dim if name == "text_dim" else getattr(trained.options, name)
         for run, trained in runs.items()
     }
     if len({*values.values()}) > 1:
-        raise InputError(f"--{name} differs between the runs, which have no mean then: {values}")
+        raise InputError(f"--{name} differs between the runs, so they cannot be averaged: {values}")
     return next(iter(values.values()), None)
 
 
 def nearest_speakers(utterances: Sequence[Utterance]) -> list[str]:
-    """The speaker of each utterance; where one has none, that of the nearest in time, or in order if times lack."""
+    """The speaker of each utterance, or of the nearest utterance (in time, else in order) if it has none."""
     speakers = np.array([utterance.speaker for utterance in utterances], dtype=object)
     named, unnamed = np.flatnonzero(speakers != ""), np.flatnonzero(speakers == "")
     if len(unnamed) and not len(named):
-        sources = "WhisperX's --diarize, a column speaker, or '[Kim]: ' before the text"
-        raise InputError(f"no utterance has a speaker, which a run with --speakers needs: {sources}")
+        sources = "use WhisperX's --diarize, a column speaker, or '[Kim]: ' before the text"
+        raise InputError(f"no utterance has a speaker, which a run with --speakers needs; {sources}")
     if len(unnamed):
-        lacking = f"{len(unnamed)} of {count(len(speakers), 'utterance')} without a speaker"
-        warnings.warn(f"{lacking}, given the nearest one's; first: utterance {unnamed[0] + 1}", stacklevel=3)
+        found = f"{len(unnamed)} of {count(len(speakers), 'utterance')} without a speaker"
+        warnings.warn(f"{found} (the nearest one is used); first: utterance {unnamed[0] + 1}", stacklevel=3)
         start, end = (np.array([getattr(u, name) for u in utterances], float) for name in ("start", "end"))
         if np.isnan(start + end).any():
             start = end = np.arange(len(utterances))
@@ -203,10 +203,10 @@ def nearest_speakers(utterances: Sequence[Utterance]) -> list[str]:
 
 
 def check_missing(what: str, missing: Sequence[str], n: int) -> None:
-    """Warn of the utterances without `what`, in words, and name the first; raise `InputError` where all `n` lack it."""
+    """Warn of utterances without `what`; raise `InputError` if it is missing for all `n` utterances."""
     first = f"; first: {missing[0]}" if missing else ""
     if len(missing) == n:
-        raise InputError(f"no utterance has {what}, which the model reads{first}")
+        raise InputError(f"no utterance has {what}, which the model needs{first}")
     if missing:
-        lacking = f"{len(missing)} of {count(n, 'utterance')} without {what}"
-        warnings.warn(f"{lacking}, which is replaced by zeros{first}", stacklevel=4)
+        found = f"{len(missing)} of {count(n, 'utterance')} without {what}"
+        warnings.warn(f"{found} (zeros are used){first}", stacklevel=4)

@@ -1,4 +1,4 @@
-"""Runs: the trained runs of a prediction, and the text and speech encoders that they were trained with."""
+"""Runs: load trained runs for prediction, and the text and speech encoders they were trained with."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from training.checkpoint import load_weights
 from training.record import Record, TrainedRun, caveats, load_run, unfinished
 from utils import InputError, expand_home, first_line, read_json
 
-EXPORTED, WEIGHTS = "config.json", "model.safetensors"  # the files of a folder of export.py
+EXPORTED, WEIGHTS = "config.json", "model.safetensors"  # files written by export.py
 
 
 def open_run(name: str) -> TrainedRun:
-    """Load a run folder (of the published program too), a folder of export.py, or a model of the Hugging Face hub.
+    """Load a run folder (also of the original code), a folder of export.py, or a model of the Hugging Face Hub.
 
-    Warns of a run that has not finished, and of its `caveats`; `InputError` where it is none of these.
+    Warns if the run is unfinished, and of its `caveats`; raises `InputError` if nothing can be loaded.
     """
     folder = Path(expand_home(name))
     if not folder.is_dir():
         if "/" not in name or not may_be_on_hub(name):
-            raise InputError(f"{name}: no such folder; give a run folder, or user/name on the Hugging Face hub")
+            raise InputError(f"{name}: no such folder; expected a run folder, or user/name on the Hugging Face Hub")
         try:
             folder = Path(snapshot_download(name, allow_patterns=[EXPORTED, WEIGHTS]))
-        except (OSError, ValueError) as error:  # ValueError: no name that the hub can have
-            raise InputError(f"{name}: no such folder, and not on the hub ({first_line(error)})") from error
+        except (OSError, ValueError) as error:  # ValueError: not a valid Hub name
+            raise InputError(f"{name}: no such folder, and not on the Hub ({first_line(error)})") from error
     if (folder / EXPORTED).is_file():
         content = read_json(folder / EXPORTED)
         if not {"options", "data", "card"} <= content.keys():
@@ -55,15 +55,15 @@ def open_run(name: str) -> TrainedRun:
 def load_encoder(
     kind: str, runs: Mapping[str, TrainedRun], given: str | None, device: torch.device
 ) -> TextEncoder | SpeechEncoder:
-    """The "text" or "speech" encoder, by the name or folder that the user gave or else by the runs' records.
+    """The "text" or "speech" encoder: `given` by the user, otherwise the one recorded in the runs.
 
-    Warns where it is not the one that the runs were trained with. Raises `InputError` where it is neither given nor
-    recorded as the same for all runs, or where it cannot be loaded, or does not fit the runs.
+    Warns if it is not the encoder that the runs were trained with. Raises `InputError` if it is neither given nor
+    recorded as the same for all runs, cannot be loaded, or does not fit the runs.
     """
     option, records = OPTIONS[kind], [run.record.data for run in runs.values()]
     recorded = {data.get(f"{kind}_fingerprint") for data in records}
     if given is None and (len(recorded) > 1 or None in recorded):
-        raise InputError(f"{', '.join(runs)}: no common {kind} encoder is recorded; name it as {option}")
+        raise InputError(f"{', '.join(runs)}: no {kind} encoder is recorded for all runs; pass it with {option}")
     name = given or records[0][f"{kind}_model"]
     try:
         if kind == "text":
@@ -71,19 +71,19 @@ def load_encoder(
         else:
             encoder = load_speech_encoder(name, device)
     except InputError as error:
-        raise InputError(f"{error}; {option} names the {kind} encoder of the runs, or its folder") from error
+        raise InputError(f"{error}; pass the {kind} encoder of the runs, or its folder, with {option}") from error
     models = [run.model for run in runs.values()]
     expected = {(model.text_dim,) if kind == "text" else tuple(model.speech_shape) for model in models}
     if {encoder.shape} != expected:
-        raise InputError(f"{kind} encoder {name}: embeddings of {encoder.shape} values, the runs expect {expected}")
+        raise InputError(f"{kind} encoder {name}: embedding shape is {encoder.shape}, the runs expect {expected}")
     warn_of_other_encoder(kind, runs, name, encoder.description["fingerprint"])
     return encoder
 
 
 def warn_of_other_encoder(kind: str, runs: Mapping[str, TrainedRun], name: str, fingerprint: str) -> None:
-    """Warn where an encoder is not the one that a run was trained with, as far as that is recorded."""
+    """Warn if an encoder is not the one recorded in a run."""
     for run, trained in runs.items():
         data = trained.record.data
         if data.get(f"{kind}_fingerprint", fingerprint) != fingerprint:
             other = f"another {kind} encoder ({data[f'{kind}_model']}) than {name}"
-            warnings.warn(f"{run}: trained with {other}; it predicts worse", stacklevel=4)
+            warnings.warn(f"{run}: trained with {other}; expect worse predictions", stacklevel=4)

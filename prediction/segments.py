@@ -1,6 +1,6 @@
-"""Segments: who says what and when in a recording, from the transcripts that recognisers and people write.
+"""Segments: times, speakers and texts of the utterances in a recording, from a transcript file.
 
-A reader for each kind of file gives fields; times, speakers and texts are read from them in one way for all.
+Each file format has a reader that yields fields; times, speakers and texts are parsed in the same way for all.
 """
 
 from __future__ import annotations
@@ -24,42 +24,42 @@ from prediction.captions import TAG, read_captions
 from utils import InputError, count, decode
 
 SHORTEST = 0.01  # s; a shorter segment is left out
-WINDOW = 30.0  # s that Whisper reads at a time: its last segment, where it has no end, is not longer
-LONG = 100  # whole numbers by which more than half of the segments are longer than this are milliseconds
-MAX_ODD = 0.05  # share of the segments that may have times that cannot be used
+WINDOW = 30.0  # s, Whisper's window: the maximum length of its last segment, which may have no end
+LONG = 100  # integer times are milliseconds if the median length of the segments exceeds this
+MAX_INVALID = 0.05  # share of the segments that may have invalid times
 TIME = re.compile(r"(-?)(?:(?:(\d+):)?(\d+):)?(\d+(?:[.,]\d*)?)")
-LABEL = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>|\[([^\[\]]+)\]:")  # as WebVTT and WhisperX name a speaker
-NAME = re.compile(r"([^\W\d_][\w()-]*(?: [\w()-]+){0,2}) ?[:：](?:\s+(?=\S)|(?=[^\W\d_]))")  # as people do
+LABEL = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>|\[([^\[\]]+)\]:")  # speakers in WebVTT and WhisperX
+NAME = re.compile(r"([^\W\d_][\w()-]*(?: [\w()-]+){0,2}) ?[:：](?:\s+(?=\S)|(?=[^\W\d_]))")  # names typed by people
 FIELDS = {"starttime": "start", "endtime": "end", "speakerno": "speaker"}  # AI Hub's
 FIELDS |= {"tmin": "start", "tmax": "end", "tier": "speaker"}  # Praat's
-LISTS = ("segments", "chunks", "transcription", "conversation")  # where a JSON file has its segments
+LISTS = ("segments", "chunks", "transcription", "conversation")  # keys of the segments in a JSON file
 
-Rows = Iterator[tuple[str, dict[str, Any]]]  # place in the file; start, end, speaker and text as the file has them
+Rows = Iterator[tuple[str, dict[str, Any]]]  # place in the file; start, end, speaker and text as written
 
 
 def read_segments(path: Path, duration: float = math.inf) -> pd.DataFrame:
-    """The segments of a transcript in the file's order; `duration` (s) of the recording tells milliseconds from s.
+    """The segments of a transcript in file order; `duration` (s) of the recording helps to detect milliseconds.
 
-    Columns: `start` and `end` (s; NaN where they cannot be read), `speaker` and `text` ("" where the file has none).
-    The index has the place of each in the file, and the times as they stand there. Raises `InputError`, which says
-    where, if the file cannot be read or has no segment.
+    Columns: `start` and `end` (s; NaN if invalid), `speaker` and `text` ("" if the file has none). The index has the
+    place of each segment in the file, and its times as written. Raises `InputError` if the file cannot be read or has
+    no segment.
     """
     suffix = path.suffix.lower()
     if suffix not in READERS:
-        others = "docs/prediction.md has commands that convert others"
-        raise InputError(f"{path}: not a transcript ({', '.join(READERS)}); {others}")
+        others = "see docs/prediction.md to convert other formats"
+        raise InputError(f"{path}: not a transcript in a supported format ({', '.join(READERS)}); {others}")
     try:
         rows = dict(READERS[suffix](decode(path.read_bytes(), path)))
     except (ValueError, csv.Error, RecursionError) as error:
         raise InputError(f"{path}: {error}") from error
     if not rows:
-        raise InputError(f"{path}: no segment; is the transcript empty?")
+        raise InputError(f"{path}: no segments in this transcript")
     fields = pd.DataFrame([*rows.values()], columns=["start", "end", "speaker", "text"], dtype=object)
     written, table = (fields[["start", "end"]].map(read) for read in (read_text, parse_time))
     is_whole = written.map(lambda text: text.lstrip("-").isdecimal()) | table.isna()
     is_beyond = math.isinf(duration) or table["end"].max() > duration
     if is_whole.all(axis=None) and is_beyond and (table["end"] - table["start"]).median() > LONG:
-        warnings.warn(f"{path}: times up to {table['end'].max():.0f}, read as milliseconds", stacklevel=2)
+        warnings.warn(f"{path}: times up to {table['end'].max():.0f} are read as milliseconds", stacklevel=2)
         table /= 1000
     table["speaker"], table["text"] = zip(*name_speakers(fields["speaker"], fields["text"]), strict=True)
     table.index = [f"{place}, {a:.20} to {b:.20}" for place, (a, b) in zip(rows, written.values, strict=True)]
@@ -70,7 +70,7 @@ def read_segments(path: Path, duration: float = math.inf) -> pd.DataFrame:
 
 
 def parse_time(value: Any) -> float:
-    """Seconds of 62.5, "62,5", "1,234.5", "01:02.5" or "00:01:02,500", also negative; NaN for anything else."""
+    """Seconds from 62.5, "62,5", "1,234.5", "01:02.5" or "00:01:02,500", also negative; NaN otherwise."""
     text = f"{value:.6f}" if isinstance(value, float) else str(value).strip()
     match = TIME.fullmatch(re.sub(r",(?=\d{3}[,.])", "", text))
     if match is None:
@@ -87,11 +87,11 @@ def read_text(value: Any) -> str:
 
 
 def name_speakers(speakers: Iterable[Any], texts: Iterable[Any]) -> list[tuple[str, str]]:
-    """Speaker ("" where none is named) and words, without the tags of captions, of each segment of a dialogue.
+    """Speaker ("" if unknown) and words, without caption tags, of each segment of a dialogue.
 
-    A speaker is a name, a number, or an object such as CLOVA's `{"label": "1", "name": "Kim"}`. Where a segment has
-    none, its text may name one: `[Kim]: word`, `<v Kim>word</v>`, or `Kim: word` where no segment of the dialogue has
-    a speaker otherwise, and the name recurs or most texts begin with one.
+    A speaker is a name, a number, or an object such as CLOVA's `{"label": "1", "name": "Kim"}`. Otherwise the text may
+    name the speaker: `[Kim]: word` or `<v Kim>word</v>`. If no segment has a speaker, `Kim: word` is also accepted if
+    the name occurs twice or most texts begin with a name.
     """
     found = []
     for speaker, text in zip(speakers, map(read_text, texts), strict=True):
@@ -115,13 +115,13 @@ def name_speakers(speakers: Iterable[Any], texts: Iterable[Any]) -> list[tuple[s
 
 
 def read_json(content: str) -> Rows:
-    """JSON of Whisper, WhisperX, CLOVA, the pipeline of transformers, whisper.cpp or AI Hub; or the list alone."""
+    """JSON of Whisper, WhisperX, CLOVA, transformers, whisper.cpp or AI Hub; or a list of segments."""
     data = json.loads(content)
     lists = {name.lower(): found for name, found in data.items()} if isinstance(data, dict) else {"segments": data}
     kind = next((name for name in LISTS if name in lists), "segments")
     segments = lists.get(kind)
     if not isinstance(segments, list) or not all(isinstance(segment, dict) for segment in segments):
-        raise ValueError(f"expected a list of objects: {', '.join(LISTS)}, as recognisers or AI Hub name it")
+        raise ValueError(f"expected a list of objects named {' or '.join(LISTS)}")
     for number, segment in enumerate(segments):
         fields = {FIELDS.get(name.lower(), name.lower()): found for name, found in segment.items()}
         if kind == "chunks" and isinstance(times := fields.get("timestamp"), list) and len(times) == 2:
@@ -133,10 +133,10 @@ def read_json(content: str) -> Rows:
 
 
 def read_table(content: str) -> Rows:
-    """A table with the columns start and end, and perhaps speaker and text, in any order among others."""
+    """A table with the columns start and end, and optional speaker and text, in any order."""
     first = content.partition("\n")[0]
-    delimiter = max("\t;,", key=first.count)  # a spreadsheet's CSV may have semicolons
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL  # Whisper's TSV has texts as they are
+    delimiter = max("\t;,", key=first.count)  # spreadsheets may use semicolons
+    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL  # Whisper's TSV is not quoted
     rows = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
     rows.fieldnames = [FIELDS.get(name, name) for name in map(str.lower, map(str.strip, rows.fieldnames or []))]
     if not {"start", "end"} <= {*rows.fieldnames}:
@@ -152,32 +152,31 @@ READERS = {".json": read_json, ".csv": read_table, ".tsv": read_table}
 READERS |= {".srt": read_captions, ".vtt": partial(read_captions, strict=False)}
 
 
-# Against the recording
+# Check against the recording
 
 
 def fit_to_recording(segments: pd.DataFrame, duration: float, name: str | Path) -> pd.DataFrame:
-    """The segments that lie in a recording of `duration` s, sorted by start; one warning per kind of odd segments.
+    """The segments within a recording of `duration` s, sorted by start, with one warning per kind of problem.
 
-    Those that reach beyond the end of the recording are cut. Those whose times cannot be used are left out, as are
-    those that are empty. Raises `InputError`, which begins with `name`, where the former are more than one and over
-    5%, or no segment is left.
+    Segments are cut at the end of the recording. Segments with invalid times and empty segments are left out. Raises
+    `InputError`, with `name`, if more than one segment and over 5% have invalid times, or no segment is left.
     """
     found = []
 
-    def describe(odd: pd.Series, what: str) -> None:
-        places = segments.index[segments.index.isin(odd.index[odd])]
+    def describe(affected: pd.Series, what: str) -> None:
+        places = segments.index[segments.index.isin(affected.index[affected])]
         found.extend([f"{count(len(places), 'segment')} {what}; first: {places[0]}"] if len(places) else [])
 
     segments = segments.assign(end=segments["end"].clip(upper=duration))
-    odd = ~(segments["start"].between(0, duration, inclusive="left") & (segments["start"] <= segments["end"]))
-    describe(odd, "left out: times that are missing, negative, in the wrong order or after the end of the recording")
-    is_empty = ~odd & (segments["end"] - segments["start"] < SHORTEST)
-    describe(is_empty, "left out, as they are empty")
-    ordered = segments[~odd & ~is_empty].sort_values(["start", "end"], kind="stable")
-    if odd.sum() > max(1, MAX_ODD * len(odd)) or ordered.empty:
-        advice = f"of {len(odd)}, at most {MAX_ODD:.0%} may be odd: correct them, or is it of another recording?"
+    invalid = ~(segments["start"].between(0, duration, inclusive="left") & (segments["start"] <= segments["end"]))
+    describe(invalid, "with invalid times (missing, negative, reversed, after the end of the recording), left out")
+    is_empty = ~invalid & (segments["end"] - segments["start"] < SHORTEST)
+    describe(is_empty, f"under {SHORTEST} s, left out")
+    ordered = segments[~invalid & ~is_empty].sort_values(["start", "end"], kind="stable")
+    if invalid.sum() > max(1, MAX_INVALID * len(invalid)) or ordered.empty:
+        advice = f"at most {MAX_INVALID:.0%} of {len(invalid)} may be invalid; correct them or check the recording"
         raise InputError(f"{name}: {'; '.join([*found, advice])}")
-    describe(ordered["start"] < ordered["end"].shift(), "overlapping the one before: both speakers are heard in them")
+    describe(ordered["start"] < ordered["end"].shift(), "overlapping the previous one, with audio of both speakers")
     for line in found:
         warnings.warn(f"{name}: {line}", stacklevel=2)
     return ordered.reset_index(drop=True)

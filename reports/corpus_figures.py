@@ -1,4 +1,4 @@
-"""Figures of a corpus: what preprocessing.ipynb draws and lists of the pre-processed tables and sounds."""
+"""Figures of a corpus: plots and tables of preprocessing.ipynb from the pre-processed tables and audio."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ ROLES = ["#0072B2", "#E69F00"]  # colours of speaker and listener
 
 
 def use_style() -> None:
-    """Set how all figures look; tables are shown whole."""
+    """Set the style of all figures; tables show all rows."""
     pd.set_option("display.max_rows", None, "display.max_colwidth", None)
     plt.rcParams.update({"figure.constrained_layout.use": True, "figure.facecolor": "white", "figure.dpi": 80})
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
 
 
 def add_agreement(table: pd.DataFrame) -> pd.DataFrame:
-    """The table of `read_utterances` with ties as one label; `agreement` is the share of the commonest emotion."""
+    """The table of `read_utterances` with ties as one label; `agreement` is the largest share of votes."""
     emotion = pd.Categorical(table["emotion"].where(~table["emotion"].str.contains(";"), TIE), LABELS)
     return table.assign(emotion=emotion, agreement=shares(table).max(axis=1).astype(float))
 
 
 def plot_counts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Draw the labels of each session, by role; returns the counts."""
+    """Plot the labels of each session by role; returns the counts."""
     by_role = {role: pd.crosstab(table["session"], table["emotion"], dropna=False) for role, table in tables.items()}
     counts = pd.concat(by_role, axis=1, names=["role"])
     size = (11, 1.5 + 0.22 * len(counts))
@@ -53,19 +53,19 @@ def plot_counts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def plot_agreement(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Draw how many raters agree, by role; returns their mean agreement by emotion in percent."""
+    """Plot the rater agreement by role; returns the mean agreement by emotion in percent."""
     votes = {role: table["agreement"].mul(10).round() * 10 for role, table in tables.items()}
     found = pd.DataFrame({role: of_role.value_counts(normalize=True) * 100 for role, of_role in votes.items()})
     found.index = found.index.astype(int)
-    labels = {"xlabel": "votes for the commonest emotion (%)", "ylabel": "utterances (%)"}
-    found.plot.bar(figsize=(7, 3.6), rot=0, color=ROLES, title="How many raters agree", **labels)
+    labels = {"xlabel": "votes for the majority label (%)", "ylabel": "utterances (%)"}
+    found.plot.bar(figsize=(7, 3.6), rot=0, color=ROLES, title="Rater agreement", **labels)
     plt.show()
     means = {role: table.groupby("emotion", observed=False)["agreement"].mean() for role, table in tables.items()}
     return (pd.DataFrame(means).T * 100).round(1)
 
 
 def plot_affect(table: pd.DataFrame) -> None:
-    """Draw the raters' mean arousal over their mean valence, and the means of each emotion."""
+    """Plot mean arousal against mean valence of each utterance, and the means of each emotion."""
     jitter = np.random.default_rng(0).uniform(-0.05, 0.05, size=(2, len(table)))
     colours = table["emotion"].map(COLOURS).astype(str)
     figure, axes = plt.subplots(figsize=(7, 5.5))
@@ -80,13 +80,13 @@ def plot_affect(table: pd.DataFrame) -> None:
 
 
 def durations(paths: Mapping[str, Path]) -> pd.Series:
-    """Seconds of each wav by segment id; those that cannot be used are left out, problems.csv names them."""
+    """Duration (s) of each usable wav by segment id; the others are listed in problems.csv."""
     bar = tqdm(paths.items(), desc="durations", unit="wav", delay=2)
     return pd.Series({name: inspect_sound(path)[0] for name, path in bar if not wav_fault(path)}, dtype=float)
 
 
 def plot_durations(seconds: pd.Series) -> pd.DataFrame:
-    """Draw how long the utterances are; returns their quartiles."""
+    """Plot a histogram of the durations; returns their quartiles."""
     beyond = seconds > MAX_SECONDS
     title = f"{beyond.sum():,} of {len(seconds):,} utterances ({beyond.mean():.1%}) are longer than {MAX_SECONDS} s"
     axes = seconds.plot.hist(bins=np.arange(0, seconds.max() + 1, 0.5), figsize=(9, 3.6), color="#56B4E9", title=title)
@@ -97,7 +97,7 @@ def plot_durations(seconds: pd.Series) -> pd.DataFrame:
 
 
 def plot_sound(path: Path, title: str) -> None:
-    """Draw the sound of a wav, and the standardised log-mel spectrogram of its central 10 s that the model sees."""
+    """Plot the waveform of a wav, and the standardised log-mel of its central 10 s, the input of the model."""
     wave = read_wav(path)
     start = max(0, len(wave) / SAMPLE_RATE - MAX_SECONDS) / 2
     spectrogram = LogMels([log_mel(wave)]).spectrograms(torch.tensor([[0]]))[0, 0]

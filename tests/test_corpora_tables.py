@@ -83,11 +83,11 @@ def all_ids(raw: Raw) -> list[str]:
 # What is read
 
 
-DIGESTS = {  # SHA-256; earlier versions made these tables, too
+DIGESTS = {  # SHA-256; earlier versions made the same tables
     "annotation.csv": "0e2fd50d1bcd984f",
     "df_speaker.csv": "acf2b61178678ff8",
     "df_listener.csv": "39e2151cb29f840a",
-    "problems.csv": "063d6f0e611a316e",
+    "problems.csv": "6267c3cfe585b68f",
 }
 
 
@@ -283,7 +283,7 @@ def test_tables_of_other_names_and_without_rows_are_problems(raw):
     shutil.copy(raw.path / "annotation" / raw.table, raw.path / "annotation" / "copy (1).csv")
     write_rows(raw.path, raw.table, rows_of(raw.path, raw.table)[:2])
     other, empty, *rest = problems_of(raw.path)
-    assert (other["file"], other["done"]) == ("annotation/copy (1).csv", "not read")
+    assert (other["file"], other["done"]) == ("annotation/copy (1).csv", "table ignored")
     assert empty["file"] == f"annotation/{raw.table}"
     others = [row[9] for row in rows_of(raw.path, "Session01_M_res.csv")[2:]] if raw.total == 10 else []
     assert [problem["id"] for problem in rest] == others  # each utterance then lacks a role's row

@@ -128,10 +128,10 @@ def test_what_a_manifest_lacks_is_left_out_of_losses_figures_and_pages(sample, t
 @pytest.mark.parametrize(
     ("cells", "what"),
     [
-        ({"id": ""}, "id that"),
-        ({"id": "../u7"}, "id that"),
-        ({"id": "u2"}, "second row"),
-        ({"emotion": ""}, "without an emotion"),
+        ({"id": ""}, "id missing"),
+        ({"id": "../u7"}, "id missing"),
+        ({"id": "u2"}, "duplicate id"),
+        ({"emotion": ""}, "missing emotion"),
         ({"arousal": "5.5"}, "arousal"),
         ({"valence": ""}, "valence"),
         ({"session": ""}, "session"),
@@ -139,7 +139,7 @@ def test_what_a_manifest_lacks_is_left_out_of_losses_figures_and_pages(sample, t
         ({"start": "2,5"}, "start"),
         ({"start": "3", "end": "2"}, "start"),
         ({"channel": "left"}, "channel"),
-        ({"votes_sad": "two"}, "votes"),
+        ({"votes_sad": "two"}, "vote"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_left_out_and_named(tmp_path, cells, what):

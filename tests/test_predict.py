@@ -126,7 +126,7 @@ def test_a_dialogue_of_the_training_sessions_is_warned_of_where_it_is_read(text_
             assert run_predict(*arguments, "--dialogue", dialogues[session], "--out", out) == 0
             texts = [capsys.readouterr().err, (out / "dialogue.html").read_text("utf-8")]
             texts += pd.read_csv(out / "predictions.csv")["note"].tolist()
-            assert {f"{arguments[0]}: trained on the session" in text for text in texts} == {is_trained}
+            assert {f"{arguments[0]}: the session of" in text for text in texts} == {is_trained}
     lost = changed_copy(text_run, tmp_path / "lost", options={"data_path": str(tmp_path / "gone")})
     assert run_predict(lost, "--dialogue", dialogues[2], "--out", tmp_path / "out") == 2
     assert "--data_path" in capsys.readouterr().err.splitlines()[-1]
@@ -230,7 +230,7 @@ PLACES = {"run": "audio_run", "talk": "talk", "corpus": "preprocessed"}
     ("arguments", "named"),
     [
         (("{run}", "{talk}/talk.wav"), "--segments"),
-        (("{run}", "{talk}/parts/1.txt"), "1.txt: not readable as sound"),
+        (("{run}", "{talk}/parts/1.txt"), "1.txt: not readable as audio"),
         (("{run}", "{talk}/talk.json"), "talk_0001"),
         (("{run}", "{talk}/none.wav", "--segments", "{talk}/talk.json"), "none.wav"),
         (("{run}", "{talk}/parts", "--segments", "{talk}/talk.json"), "parts"),
@@ -268,7 +268,7 @@ def test_marks_of_a_recogniser_are_left_out_with_a_warning_that_counts(text_run)
     predictor = Predictor(text_run, gpu_id="cpu")
     plain = predictor.dialogue([Utterance(None, "조금만"), Utterance(None, "더 있어")])
     other = predictor.dialogue([Utterance(None, "아니"), Utterance(None, "더 있어")])
-    with pytest.warns(UserWarning, match="1 of 2 texts"):
+    with pytest.warns(UserWarning, match="1 of 2 transcripts"):
         marked = predictor.dialogue([Utterance(None, "b/ <|ko|><|NEUTRAL|>조금만"), Utterance(None, "더 있어")])
     np.testing.assert_array_equal(marked.emotion, plain.emotion)
     assert (plain.emotion != other.emotion).any()

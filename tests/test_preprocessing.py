@@ -140,7 +140,7 @@ def test_strict_stops_at_any_problem_but_a_label_in_another_spelling(corpus, cap
     assert problems[~is_harmless]["id"].iloc[0] in last_error(capsys)
     assert content(corpus) == before
     with pytest.warns(UserWarning, match=OTHER_SPELLING):
-        preprocessing.report_faults(problems[is_harmless], strict=True)
+        preprocessing.report_problems(problems[is_harmless], strict=True)
 
 
 def test_a_corpus_is_pre_processed_into_another_folder_and_not_touched(corpus, preprocessed, tmp_path):

@@ -103,7 +103,7 @@ def test_a_folder_of_a_phones_recordings_is_a_dialogue(audio_run, tmp_path):
         write_recording(tmp_path / name, noise(1, rate=rate), rate, "libopus" if name == "2.webm" else "aac")
         (tmp_path / name).with_suffix(".txt").write_text("네", "utf-8")
     soundfile.write(tmp_path / "2.wav", noise(1), 16_000)
-    with pytest.warns(UserWarning, match=r"1 file left out.*2\.webm"):
+    with pytest.warns(UserWarning, match=r"1 file ignored.*2\.webm"):
         utterances = from_folder(tmp_path)
     assert [utterance.wave.name for utterance in utterances] == ["1.m4a", "2.wav", "10.3gp"]
     assert np.isfinite(Predictor(audio_run, gpu_id="cpu").dialogue(utterances).emotion).all()

@@ -1,10 +1,10 @@
-"""This program against a plain implementation of the published procedure, in training, on a CPU or a GPU.
+"""Compare the training time of this program with a plain implementation of the original procedure, on a CPU or GPU.
 
-    python -m tools.benchmark                                   # on the sample that make train makes, some minutes
+    python -m tools.benchmark                                   # on the sample from make train, some minutes
     python -m tools.benchmark --data_path data/KEMDy19 --utterances 8222 --gpu_id 0
 
-The plain side is written from the description of the procedure: one worker loads and transforms the eight wavs of a
-window for every item, tensors are contiguous float32, and the loss is read after every step. The sides take turns.
+The plain implementation follows the description of the procedure: one worker loads and transforms the eight wavs of
+each window, tensors are contiguous float32, and the loss is read after every step. Both are measured alternately.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from training.engine import make_optimizer, to_device, train_step, training_dtyp
 from training.options import ArgumentParser, file_path, gpu, make_options, number
 from utils import InputError, run_command
 
-WS, BATCH, ROUNDS = 8, 64, 3  # utterances of a window, windows of a batch, and rounds whose median counts
+WS, BATCH, ROUNDS = 8, 64, 3  # utterances per window, windows per batch, rounds for the median
 LOSS = make_loss("normal", 0.66, 0.99, np.ones(N_EMOTIONS, dtype=int))
 
 
 class PlainWindows(Dataset):
-    """Windows whose wavs are loaded and transformed for every item; `text` is float32, shape = (N, 768)."""
+    """Windows whose wavs are loaded and transformed each time; `text` is float32, shape = (N, 768)."""
 
     def __init__(self, table: pd.DataFrame, paths: list[Path], text: Tensor) -> None:
         self.paths, self.text, self.windows = paths, text, make_windows(table["dialogue"].to_numpy(), WS)
@@ -78,7 +78,7 @@ class PlainBlock(ConvBlock):
 
 
 def plain_step(model: MATE, optimizer: torch.optim.Optimizer, parts: list[Tensor]) -> Tensor:
-    """A training step of the plain side; returns the loss."""
+    """A training step of the plain implementation; returns the loss."""
     device = next(model.parameters()).device
     audio, text, *target = (part.to(device) for part in parts)
     loss = LOSS(model(audio, text, log=True), target)
@@ -89,7 +89,7 @@ def plain_step(model: MATE, optimizer: torch.optim.Optimizer, parts: list[Tensor
 
 
 def seconds(step: Callable[[Any], Tensor], batches: Iterable[Any]) -> float:
-    """Seconds of training for each window."""
+    """Training time per window in seconds."""
     start = time.perf_counter()
     losses = torch.stack([step(batch) for batch in batches]).tolist()  # waits for a GPU
     return (time.perf_counter() - start) / (len(losses) * BATCH)
@@ -100,7 +100,7 @@ def compare(args: argparse.Namespace) -> None:
     table, wavs = read_utterances(args.data_path, "speaker"), find_wavs(args.data_path)
     table = table[table["id"].isin(wavs.keys())][: args.utterances].reset_index(drop=True)
     if len(table) < BATCH:
-        raise InputError(f"{args.data_path}: {len(table)} utterances with wavs; a batch needs {BATCH}")
+        raise InputError(f"{args.data_path}: {len(table)} utterances with wavs, expected at least {BATCH} (a batch)")
     device = pick_device(args.gpu_id)
     dtype = training_dtype("auto", device)
     features = load_features(make_options(data_path=args.data_path), table).to(device)
@@ -110,13 +110,13 @@ def compare(args: argparse.Namespace) -> None:
     loader = DataLoader(plain_windows, BATCH, shuffle=True, num_workers=1, drop_last=True)
     plain_batch, batch = next(iter(loader)), windows.batch(torch.arange(BATCH))
     order = shuffled_batches(len(windows), BATCH, torch.Generator())
-    plain, here = MATE().to(device), to_device(MATE(), device)
+    plain, mate = MATE().to(device), to_device(MATE(), device)
     for block in plain.audio_embedding:
         block.__class__ = PlainBlock
     adam = torch.optim.Adam(plain.parameters(), lr=1e-3, weight_decay=1e-5)
-    fused = make_optimizer(make_options(), here)
-    steps = partial(plain_step, plain, adam), lambda batch: train_step(here, batch, LOSS, fused, dtype != torch.float32)
-    print(f"{'seconds a window':20}{'plain':>10}{'here':>10}{'ratio':>8}")
+    fused = make_optimizer(make_options(), mate)
+    steps = partial(plain_step, plain, adam), lambda batch: train_step(mate, batch, LOSS, fused, dtype != torch.float32)
+    print(f"{'seconds per window':20}{'plain':>10}{'program':>10}{'ratio':>8}")
     for stage in ("training step", "epoch"):
         times = []
         for _ in range(ROUNDS):
@@ -124,15 +124,15 @@ def compare(args: argparse.Namespace) -> None:
             times.append([*map(seconds, steps, both)])
         medians = np.median(times, axis=0)
         print(f"{stage:20}{medians[0]:10.5f}{medians[1]:10.5f}{medians[1] / medians[0]:8.3f}", flush=True)
-    print(f"{device_name(device)}, torch {torch.__version__}, batches of {BATCH}, here in {dtype}")
+    print(f"{device_name(device)}, torch {torch.__version__}, batch size {BATCH}, program in {dtype}")
 
 
 def get_args_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Compare this program with a plain implementation of the published procedure.")
+    parser = ArgumentParser(description="Compare training time with a plain implementation of the original procedure.")
     add = parser.add_argument
     add("--data_path", type=file_path, default=Path("data/sample"), help="pre-processed corpus (default: %(default)s)")
-    add("--utterances", type=number(int, 2), default=192, help="of the corpus that are used (default: %(default)s)")
-    add("--gpu_id", type=gpu, help="as of main.py")
+    add("--utterances", type=number(int, 2), default=192, help="number of utterances to use (default: %(default)s)")
+    add("--gpu_id", type=gpu, help="number of a GPU, or cpu (default: the first GPU, or the CPU)")
     return parser
 
 
