@@ -1,13 +1,14 @@
-"""Dialogues: the page that shows, utterance by utterance, what was predicted, beside what is true where that is known.
+"""Dialogues: the page of the predictions for each utterance, beside the raters' labels; and how pages are written.
 
-The page is opened from the disk and asks no host for anything. It contains the texts, but no audio: it plays the files
-where they are.
+Pages are opened from the disk and fetch nothing. The page of dialogues contains the transcripts but no audio: it plays
+the audio files from where they are. Every page is in English and Korean; korean.json has the Korean of the labels.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,12 +17,15 @@ from urllib.parse import quote
 
 import jinja2
 import pandas as pd
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from constants import EMOTIONS
 from corpora.utterances import SHARES
 from metric import AFFECT, PROBABILITIES
 from utils import atomic_write
+
+FOLDER = Path(__file__).parent
+KOREAN = json.loads((FOLDER / "korean.json").read_text("utf-8"))
 
 
 def write_dialogues_page(
@@ -32,7 +36,8 @@ def write_dialogues_page(
     Columns of the raters' shares (`SHARES`) and of standard deviations between runs (`p_disgust_sd`, ...) are shown, if
     any. `audio` has by its id the file of each utterance that is to be played, if `recording` one of a whole dialogue,
     of which an utterance is `start` to `end` (s). `words` are those of the template: `title`, `role` (whose emotion is
-    predicted, "speaker" or "listener"), and if there are any `notes` and `warnings`, lists of sentences.
+    predicted, "speaker" or "listener"), and if there are any `run` (name of a tested run), `notes` and `warnings`
+    (lists of sentences).
     """
     paths = {name: os.path.relpath(file.absolute(), path.absolute().parent) for name, file in audio.items()}
     urls = {name: quote(os.fsencode(relative)) for name, relative in paths.items()}
@@ -40,18 +45,33 @@ def write_dialogues_page(
         {"name": str(name), "utterances": [_utterance(row, urls) for row in own.to_dict("records")]}
         for name, own in rows.groupby("dialogue", sort=False, dropna=False)
     ]
-    data = {"emotions": EMOTIONS, "recording": recording, "dialogues": dialogues}
-    write_page(path, "dialogues.html", "dialogues.js", {**words, "emotions": EMOTIONS, "data": data})
+    korean = {name: KOREAN[name] for name in (*EMOTIONS, *AFFECT)}
+    data = {"emotions": EMOTIONS, "recording": recording, "dialogues": dialogues, "korean": korean}
+    write_page(path, "dialogues.html", "dialogues.js", {**words, "data": data})
+
+
+def say(english: str, korean: str | None = None) -> Markup:
+    """A text in both languages, of which a page shows one; without `korean` that of korean.json, else only English."""
+    korean = korean or KOREAN.get(english) or (english.startswith("session ") and english.replace("session", "세션"))
+    spans = Markup('<span class="en" lang="en">{}</span><span class="ko" lang="ko">{}</span>')
+    return spans.format(english, korean) if korean else escape(english)
+
+
+def attribute(name: str, english: str, korean: str | None = None) -> Markup:
+    """An attribute in both languages, such as `aria-label`."""
+    text = Markup('{0}="{1}" data-attribute="{0}" data-en="{1}" data-ko="{2}"')
+    return text.format(name, english, korean or KOREAN.get(english, english))
 
 
 def write_page(path: Path, template: str, script: str, parts: Mapping[str, Any]) -> None:
-    """Write a page from a template and its only script, which lie beside this module.
+    """Write a page from a template and a script beside this module; language.js is before the script.
 
     The page's content security policy admits the script by its hash.
     """
-    folder = Path(__file__).parent
-    loader, code = jinja2.FileSystemLoader(folder), (folder / script).read_text("utf-8")
+    code = "".join((FOLDER / name).read_text("utf-8") for name in ("language.js", script))
+    loader = jinja2.FileSystemLoader(FOLDER)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.globals |= {"say": say, "attribute": attribute, "korean": KOREAN}
     # `tojson` escapes < > & ', so that no text can end the script element that holds it
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()

@@ -15,6 +15,7 @@ from corpora.sessions import parse_sessions
 from metric import HEADINGS
 from reports.compare import Windows
 from reports.dialogues import write_page
+from reports.groups import MIN_DIALOGUES, MIN_WINDOWS
 from reports.plots import PLOT_STYLE, plot_spread, save_figure, svg_url
 from reports.published import unlike_published
 from reports.runs import read_windows
@@ -23,11 +24,11 @@ from utils import InputError
 
 
 def write_report(folder: Path, entries: pd.DataFrame, settings: dict[str, Any], defaults: dict[str, Any]) -> str:
-    """Write the files of every table, and `index.html` with all of them, into `folder`; returns the tables in short.
+    """Write the files of every table, and `index.html` with all tables, into `folder`; returns short tables.
 
-    `entries` are of `sweeps.plan.find_planned`; `error` says why a run has not finished. One whose files are damaged is
-    listed as missing. `settings` are the options that all runs share; the files of a table name those that are not as
-    in `defaults`.
+    `entries` are of `sweeps.plan.find_planned`; `error` is why a run has not finished. A run whose files are damaged is
+    listed as missing. `settings` are the options that all runs share; the files of a table list those that differ from
+    `defaults`.
     """
     entries, windows = read_finished(entries)
     runs, sections = entries[entries["folder"].notna()], []
@@ -37,7 +38,7 @@ def write_report(folder: Path, entries: pd.DataFrame, settings: dict[str, Any], 
         section = make_table(own, windows)
         missing, finished = own[own["folder"].isna()], own[own["folder"].notna()]
         links = [quote(Path(os.path.relpath(run, folder)).as_posix()) for run in finished["folder"]]
-        section["notes"] += [f"Settings of all runs that are not main.py's defaults: {changed}."] * bool(changed)
+        section["notes"] += [f"Options of all runs that differ from main.py's defaults: {changed}."] * bool(changed)
         section["missing"] = [*(missing["label"] + ": " + missing["error"])]
         section["links"] = dict(zip(finished["label"], links, strict=True))
         section["plots"] = plot_sizes(section, finished, folder)
@@ -51,6 +52,8 @@ def write_report(folder: Path, entries: pd.DataFrame, settings: dict[str, Any], 
         "machines": {name: "; ".join(values.dropna().astype(str).unique()) for name, values in machines},
         "n_finished": runs["run_id"].nunique(),
         "n_wanted": entries["run_id"].nunique(),
+        "min_windows": MIN_WINDOWS,
+        "min_dialogues": MIN_DIALOGUES,
     }
     write_page(folder / "index.html", "page.html", "sort.js", parts)
     return "\n\n".join(f"{section['title']}\n{short_table(section['numbers'][''])}" for section in sections)
@@ -74,7 +77,7 @@ def read_finished(entries: pd.DataFrame) -> tuple[pd.DataFrame, Windows]:
 
 
 def describe_corpora(runs: pd.DataFrame) -> str:
-    """The corpora of finished runs; one that changed between them is there once for each of its tables."""
+    """The corpora of finished runs; a corpus that changed between runs is listed once for each of its tables."""
     texts = []
     for run in runs.drop_duplicates(["data_path", "data_table"]).itertuples():
         kind = "synthetic " if run.data_synthetic == "yes" else ""
@@ -96,5 +99,5 @@ def plot_sizes(section: dict, runs: pd.DataFrame, folder: Path) -> dict[str, str
         for role, own in by_size.groupby("role", sort=False):
             figure = plot_spread({HEADINGS[name]: own[name] for name in shown}, "training sessions")
             save_figure(figure, folder / f"{section['name']}-{role}.pdf")
-            urls[f"By training sessions, {role}: mean, least and greatest of the runs"] = svg_url(figure)
+            urls[f"By training sessions, {role}: mean, lowest and highest run"] = svg_url(figure)
     return urls

@@ -1,4 +1,4 @@
-"""The page of dialogues: what it shows and plays in a browser, and that nothing in it runs or is fetched."""
+"""The page of dialogues: what it shows and plays in a browser, that it fetches nothing, and its two languages."""
 
 import json
 
@@ -8,9 +8,12 @@ import pytest
 import soundfile
 from windows import make_rows
 
-from constants import EMOTIONS
+from constants import EMOTIONS, ROLES
 from metric import PROBABILITIES
-from reports.dialogues import write_dialogues_page
+from reports.dialogues import say, write_dialogues_page
+from reports.groups import GROUPS
+from reports.result import HEADINGS
+from reports.tables import BASELINES, CALIBRATED, GROUP_HEADINGS
 
 VISIBLE = "[...$('rows').children].flatMap((e, i) => e.checkVisibility() ? [i] : [])"
 SELECTED = "[...$('rows').children].findIndex(e => e.getAttribute('aria-current') === 'true')"
@@ -43,7 +46,7 @@ def click(browser, selector):
 
 
 def choose(browser, control, value):
-    browser.evaluate(f"$('{control}').value = {json.dumps(value)}; $('{control}').dispatchEvent(new Event('change'))")
+    browser.evaluate(f"$('{control}').value = {json.dumps(value)}; $('{control}').dispatchEvent(new Event('input'))")
 
 
 def texts(browser, selector):
@@ -79,7 +82,7 @@ def test_a_tested_dialogue_is_shown_filtered_selected_and_played(browser, page, 
     n = len(first)
     # What each row shows
     assert texts(browser, "#picker option") == names
-    assert texts(browser, ".text") == [text or "no text" for text in first["text"]]
+    assert texts(browser, ".text") == [text or "no transcript" for text in first["text"]]
     assert texts(browser, ".speaker") == first["speaker"].tolist()
     heights = browser.evaluate("[...document.querySelectorAll('.share')].map(e => parseFloat(e.style.height) / 100)")
     assert heights == pytest.approx(first[[*PROBABILITIES]].to_numpy().ravel(), abs=1e-4)
@@ -89,8 +92,11 @@ def test_a_tested_dialogue_is_shown_filtered_selected_and_played(browser, page, 
     assert f"sad {first['p_sad'][0]:.0%}, raters {first['share_sad'][0]:.0%}" in spoken
     assert f"arousal {first['pred_arousal'][0]:.1f}" in texts(browser, ".affect")[0]
     # The charts
-    lanes = browser.evaluate("[...document.querySelectorAll('.predicted')].slice(0, -1).map(e => +e.getAttribute('y'))")
-    assert [int(y // 18) for y in lanes] == [EMOTIONS.index(label) for label in first["pred_emotion"]]
+    lanes = browser.evaluate("[...document.querySelectorAll('.predicted')].map(e => +e.getAttribute('y'))")
+    assert [y > min(lanes) for y in lanes] == [name != first["speaker"][0] for name in first["speaker"]]
+    assert [text.split("predicted ")[1].split()[0] for text in texts(browser, "#timeline title")] == [
+        *first["pred_emotion"]
+    ]
     assert browser.evaluate("document.querySelectorAll('#arousal circle, #valence .dot.raters').length") == 2 * n
     assert texts(browser, "#timeline text")[0] == "0:00"  # its own start, not the session's
     assert "http" not in browser.evaluate("document.querySelector('meta[http-equiv=Content-Security-Policy]').content")
@@ -103,6 +109,9 @@ def test_a_tested_dialogue_is_shown_filtered_selected_and_played(browser, page, 
     labels = (first["true_emotion"] + ";" + first["pred_emotion"]).str.split(";")
     assert browser.evaluate(VISIBLE) == [i for i in range(n) if emotion in labels[i]]
     choose(browser, "emotion", "")
+    choose(browser, "search", "안 간다")
+    assert browser.evaluate(VISIBLE) == [i for i in range(n) if "안 간다" in first["text"][i]]
+    choose(browser, "search", "")
     for key, expected in (("ArrowDown", 1), ("End", n - 1), ("ArrowUp", n - 2), ("Home", 0)):
         press(browser, key)
         assert browser.evaluate(SELECTED) == expected
@@ -125,6 +134,17 @@ def test_a_tested_dialogue_is_shown_filtered_selected_and_played(browser, page, 
     press(browser, " ")
     wait(browser, "$('missing').checkVisibility()")
     assert f"../corpus/wav/{rows['segment_id'].iloc[15]}.wav" in texts(browser, "#missing")[0]
+
+
+def test_the_summary_has_all_dialogues_the_one_shown_and_its_speakers(browser, page, rows):
+    opened(browser, page)
+    first = rows[rows["dialogue"] == rows["dialogue"][0]]
+    right = sum(p in true.split(";") for p, true in zip(first["pred_emotion"], first["true_emotion"], strict=True))
+    (everything, own, *speakers) = texts(browser, "#groups tbody tr")
+    assert everything.startswith(f"All {rows['dialogue'].nunique()} dialogues{len(rows)}")
+    assert own.startswith(f"{rows['dialogue'][0]}{len(first)}")
+    assert own.endswith(f"{first['pred_valence'].mean():.2f}{right / len(first):.0%} ({right}/{len(first)})")
+    assert [text[0] for text in speakers] == ["F", "M"]
 
 
 def test_a_recording_plays_from_start_to_end_of_an_utterance_and_its_texts_run_nothing(browser, tmp_path):
@@ -161,3 +181,43 @@ def test_a_recording_plays_from_start_to_end_of_an_utterance_and_its_texts_run_n
     opened(browser, tmp_path / "order.html")
     lefts = browser.evaluate("[...document.querySelectorAll('#timeline .predicted')].map(e => +e.getAttribute('x'))")
     assert lefts == sorted(set(lefts))
+
+
+def test_a_long_dialogue_opens_in_the_compact_view(browser, tmp_path):
+    rows = make_rows(sessions=(1,), dialogues=1, windows=320).iloc[:320]
+    write_dialogues_page(tmp_path / "long.html", rows, {}, title="a", role="speaker")
+    for width in (375, 1280):
+        opened(browser, tmp_path / "long.html", width)
+        browser.evaluate("$('zoom').value = 3; draw()")
+        assert browser.evaluate("[document.documentElement.scrollWidth, $('compact').checked]") == [width, True]
+        assert browser.evaluate("document.querySelectorAll('.bars').length") == 0
+    click(browser, "#compact")
+    assert browser.evaluate("document.querySelectorAll('.bars').length") == 320
+
+
+def test_the_page_is_in_the_language_of_the_browser_until_it_is_switched(browser, page):
+    agent = browser.evaluate("navigator.userAgent")
+    visible = "[document.documentElement.lang, ...['h1', '.chip'].map(e => document.querySelector(e).innerText)]"
+    try:
+        for language, expected in (("ko-KR", ["ko", "평가 대화"]), ("de", ["en", "Tested dialogues"])):
+            browser.call("Emulation.setUserAgentOverride", userAgent=agent, acceptLanguage=language)
+            opened(browser, page)
+            *found, predicted = browser.evaluate(visible)
+            assert found == expected
+            assert any(name in predicted for name in EMOTIONS) == (found[0] == "en")
+            assert browser.evaluate("document.title").startswith(found[1])
+        click(browser, "#language")
+        assert browser.evaluate(visible)[:2] == ["ko", "평가 대화"]
+        opened(browser, page)
+        assert browser.evaluate("document.documentElement.lang") == "ko"  # the switch is stored
+    finally:
+        browser.evaluate("localStorage.clear()")
+        browser.call("Emulation.setUserAgentOverride", userAgent=agent, acceptLanguage="en")
+
+
+def test_every_label_has_a_korean_one():
+    labels = {*EMOTIONS, *ROLES, *GROUPS}.union(*map(dict.values, (HEADINGS, BASELINES, CALIBRATED, GROUP_HEADINGS)))
+    for label_of in GROUPS.values():
+        found = label_of(make_rows())
+        labels |= {*(found.cat.categories if hasattr(found, "cat") else found.dropna())}
+    assert {label for label in labels if 'lang="ko"' not in say(label)} == set()

@@ -300,7 +300,7 @@ def test_names_cannot_break_a_file(report):
 def test_the_page_sorts_links_its_runs_and_asks_for_nothing(report, browser):
     browser.open_on_phone(report / "index.html")
     heads = "[...document.querySelectorAll('#beyond ~ .scroll th')]"
-    heading = f"{heads}.find(head => head.textContent == '{HEADINGS['accuracy']}')"
+    heading = f"{heads}.find(head => head.innerText == '{HEADINGS['accuracy']}')"
     column = browser.evaluate(f"{heading}.cellIndex")
     rows = f"[...{heading}.closest('table').tBodies[0].rows]"
     for reverse in (True, False):
