@@ -1,7 +1,7 @@
 # make train        sample corpus -> pre-processing -> training -> report
 # make experiments  all published tables on the sample corpus, with two epochs at a quarter of the sampling rate
 # make test         lint, format check, all tests
-# make lowest       the tests with the lowest versions that requirements.txt admits, in .venv-lowest
+# make lowest       the tests with the lowest versions that requirements.txt allows, in .venv-lowest
 # make check        the commands of README and docs, in a fresh clone
 # make faults       50 killed runs and 2,000 cases of bad input
 PYTHON ?= python3
@@ -9,7 +9,7 @@ SAMPLE := data/sample
 BIN := .venv/bin
 LOWEST := .venv-lowest
 
-# A small model and few epochs, so that two cores need minutes; ARGS adds to or replaces any of main.py's options
+# A small model and few epochs for a run of minutes on two cores; ARGS adds or overrides options of main.py
 QUICK := --epochs 7 --batch_size 16 --num_layers 1 --lr 2e-4
 ARGS ?=
 

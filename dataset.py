@@ -27,20 +27,20 @@ MISSING_LIMIT = 0.05  # share of the utterances that may have no wav or no text
 
 @dataclass
 class Features:
-    """The model's inputs of N utterances; a modality that is left out is None."""
+    """The model's inputs for N utterances; an unused modality is None."""
 
     log_mels: LogMels | None
     text: Tensor | None  # float32 sentence embeddings, shape = (N, text_dim)
-    speech: Tensor | None  # embeddings of a speech encoder, in place of log-mels, shape = (N, layers, dimension)
+    speech: Tensor | None  # speech encoder embeddings instead of log-mels, shape = (N, layers, dimension)
     missing: dict[str, list[str]] = field(default_factory=dict)  # ids of the utterances without `wav`, without `text`
 
     @property
     def tensors(self) -> list[Tensor]:
-        """Those that take memory."""
+        """The tensors of all modalities."""
         return [t for t in (self.log_mels and self.log_mels.frames, self.text, self.speech) if t is not None]
 
     def to(self, device: torch.device) -> Features:
-        """The same on a CUDA GPU if they fit into a quarter of the memory that is free there, else as they are."""
+        """The features on a CUDA GPU if they fit into a quarter of its free memory, else unchanged."""
         n_bytes = sum(tensor.nbytes for tensor in self.tensors)
         if device.type != "cuda" or n_bytes > torch.cuda.mem_get_info(device)[0] / 4:
             return self
@@ -49,9 +49,9 @@ class Features:
 
 
 def load_features(options: argparse.Namespace, table: pd.DataFrame) -> Features:
-    """The inputs of `--modality` for the utterances of a table, with a warning of those without wav or text.
+    """The inputs of `--modality` for the utterances of a table; warns of utterances without wav or text.
 
-    Raises `InputError` if an input cannot be read, or is missing of more than 5% of the utterances or a whole session.
+    Raises `InputError` if an input cannot be read, or is missing for more than 5% of the utterances or a full session.
     """
     features, data_path = Features(None, None, None), options.data_path
     if "text" in options.modality:
@@ -69,7 +69,7 @@ def load_features(options: argparse.Namespace, table: pd.DataFrame) -> Features:
 
 
 def report_missing(table: pd.DataFrame, is_missing: pd.Series, what: str, where: Path, reason: str = "") -> list[str]:
-    """Warn of the utterances without `what` ("wav" or "text"), which are replaced by zeros; return their ids.
+    """Warn of the utterances without `what` ("wav" or "text embedding"), which become zeros; return their ids.
 
     Raises `InputError` if they are more than 5%, or all of a session.
     """
@@ -78,25 +78,25 @@ def report_missing(table: pd.DataFrame, is_missing: pd.Series, what: str, where:
     if len(ids) > MISSING_LIMIT * len(table) or of_session.max() == 1:
         found += f", {of_session.max():.0%} of session {of_session.idxmax()}, such as {ids[0]}"
         raise InputError(
-            f"{found}; at most {MISSING_LIMIT:.0%} may be missing: give the path, or another --modality{reason}"
+            f"{found}; at most {MISSING_LIMIT:.0%} may be missing; give the right path or another --modality{reason}"
         )
     if ids:
-        warnings.warn(f"{found} and are replaced by zeros: {', '.join(ids)}{reason}", stacklevel=3)
+        warnings.warn(f"{found}; zeros are used for {', '.join(ids)}{reason}", stacklevel=3)
     return ids
 
 
 def make_windows(dialogue: Sequence[object], ws: int) -> np.ndarray:
-    """Windows of the last `ws` utterances of a dialogue, one window per utterance, which is the last in it.
+    """Windows of the last `ws` utterances of a dialogue, one window for each utterance, which is its last.
 
-    `dialogue` is equal for the utterances of one dialogue, which are in the order of time. The result holds utterance
-    numbers, padded on the left with -1: int64, shape = (N, ws).
+    `dialogue` is equal for the utterances of one dialogue, in the order of time. The result has utterance numbers,
+    padded on the left with -1: int64, shape = (N, ws).
     """
     numbers = pd.Series(np.arange(len(dialogue))).groupby(np.asarray(dialogue), sort=False)
     return np.stack([numbers.shift(back, fill_value=-1) for back in reversed(range(ws))], axis=1)
 
 
 def speaker_flags(speaker: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """Whether each utterance of a window has the speaker of its last one: PADDING, SAME_SPEAKER or OTHER_SPEAKER.
+    """The speaker flag of each utterance in a window: PADDING, SAME_SPEAKER (as the last utterance) or OTHER_SPEAKER.
 
     `speaker` is of N utterances, `windows` as of `make_windows`; the result is int64, shape = (B, ws).
     """
@@ -105,7 +105,7 @@ def speaker_flags(speaker: np.ndarray, windows: np.ndarray) -> np.ndarray:
 
 
 class Batch(NamedTuple):
-    """Tensors of B windows; None for a modality that is left out, and for labels where there are none."""
+    """Tensors of B windows; None for an unused modality and for missing labels."""
 
     audio: Tensor | None  # log-mels, (B, ws, 229, 313), channels-last, or speech embeddings, (B, ws, layers, dimension)
     text: Tensor | None  # float32, (B, ws, text_dim)
@@ -116,11 +116,11 @@ class Batch(NamedTuple):
 
     @property
     def target(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Emotion, arousal and valence, as the losses take them."""
+        """Emotion, arousal and valence, the target of the losses."""
         return self.emotion, self.arousal, self.valence
 
     def to(self, device: torch.device) -> Batch:
-        """The same on `device`; copies to a CUDA GPU go through pinned memory, so that nothing waits for them."""
+        """The batch on `device`; copies to a CUDA GPU use pinned memory and are asynchronous."""
 
         def move(t: Tensor) -> Tensor:
             if device.type == "cuda" and t.device.type == "cpu":
@@ -134,12 +134,12 @@ class WindowDataset:
     """Windows of `ws` utterances whose last one is one of `targets`, numbers of rows of the table.
 
     table, features : of all utterances of a role (see `read_utterances`), with labels or without
-    soft_targets : the raters' shares as labels; otherwise the majority labels, multi-hot
-    crop_seed : of random crops of utterances over 10 s, new ones every epoch; None for the central 10 s
-    majority : float32 majority labels of the targets, multi-hot, shape = (len(targets), 7), if there are labels
+    soft_targets : use soft labels (the raters' shares) instead of multi-hot majority labels
+    crop_seed : seed of random crops of utterances over 10 s, new in every epoch; None for the central 10 s
+    majority : float32 majority labels of the targets, multi-hot, shape = (len(targets), 7), with labels only
     has_affect : whether the targets have arousal and valence
-    class_counts : int64, shape = (7,), how often each emotion is a majority label of a target, ties counting each
-    weights : float64, shape = (len(targets),), by which `--sampler weighted` draws the targets
+    class_counts : int64, shape = (7,), number of targets with each emotion as a majority label; ties count for each
+    weights : float64, shape = (len(targets),), of the targets for `--sampler weighted`
     """
 
     def __init__(  # noqa: PLR0913 (the settings of a set, by name)
@@ -166,7 +166,7 @@ class WindowDataset:
             rows = table.iloc[self.targets]
             self.majority = multi_hot(rows["emotion"]).to_numpy(np.float32)
             self.class_counts = self.majority.sum(axis=0).astype(np.int64)
-            # Every emotion is drawn about as often: by 1 / its count, the mean over labels that tie
+            # Weight 1 / count, so that all emotions are drawn about as often; for ties the mean over the labels
             inverse = 1 / np.maximum(self.class_counts, 1)
             self.weights = torch.from_numpy(self.majority.astype(np.float64) @ inverse / self.majority.sum(axis=1))
             self.has_affect = bool(rows[["arousal", "valence"]].notna().all(axis=None))
@@ -178,7 +178,7 @@ class WindowDataset:
         return len(self.targets)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw new crops for utterances over 10 s: the same ones for the same seed and epoch."""
+        """Draw new crops of utterances over 10 s, equal for equal seed and epoch."""
         self.log_mels = self.features.log_mels
         if self.crop_seed is not None and self.log_mels is not None:
             generator = torch.Generator().manual_seed(self.crop_seed * 1_000_003 + epoch)
@@ -215,9 +215,9 @@ def _gather(embeddings: Tensor | None, windows: Tensor) -> Tensor | None:
 def shuffled_batches(
     n: int, batch_size: int, generator: torch.Generator, weights: Tensor | None = None
 ) -> list[Tensor]:
-    """The numbers below `n` in a new random order, in batches, without a partial last one.
+    """The numbers below `n` in a new random order, in full batches.
 
-    With `weights` (float64, shape = (n,)) `n` numbers are drawn by them instead, with replacement.
+    With `weights` (float64, shape = (n,)) `n` numbers are drawn with replacement instead.
     """
     if weights is None:
         order = torch.randperm(n, generator=generator)
@@ -228,7 +228,7 @@ def shuffled_batches(
 
 
 def prefetch(dataset: WindowDataset, batches: Iterable[Tensor], device: torch.device) -> Iterator[Batch]:
-    """The batches of these numbers on `device`; a second thread makes the next one while the caller uses this one."""
+    """The batches of these numbers on `device`; a second thread prepares the next batch."""
     with ThreadPoolExecutor(1, initializer=use_one_thread) as thread:
         pending = []
         for indices in batches:

@@ -1,12 +1,4 @@
-"""Run the published tables or a grid of options, report them beside published figures, and compare their runs.
-
-python experiments.py run                                         make the runs that have not finished, then the report
-python experiments.py run beyond --SorL speaker --seeds 5 --valid_split next --lr 1e-4
-python experiments.py run --grid lam=0.5,0.66 backbone=lstm,gru --jobs 2
-python experiments.py report                                      the tables of the runs that have finished
-python experiments.py compare 3.3:default 3.3:bidirectional       two rows, or two run folders
-python experiments.py runs                                        every run folder with its figures and its state
-"""
+"""Run the published tables or a grid of options, report them beside published figures, and compare their runs."""
 
 from __future__ import annotations
 
@@ -31,40 +23,54 @@ from reports.page import write_report
 from reports.runs import read_folders, read_runs
 from sweeps import plan as plans
 from sweeps.jobs import last_line, run_here
-from training.options import ArgumentParser, defaults, get_args_parser, names_of, number, parse_args
+from training.options import ArgumentParser, defaults, file_path, get_args_parser, names_of, number, parse_args
 from training.record import ENCODERS, find_run
 from utils import InputError, count, run_command
 
-SCOPES = ("data", "test", "model", "training")  # groups of main.py's options that hold for every run
-COMMANDS = ("run", "report", "compare", "runs")
-
-# The command line
+SCOPES = ("data", "test", "model", "training")  # of main.py's options that hold for every run
+TABLES = f"TABLE: {', '.join(plans.NAMES)} (default: those of the corpus except {', '.join(plans.NAMED)})."
+OF_MAIN = "Every option of main.py is accepted and holds for every run; the default of --epochs is 100."
+TABLE = "[TABLE ...] "
+SAME = "Give the options of the run command again, also those of main.py: they select the runs."
+COMMANDS = {  # by name: arguments, what it does, more about it, two examples
+    "run": (TABLE, "make the missing runs and the report", f"{TABLES} {OF_MAIN}", "3.3", "--grid lam=0.5,0.66"),
+    "report": (TABLE, "write the tables of the finished runs", f"{TABLES} {SAME}", "3.3", "3.3 --seeds 3"),
+    "compare": ("A B ", "compare two table rows or run folders", SAME, "backbone:lstm backbone:gru", "RUN latest"),
+    "runs": ("", "list every run folder with its figures and state", "", "--save_path exp", "--save_path exp/tables"),
+}
 
 
 def get_parser() -> ArgumentParser:
     """The command line without the options of main.py."""
-    parser = ArgumentParser(
-        usage="experiments.py COMMAND [TABLE ...] [options]",
-        description=__doc__,
-        epilog=f"TABLE: {', '.join(plans.NAMES)}; without one those of the corpus but {' and '.join(plans.NAMED)}.\n"
-        "All options of main.py hold for every run: see main.py --help. The default of --epochs is 100.\n"
-        "report and compare find the runs of the options that are given to them: give those of run again.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    examples = "experiments.py run 3.3 --seeds 3", "experiments.py compare backbone:lstm backbone:gru"
+    parser = ArgumentParser(examples, description=__doc__, usage="%(prog)s COMMAND [options]")
+    settings = {"dest": "command", "metavar": "COMMAND", "required": True, "prog": parser.prog}
+    commands = parser.add_subparsers(title="commands", **settings)
+    for name, (arguments, what, more, *lines) in COMMANDS.items():
+        texts = {"help": what, "description": f"{what.capitalize()}. {more}", "usage": f"%(prog)s {arguments}[options]"}
+        command = commands.add_parser(name, examples=[f"experiments.py {name} {line}" for line in lines], **texts)
+        if name != "runs":
+            add_selection(command, is_run=name == "run")
+        command.add_argument("--save_path", type=file_path, default=Path("exp"), help="folder of the run folders")
+    return parser
+
+
+def add_selection(parser: ArgumentParser, is_run: bool) -> None:
+    """Add the options that decide which runs there are; those of making them are shown for the command run."""
     add = parser.add_argument
-    add("command", choices=COMMANDS, metavar="COMMAND", help=", ".join(COMMANDS))
     add("--SorL", nargs="+", choices=ROLES, help="roles (default: those of the corpus)")
     sessions = {"type": lambda text: text if text == plans.NEXT else parse_sessions(text), "metavar": "SESSIONS"}
-    add("--valid_split", **sessions, help=f"sessions to validate on; {plans.NEXT}: for each fold those of the next one")
-    add("--seeds", type=number(int, 1, 1000), help="runs of each, with seeds from 0 (default: 1, or the table's)")
+    add("--valid_split", **sessions, help=f"sessions to validate on; {plans.NEXT}: of each fold, the fold after it")
+    add("--seeds", type=number(int, 1, 1000), help="number of seeds, from 0 (default: 1, or that of the table)")
     add("--grid", nargs="+", type=plans.parse_axis, metavar="NAME=A,B", help="all combinations of these values")
     folds = {"nargs": "+", "type": lambda text: tuple(parse_sessions(text)), "metavar": "SESSIONS"}
-    add("--test_split", **folds, help="folds of the grid (default: 13-16, or 1-8 of KEMDy20)")
-    learning = f"options of finetune.py for {plans.FINETUNED}, such as '--epochs 3 --lr 1e-5'"
+    add("--test_split", **folds, help="test sessions of the grid (default: 13-16, or 1-8 of KEMDy20)")
+    learning = f"options of finetune.py for the table {plans.FINETUNED}, such as '--epochs 3 --lr 1e-5'"
     add("--finetune", type=shlex.split, metavar="OPTIONS", default=[], help=learning)
-    add("--keep_encoders", action="store_true", help=f"keep the weights of the encoders of {plans.FINETUNED}")
-    add("--jobs", type=number(int, 1, 256), default=1, help="runs at once on this machine, which share its GPUs")
-    return parser
+    keep = f"keep the weights of the encoders of the table {plans.FINETUNED}"
+    add("--keep_encoders", action="store_true", help=keep if is_run else argparse.SUPPRESS)
+    jobs = "parallel runs on this machine, which share its GPUs"
+    add("--jobs", type=number(int, 1, 256), default=1, help=jobs if is_run else argparse.SUPPRESS)
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, argparse.Namespace]:
@@ -73,16 +79,14 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, argparse.Namespace]:
     of_main = get_args_parser()
     of_main.add_argument("names", nargs="*")
     of_main.set_defaults(epochs=plans.EPOCHS)
-    if args.valid_split is not None:
-        rest += ["--valid_split", "1"]  # which --select best asks for; the plan replaces it
+    rest += ["--save_path", str(args.save_path)]
+    if vars(args).get("valid_split") is not None:
+        rest += ["--valid_split", "1"]  # for --select; the plan replaces it
     return args, parse_args(rest, of_main)
 
 
-# From the command line to the runs
-
-
 def plan(args: argparse.Namespace, options: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The planned runs of a command line with what has finished of them, and the options that all of them share."""
+    """The planned runs of a command line, with the results of the finished ones, and the options of all runs."""
     own = {"valid_split": args.valid_split, "finetune": args.finetune}
     named = {name: vars(options)[name] for name in ENCODERS if vars(options)[name]}
     own |= {name: str(Path(place).resolve()) for name, place in named.items() if Path(place).is_dir()}  # for all runs
@@ -98,7 +102,7 @@ def plan(args: argparse.Namespace, options: argparse.Namespace) -> tuple[pd.Data
 
 
 def choose_tables(args: argparse.Namespace, names: Sequence[str], data_path: Path) -> dict[str, plans.Table]:
-    """The tables that are named; without names a grid alone, and without a grid those of the corpus."""
+    """The named tables; without names only the grid, and without a grid the tables of the corpus."""
     corpus = corpus_of(data_path)
     known = plans.tables_of(corpus)
     if args.command == "compare":
@@ -117,14 +121,11 @@ def choose_tables(args: argparse.Namespace, names: Sequence[str], data_path: Pat
     return tables
 
 
-# The commands
-
-
 def make_runs(entries: pd.DataFrame, args: argparse.Namespace, options: argparse.Namespace) -> None:
-    """Make the runs that have not finished; warn of those that cannot be made, and raise `InputError` if none can."""
+    """Make the runs that have not finished; warn of runs that cannot be made, and raise `InputError` if none can."""
     distinct = entries.drop_duplicates("run_id")  # a run that tables share is made once
     todo = distinct[distinct["folder"].isna()]
-    print(f"{count(len(distinct), 'run')}, {len(distinct) - len(todo)} finished already", flush=True)
+    print(f"{count(len(distinct), 'run')}, {len(distinct) - len(todo)} already finished", flush=True)
     for error in todo["error"].dropna().unique():
         if todo["error"].notna().all():
             raise InputError(error)
@@ -133,9 +134,9 @@ def make_runs(entries: pd.DataFrame, args: argparse.Namespace, options: argparse
 
 
 def report(entries: pd.DataFrame, settings: dict[str, Any], save_path: Path) -> int:
-    """Write the tables of what has finished into SAVE_PATH/report, and return the number of other runs."""
+    """Write the tables of finished runs into SAVE_PATH/report, and return the number of other runs."""
     if not save_path.is_dir():
-        raise InputError(f"{save_path}: no such folder; --save_path is the one that main.py writes run folders into")
+        raise InputError(f"{save_path}: no such folder; give the --save_path of the runs")
     reasons = [last_line(save_path, run_id) or "not finished" for run_id in entries["run_id"]]
     folder = save_path / "report"
     folder.mkdir(parents=True, exist_ok=True)
@@ -149,7 +150,7 @@ def report(entries: pd.DataFrame, settings: dict[str, Any], save_path: Path) -> 
 def compare_rows(args: argparse.Namespace, options: argparse.Namespace) -> str:
     """The comparison of two rows or two run folders, as text."""
     if len(options.names) != 2:
-        raise InputError("compare takes two rows, such as 3.3:default 3.3:bidirectional, or two run folders")
+        raise InputError("compare needs two rows, such as 3.3:default 3.3:bidirectional, or two run folders")
     sides = []
     for name in options.names:
         table, _, row = name.partition(":")
@@ -171,10 +172,10 @@ def compare_rows(args: argparse.Namespace, options: argparse.Namespace) -> str:
 
 
 def runs_table(save_path: Path) -> str:
-    """The run folders in `save_path`, the oldest first, with the options in which they differ; `InputError` if none."""
+    """The run folders in `save_path`, oldest first, with the options in which they differ; `InputError` if none."""
     runs = read_folders(save_path)
     if runs.empty:
-        raise InputError(f"{save_path}: no run folder; --save_path is the one that main.py writes run folders into")
+        raise InputError(f"{save_path}: contains no run folder; give the --save_path of the runs")
     table = pd.DataFrame({"folder": [folder.name for folder in runs["folder"]]})
     for name in sorted(names_of("test", "model", "training") & {*runs}):
         texts = runs[name].astype(str).where(runs[name].notna(), str(defaults()[name]))
@@ -192,25 +193,28 @@ def runs_table(save_path: Path) -> str:
 
 
 def execute(args: argparse.Namespace, options: argparse.Namespace) -> int:
-    """Carry out a command, and return the number of runs that it should have made and that have not finished."""
+    """Execute a command, and return the number of its runs that have not finished."""
     if args.command == "runs":
         print(runs_table(options.save_path))
     elif args.command == "compare":
         print(compare_rows(args, options))
     elif args.command == "report":
         entries, settings = plan(args, options)
-        begun = entries.groupby("table")["folder"].transform("count") > 0
-        report(entries[begun].reset_index(drop=True) if begun.any() else entries, settings, options.save_path)
+        has_runs = entries.groupby("table")["folder"].transform("count") > 0
+        report(entries[has_runs].reset_index(drop=True) if has_runs.any() else entries, settings, options.save_path)
     else:
-        encoders = plans.lacking_encoders(plan(args, options)[0], args.keep_encoders)
-        run_here(encoders, options.save_path, args.jobs, options.gpu_id)  # without them their runs have no id
-        make_runs(plan(args, options)[0], args, options)
+        entries, _ = plan(args, options)
+        encoders = plans.lacking_encoders(entries, args.keep_encoders)
+        if not encoders.empty:
+            run_here(encoders, options.save_path, args.jobs, options.gpu_id)
+            entries, _ = plan(args, options)  # the run ids depend on the embeddings
+        make_runs(entries, args, options)
         return report(*plan(args, options), options.save_path)
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 1 when a run has not finished."""
+    """Run the command line and return its exit status, 1 if a run has not finished."""
     unfinished: list[int] = []
     status = run_command(lambda: unfinished.append(execute(*parse(sys.argv[1:] if argv is None else argv))))
     return status or int(any(unfinished))

@@ -1,10 +1,7 @@
 """Export a trained run in the layout of the Hugging Face hub: config.json, model.safetensors and a model card.
 
-python export.py exp/<run> OUT
-
-MATE.from_pretrained("OUT or a name on the hub") loads it, and .push_to_hub("user/model") uploads it:
-
-from export import MATE
+`from export import MATE`: `MATE.from_pretrained("OUT, or a name on the hub")` loads it, `.push_to_hub("user/model")`
+uploads it.
 """
 
 from __future__ import annotations
@@ -28,7 +25,7 @@ from corpora.sessions import format_sessions
 from reports.result import COMPARED, verdict_text
 from training.devices import set_up_process
 from training.options import ArgumentParser, file_path, names_of
-from training.record import TrainedRun, caveats, load_run, unfinished
+from training.record import TrainedRun, caveats, load_run, newest_run, unfinished
 from utils import InputError, read_json, run_command
 
 
@@ -50,20 +47,21 @@ class MATE(
         self.eval()  # from_pretrained of huggingface_hub 1 leaves it in training mode
 
     def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
-        """The card, from the parameters alone, so that a model that was loaded and is pushed has the same."""
+        """The card, made from the parameters only, so that a loaded model has the same card when it is pushed."""
         template = Path(__file__).parent / "prediction" / "model_card.md"
         environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
         text = environment.from_string(template.read_text("utf-8")).render(**self.about, compared=COMPARED)
         about = self._hub_mixin_info.model_card_data.to_dict()
-        if self.about["data"].get("synthetic") == "yes":  # made by this program, under its licence
+        if self.about["data"].get("synthetic") == "yes":  # made by this program, under the MIT licence
             about = {name: value for name, value in about.items() if name != "license_name"} | {"license": "mit"}
         return ModelCard(f"---\n{ModelCardData(**about).to_yaml()}\n---\n\n{text}")
 
 
 def export(run: Path, out: Path) -> Path:
-    """Write the new folder `out`, whole or not at all; `InputError` where it exists or the run cannot be loaded."""
+    """Write the new folder `out`, atomically; `InputError` if it exists or the run cannot be loaded."""
     if out.exists():
-        raise InputError(f"{out}: exists already and is not overwritten; give a new folder")
+        raise InputError(f"{out}: already exists; give a new folder")
+    run = newest_run(run)
     trained = load_run(run)
     exported = MATE(**parameters(trained))
     for sentence in filter(None, [*caveats(trained.record.data), exported.about["card"]["unfinished"]]):
@@ -76,13 +74,13 @@ def export(run: Path, out: Path) -> Path:
             exported.save_pretrained(made)
         except (OSError, SafetensorError) as error:
             raise InputError(f"{out}: cannot be written ({error})") from error
-        (made / "model.safetensors").chmod((made / "config.json").stat().st_mode)  # safetensors: for its owner alone
+        (made / "model.safetensors").chmod((made / "config.json").stat().st_mode)  # safetensors: for the owner only
         made.rename(out)
     return out
 
 
 def parameters(trained: TrainedRun) -> dict[str, dict[str, Any]]:
-    """`options` and `data` of a run's record, and what else its `card` says, without any path of this machine."""
+    """`options` and `data` of a run's record, and values for its `card`, without paths of this machine."""
     options = {name: vars(trained.options)[name] for name in sorted(names_of("model", "test") - {"audio_model"})}
     data = dict(trained.record.data)
     if Path(data.get("text_model", "")).is_absolute():
@@ -103,9 +101,10 @@ def parameters(trained: TrainedRun) -> dict[str, dict[str, Any]]:
 
 
 def get_args_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Export a trained run for the Hugging Face hub, with a model card.")
-    parser.add_argument("run", metavar="RUN", type=file_path, help="run folder")
-    parser.add_argument("out", metavar="OUT", type=file_path, help="new folder")
+    examples, usage = ("export.py exp/latest my_model", "predict.py my_model talk.wav --transcribe"), "%(prog)s RUN OUT"
+    parser = ArgumentParser(examples, description="Export a run in the layout of the Hugging Face hub.", usage=usage)
+    parser.add_argument("run", metavar="RUN", type=file_path, help="run folder to export")
+    parser.add_argument("out", metavar="OUT", type=file_path, help="new folder to write")
     return parser
 
 

@@ -1,10 +1,6 @@
 """Fine-tune a text or a speech encoder on the training sessions of a corpus, one utterance at a time.
 
-python finetune.py --data_path data/KEMDy19 --text_model klue/roberta-base --test_split 13-16
-python finetune.py --data_path data/KEMDy19 --audio_model team-lucid/hubert-base-korean --test_split 13-16
-torchrun --nproc_per_node 2 finetune.py ...
-
-The folder that it makes is an encoder, for preprocessing.py --text_model FOLDER or --audio_model FOLDER.
+It writes an encoder folder for preprocessing.py --text_model FOLDER or --audio_model FOLDER.
 """
 
 from __future__ import annotations
@@ -52,9 +48,9 @@ OF_CALL = ("data_path", "audio_path", "save_path", "resume", "report_to", "gpu_i
 
 
 def finetune(options: argparse.Namespace) -> Path:
-    """Fine-tune the encoder that `options` of `get_args_parser` name, test it, and return its folder.
+    """Fine-tune the encoder of `options` (see `get_args_parser`), test it, and return its folder.
 
-    Raises `InputError` if the encoder, the corpus or the folder cannot be used, or training fails.
+    Raises `InputError` if the encoder, the corpus or the folder cannot be used, or if training fails.
     """
     options, name = resolve_sessions(options), options.text_model or options.audio_model
     folder = options.save_path.absolute() / folder_name(options)
@@ -81,7 +77,7 @@ def finetune(options: argparse.Namespace) -> Path:
         inputs = read_inputs(encoder, table, options.data_path, options.audio_path)
         tables = {part: table[table["session"].isin(sessions[part]) & table["id"].isin(inputs)] for part in sessions}
         if empty := [part for part in sessions if sessions[part] and tables[part].empty]:
-            raise InputError(f"{options.data_path}: no usable wav of any {empty[0]} session; give their --audio_path")
+            raise InputError(f"{options.data_path}: no usable wav in the {empty[0]} sessions; give --audio_path")
         checkpoint = devices.on_main_process(processes, lambda: begin(folder, record, options.resume, stack))
         if checkpoint == folder:
             return folder
@@ -91,15 +87,13 @@ def finetune(options: argparse.Namespace) -> Path:
         torch.manual_seed(options.seed)
         model = EmotionModel(encoder, make_loss("normal", options.lam, 0.0, np.zeros(N_EMOTIONS), affect=affect))
         if options.gradient_checkpointing:
-            old = encoder.model.gradient_checkpointing_enable  # its name in transformers 5.0
+            old = encoder.model.gradient_checkpointing_enable  # its name before transformers 5.1
             getattr(encoder.model, "activation_checkpointing_enable", old)()
         if processes.is_main_process:
             record["left_out"] = len(table) - len(inputs)
-            counts = (
-                f"{part} {format_sessions(sessions[part])} ({len(tables[part]):,})" for part in tables if sessions[part]
-            )
+            counts = (f"{part} {data[f'{part}_sessions']} ({len(tables[part]):,})" for part in tables if sessions[part])
             print(f"{'corpus:':<10}{corpus_summary(data)}\n{'encoder:':<10}{encoder_summary(data, encoder.kind)}")
-            print(f"{'sessions:':<10}{', '.join(counts)}; left out, without a usable wav: {record['left_out']}")
+            print(f"{'sessions:':<10}{', '.join(counts)}; {record['left_out']} utterances without usable wav")
             print(f"{'device:':<10}{environment['device']}, bfloat16: {environment['bfloat16']}")
             print(f"{'folder:':<10}{folder}", flush=True)
 
@@ -114,7 +108,7 @@ def finetune(options: argparse.Namespace) -> Path:
 
 
 def choose_device(gpu_id: str | None) -> torch.device:
-    """The device of `--gpu_id`, of several processes one each; Trainer, which takes all GPUs, sees only this one."""
+    """The device of `--gpu_id`, one for each process. Trainer uses all visible GPUs, so only this GPU stays visible."""
     if devices.n_processes() > 1 and gpu_id != "cpu" and torch.cuda.is_available():
         return devices.pick_device(os.environ["LOCAL_RANK"])
     if gpu_id == "cpu":
@@ -125,7 +119,7 @@ def choose_device(gpu_id: str | None) -> torch.device:
 
 
 def training_arguments(options: argparse.Namespace, folder: Path) -> transformers.TrainingArguments:
-    """The settings of Trainer; making them joins the processes of the run."""
+    """The settings of Trainer; creating them joins the processes of the run."""
     device, tracker = choose_device(options.gpu_id), options.report_to
     if tracker != "none" and importlib.util.find_spec(tracker) is None:
         raise InputError(f"--report_to {tracker}: not installed; pip install {tracker}, or give none")
@@ -150,12 +144,12 @@ def training_arguments(options: argparse.Namespace, folder: Path) -> transformer
 
 
 def begin(folder: Path, record: Mapping[str, Any], resume: bool, stack: contextlib.ExitStack) -> Path | None:
-    """Lock and begin a folder; returns the checkpoint to go on from, if there is one, or `folder` if it is finished."""
+    """Lock a folder and write its record; return the checkpoint to resume from, if any, or `folder` if finished."""
     states = folder.glob(f"{CHECKPOINTS}/*/trainer_state.json")  # the last file of a checkpoint
     checkpoints = [path.parent for path in states if path.stat().st_size]
     is_finished = (folder / "model.safetensors").exists() and "figures" in read_json(folder / RECORD)
     if (is_finished or checkpoints) and not resume:
-        what = "finished already, and not overwritten; rename it" if is_finished else "unfinished; go on with --resume"
+        what = "already finished; rename the folder" if is_finished else "unfinished; resume with --resume"
         raise InputError(f"{folder}: {what}, or remove it")
     folder.mkdir(parents=True, exist_ok=True)
     stack.enter_context(lock_folder(folder, "fine-tuning"))
@@ -165,27 +159,26 @@ def begin(folder: Path, record: Mapping[str, Any], resume: bool, stack: contextl
     stored = read_json(folder / RECORD)
     for part, name in ((kind, name) for kind in ("options", "data") for name in record[kind]):
         if (before := stored[part].get(name)) != (now := record[part][name]):
-            raise InputError(f"{folder} was begun with {name} {before}, not {now}; give the same, or remove it")
+            raise InputError(f"{folder}: started with {name} {before}, not {now}; give the same value, or remove it")
     if is_finished:
-        print(f"{folder}: finished already")
+        print(f"{folder}: already finished")
         return folder
     return max(checkpoints, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 def finish(folder: Path, record: dict[str, Any], model: EmotionModel, table: pd.DataFrame, inputs: Inputs) -> None:
-    """Test the model, write the encoder, its card and at last its record, and remove the checkpoints."""
+    """Test the model, write the encoder, its card and finally its record, and remove the checkpoints."""
     rows = predictions_table(table, range(len(table)), test(model, table, inputs))
     found, bounds = metric.figures(rows), metric.bootstrap([metric.dialogue_sums(rows)[:, None]])[["low", "high"]]
-    record["figures"] = {name: found[name] for name in ("n", "n_single_label")} | metric.rounded(
-        found, metric.WHOLE_FIGURES
-    )
+    record["figures"] = {name: found[name] for name in ("n", "n_single_label")}
+    record["figures"] |= metric.rounded(found, metric.WHOLE_FIGURES)
     defined = [name for name in metric.WHOLE_FIGURES if record["figures"][name] is not None]
     record["intervals"] = {name: metric.bounds_of(bounds.loc[name]) for name in defined}
     write_csv(folder / "predictions.csv", rows)
     write_encoder(folder, model.source, record)
     write_json(folder / RECORD, record)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    print(f"single utterances of the test sessions, {found['n']}, {found['n_single_label']} of them with one label:")
+    print(f"test on {found['n']} single utterances, {found['n_single_label']} of them with one majority label:")
     for name in defined:
         print(f"{metric.HEADINGS[name]:<12} {found[name]:.3f}  {format_interval(*bounds.loc[name])}")
     print(f"encoder: {folder}")
@@ -193,13 +186,13 @@ def finish(folder: Path, record: dict[str, Any], model: EmotionModel, table: pd.
 
 @contextlib.contextmanager
 def one_line_errors(folder: Path) -> Iterator[None]:
-    """Add to an interrupt how to resume, and report what ends training as an `InputError`."""
+    """Add to an interrupt how to resume, and convert errors that end training to `InputError`."""
     try:
         yield
     except (KeyboardInterrupt, engine.NonFinite, OSError, RuntimeError, MemoryError, SafetensorError) as error:
         print(file=sys.stderr)  # below the progress bar
         if isinstance(error, KeyboardInterrupt):
-            error.args = ("go on with the same command and --resume",)
+            error.args = ("resume with the same command and --resume",)
         elif isinstance(error, engine.NonFinite):
             raise InputError(f"{error}; remove {folder} and try a smaller --lr") from error
         elif fault := fault_of_machine(error):

@@ -13,7 +13,7 @@ from constants import EMOTIONS
 Outputs = tuple[Tensor, Tensor, Tensor]  # emotion (B, 7), arousal (B, 1), valence (B, 1)
 Loss = Callable[[Outputs, Outputs], Tensor]
 
-CCC_EPS = 1e-8  # keeps the CCC of a batch whose ratings are all the same from 0 / 0
+CCC_EPS = 1e-8  # avoids 0 / 0 for a batch with equal ratings
 
 
 def ccc_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -28,8 +28,8 @@ def ccc_loss(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def affect_loss(prediction: Outputs, target: Outputs, kind: str = "mse") -> Tensor:
-    """The loss of arousal plus that of valence, a scalar: `mse`, `ccc` (1 - CCC of the batch), `mse_ccc`, both, or
-    `none`, 0 with a gradient of 0, which processes that average gradients need."""
+    """The loss of arousal plus that of valence, a scalar: `mse`, `ccc` (1 - CCC of the batch), `mse_ccc` (both), or
+    `none`: 0 with a gradient of 0, for processes that average gradients."""
     if kind == "none":
         return 0 * (prediction[1] + prediction[2]).sum()
     if kind == "mse":
@@ -46,8 +46,8 @@ def class_balanced_weights(class_counts: np.ndarray, beta: float) -> Tensor:
     """
     counts = np.asarray(class_counts)
     if absent := [emotion for emotion, count in zip(EMOTIONS, counts, strict=True) if count == 0]:
-        what = "cbloss gives it the weight of the rarest class that occurs"
-        warnings.warn(f"no training window is labelled {', '.join(absent)}: {what}", stacklevel=2)
+        weight = "cbloss uses the weight of the rarest other class"
+        warnings.warn(f"no training window has the label {', '.join(absent)}; {weight}", stacklevel=2)
     smallest = counts[counts > 0].min(initial=counts.max(initial=1))
     n = np.maximum(counts // smallest, 1)
     return torch.tensor((1 - beta) / (1 - beta**n), dtype=torch.float32)

@@ -1,9 +1,4 @@
-"""Train and test MATE on KEMDy19, KEMDy20 or a corpus in their layout.
-
-python main.py --SorL speaker --epochs 100
-python main.py --resume <run folder>
-python main.py --test_only --test_path <run folder>
-"""
+"""Train and test MATE on KEMDy19, KEMDy20 or a corpus in the same layout."""
 
 from __future__ import annotations
 
@@ -42,26 +37,26 @@ from training import batch_norm, checkpoint, devices, engine, progress, record
 from training.data_record import data_record, encoders_text
 from utils import InputError, new_folder, run_command
 
-SAVE_SECONDS = 60  # at least, between two checkpoints
-CHECK_EVERY = 50  # steps between looks at the loss on a GPU, each of which waits for it
+SAVE_SECONDS = 60  # minimum time between two checkpoints
+CHECK_EVERY = 50  # steps between updates of the shown loss on a GPU: reading the loss waits for the GPU
 
 
 def train(options: argparse.Namespace, on_epoch: Callable[[int, dict[str, float]], object] | None = None) -> Path:
-    """Train a run with options of `make_options`, or resume one, and test it; return its folder.
+    """Train a new run with the options of `make_options`, or resume a run; test it, and return its folder.
 
-    `on_epoch` is called after each epoch with its number and its figures, named as in history.csv; an exception that it
-    raises, such as optuna.TrialPruned, ends the run. Raises `InputError` where the options, the corpus or the folder
-    cannot be used, or training failed.
+    `on_epoch` is called after each epoch with its number and its figures, named as in history.csv. An exception in it,
+    such as optuna.TrialPruned, ends the run. Raises `InputError` if the options, the corpus or the folder cannot be
+    used, or if training fails.
     """
     with devices.joined_processes(options) as (accelerator, device), contextlib.ExitStack() as stack:
-        # 1. The record of the run: options, data and environment; and the folder of one that is resumed
-        first, folder = accelerator.is_main_process, None  # the first process alone writes and prints
+        # 1. The record of the run (options, data, environment), and the folder of a resumed run
+        first, folder = accelerator.is_main_process, None  # only the first process writes and prints
         if options.resume not in (None, "auto"):
             folder = record.find_run(options.save_path, options.resume)
             options = record.options_to_resume(folder, options)
             if (folder / "result.json").exists():
-                (folder / checkpoint.CHECKPOINT).unlink(missing_ok=True)  # the run was killed after its last line
-                devices.on_main_process(accelerator, lambda: print(f"{folder}: finished already"))
+                (folder / checkpoint.CHECKPOINT).unlink(missing_ok=True)  # the run was killed after writing its result
+                devices.on_main_process(accelerator, lambda: print(f"{folder}: already finished"))
                 return folder
         options = record.resolve_sessions(options)
         table = read_utterances(options.data_path, options.SorL)
@@ -76,11 +71,11 @@ def train(options: argparse.Namespace, on_epoch: Callable[[int, dict[str, float]
         # 2. The model and the windows of each split
         torch.manual_seed(options.seed)
         model = MATE.from_options(options, data)
-        anew = checkpoint.begin_with(model, init.model.state_dict()) if init else []
+        new_layers = checkpoint.load_matching(model, init.model.state_dict()) if init else []
         model = engine.to_device(model, device)
         sessions = {"train": train_sessions, "validate": options.valid_split or [], "test": options.test_split}
         if first:
-            print(progress.run_summary(options, data, table, sessions, model, anew), flush=True)
+            print(progress.run_summary(options, data, table, sessions, model, new_layers), flush=True)
         windows = partial(windows_of, options, table, engine.load_all_features(options, table, accelerator).to(device))
         train_set = windows(sessions["train"], soft_targets=True, crop_seed=options.seed, audio_dtype=dtype)
         valid_set = windows(sessions["validate"], soft_targets=True)
@@ -93,10 +88,7 @@ def train(options: argparse.Namespace, on_epoch: Callable[[int, dict[str, float]
             history = fit(folder, options, model, (train_set, valid_set), accelerator, on_epoch)
             if first:
                 save_figure(plot_loss_curve(history), folder / record.TRAINED)
-            if not options.no_test:
-                finish(folder, options, model, (train_set, valid_set, test_set), accelerator)
-            elif first:
-                print(f"not tested, which main.py --resume does later\nrun folder: {folder}")
+            finish(folder, options, model, (train_set, valid_set, test_set), accelerator)
         return folder
 
 
@@ -108,9 +100,9 @@ def fit(
     accelerator: Accelerator,
     on_epoch: Callable[[int, dict[str, float]], object] | None,
 ) -> list[checkpoint.Row]:
-    """The training loop, from the run's checkpoint on if it has one; returns the history. `model` is then as tested.
+    """Train `model`, from the run's checkpoint if there is one; return the history. It ends with the weights to test.
 
-    Of several processes each trains on its part of every batch, and gradients are averaged.
+    Each of several processes trains on its part of every batch; the gradients are averaged.
     """
     (train_set, valid_set), device, first = sets, next(model.parameters()).device, accelerator.is_main_process
     n, rank, counts = accelerator.num_processes, accelerator.process_index, train_set.class_counts
@@ -145,7 +137,7 @@ def fit(
                 batch_norm.compute_statistics(model, train_set, options, epoch, accelerator)
             history.append(row | validate(options, model, valid_set, loss_function, accelerator))
             scheduler.step()
-            if options.select == "best" and checkpoint.best_epoch(history, options.monitor) == epoch:
+            if options.select != "last" and checkpoint.best_epoch(history, options.select) == epoch:
                 best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             if first and (checkpoint.is_over(history, options) or time.monotonic() - saved_at >= SAVE_SECONDS):
                 checkpoint.save_checkpoint(folder, run_id, state, history, best)
@@ -165,28 +157,28 @@ def fit(
 def validate(
     options: argparse.Namespace, model: MATE, windows: WindowDataset, loss_function: Loss, accelerator: Accelerator
 ) -> dict[str, float]:
-    """Loss and figures of the validation windows, named as in history.csv; nothing without `--valid_split`."""
+    """Loss and figures of the validation windows, named as in history.csv; empty without `--valid_split`."""
     if not len(windows):
         return {}
     prediction = engine.predict_windows(options, model, windows, accelerator)
     loss = engine.mean_loss([loss_function(prediction, [label.to(prediction[0].device) for label in windows.labels])])
     rows = predictions_table(windows.table, windows.targets, engine.to_arrays(prediction))
     figures = validation_figures(rows, options.batch_size)
-    if options.monitor == "macro_f1" and "macro_f1" not in figures:
-        raise InputError("--monitor macro_f1: no window of --valid_split has a single majority label; take another")
+    if options.select == "macro_f1" and "macro_f1" not in figures:
+        raise InputError("--select macro_f1: no window of --valid_split has a single majority label; choose another")
     return {f"valid_{name}": value for name, value in ({"loss": loss} | figures).items()}
 
 
 def finish(
     folder: Path, options: argparse.Namespace, model: MATE, sets: Sequence[WindowDataset], accelerator: Accelerator
 ) -> None:
-    """Test a run whose training is over, and delete its checkpoint."""
+    """Test a trained run, and delete its checkpoint."""
     (train_set, valid_set, test_set), data, temperature = sets, record.Record.read(folder).data, 1.0
     if options.temperature:
         emotion = engine.predict_windows(options, model, valid_set, accelerator)[0]
         temperature = engine.choose_temperature(emotion, valid_set.labels[0])
     prediction = engine.predict_windows(options, model, test_set, accelerator, "testing")
-    epoch = checkpoint.epoch_of_weights(folder, options.select, options.monitor)
+    epoch = checkpoint.epoch_of_weights(folder, options.select)
     arrays, facts = engine.to_arrays(prediction, temperature), {"epoch": epoch, "temperature": temperature}
     facts |= batch_norm.compare_statistics(model, train_set, options)
     if accelerator.is_main_process:
@@ -202,10 +194,10 @@ def report(
     windows: WindowDataset,
     arrays: Mapping[str, np.ndarray],
     train_sessions: Sequence[int],
-    other: Mapping[str, np.ndarray] | None = None,  # what is predicted from other texts
+    other: Mapping[str, np.ndarray] | None = None,  # predictions from other texts
     **facts: Any,
 ) -> None:
-    """Write the files of a test into `folder` and print its figures; `facts` are what `result.json` has besides."""
+    """Write the files of a test into `folder` and print its figures; `facts` are further entries of `result.json`."""
     train_rows = windows.table[windows.table["session"].isin(train_sessions)]
     rows = predictions_table(windows.table, windows.targets, arrays, train_rows)
     tested = windows.table.iloc[windows.targets]
@@ -218,11 +210,10 @@ def report(
 
 
 def test(options: argparse.Namespace) -> Path:
-    """Test a run folder, of this program or of the published one; return the new folder inside it.
+    """Test the run folder `options.test_path`, also one of the published program; return the new folder inside it.
 
-    `options.test_path` names it. Of the other options those that the user gave may choose other sessions to test,
-    another corpus, role, batch size or precision. Raises `InputError` where the folder or the corpus cannot be used, or
-    an option contradicts the trained model.
+    Given options may choose other test sessions, another corpus, role, batch size or precision. Raises `InputError` if
+    the folder or the corpus cannot be used, or if an option contradicts the trained model.
     """
     with devices.joined_processes(options) as (accelerator, device):
         first, text_encoder = accelerator.is_main_process, options.text_model

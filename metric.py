@@ -1,6 +1,6 @@
-"""Figures of emotion, arousal and valence from rows of predictions.csv: by batch as published, and over all at once.
+"""Figures of emotion, arousal and valence from rows of predictions.csv: by batch as published, and over all windows.
 
-Sums over windows determine every figure over all at once: a bootstrap over dialogues adds the sums of those it draws.
+Figures over all windows are computed from sums over windows: a bootstrap adds the sums of the drawn dialogues.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ SINGLE_LABEL_FIGURES = ("weighted_f1", "macro_f1", "accuracy")  # over the windo
 WHOLE_FIGURES = (*SINGLE_LABEL_FIGURES, "ccc_arousal", "ccc_valence")  # over all windows at once
 MAIN_FIGURES = (*WHOLE_FIGURES, "F1")  # those that have an interval, F1 over all windows at once
 HEADINGS = {name: name for name in BATCH_FIGURES} | {"ccc_arousal": "CCC arousal", "ccc_valence": "CCC valence"}
-HEADINGS |= {"weighted_f1": "weighted F1", "macro_f1": "macro F1", "accuracy": "accuracy"}
+HEADINGS |= {"weighted_f1": "weighted F1", "macro_f1": "macro F1", "accuracy": "accuracy (WA)"}
 
 EPS = 1e-3  # in the published denominators
 CENTRE = sum(AFFECT_RANGE) / 2  # subtracted from arousal and valence: sums of smaller squares lose fewer digits
-CONSTANT = 1e-12  # a variance up to this is rounding; one window in a million that is off by 1e-2 has 100 times as much
+CONSTANT = 1e-12  # smaller variances are rounding: one in a million windows that is off by 1e-2 gives 100 times as much
 CONFIDENCE = 0.95
-RESAMPLES = 1_999  # more move the bounds of an interval by some thousandths
-MAX_SEEDS = 100  # that a comparison asks for
+RESAMPLES = 1_999  # more of them change the bounds by some thousandths
+MAX_SEEDS = 100  # largest number of seeds that a comparison suggests
 
 
 def multi_hot(labels: pd.Series) -> np.ndarray:
-    """Majority labels, `happy;surprise` where two tie, as bool, shape = (N, 7)."""
+    """Majority labels (`happy;surprise` for a tie) as bool, shape = (N, 7)."""
     codes, names = pd.factorize(labels)
     of_name = np.array([[emotion in name.split(";") for emotion in EMOTIONS] for name in names], dtype=bool)
     return of_name.reshape(-1, N_EMOTIONS)[codes]
 
 
 def ranked(probabilities: np.ndarray | pd.DataFrame) -> np.ndarray:
-    """Labels from the likeliest to the least likely, in label order where equally likely; int64, shape = (N, 7)."""
+    """Labels by decreasing probability, equal ones in label order; int64, shape = (N, 7)."""
     return np.argsort(-np.asarray(probabilities), axis=1, kind="stable")
 
 
 def with_prediction(rows: pd.DataFrame, emotion: str | pd.Series) -> pd.DataFrame:
-    """A copy of `rows` whose predicted emotion is `emotion`, for all or row by row, with a probability of 1."""
+    """A copy of `rows` that predicts `emotion` (one for all rows, or one for each) with probability 1."""
     rows = rows.assign(pred_emotion=emotion)
     return rows.assign(**{f"p_{name}": (rows["pred_emotion"] == name).astype(float) for name in EMOTIONS})
 
 
 def window_values(rows: pd.DataFrame) -> np.ndarray:
-    """What each window adds to the sums from which `figures_of_sums` computes; float64, shape = (N, 36).
+    """The values of each window whose sums `figures_of_sums` uses; float64, shape = (N, 36).
 
-    They are 1; whether the predicted emotion is a true one, and that over the number of true ones; of arousal and of
-    valence, both less `CENTRE`, the prediction p, the target t, p², t², pt and |p - t|; and of a window with one true
-    label, for each emotion whether it is both that label and the predicted one, the label, and the predicted one.
+    They are 1; whether the predicted emotion is a true one, also divided by the number of true ones; for arousal and
+    valence, minus `CENTRE`, the prediction p, the target t, p², t², pt and |p - t|; and for windows with one true
+    label, indicators of each emotion: label and predicted, label, predicted.
     """
     true, predicted = multi_hot(rows["true_emotion"]), multi_hot(rows["pred_emotion"])
     n_true, right = true.sum(axis=1), (true & predicted).any(axis=1)
@@ -72,16 +72,15 @@ def window_values(rows: pd.DataFrame) -> np.ndarray:
 
 
 def figures_of_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """The figures of windows from the sums of their `window_values`: of shape (..., 36), each of shape (...).
+    """The figures of windows from the sums of their `window_values`, shape = (..., 36); each has shape (...).
 
-    Accuracy, balanced accuracy, macro and weighted F1 are over the windows with one majority label, NaN without any;
-    macro F1 is the mean over the emotions that occur as a label or as a prediction, balanced accuracy over those that
-    occur as a label. `F1` is the published one, of precision@1 and recall@1. CCC is the concordance correlation
-    coefficient (Lin 1989) with population variances, 0 if the predictions or the targets are constant.
+    Accuracy, balanced accuracy, macro and weighted F1 are over windows with one majority label (NaN without any): macro
+    F1 averages over emotions that occur as label or prediction, balanced accuracy over those that occur as label. `F1`
+    is the published F1 of precision@1 and recall@1. CCC (Lin 1989) uses population variances; it is 0 for constants.
     """
     hits, true, predicted = np.split(sums[..., -3 * N_EMOTIONS :], 3, axis=-1)
     f1_by_class, n_single = 2 * hits / np.maximum(true + predicted, 1), true.sum(axis=-1)
-    with np.errstate(divide="ignore", invalid="ignore"):  # where there is no window, or all are equal
+    with np.errstate(divide="ignore", invalid="ignore"):  # without a window, or if all are equal
         means = np.moveaxis(sums / sums[..., :1], -1, 0)
         found = {
             "n": sums[..., 0],
@@ -108,7 +107,7 @@ def main_figures(sums: np.ndarray) -> np.ndarray:
 
 
 def figures(rows: pd.DataFrame) -> dict[str, float]:
-    """Every figure of labelled rows at once, as `figures_of_sums` defines them, NaN where one is not defined."""
+    """All figures of labelled rows, as defined in `figures_of_sums`; NaN if undefined."""
     found = figures_of_sums(window_values(rows).sum(axis=0))
     return {name: int(value) if name.startswith("n") else float(value) for name, value in found.items()}
 
@@ -138,10 +137,7 @@ def batch_figures(rows: pd.DataFrame, k: int, batch_size: int) -> np.ndarray:
 
 
 def published_figures(rows: pd.DataFrame, batch_size: int) -> dict[str, str | float]:
-    """Mean and population standard deviation over batches, @1 and @2: `Precision@2` as published, `0.748+-0.050`, ...
-
-    and numbers to four decimals: `precision_at_2`, `precision_at_2_sd`, ...
-    """
+    """Mean and SD over batches, @1 and @2: `Precision@2` is `0.748+-0.050`, `precision_at_2` and `..._sd` numbers."""
     strings, numbers = {}, {}
     for k, suffix in ((1, ""), (2, "@2")):
         by_batch = batch_figures(rows, k, batch_size)
@@ -153,17 +149,17 @@ def published_figures(rows: pd.DataFrame, batch_size: int) -> dict[str, str | fl
 
 
 def validation_figures(rows: pd.DataFrame, batch_size: int) -> dict[str, float]:
-    """`f1` by batch as published, `accuracy`, `macro_f1`, `ccc_arousal` and `ccc_valence`; those that are defined."""
+    """`f1` by batch as published, `accuracy`, `macro_f1`, `ccc_arousal` and `ccc_valence`, as far as defined."""
     found = {"f1": float(batch_figures(rows, 1, batch_size)[:, 2].mean())} | figures(rows)
     names = ("f1", "accuracy", "macro_f1", "ccc_arousal", "ccc_valence")
     return {name: found[name] for name in names if not np.isnan(found[name])}
 
 
 def confusion_matrix(rows: pd.DataFrame) -> np.ndarray:
-    """The published counts of confusion, laid out as scikit-learn does: rows are true labels, columns predicted ones.
+    """The published confusion counts; rows are true and columns predicted labels; int64, shape = (7, 7).
 
-    A window with k true labels adds its k likeliest labels, the likeliest first: a true one on the diagonal, which is
-    then matched, another one against the first true label that is not. int64, shape = (7, 7).
+    A window with k true labels adds its k most probable labels, in order: a true label on the diagonal (it is then
+    matched), another label against the first unmatched true label.
     """
     order, unmatched = ranked(rows[[*PROBABILITIES]]), multi_hot(rows["true_emotion"])
     n_true = unmatched.sum(axis=1)
@@ -196,10 +192,10 @@ def difference(sums: np.ndarray) -> np.ndarray:
 
 
 def influences(folds: Sequence[np.ndarray], figures_of: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
-    """What each dialogue adds to the mean over folds of each run's figures, by the jackknife; of shapes (D, S, 6)."""
+    """The influence of each dialogue on the mean over folds of each run's figures (jackknife); shapes (D, S, 6)."""
     found = []
     for sums in folds:
-        left_out = figures_of(sums.sum(axis=0) - sums).round(12)  # of all but one dialogue after the other
+        left_out = figures_of(sums.sum(axis=0) - sums).round(12)  # without each dialogue in turn
         found.append((len(sums) - 1) / len(sums) * (left_out.mean(axis=0) - left_out) / len(folds))
     return found
 
@@ -212,15 +208,15 @@ def bootstrap(folds: Sequence[np.ndarray], n_resamples: int = RESAMPLES, seed: i
 
     `folds` are of each test split the `dialogue_sums` of S runs, shape = (D, S, 36), or of S pairs of runs A and B on
     the same windows, shape = (D, S, 2, 36), whose difference B - A is the figure. Returns columns `value`, `low`
-    and `high`, NaN where a fold has a single dialogue, a row for each of `MAIN_FIGURES`.
+    and `high` (NaN if a fold has only one dialogue), a row for each of `MAIN_FIGURES`.
     """
     figures_of = difference if folds[0].ndim == 4 else main_figures
 
     def mean_figures(times: Sequence[np.ndarray]) -> np.ndarray:
-        """The figures if dialogues count so often: from an array (..., D) for each fold, shape = (..., 6)."""
+        """The figures with these counts of the dialogues: an array (..., D) for each fold -> shape (..., 6)."""
         drawn = (np.tensordot(of_each, sums, axes=1) for of_each, sums in zip(times, folds, strict=True))
         by_fold = [figures_of(sums).mean(axis=-2) for sums in drawn]
-        return (sum(by_fold) / len(folds)).round(12)  # later digits depend on the order of the additions
+        return (sum(by_fold) / len(folds)).round(12)  # later digits depend on the order of addition
 
     rng = np.random.default_rng(seed)
     value = mean_figures([np.ones(len(sums)) for sums in folds])
@@ -232,7 +228,7 @@ def bootstrap(folds: Sequence[np.ndarray], n_resamples: int = RESAMPLES, seed: i
     of_dialogues = np.concatenate([of_fold.mean(axis=1) for of_fold in influences(folds, figures_of)])
     cubes, squares = (of_dialogues**3).sum(axis=0), (of_dialogues**2).sum(axis=0)
     tails = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])[:, None]
-    with np.errstate(divide="ignore", invalid="ignore"):  # of a figure that all resamples or dialogues agree on
+    with np.errstate(divide="ignore", invalid="ignore"):  # if all resamples or dialogues are equal
         bias = ndtri(((resampled < value).mean(axis=0) + (resampled <= value).mean(axis=0)) / 2)
         z, acceleration = bias + ndtri(tails), cubes / squares**1.5 / 6
         levels = ndtr(bias + z / (1 - acceleration * z))
@@ -242,26 +238,26 @@ def bootstrap(folds: Sequence[np.ndarray], n_resamples: int = RESAMPLES, seed: i
 
 
 def rounded(found: Mapping[str, float], names: Sequence[str]) -> dict[str, float | None]:
-    """These figures, to four decimals as in `result.json`, None where one is NaN."""
+    """These figures to four decimals as in `result.json`, None for NaN."""
     return {name: None if np.isnan(found[name]) else round(float(found[name]), 4) for name in names}
 
 
 def bounds_of(interval: pd.Series) -> list[float] | None:
-    """`low` and `high` of a row of `bootstrap`, to four decimals as in result.json; None where they are not defined."""
+    """`low` and `high` of a row of `bootstrap` to four decimals as in result.json; None if undefined."""
     return None if interval.isna().any() else [round(float(interval[side]), 4) for side in ("low", "high")]
 
 
 def seed_interval(folds: Sequence[np.ndarray]) -> pd.DataFrame:
     """Mean over folds and seeds of B - A of each of `MAIN_FIGURES`, with its 95% t interval over seeds and dialogues.
 
-    Its half width is the root of the sum of two squares. That of the t interval over seeds has all that differs from
-    run to run, on single dialogues, too. That over dialogues is of what a dialogue adds in all seeds alike, because A
-    and B differ there: its variance is the product of two seeds' `influences`, summed over dialogues, in the mean over
-    pairs of seeds. `tests/null_simulation.py` shows how often the interval excludes 0 if nothing differs.
+    The half width combines two t intervals (root of the sum of squares). The one over seeds covers all variation
+    between runs. The one over dialogues covers effects of a dialogue that all seeds share: its variance is the product
+    of two seeds' `influences`, summed over dialogues and averaged over pairs of seeds. `tests/null_simulation.py`
+    estimates how often the interval excludes 0 without a difference.
 
-    `folds` are pairs as in `bootstrap`, of the same two seeds or more in each fold, on two dialogues or more. Returns
-    columns `value`, `low`, `high`, `shown` (whether 0 is excluded), `sd` (over seeds), and `needed`: how many seeds
-    would exclude 0 if value and spreads stayed as they are, infinite if more than `MAX_SEEDS`.
+    `folds` are pairs as in `bootstrap`, with the same two or more seeds in each fold, on two or more dialogues. Returns
+    columns `value`, `low`, `high`, `shown` (0 is excluded), `sd` (over seeds), and `needed`: the number of seeds that
+    would exclude 0 with this value and spread, infinite if more than `MAX_SEEDS`.
     """
     by_seed = sum(difference(sums.sum(axis=0)) for sums in folds).round(12) / len(folds)
     added, n = np.concatenate(influences(folds, difference)), len(by_seed)

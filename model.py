@@ -1,6 +1,6 @@
 """MATE: a CNN over the log-mels of a window's utterances, an LSTM or GRU over the utterances, and two heads.
 
-Layer sizes and parameter names are the published program's, so that its weights load here and ours load there.
+Layer sizes and parameter names are those of the published program, so that both programs can load the same weights.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ConvBlock(nn.Module):
 
 
 def mlp(sizes: tuple[int, ...], out_features: int | None = None) -> nn.Sequential:
-    """Linear layers with ReLU and batch norm from size to size, and a plain one to `out_features` if that is given."""
+    """Linear layers with ReLU and batch norm from size to size, then a linear layer if `out_features` is given."""
     layers: list[nn.Module] = []
     for a, b in pairwise(sizes):
         fc = nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.BatchNorm1d(b))
@@ -74,17 +74,14 @@ class SpeechBranch(nn.Module):
 class MATE(nn.Module):
     """Emotion, arousal and valence of the last of `ws` utterances, from their log-mels and sentence embeddings.
 
-    The keywords are the options of main.py, `concat` is without `--no_concat`, and `speech_shape` are the layers and
-    the dimension of a speech encoder's embeddings. The backbone's parameters are named after it (`lstm.weight_ih_l0`,
-    ...), and a modality that is left out has none. `sr` sets the number of frames of a log-mel.
+    The keywords are the options of main.py; `concat` is the opposite of `--no_concat`, `speech_shape` is (layers,
+    dimension) of a speech encoder's embeddings. Backbone parameters are named after the backbone
+    (`lstm.weight_ih_l0`, ...). An unused modality has no parameters. `sr` sets the number of frames of a log-mel.
     """
 
     @staticmethod
     def architecture(options: argparse.Namespace | Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-        """The keywords of this class that the options of a run stand for.
-
-        `data` is that of the run's record, which holds the shapes of the encoders' embeddings.
-        """
+        """The keywords of this class for the options of a run and the `data` of its record (shapes of embeddings)."""
         options = vars(options) if isinstance(options, argparse.Namespace) else options
         same = ("backbone", "hidden_size", "num_layers", "bidirectional", "ws", "sr", "modality", "audio", "speakers")
         keywords = {name: options[name] for name in same} | {"concat": not options["no_concat"]}
@@ -156,7 +153,7 @@ class MATE(nn.Module):
         audio : float tensor, shape = (B, ws, 229, frames) or (B, ws, 1, 229, frames), with an encoder (B, ws, layers,
             dim); ignored by a text-only model
         text : float tensor, shape = (B, ws, text_dim) or (B, ws, 1, text_dim); ignored by an audio-only model
-        log : return log-probabilities (always finite), as the losses want them
+        log : return log-probabilities (always finite), for the losses
         speakers : int64, shape = (B, ws): PADDING, SAME_SPEAKER or OTHER_SPEAKER; ignored by a model without speakers
 
         Returns
@@ -174,7 +171,7 @@ class MATE(nn.Module):
             utterances.append(text.reshape(text.shape[0], text.shape[1], text.shape[-1]))
         if self.uses_speakers:
             utterances.append(self.speaker_embedding(speakers))
-        # bfloat16 is for the convolutions, nine tenths of the work; it is too coarse for probabilities and ratings
+        # bfloat16 is used for convolutions (90% of the work); it is too coarse for probabilities and ratings
         with torch.autocast(utterances[0].device.type, enabled=False):
             context = self.recur(torch.cat(utterances, dim=2)).flatten(1)
             log_emotion = torch.log_softmax(self.mlp_emotion(context), dim=1)
@@ -189,8 +186,8 @@ class MATE(nn.Module):
     def recur(self, utterances: Tensor) -> Tensor:
         """The outputs of the LSTM or GRU, shape = (B, ws, utterance_dim) -> (B, ws, hidden_size).
 
-        On a CPU as a packed sequence, which torch computes without oneDNN: a signal that interrupts oneDNN's LSTM
-        corrupts the memory (torch 2.11, seen on CPUs with AVX-512). torch's own takes as long.
+        On a CPU the sequence is packed, so that torch does not use oneDNN: a signal during oneDNN's LSTM corrupts
+        memory (torch 2.11, seen on CPUs with AVX-512). The speed is the same.
         """
         rnn, (n, ws, _) = getattr(self, self.backbone), utterances.shape
         if utterances.device.type != "cpu":

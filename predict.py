@@ -1,14 +1,6 @@
-"""Predict the emotions of a dialogue with trained runs.
+"""Predict the emotion, arousal and valence of every utterance of a dialogue with trained runs.
 
-python predict.py exp/<run> talk.wav --segments talk.json
-python predict.py exp/<run> talk.m4a --transcribe
-python predict.py exp/<run> folder_of_wavs
-python predict.py exp/<run> --dialogue Sess01_script01 --data_path data/KEMDy19
-python predict.py exp/<run1> exp/<run2> talk.wav --segments talk.srt
-
-The runs are run folders, folders of export.py, or names on the Hugging Face hub. As a library:
-
-from predict import Predictor, Utterance
+As a library: `from predict import Predictor, Utterance`.
 """
 
 from __future__ import annotations
@@ -73,7 +65,8 @@ def predict(args: argparse.Namespace) -> None:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # if it is empty
     several = "mean of the runs" if len(predictor.runs) > 1 else "run"
-    notes = [f"Predictions of {several} {', '.join(Path(name).name for name in predictor.runs)}."]
+    named = (run.folder if name.endswith("latest") else Path(name) for name, run in predictor.runs.items())
+    notes = [f"Predictions of {several} {', '.join(path.name for path in named)}."]
     if args.dialogue is None:
         notes.append("These are predictions, not facts about a person. The model was trained on a few speakers.")
     write_dialogues_page(
@@ -132,25 +125,26 @@ def prediction_rows(table: pd.DataFrame, prediction: Prediction, predictor: Pred
 
 
 def get_args_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Predict the emotion, arousal and valence of every utterance of a dialogue.")
+    examples = "predict.py exp/latest talk.wav --transcribe", "predict.py exp/latest talk.wav --segments talk.srt"
+    description = "Predict the emotion, arousal and valence of every utterance of a dialogue with trained runs."
+    parser = ArgumentParser(examples, description=description, usage="%(prog)s RUN... INPUT [options]")
     add, either = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
-    inputs = "run folders (several: their mean), then a recording, or a folder of wavs with a .txt beside each"
-    add("paths", nargs="+", metavar="RUN... INPUT", help=f"{inputs}; with --dialogue, runs alone")
-    either("--segments", type=file_path, help="of the recording: JSON of a recogniser, SRT, WebVTT, CSV or TSV")
-    whisper = "make segments by this Whisper, a name on the hub or a folder"
-    either("--transcribe", nargs="?", const=WHISPER, metavar="NAME", help=f"{whisper} ({WHISPER})")
-    either("--dialogue", metavar="NAME", help="a dialogue of a pre-processed corpus, such as Sess01_script01")
-    add("--data_path", type=file_path, help="that corpus (the one of the first run)")
-    add("--audio_path", type=file_path, help="folder of its wavs, if neither DATA_PATH/wav nor ./audio")
-    add("--language", default="ko", help="of --transcribe (%(default)s)")
-    speakers = "speakers: each channel of the recording is a speaker, and is transcribed and heard alone"
-    add("--channels", choices=CHANNELS, default="mean", help=f"{speakers} (%(default)s)")
-    add("--out", type=file_path, help="new folder for the results (INPUT.predictions)")
-    add("--overwrite", action="store_true", help="replace the results in that folder")
-    text = "hub name or folder of the sentence encoder (the one that the runs were trained with)"
-    add("--text_model", metavar="NAME", help=text)
-    add("--audio_model", metavar="NAME", help="the same of the speech encoder, for runs with --audio encoder")
-    add("--gpu_id", type=gpu, help="number of a GPU, or cpu (default: the first CUDA GPU, or the CPU)")
+    inputs = "run folders, exported folders or hub names (several: their mean); then a recording, or a folder of wavs"
+    add("paths", nargs="+", metavar="RUN... INPUT", help=f"{inputs} with a .txt for each. With --dialogue only runs")
+    either("--segments", type=file_path, help="segments of the recording: a recogniser's JSON, SRT, WebVTT, CSV or TSV")
+    whisper = f"make the segments with this Whisper model: hub name or folder (without NAME {WHISPER})"
+    either("--transcribe", nargs="?", const=WHISPER, metavar="NAME", help=whisper)
+    either("--dialogue", metavar="NAME", help="predict a dialogue of a corpus instead, such as Sess01_script01")
+    add("--data_path", type=file_path, help="pre-processed corpus of --dialogue (default: that of the first run)")
+    add("--audio_path", type=file_path, help="folder of its wav files, if it is neither DATA_PATH/wav nor ./audio")
+    add("--language", default="ko", help="language for --transcribe")
+    speakers = "speakers: each channel has one speaker and is transcribed alone. mean: average the channels"
+    add("--channels", choices=CHANNELS, default="mean", help=speakers)
+    add("--out", type=file_path, help="new folder for the results (default: INPUT.predictions)")
+    add("--overwrite", action="store_true", help="overwrite the results in that folder")
+    add("--text_model", metavar="NAME", help="text encoder: hub name or folder (default: that of the runs)")
+    add("--audio_model", metavar="NAME", help="speech encoder: hub name or folder, for runs with --audio encoder")
+    add("--gpu_id", type=gpu, help="number of the GPU to use, or cpu (default: the first CUDA GPU, or the CPU)")
     return parser
 
 

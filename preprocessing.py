@@ -1,11 +1,7 @@
 """Preprocessing: from a raw corpus, such as KEMDy19, to the files that training reads.
 
-    python preprocessing.py --data_path data/KEMDy19
-    python preprocessing.py --data_path data/mine
-
-writes annotation.csv, df_speaker.csv, df_listener.csv and embedding_768.npy into data/KEMDy19, what is wrong with the
-corpus into problems.csv, and what all of it was made from into corpus.json. The wavs stay where they are. A corpus of
-one's own is a folder with manifest.csv, see data/README.md.
+It writes annotation.csv, df_speaker.csv, df_listener.csv, the sentence embeddings, problems.csv (errors in the corpus)
+and corpus.json (what the files were made from). The wav files stay where they are.
 """
 
 from __future__ import annotations
@@ -161,21 +157,20 @@ def summary(folder: Path, tables: Tables, problems: pd.DataFrame) -> str:
 
 
 def get_args_parser() -> ArgumentParser:
-    files = "annotation.csv, df_speaker.csv, df_listener.csv and the sentence embeddings"
-    parser = ArgumentParser(description=f"Make {files} of a raw corpus.")
+    examples = "preprocessing.py --data_path data/KEMDy19", "preprocessing.py --data_path data/mine --overwrite"
+    description = "Make the tables and sentence embeddings that training reads from a raw corpus."
+    parser = ArgumentParser(examples, description=description)
     add = parser.add_argument
-    text = "corpus folder, with annotation/ and wav/, or manifest.csv (%(default)s)"
+    text = "corpus folder, with annotation/ and wav/ or with manifest.csv"
     add("--data_path", type=file_path, default=Path("data/KEMDy19"), help=text)
-    add("--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
-    add("--out", type=file_path, metavar="FOLDER", help="where to write (DATA_PATH); train with it as --data_path")
-    text = (
-        f"text encoder, a hub name or a folder ({KOBERT}); with tables there already its embeddings are added to others"
-    )
-    add("--text_model", metavar="NAME", help=text)
-    add("--audio_model", metavar="NAME", help="speech encoder, whose embeddings are computed too")
-    add("--gpu_id", type=gpu, help="a GPU's number, or cpu (the first CUDA GPU, or the CPU)")
-    add("--overwrite", action="store_true", help="replace files that an earlier run made")
-    add("--strict", action="store_true", help="stop at any fault; a label in another spelling is none")
+    add("--audio_path", type=file_path, help="folder of the wav files, if it is neither DATA_PATH/wav nor ./audio")
+    add("--out", type=file_path, metavar="FOLDER", help="folder to write, for main.py --data_path (default: DATA_PATH)")
+    text = "text encoder: hub name or folder. If the tables exist, its embeddings are added to the others"
+    add("--text_model", metavar="NAME", help=f"{text} (default: {KOBERT})")
+    add("--audio_model", metavar="NAME", help="speech encoder whose embeddings to compute as well: hub name or folder")
+    add("--gpu_id", type=gpu, help="number of the GPU to use, or cpu (default: the first CUDA GPU, or the CPU)")
+    add("--overwrite", action="store_true", help="overwrite the files of an earlier call")
+    add("--strict", action="store_true", help="stop at the first error in the corpus, except other spellings of labels")
     return parser
 
 

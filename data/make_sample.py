@@ -108,13 +108,14 @@ def make_sample(
 
 
 def get_args_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Make the synthetic sample corpus.")
+    examples = "data/make_sample.py", "data/make_sample.py --layout kemdy20"
+    parser = ArgumentParser(examples, description="Make the synthetic sample corpus in the layout of a raw corpus.")
     option = parser.add_argument
-    option("--layout", choices=SESSIONS, default="kemdy19", help="raw layout of the sample (default: %(default)s)")
-    option("--out", type=file_path, help="new folder (default: data/sample, sample_kemdy20 or sample_manifest)")
-    option("--seed", type=number(int, 0, 2**32 - 1), default=0, help="random seed (default: %(default)s)")
-    option("--sessions", type=number(int, 1, 20), help="number of sessions, 1 to 20 (default: 20, or 40 for kemdy20)")
-    option("--utterances", type=number(int, 1), help="maximum number of utterances per dialogue (default: all)")
+    option("--layout", choices=SESSIONS, default="kemdy19", help="layout of the files")
+    option("--out", type=file_path, help="new folder (default: data/sample, or data/sample_LAYOUT)")
+    option("--seed", type=number(int, 0, 2**32 - 1), default=0, help="random seed; equal seeds give equal files")
+    option("--sessions", type=number(int, 1, 20), help="number of sessions (default: 20, or 40 of KEMDy20)")
+    option("--utterances", type=number(int, 1), help="utterances of each dialogue (default: all)")
     return parser
 
 

@@ -37,7 +37,7 @@ def transcribe_wavs(path: Path, ids: Sequence[str], options: Namespace, device: 
     """Transcribe the usable wavs of ids that are not in a CSV of id,text yet, and add them to it."""
     texts, wavs = read_texts(path) if path.exists() else {}, find_wavs(options.data_path, options.audio_path)
     missing = [name for name in ids if name not in texts and name in wavs and wav_fault(wavs[name]) is None]
-    recogniser = Recogniser(options.transcribe, options.language, device)
+    recogniser = Recogniser(options.transcribe, "ko", device)
     for name in tqdm(missing, "transcribing", unit="utterance"):
         texts[name] = " ".join(segment["text"] for segment in recogniser.transcribe(wavs[name]))
         with atomic_write(path) as file:

@@ -15,7 +15,7 @@ from features.speech_encoder import SpeechEncoder, load_speech_encoder
 from features.text import TextEncoder, load_text_encoder, may_be_on_hub
 from model import MATE
 from training.checkpoint import load_weights
-from training.record import Record, TrainedRun, caveats, load_run, unfinished
+from training.record import Record, TrainedRun, caveats, load_run, newest_run, unfinished
 from utils import InputError, expand_home, first_line, read_json
 
 EXPORTED, WEIGHTS = "config.json", "model.safetensors"  # files written by export.py
@@ -26,7 +26,7 @@ def open_run(name: str) -> TrainedRun:
 
     Warns if the run is unfinished, and of its `caveats`; raises `InputError` if nothing can be loaded.
     """
-    folder = Path(expand_home(name))
+    folder = newest_run(Path(expand_home(name)))
     if not folder.is_dir():
         if "/" not in name or not may_be_on_hub(name):
             raise InputError(f"{name}: no such folder; expected a run folder, or user/name on the Hugging Face Hub")

@@ -66,9 +66,6 @@ def read_segments(path: Path, duration: float = math.inf) -> pd.DataFrame:
     return table
 
 
-# Fields
-
-
 def parse_time(value: Any) -> float:
     """Seconds from 62.5, "62,5", "1,234.5", "01:02.5" or "00:01:02,500", also negative; NaN otherwise."""
     text = f"{value:.6f}" if isinstance(value, float) else str(value).strip()
@@ -111,9 +108,6 @@ def name_speakers(speakers: Iterable[Any], texts: Iterable[Any]) -> list[tuple[s
     ]
 
 
-# Kinds of files
-
-
 def read_json(content: str) -> Rows:
     """JSON of Whisper, WhisperX, CLOVA, transformers, whisper.cpp or AI Hub; or a list of segments."""
     data = json.loads(content)
@@ -150,9 +144,6 @@ def read_table(content: str) -> Rows:
 
 READERS = {".json": read_json, ".csv": read_table, ".tsv": read_table}
 READERS |= {".srt": read_captions, ".vtt": partial(read_captions, strict=False)}
-
-
-# Check against the recording
 
 
 def fit_to_recording(segments: pd.DataFrame, duration: float, name: str | Path) -> pd.DataFrame:

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 import metric
-from metric import MAIN_FIGURES, WHOLE_FIGURES
-from reports.result import HEADINGS, format_cell, format_difference, format_interval
+from metric import HEADINGS, MAIN_FIGURES, WHOLE_FIGURES
+from reports.result import format_cell, format_difference, format_interval
 from reports.runs import TRUTH, read_windows
 from utils import InputError, count
 

@@ -15,7 +15,7 @@ import metric
 from corpora.corpus import corpus_by_name
 from corpora.sessions import format_sessions
 from corpora.utterances import shares
-from metric import rounded
+from metric import HEADINGS, rounded
 from reports.calibration import calibrate
 from reports.groups import figures_by_group
 from reports.people import figures_of_people
@@ -23,13 +23,11 @@ from reports.predictions import baselines, majority_label
 from utils import count
 
 SINGLE_LABEL = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")  # in the order of result.json
-HEADINGS = metric.HEADINGS | {"accuracy": "accuracy (WA)", "balanced_accuracy": "balanced accuracy (UA)"}
-COMPARED = ("weighted_f1", "macro_f1", "accuracy", "balanced_accuracy", "ccc_arousal", "ccc_valence")
-COMPARED = {name: HEADINGS[name] for name in COMPARED}  # with raters and baselines
+CCC = ("ccc_arousal", "ccc_valence")
+COMPARED = {name: HEADINGS[name] for name in ("weighted_f1", "macro_f1", "accuracy")}  # with raters and baselines
+COMPARED |= {"balanced_accuracy": "balanced accuracy (UA)"} | {name: HEADINGS[name] for name in CCC}
 SHOWN_OF_GROUP = {"n": "windows", "dialogues": "dialogues", "macro_f1": "macro F1"}
-SHOWN_OF_GROUP |= {"lookup.macro_f1": "sentence lookup"} | {
-    name: HEADINGS[name] for name in ("ccc_arousal", "ccc_valence")
-}
+SHOWN_OF_GROUP |= {"lookup.macro_f1": "sentence lookup"} | {name: HEADINGS[name] for name in CCC}
 VERDICT = "macro_f1"  # close to 0 for a model that always predicts the majority class
 
 
@@ -91,9 +89,6 @@ def result_of_test(
     result |= {"raters": figures_of_people(table), "calibration": calibrate(rows, prior, temperature)}
     result |= {"corpus": rows["corpus"].iloc[0], "groups": figures_by_group(rows, majority)}
     return result | {"epochs": options.epochs, "chosen": chosen}
-
-
-# For the terminal
 
 
 def format_difference(value: float) -> str:

@@ -77,9 +77,6 @@ def write_confusion(folder: Path, confusion: np.ndarray) -> None:
     save_figure(plot_confusion(confusion, EMOTIONS), folder / "confusion.png")
 
 
-# The page of figures
-
-
 def write_run_page(folder: Path, rows: pd.DataFrame, options: argparse.Namespace, result: dict[str, Any]) -> None:
     """Write `result.html` of a test; `result` is as in result.json.
 

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from corpora.corpus import corpus_by_name
-from metric import BATCH_FIGURES, MAIN_FIGURES, WHOLE_FIGURES, bootstrap, dialogue_sums
+from metric import BATCH_FIGURES, HEADINGS, MAIN_FIGURES, WHOLE_FIGURES, bootstrap, dialogue_sums
 from reports.compare import DIFFERENCES, Windows, compare_with_baseline, format_intervals
 from reports.groups import MIN_DIALOGUES, MIN_WINDOWS
 from reports.published import KNOWN, describe_others, find_published, read_published
-from reports.result import HEADINGS, format_cell, format_difference, format_interval
+from reports.result import format_cell, format_difference, format_interval
 from reports.runs import BY_EMOTION, CALIBRATION, OF_BASELINES, OF_RATERS
 from utils import atomic_write, write_csv
 

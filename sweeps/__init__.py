@@ -1,1 +1,1 @@
-"""Sweeps: many runs, planned as tables or grids, made here or on a cluster."""
+"""Sweeps: many runs, planned as tables or grids, on this machine or a cluster."""

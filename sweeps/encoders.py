@@ -1,7 +1,7 @@
 """Encoders: fine-tuning an encoder, computing its embeddings and removing its weights, in a process of its own.
 
-`python -m sweeps.encoders [keep] FINETUNE_ARGUMENTS...`. A lock keeps others from making the same. Called again, it
-goes on.
+`python -m sweeps.encoders [keep] FINETUNE_ARGUMENTS...`. A lock prevents that two processes make the same encoder.
+Called again, it resumes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from utils import lock_file
 
 
 def make_encoder(keep: bool, argv: list[str]) -> int:
-    """Make an encoder of `plan.lacking_encoders`; the exit status of the command that failed, or 0."""
+    """Make an encoder of `plan.lacking_encoders`; return the exit status of the command that failed, or 0."""
     options = get_args_parser().parse_args(argv)
     name, option = folder_name(options), "text_model" if options.text_model else "audio_model"
     folder = options.save_path / name

@@ -1,7 +1,7 @@
-"""Jobs: many runs of main.py, several at once on this machine, each in a process of its own.
+"""Jobs: many runs of main.py in parallel on this machine, each in its own process.
 
 `python -m sweeps.jobs SAVE_PATH RUN_ID MAIN_ARGUMENTS...` is such a process, here and on a cluster. It holds a lock
-until it ends, also when the experiments.py that started it is gone, so that no run is made twice.
+until it ends, even if the experiments.py that started it has ended, so that no run is made twice.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from training.options import defaults
 from utils import lock_file
 
 FOLDER = "jobs"  # in SAVE_PATH: logs of the runs, <run_id>.log
-POLL = 1.0  # seconds between looks at the runs
+POLL = 1.0  # seconds between checks of the runs
 
 
 def run_once(save_path: Path, run_id: str, argv: list[str]) -> int:
-    """Make or resume a run unless it has finished or another process works on it; the exit status of main.py, or 0."""
+    """Make or resume a run unless it has finished or another process trains it; return main.py's exit status, or 0."""
     with contextlib.suppress(filelock.Timeout), lock_file(save_path / FOLDER / f"{run_id}.lock"):
         runs = read_folders(save_path)
         if not runs.loc[runs["run_id"] == run_id, "state"].isin(["finished", "running"]).any():
@@ -51,7 +51,7 @@ def command_of(planned: Any, save_path: Path) -> list[str]:
 
 
 def device_slots(n_jobs: int, gpu_id: str | None) -> list[dict[str, str]]:
-    """Environments of runs that share this machine: a part of its cores, and a GPU in turn, or with --gpu_id all."""
+    """Environments of runs that share this machine: a part of its cores, and one GPU each, or all with --gpu_id."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = {"OMP_NUM_THREADS": str(max(1, cores // n_jobs))} if n_jobs > 1 else {}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
@@ -61,11 +61,11 @@ def device_slots(n_jobs: int, gpu_id: str | None) -> list[dict[str, str]]:
 
 
 def run_here(todo: pd.DataFrame, save_path: Path, n_jobs: int, gpu_id: str | None) -> None:
-    """Make planned runs, `n_jobs` at once. Ctrl-C and SIGTERM end them and are raised again."""
+    """Make planned runs, `n_jobs` in parallel. Ctrl-C and SIGTERM end them and are raised again."""
     if todo.empty:
         return
     (save_path / FOLDER).mkdir(parents=True, exist_ok=True)
-    print(f"{len(todo)} to make; {shutil.disk_usage(save_path).free / 1e9:.1f} GB of disk are free", flush=True)
+    print(f"{len(todo)} to make; {shutil.disk_usage(save_path).free / 1e9:.1f} GB of disk space free", flush=True)
     slots = device_slots(min(n_jobs, len(todo)), gpu_id)
     waiting, running = [*todo.itertuples()], {}  # the latter by slot
     with tqdm(total=len(todo), desc="runs", unit="run") as bar:
@@ -88,7 +88,7 @@ def run_here(todo: pd.DataFrame, save_path: Path, n_jobs: int, gpu_id: str | Non
                 process.terminate()
             for _, process in running.values():
                 process.wait()
-            raise type(error)("call the same command to resume") from error
+            raise type(error)("resume with the same command") from error
 
 
 def start(planned: Any, save_path: Path, environment: dict[str, str]) -> subprocess.Popen:
@@ -104,7 +104,7 @@ def log_of(save_path: Path, run_id: str) -> Path:
 
 
 def last_line(save_path: Path, run_id: str) -> str:
-    """The last line of a run's log; empty where there is none."""
+    """The last line of a run's log; empty without a log."""
     path = log_of(save_path, run_id)
     text = path.read_text("utf-8", errors="replace").strip() if path.is_file() else ""
     return text.splitlines()[-1].strip() if text else ""

@@ -21,7 +21,7 @@ from training.finetune_options import folder_name
 from training.finetune_options import get_args_parser as get_finetune_parser
 from training.learnt import check_learnt
 from training.options import defaults, make_options, names_of, switch, without_effect
-from training.record import ENCODERS, Record, load_init, run_id
+from training.record import ENCODERS, Record, find_run, load_init, run_id
 from utils import InputError, count
 
 Fold = tuple[int, ...]  # test sessions
@@ -30,30 +30,30 @@ Options = dict[str, Any]  # of main.py
 
 @dataclass(frozen=True)
 class Table:
-    """What a table compares: every row is run on each fold, for each role and seed."""
+    """A table of rows to compare: each row is run on each fold, for each role and seed."""
 
     title: str
     rows: dict[str, Options]  # by the row's name
     folds: tuple[Fold, ...] = (KEMDY19.tuning_fold,)
     by_role: dict[str, Options] = field(default_factory=dict)  # of all rows of one role
-    seeds: int = 1  # unless the user gives another number
-    baselines: Mapping[str, str] = field(default_factory=dict)  # by the row's name, the row that it is compared with
+    seeds: int = 1  # default of --seeds
+    baselines: Mapping[str, str] = field(default_factory=dict)  # by row name, the row to compare with
 
 
 CLASS_BALANCED = {"loss": "cbloss", "lam": 0.9}
-TABLES = {  # published, of KEMDy19; each option that one of them sets has its default in the others
+TABLES = {  # published, of KEMDy19; an option that one of them sets has its default in the others
     "3.2": Table("Five folds", {"default": {}}, folds=KEMDY19.folds),
-    "3.3": Table("One direction and two", {"default": {}, "bidirectional": {"bidirectional": True}}),
-    "3.4": Table("Without the emotion in the affect heads", {"default": {}, "no concat": {"no_concat": True}}),
+    "3.3": Table("Unidirectional and bidirectional", {"default": {}, "bidirectional": {"bidirectional": True}}),
+    "3.4": Table("Affect heads without emotion", {"default": {}, "no concat": {"no_concat": True}}),
     "3.5": Table(
         "Class-balanced loss over beta",
         {f"beta {text}": CLASS_BALANCED | {"beta": float(text)} for text in (".8", ".9", ".99", ".999")},
     ),
     "3.6": Table(
-        "Weight of the emotion's loss", {f"lam {text}": {"lam": float(text)} for text in (".5", ".66", ".75", ".8")}
+        "Weight of the emotion loss", {f"lam {text}": {"lam": float(text)} for text in (".5", ".66", ".75", ".8")}
     ),
     "3.7": Table(
-        "Best, five folds",
+        "Best settings, five folds",
         {"best": {}},
         folds=KEMDY19.folds,
         by_role={"speaker": {"lam": 0.75}, "listener": CLASS_BALANCED | {"beta": 0.9}},
@@ -61,36 +61,36 @@ TABLES = {  # published, of KEMDy19; each option that one of them sets has its d
     "modality": Table("Single modalities", {"audio": {"modality": "audio"}, "text": {"modality": "text"}}),
     "backbone": Table("LSTM against GRU", {"lstm": {}, "gru": {"backbone": "gru"}}),
 }
-BEYOND = "beyond"  # what each option beyond MATE is worth, on any corpus's own folds
-DATA_SIZE = "data_size"  # what more training sessions are worth, see `data_size_table`
-FINETUNED = "finetuned"  # what encoders that have learnt from the training sessions are worth
-NAMED = (BEYOND, DATA_SIZE, FINETUNED)  # of any corpus; they must be named
-ANEW = {"bn_statistics": "train"}
+BEYOND = "beyond"  # effect of each option beyond MATE, on the folds of any corpus
+DATA_SIZE = "data_size"  # effect of more training sessions, see `data_size_table`
+FINETUNED = "finetuned"  # effect of encoders that are fine-tuned on the training sessions
+NAMED = (BEYOND, DATA_SIZE, FINETUNED)  # of any corpus; run only if named
+RECOMPUTED = {"bn_statistics": "train"}
 BEYOND_ROWS = {
-    "MATE": ANEW,
+    "MATE": RECOMPUTED,
     "running statistics": {},  # as published
-    "speakers": ANEW | {"speakers": True},
-    "ccc": ANEW | {"affect_loss": "ccc"},
-    "encoder": ANEW | {"audio": "encoder"},
-    "all": ANEW | {"speakers": True, "affect_loss": "ccc", "audio": "encoder"},
-    "text alone": ANEW | {"modality": "text"},
-    "encoder alone": ANEW | {"modality": "audio", "audio": "encoder"},
+    "speakers": RECOMPUTED | {"speakers": True},
+    "ccc": RECOMPUTED | {"affect_loss": "ccc"},
+    "encoder": RECOMPUTED | {"audio": "encoder"},
+    "all": RECOMPUTED | {"speakers": True, "affect_loss": "ccc", "audio": "encoder"},
+    "text alone": RECOMPUTED | {"modality": "text"},
+    "encoder alone": RECOMPUTED | {"modality": "audio", "audio": "encoder"},
 }
 FROZEN = {"text": {"modality": "text"}, "speech": {"modality": "audio", "audio": "encoder"}}
 FROZEN["both"] = {"audio": "encoder"}
-FROZEN = {name: ANEW | {"speakers": True} | options for name, options in FROZEN.items()}
+FROZEN = {name: RECOMPUTED | {"speakers": True} | options for name, options in FROZEN.items()}
 FINETUNED_ROWS = {f"{name} {how}": options for name, options in FROZEN.items() for how in ("frozen", "fine-tuned")}
 GRID = "grid"  # the table of --grid
-FOLDS = "folds"  # of a corpus of anybody's own
+FOLDS = "folds"  # of a corpus with manifest.csv
 NAMES = (*TABLES, KEMDY20.name, FOLDS, *NAMED)
-NEXT = "next"  # as --valid_split: each fold is validated on the one after it, the last one on the first
-SET_BY_PLAN = {"SorL", "test_split", "seed", "resume", "test_only", "test_path", "no_test"}
+NEXT = "next"  # as --valid_split: each fold is validated on the next fold, the last on the first
+SET_BY_PLAN = {"SorL", "test_split", "seed", "resume", "test_only", "test_path"}
 EPOCHS = 100  # of the published tables; main.py has 50 by default
-UNDECIDED = {"seed", "precision", "compile"}  # may differ from the published runs, whose seed is not known
+UNDECIDED = {"seed", "precision", "compile"}  # may differ from the published runs; their seed is unknown
 
 
 def tables_of(corpus: Corpus) -> dict[str, Table]:
-    """The tables that a corpus has, `NAMED` among them."""
+    """The tables of a corpus, including `NAMED`."""
     folds = Table(f"{len(corpus.folds)} folds of {corpus.name}", {"default": {}}, corpus.folds)
     own = TABLES if corpus is KEMDY19 else {FOLDS if corpus.is_own else corpus.name: folds}
     to_mate = dict.fromkeys(BEYOND_ROWS, "MATE")
@@ -103,10 +103,9 @@ def tables_of(corpus: Corpus) -> dict[str, Table]:
 
 
 def data_size_table(corpus: Corpus) -> Table:
-    """Training on a quarter, a half, three quarters and all of the sessions beside the tuning fold.
+    """Training on a quarter, a half, three quarters and all of the sessions outside the tuning fold.
 
-    Each row has the sessions of the row before it. Those of the fold after the tuning fold, on which `NEXT` validates,
-    are the last to come.
+    Each row includes the sessions of the previous row; the fold on which `NEXT` validates is added last.
     """
     fold = corpus.tuning_fold
     after = corpus.next_fold[fold]
@@ -118,7 +117,7 @@ def data_size_table(corpus: Corpus) -> Table:
 
 
 def make_grid(axes: Mapping[str, Sequence[tuple[str, Any]]], folds: Sequence[Fold]) -> Table:
-    """A table with a row for every combination of these options' values, each as text and as main.py has it."""
+    """A table with a row for each combination of these values, each given as text and as main.py's value."""
     rows = {}
     for values in itertools.product(*axes.values()):
         name = " ".join(f"{axis}={text}" for axis, (text, _) in zip(axes, values, strict=True))
@@ -127,7 +126,7 @@ def make_grid(axes: Mapping[str, Sequence[tuple[str, Any]]], folds: Sequence[Fol
 
 
 def parse_axis(axis: str) -> tuple[str, list[tuple[str, Any]]]:
-    """The option and the values, each as text and as main.py has it, of `lam=0.5,0.66` or `speakers=no,yes`."""
+    """The option and the values, each as text and as main.py's value, of `lam=0.5,0.66` or `speakers=no,yes`."""
     name, _, values = axis.partition("=")
     names = names_of("test", "model", "training") - SET_BY_PLAN - {"valid_split"}
     if name not in names:
@@ -139,7 +138,7 @@ def parse_axis(axis: str) -> tuple[str, list[tuple[str, Any]]]:
 
 
 def options_set_by(tables: Mapping[str, Table]) -> set[str]:
-    """The options that these tables set; with a published table, those that any of the published ones sets."""
+    """The options that these tables set; with a published table, those that any published table sets."""
     of_published = TABLES if tables.keys() & TABLES.keys() else {}
     rows = [(*table.rows.values(), *table.by_role.values()) for table in (*tables.values(), *of_published.values())]
     return {name for options in itertools.chain(*rows) for name in options}
@@ -153,41 +152,38 @@ def plan_runs(
     seeds: int | None = None,
     valid_split: Sequence[int] | str | None = None,
 ) -> pd.DataFrame:
-    """The runs that tables need, in the order in which to make them; one that tables share is there for each of them.
+    """The runs of the tables, in the order in which to make them; a run that tables share has a row for each table.
 
-    `shared` are the options of all runs. Without `seeds` there are as many of each as its table has. The columns are
-    `table`, `title`, `row`, `baseline`, `role`, `test` (sessions as text), `seed`, `label`, `options` (a Namespace),
-    `is_default` (whether the row sets no option), `unlike` (see `other_settings`), `run_id`, and `error`, because of
-    which a run cannot be made: its id is then that of the options alone.
+    `shared` are the options of all runs. The columns are `table`, `title`, `row`, `baseline`, `role`, `test` (sessions
+    as text), `seed`, `label`, `options` (a Namespace), `is_default` (the row sets no option), `unlike` (see
+    `other_settings`), `run_id`, and `error`: why a run cannot be made (its `run_id` is then of the options only).
     """
     rows, known, after = [], {}, corpus_of(shared.data_path).next_fold  # `known` by `identify`
     for (name, table), role in itertools.product(tables.items(), roles):
         of_each = itertools.product(table.rows.items(), table.folds, range(seeds or table.seeds))
         for (row, changes), fold, seed in of_each:
             if valid_split == NEXT and fold not in after:
-                raise InputError(f"--valid_split {NEXT}: {format_sessions(fold)} is no fold; name the sessions instead")
+                raise InputError(
+                    f"--valid_split {NEXT}: {format_sessions(fold)} is not a fold; give the sessions instead"
+                )
             own = {"SorL": role, "test_split": [*fold], "seed": seed}
             valid = {"valid_split": [*after[fold]] if valid_split == NEXT else valid_split}
             changes = changes | table.by_role.get(role, {})
             options = argparse.Namespace(**vars(shared) | changes | own | valid)
+            if options.init:  # `latest` is another run later
+                options.init = str(find_run(options.save_path, options.init).resolve())
             if name == FINETUNED:
                 if not all(used_encoders(options).values()):
                     continue
                 if row.endswith("fine-tuned"):
                     options = with_fine_tuned(options)
-            found = {
-                "table": name,
-                "title": table.title,
-                "baseline": table.baselines.get(row),
-                "row": row,
-                "role": role,
-            }
-            found |= {"test": format_sessions(fold), "seed": seed, "options": options}
+            found = {"table": name, "title": table.title, "baseline": table.baselines.get(row), "row": row}
+            found |= {"role": role, "test": format_sessions(fold), "seed": seed, "options": options}
             found["label"] = f"{role}, {row}, sessions {found['test']}, seed {seed}"
             found |= {"is_default": not changes and name != GRID, "unlike": other_settings(options, changes | own)}
             rows.append(found | identify(options, known))
     if not rows:
-        raise InputError(f"{FINETUNED}: name the encoders to fine-tune by --text_model, --audio_model or both")
+        raise InputError(f"{FINETUNED}: give the encoders to fine-tune by --text_model, --audio_model or both")
     idle = [without_effect(row["options"]) for row in rows]
     for name in shared.given.intersection(*idle):
         warnings.warn(f"--{name} {idle[0][name]}", stacklevel=2)
@@ -195,14 +191,14 @@ def plan_runs(
 
 
 def used_encoders(options: argparse.Namespace) -> dict[str, str | None]:
-    """By the options that name them, the encoders that a run of the table `FINETUNED` reads embeddings of."""
+    """The encoders of a run of the table `FINETUNED`, by the options that name them."""
     uses_speech = "audio" in options.modality and options.audio == "encoder"
     names = ["text_model"] * ("text" in options.modality) + ["audio_model"] * uses_speech
     return {name: vars(options)[name] for name in names}
 
 
 def with_fine_tuned(options: argparse.Namespace) -> argparse.Namespace:
-    """The options with encoders that are fine-tuned for the run's fold, role and seed; `made_by` are their commands."""
+    """The options with encoders fine-tuned for the run's fold, role and seed; `made_by` are their commands."""
     made_by, names = {}, {}
     for name, parent in used_encoders(options).items():
         same = ("data_path", "audio_path", "SorL", "test_split", "valid_split", "seed", "save_path", "gpu_id")
@@ -213,7 +209,7 @@ def with_fine_tuned(options: argparse.Namespace) -> argparse.Namespace:
 
 
 def lacking_encoders(planned: pd.DataFrame, keep: bool) -> pd.DataFrame:
-    """The encoders whose embeddings the runs of `FINETUNED` lack, a row each, as `jobs.run_here` takes them."""
+    """The encoders whose embeddings the runs of `FINETUNED` lack: rows for `jobs.run_here`."""
     rows = {}
     for options in planned.loc[planned["table"] == FINETUNED, "options"]:
         of_corpus = {name: vars(options)[name] for name in ("data_path", "audio_path", "gpu_id")}
@@ -243,7 +239,7 @@ def command_line(options: Mapping[str, Any]) -> list[str]:
 
 
 def other_settings(options: argparse.Namespace, row: Options) -> str:
-    """The first deciding option that a published run with the options `row` did not have, in words; '' if none."""
+    """The first option by which a run differs from the published run with the options `row`, as text; '' if none."""
     published = defaults() | {"epochs": EPOCHS} | row
     names = names_of("test", "model", "training") - UNDECIDED - without_effect(options).keys()
     differ = sorted(name for name in names if vars(options)[name] != published[name])
@@ -251,7 +247,7 @@ def other_settings(options: argparse.Namespace, row: Options) -> str:
 
 
 def identify(options: argparse.Namespace, known: dict[tuple, Any]) -> dict[str, str | None]:
-    """`run_id` and `error` of a run; `known` keeps sessions and data by the options that they depend on."""
+    """`run_id` and `error` of a run; `known` caches sessions and data by the options that they depend on."""
     names = ("SorL", "modality", "audio", "audio_model", "text_model", "text_dim", "init")
     key = tuple(getattr(options, name) for name in names)
     try:
@@ -267,9 +263,9 @@ def identify(options: argparse.Namespace, known: dict[tuple, Any]) -> dict[str, 
 
 
 def find_planned(planned: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of `plan_runs` with the columns of the finished ones in `runs`, NaN where none is the same run.
+    """The runs of `plan_runs` with the columns of the equal finished run in `runs`, or NaN.
 
-    Where there is no corpus, runs of the same options are the same, whatever their data.
+    Without the corpus, runs of equal options are taken as equal, whatever their data.
     """
     if not planned["options"].iloc[0].data_path.is_dir():
         stored = [Record.read(folder).options | {"audio_model": None, "text_model": None} for folder in runs["folder"]]

@@ -34,7 +34,7 @@ from features.speech_encoder import load_speech_encoder
 # Options of the trained runs: tiny, on the CPU, a second or two each
 SMALL = ("--hidden_size", "16", "--num_layers", "1", "--batch_size", "8", "--sr", "4000", "--gpu_id", "cpu")
 KINDS = {
-    "text": ("--modality", "text", "--test_split", "1-2", "--valid_split", "3", "--epochs", "2", "--select", "best"),
+    "text": ("--modality", "text", "--test_split", "1-2", "--valid_split", "3", "--epochs", "2", "--select", "loss"),
     "audio": ("--backbone", "gru", "--precision", "bf16", "--test_split", "1-2", "--epochs", "1"),
     "speech": ("--audio", "encoder", "--speakers", "--affect_loss", "ccc", "--test_split", "1-2", "--epochs", "1"),
     "kemdy20": ("--modality", "text", "--epochs", "1"),

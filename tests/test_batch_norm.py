@@ -18,7 +18,7 @@ from training.checkpoint import CHECKPOINT
 from training.options import make_options
 from utils import read_json
 
-RUN = ("--epochs", "3", "--select", "last", "--no_pages")
+RUN = ("--epochs", "3", "--select", "last")
 TRAIN = ("--bn_statistics", "train")
 
 
@@ -65,7 +65,7 @@ def test_training_is_the_same_and_a_mended_run_is_the_one_that_was_trained_so(ru
     assert {name.rpartition(".")[2] for name in one if not torch.equal(one[name], other[name])} == {
         *("running_mean", "running_var", "num_batches_tracked")
     }
-    mended = retest(shutil.copytree(running, tmp_path / "run"), "--no_pages", *TRAIN)
+    mended = retest(shutil.copytree(running, tmp_path / "run"), *TRAIN)
     for name in ("model.pth", "predictions.csv"):
         assert (mended / name).read_bytes() == (anew / name).read_bytes()
         assert (tmp_path / "run" / name).read_bytes() == (running / name).read_bytes()
@@ -77,18 +77,18 @@ def test_dead_units_ruin_a_test_which_says_so_and_are_mended(running, tmp_path, 
     planted = weights(folder)
     planted["mlp_emotion.0.fc.2.running_var"][::2] = 1e-36
     torch.save(planted, folder / "model.pth")
-    result = read_json(retest(folder, "--no_pages") / "result.json")
+    result = read_json(retest(folder) / "result.json")
     assert result["batch_norm"]["statistics"] == "running"
     assert result["batch_norm"]["loss"] > 1.1 * result["batch_norm"]["loss_of_batches"]
     (sentence,) = [text for text in result["warnings"] if "--bn_statistics train" in text]
     assert f"warning: {sentence}" in capsys.readouterr().err.splitlines()
-    mended = retest(folder, "--no_pages", *TRAIN)
+    mended = retest(folder, *TRAIN)
     result = read_json(mended / "result.json")
     assert result["batch_norm"]["loss"] <= 1.1 * result["batch_norm"]["loss_of_batches"]
     assert not any("--bn_statistics" in text for text in result["warnings"])
     assert (weights(mended)["mlp_emotion.0.fc.2.running_var"] != planted["mlp_emotion.0.fc.2.running_var"]).all()
     assert torch.equal(weights(folder)["mlp_emotion.0.fc.2.running_var"], planted["mlp_emotion.0.fc.2.running_var"])
-    again = retest(mended, "--no_pages")  # it is a run folder, too
+    again = retest(mended)  # it is a run folder, too
     assert (again / "predictions.csv").read_bytes() == (mended / "predictions.csv").read_bytes()
 
 

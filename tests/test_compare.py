@@ -9,9 +9,9 @@ import scipy.stats
 from null_simulation import simulate
 from run_folders import figures_of, make_rows, make_run, write_run
 
-from metric import bootstrap, dialogue_sums
+from metric import HEADINGS, bootstrap, dialogue_sums
 from reports.compare import compare, compare_with_baseline, compute_comparison, conclude, format_intervals
-from reports.result import HEADINGS, format_difference
+from reports.result import format_difference
 from reports.runs import read_windows
 from utils import InputError
 

@@ -9,10 +9,9 @@ import soundfile
 from windows import make_rows
 
 from constants import EMOTIONS, ROLES
-from metric import PROBABILITIES
+from metric import HEADINGS, PROBABILITIES
 from reports.dialogues import say, write_dialogues_page
 from reports.groups import GROUPS
-from reports.result import HEADINGS
 from reports.tables import BASELINES, CALIBRATED, GROUP_HEADINGS
 
 VISIBLE = "[...$('rows').children].flatMap((e, i) => e.checkVisibility() ? [i] : [])"

@@ -21,7 +21,7 @@ from sweeps.plan import TABLES, Table, tables_of
 from training.options import parse_args
 from utils import lock_folder, read_json
 
-TINY = ("--hidden_size", "4", "--num_layers", "1", "--batch_size", "8", "--no_pages", "--report_to", "none")
+TINY = ("--hidden_size", "4", "--num_layers", "1", "--batch_size", "8", "--report_to", "none")
 TEXT = (*TINY, "--modality", "text", "--gpu_id", "cpu")
 GRID = ("--test_split", "1-2", "--SorL", "speaker", "--grid")
 
@@ -82,7 +82,7 @@ def test_tables_have_the_settings_of_the_paper():
 
 
 def test_main_is_given_the_options_of_the_plan_and_each_fold_is_validated_on_the_next_one():
-    argv = ["--sr", "4000", "--audio_path", "my wavs", "--valid_split", "next", "--select", "best"]
+    argv = ["--sr", "4000", "--audio_path", "my wavs", "--valid_split", "next", "--select", "loss"]
     folds = {}
     for run in planned("run", "--lr", "0.1", "3.2", "3.3", "3.7", *argv).itertuples():
         options, parsed = run.options, vars(parse_args(command_of(run, Path("exp"))[3:]))
@@ -93,7 +93,7 @@ def test_main_is_given_the_options_of_the_plan_and_each_fold_is_validated_on_the
     assert (folds[1, 2, 3, 4], folds[17, 18, 19, 20]) == ((5, 6, 7, 8), (1, 2, 3, 4))
 
 
-WRONG = ["run 3.9", "run KEMDy20", "run 3.6 --lam 0.5", "run 3.2 --resume auto", "run 3.2 --no_test"]
+WRONG = ["run 3.9", "run KEMDy20", "run 3.6 --lam 0.5", "run 3.2 --resume auto", "run 3.2 --monitor f1"]
 WRONG += ["run data_size --train_split 1-4", "run --grid lam=0.5 lam=0.6", "run --grid lam=2", "run --grid seed=1,2"]
 WRONG += ["run --grid lam=0.5 --test_split 1-3 --valid_split next", "run 3.2 --epohcs 3"]
 WRONG += ["compare 3.3:default 3.3:nonsense", "compare 3.3:default", "runs --save_path no", "report --save_path no"]

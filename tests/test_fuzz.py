@@ -179,7 +179,7 @@ def test_preprocessing_a_damaged_corpus_writes_all_or_nothing_and_changes_no_raw
 
 
 OPTIONS = "ws hidden_size num_layers batch_size lr lr_gamma beta weight_decay lam seed gpu_id test_split valid_split sr"
-OPTIONS += " text_dim audio_path save_path resume test_only SorL modality backbone loss optim select report_to momentum"
+OPTIONS += " text_dim audio_path save_path resume test_only SorL modality backbone loss optim select report_to patience"
 
 
 def test_any_value_of_an_option_is_used_or_refused(preprocessed, tmp_path, monkeypatch, capsys):

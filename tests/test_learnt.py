@@ -113,7 +113,7 @@ def test_training_and_testing_on_learnt_sessions_are_refused(corpus, run, tmp_pa
     assert load_run(run).record.data["text_learnt"] == LEARNT
     assert refused(run_text(corpus, tmp_path, "--text_model", "learnt", "--test_split", "2-3"), "session")
     assert not any(tmp_path.iterdir())
-    test = ["--test_only", "--test_path", str(run), "--gpu_id", "cpu", "--no_pages"]
+    test = ["--test_only", "--test_path", str(run), "--gpu_id", "cpu"]
     assert main.main(test) == 0
     assert refused(main.main([*test, "--test_split", "3"]), "session")
     assert refused(main.main([*test, "--SorL", "listener", "--test_split", "3"]), "session")

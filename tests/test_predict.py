@@ -28,7 +28,7 @@ from utils import InputError, read_json, write_json
 
 PROBABILITIES = [f"p_{name}" for name in EMOTIONS]
 RESULTS = [*PROBABILITIES, "pred_arousal", "pred_valence"]
-pytestmark = pytest.mark.filterwarnings("ignore:.*trained (on a synthetic|with a random):UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*trained (on a synthetic|with a text encoder):UserWarning")
 
 
 def rows_of_dialogue(run: Path) -> pd.DataFrame:
@@ -97,7 +97,7 @@ def test_an_own_recording_gives_the_numbers_of_the_test(audio_run, talk, tmp_pat
     page, printed = (out / "dialogue.html").read_text("utf-8"), capsys.readouterr()
     assert "talk.wav" in page if "--segments" in arguments else "1.wav" in page
     for said in (printed.err, page, found["note"][3]):
-        assert [said.count(part) for part in ("synthetic corpus", "random text encoder")] == [1, 1]
+        assert [said.count(part) for part in ("synthetic corpus", "random weights")] == [1, 1]
     assert "(0.0%)" in printed.out  # of pieces that the tokenizer does not know
 
 

@@ -8,6 +8,7 @@ import pytest
 from conftest import argv_of, retest
 from speech_encoders import make_encoder
 
+import experiments
 import main as program
 from corpora.corpus import corpus_by_name
 from corpora.utterances import read_utterances
@@ -172,7 +173,7 @@ def run(tmp_path) -> Path:
 
 
 def test_a_run_is_resumed_with_its_own_options_and_those_of_the_call(run):
-    called = {"data_path": Path("elsewhere"), "epochs": 7, "audio_model": "hubert", "gpu_id": "1", "no_pages": True}
+    called = {"data_path": Path("elsewhere"), "epochs": 7, "audio_model": "hubert", "gpu_id": "1", "report_to": "none"}
     options = vars(options_to_resume(run, make_options(**called)))
     assert {name: options[name] for name in called} == called
     assert options["test_split"] == [1, 2]
@@ -253,6 +254,14 @@ def test_a_run_is_found_by_its_name_or_path(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for save_path, name in ((run.parent, "run"), (Path("exp"), "run"), (Path("none"), "exp/run"), (run, str(run))):
         assert record.find_run(save_path, name).resolve() == run
-    for name in ("exp", "nowhere"):  # a folder that is no run's, and none
+    for name in ("exp", "nowhere", "run/latest"):  # a folder that is no run's, and none
         with pytest.raises(InputError, match=name):
             record.find_run(Path("exp"), name)
+    shutil.copytree(run, run.with_name("older"))
+    os.utime(run.with_name("older") / "configuration.json", (1, 1))
+    for name in ("latest", "exp/latest", str(run.parent / "latest")):
+        assert record.find_run(Path("exp"), name).resolve() == run
+    planned, _ = experiments.plan(*experiments.parse(["run", "--grid", "init=latest"]))
+    assert planned["options"][0].init == str(run)
+    shutil.copytree(run.with_name("older"), run.with_name("latest"))  # a folder of this name is itself
+    assert record.find_run(Path("exp"), "latest") == Path("exp/latest")

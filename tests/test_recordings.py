@@ -21,7 +21,7 @@ from prediction.predictor import Predictor
 from prediction.transcribe import Recogniser, transcribe
 from utils import InputError, read_json, write_json
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*trained (on a synthetic|with a random):UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*trained (on a synthetic|with a text encoder):UserWarning")
 
 
 def noise(seconds: float, channels: int = 1, rate: int = 16_000) -> np.ndarray:

@@ -15,6 +15,7 @@ from constants import EMOTIONS
 from corpora.corpus import KEMDY19
 from corpora.utterances import SHARES
 from metric import (
+    HEADINGS,
     PROBABILITIES,
     WHOLE_FIGURES,
     batch_figures,
@@ -27,7 +28,6 @@ from reports.calibration import calibrate
 from reports.page import read_finished, write_report
 from reports.plots import plot_spread
 from reports.published import read_published
-from reports.result import HEADINGS
 from reports.runs import read_runs, read_windows
 from reports.tables import make_table
 from sweeps.plan import TABLES, Table, find_planned, make_grid, plan_runs

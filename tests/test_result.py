@@ -37,7 +37,7 @@ TRAINING = make_utterances((9,))
 def make_options(data_path, **changed):
     """Options of a run that write_test and result_text use."""
     settings = {"SorL": "listener", "data_path": data_path, "audio_path": None, "test_split": [1, 2, 3]}
-    settings |= {"batch_size": 32, "epochs": 100, "select": "last", "no_pages": True}
+    settings |= {"batch_size": 32, "epochs": 100, "select": "last"}
     return SimpleNamespace(**settings | changed)
 
 
@@ -139,7 +139,7 @@ def written(folder, rows, options, table=None, **facts):
 
 
 def test_a_test_writes_its_files_and_its_report(rows, corpus, tmp_path):
-    options = make_options(corpus, no_pages=False, select="ccc", valid_split=[4, 5])
+    options = make_options(corpus, select="ccc", valid_split=[4, 5])
     shutil.rmtree(corpus / "wav")
     told = {"epoch": 7, "missing": {"audio": ["Sess01_script01_F000"]}, "warnings": ["Of another encoder."]}
     with pytest.warns(UserWarning, match="dialogues.html"):

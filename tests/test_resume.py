@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from utils import InputError, lock_folder
 
 # What a run leaves that depends neither on the time nor on the folder
 FILES = ("model.pth", "history.csv", "train_loss.log", "loss_curve.png", "result.json", "predictions.csv")
-MORE = ("--epochs", "4", "--hidden_size", "4", "--no_pages")
+MORE = ("--epochs", "4", "--hidden_size", "4")
 
 # main.py with a checkpoint after every epoch; it prints when its imports are done, and sends SIGNAL to itself
 PROGRAM = """
@@ -135,20 +136,19 @@ def test_a_run_resumes_from_its_last_checkpoint_wherever_it_lies(interrupted, un
     assert {path.name: path.read_bytes() for path in interrupted.iterdir()} == before
 
 
-def test_a_run_without_a_test_is_trained_and_tested_later(preprocessed, undisturbed, tmp_path, capsys):
+def test_a_run_that_ends_before_its_test_is_tested_later(preprocessed, undisturbed, tmp_path, monkeypatch, capsys):
     argv = argv_of("text", preprocessed, tmp_path, *MORE)
-    assert main.main([*argv, "--no_test"]) == 0
+    with monkeypatch.context() as context:
+        context.setattr(main, "finish", Mock(side_effect=KeyboardInterrupt))
+        assert main.main(argv) == 130
     folder = only_run(tmp_path)
     names = {path.name for path in folder.iterdir()}
     assert not names & {"result.json", "predictions.csv", "confusion.txt"}
     assert read_folders(tmp_path)["state"].tolist() == ["not tested"]
-    capsys.readouterr()
-    assert main.main([*argv, "--no_test", "--resume", "auto"]) == 0
-    assert "epoch 4" not in capsys.readouterr().err  # trained already
-    assert {path.name for path in folder.iterdir() if "tfevents" not in path.name} < names
     test = retest(folder)
-    assert "finished" not in capsys.readouterr().err
+    capsys.readouterr()
     assert resume(tmp_path, argv) == folder
+    assert "epoch 4" not in capsys.readouterr().err  # trained already
     assert content(folder) == content(undisturbed[0])
     assert (test / "result.json").read_bytes() == (folder / "result.json").read_bytes()
     assert read_folders(tmp_path)["state"].tolist() == ["finished"]
@@ -165,7 +165,7 @@ def test_a_run_that_another_process_trains_is_not_begun_a_second_time(interrupte
     assert only_run(interrupted.parent) == interrupted
 
 
-@pytest.mark.filterwarnings("ignore:(batch norm|trained (on a synthetic|with a random)):UserWarning")
+@pytest.mark.filterwarnings("ignore:(batch norm|trained (on a synthetic|with a text encoder)):UserWarning")
 def test_a_corpus_that_is_taken_away_in_training_costs_the_sound_of_the_page_alone(preprocessed20, tmp_path, capsys):
     corpus, away = shutil.copytree(preprocessed20, tmp_path / "corpus"), tmp_path / "away"
     options = main.parse_args(argv_of("kemdy20", corpus, tmp_path / "exp"))

@@ -19,7 +19,7 @@ from training.engine import choose_temperature
 from utils import read_json
 
 PROBABILITIES = [f"p_{name}" for name in EMOTIONS]
-pytestmark = pytest.mark.filterwarnings("ignore:.*trained (on a synthetic|with a random):UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*trained (on a synthetic|with a text encoder):UserWarning")
 
 
 def cross_entropy(probabilities: np.ndarray, shares: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """Training: options and record of a run, the training step, and checkpoints.
 
-A command imports this package before all others: it sets two variables that torch reads once, when it is imported, and
-ends in one line where the packages are not installed.
+A command imports this package first: it sets two variables that torch reads when it is imported, and stops with one
+line if torch is not installed.
 """
 
 import importlib.util
@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-# OpenMP's threads spin for a short while only: 4% slower alone, but 1.6 times as fast beside other programs
+# OpenMP threads spin only briefly: 4% slower on an idle machine, but 1.6 times as fast beside other programs
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # makes LSTMs on a GPU deterministic
 

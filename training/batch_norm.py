@@ -1,7 +1,7 @@
-"""Batch norm: its statistics computed anew over training windows, and running ones compared with those of batches.
+"""Batch norm: recompute its statistics over training windows, and compare running with batch statistics.
 
-MATE's heads are Linear, ReLU, batch norm. The running variance of a unit that hardly ever fires decays to almost 0, as
-momentum .1 forgets the windows in which it did; where it fires in a test, it is multiplied by up to 1e-5^-.5 = 316.
+MATE's heads are Linear, ReLU, batch norm. The running variance of a unit that is rarely active decays to almost 0 with
+a momentum of .1. When the unit is active in a test, its output is multiplied by up to 1e-5^-.5 = 316.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from model import MATE
 from training.engine import mean_loss, predict
 from utils import InputError
 
-WINDOWS = 2048  # training windows of which `compute_statistics` takes the statistics, at most
+WINDOWS = 2048  # at most as many training windows for `compute_statistics`
 COMPARED = 16  # training batches on which the two losses are compared
-LIMIT = 1.1  # of their ratio: 1.00 at most where statistics fit, and above it in 77 of 82 tests that lost .05 of F1
+LIMIT = 1.1  # of their ratio: at most 1.00 with good statistics, over 1.1 in 77 of 82 tests that lost .05 of F1
 
 
 def batches_of(windows: WindowDataset, options: argparse.Namespace, epoch: int) -> list[Tensor]:
-    """Numbers of the windows of batches as training draws them, the same for a seed and epoch; sets its crops."""
+    """Batches of window numbers as drawn in training, equal for equal seed and epoch; also sets the crops."""
     windows.set_epoch(epoch)
-    generator = torch.Generator().manual_seed(options.seed * 1_000_003 + epoch)  # training's own is not touched
+    generator = torch.Generator().manual_seed(options.seed * 1_000_003 + epoch)  # separate from that of training
     weights = windows.weights if options.sampler == "weighted" else None
     return shuffled_batches(len(windows), options.batch_size, generator, weights)
 
@@ -42,13 +42,13 @@ def compute_statistics(
 ) -> None:
     """Set the statistics of all batch norms to their means over batches of up to `WINDOWS` training windows.
 
-    Several processes share the batches as in training, whose mode changes batch norm alone: MATE has no dropout. Raises
-    `InputError` where there is no whole batch.
+    The model is in training mode, which changes only batch norm: MATE has no dropout. Several processes share the
+    batches. Raises `InputError` without a full batch.
     """
     n, rank = accelerator.num_processes, accelerator.process_index
     batches = batches_of(windows, options, epoch)[: math.ceil(WINDOWS / options.batch_size)]
     if not batches:
-        raise InputError(f"--bn_statistics train: {options.data_path} has too few windows; give that of the training")
+        raise InputError(f"--bn_statistics train: {options.data_path} has too few windows; give the training corpus")
     norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]
     for norm in norms:
         norm.reset_running_stats()
@@ -65,9 +65,9 @@ def compute_statistics(
 
 @torch.no_grad()
 def compare_statistics(model: MATE, windows: WindowDataset, options: argparse.Namespace) -> dict[str, Any]:
-    """The mean losses of training batches with running statistics and with the batches' own: facts of a test.
+    """The mean losses of training batches with running and with batch statistics: entries of result.json.
 
-    Warns where the first is more than `LIMIT` times the second. Without a whole batch, as in a test on another corpus,
+    Warns if the first is more than `LIMIT` times the second. Without a full batch, as in a test on another corpus,
     there are no losses. Raises `NonFinite`.
     """
     batches = batches_of(windows, options, 0)[:COMPARED]
@@ -84,7 +84,7 @@ def compare_statistics(model: MATE, windows: WindowDataset, options: argparse.Na
     found |= {"loss": round(running, 4), "loss_of_batches": round(own, 4)}
     sentences = []
     if running > LIMIT * own:
-        losses = f"loss {running:.3f} with running statistics, {own:.3f} with each batch's own: the test suffers"
-        sentences.append(f"batch norm: {losses}; --bn_statistics train computes them anew (with --test_only, too)")
+        losses = f"training loss is {running:.3f} with running statistics, but {own:.3f} with batch statistics"
+        sentences.append(f"batch norm: {losses}; test again with --test_only and --bn_statistics train")
         warnings.warn(sentences[0], stacklevel=2)
     return {"batch_norm": found, "warnings": sentences}

@@ -1,4 +1,4 @@
-"""MATE's CNN for CPUs: the numbers of model.py's layers, in two thirds of the time and less memory."""
+"""MATE's CNN for CPUs: the same results as the layers of model.py in two thirds of the time and less memory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch.nn import functional as F
 
 from model import ConvBlock
 
-CHUNK_BYTES = 16 << 20  # glibc takes tensors over 32 MB from the system, page by page, and gives them back after use
+CHUNK_BYTES = 16 << 20  # glibc allocates tensors over 32 MB from the system, page by page, and frees them after use
 
 
 class ChunkedCNN(nn.Sequential):
     """MATE's `ConvBlock`s over the log-mels of windows, shape = (B, ws, 229, frames).
 
-    They process a few windows at a time, a chunk, so that the allocator can reuse the memory of every tensor. The
-    statistics of batch norm are still those of the whole batch.
+    They process chunks of a few windows, so that the allocator can reuse memory. Batch norm still uses the statistics
+    of the full batch.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,9 +49,9 @@ def train_block(block: ConvBlock, chunks: Sequence[Tensor]) -> list[Tensor]:
 class NormPool(torch.autograd.Function):
     """Batch norm over the values of all chunks, then max pooling and ReLU of each chunk.
 
-    It computes what torch's layers compute with less memory, and thus on a CPU in less time. The values are pooled
-    first: the largest value is also the largest normalised one (the smallest, where the weight is negative). So only
-    the pooled values are normalised. The backward pass pools again: keeping its results would need more memory.
+    The results equal those of torch's layers, with less memory and, on a CPU, in less time. Pooling comes first, so
+    only pooled values are normalised: the largest value is also the largest normalised value (the smallest, for a
+    negative weight). The backward pass pools again, which needs less memory than storing the result.
     """
 
     @staticmethod
@@ -74,9 +74,8 @@ class NormPool(torch.autograd.Function):
     def backward(ctx, _mean: None, _variance: None, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """For a gradient g of the normalised values x' = (x - mean) / std, weight / std (g - mean(g) - x' mean(g x')).
 
-        g is 0 except at the maxima, so the pooled values give the two means. g is written over the output, which the
-        next convolution no longer needs, and the gradient of an input over the input: a graph can be gone back through
-        only once.
+        g is 0 except at the maxima, so the pooled values give the two means. g overwrites the output, which the next
+        convolution no longer needs, and gradients overwrite inputs: backward works only once.
         """
         weight, mean, variance, *saved = ctx.saved_tensors  # torch checks that none has changed
         chunks, outputs = saved[: len(grads)], saved[len(grads) :]

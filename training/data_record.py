@@ -1,4 +1,4 @@
-"""Data record: what a run is trained or tested on, as its record holds it, and how that differs from other data."""
+"""Data record: the data that a run is trained or tested on, as in its record, and differences from other data."""
 
 from __future__ import annotations
 
@@ -25,19 +25,18 @@ DECISIVE = ("table", "text_embeddings", "audio", "speech_embeddings", "init_weig
 
 
 def corpus_facts(folder: Path) -> dict[str, str]:
-    """Of the corpus in a pre-processed folder its name, its version and whether it is synthetic."""
+    """Name and version of the corpus in a pre-processed folder, and whether it is synthetic."""
     written = read_corpus_json(folder) or {"version": UNKNOWN, "synthetic": is_synthetic(folder)}
     facts = {"corpus": corpus_of(folder).name, "version": written["version"]}
     return facts | {"synthetic": "yes" if written["synthetic"] else "no"}
 
 
 def data_record(options: argparse.Namespace, table: pd.DataFrame, train_sessions: Iterable[int]) -> dict[str, Any]:
-    """What a model is trained or tested on; warns of files that have changed since pre-processing.
+    """The data that a model is trained or tested on; warns of files that have changed since pre-processing.
 
-    `table`, `audio`, `text_embeddings` and `speech_embeddings` are a name and a SHA-256. Of the text encoder there are
+    `table`, `audio`, `text_embeddings` and `speech_embeddings` are a name and a SHA-256. The text encoder has
     `text_model` (its name), `text_shape` (of an embedding), `text_fingerprint`, `text_revision`, `text_random` and
-    `text_learnt` (see training/learnt.py), as far as they are known, and of the speech encoder the same. Computes no
-    feature.
+    `text_learnt` (see training/learnt.py), as far as known; the speech encoder has the same. Computes no feature.
     """
     folder, ids = options.data_path, table["id"].tolist()
     data = corpus_facts(folder) | {"utterances": str(len(table)), "table": digest_of(folder, f"df_{options.SorL}.csv")}
@@ -54,7 +53,7 @@ def data_record(options: argparse.Namespace, table: pd.DataFrame, train_sessions
 
 
 def digest_of(folder: Path, file: str) -> str:
-    """The name of a file of a pre-processed folder and its SHA-256; warns where it has changed since."""
+    """Name and SHA-256 of a file of a pre-processed folder; warns if the file has changed since pre-processing."""
     found, written = digest_file(folder / file), read_corpus_json(folder)
     if written and written["files"].get(file, found) != found:
         warnings.warn(f"{folder / file}: changed since preprocessing.py wrote {CORPUS_FILE}", stacklevel=2)
@@ -62,7 +61,7 @@ def digest_of(folder: Path, file: str) -> str:
 
 
 def default_text(folder: Path, text_dim: int) -> dict[str, Any]:
-    """The part of `data_record` of the text encoder of embedding_<text_dim>.npy."""
+    """The entries of `data_record` for the text encoder of embedding_<text_dim>.npy."""
     file, facts = f"embedding_{text_dim}.npy", {"text_model": UNKNOWN, "text_shape": [text_dim]}
     if (folder / file).is_file():
         facts["text_embeddings"] = digest_of(folder, file)
@@ -73,45 +72,45 @@ def default_text(folder: Path, text_dim: int) -> dict[str, Any]:
 
 
 def encoder_facts(folder: Path, kind: str, name: str | None, ids: Iterable[str]) -> dict[str, Any]:
-    """The part of `data_record` of an encoder whose embeddings lie in `features`."""
+    """The entries of `data_record` for an encoder whose embeddings are in `features`."""
     about = find_encoder(folder, kind, name)
     digest = f"{kind} embeddings {embeddings_digest(folder, kind, about, ids)}"
     return {f"{kind}_embeddings": digest, f"{kind}_shape": about["shape"]} | described(kind, about)
 
 
 def described(kind: str, about: Mapping[str, Any]) -> dict[str, Any]:
-    """A description of an encoder as `data_record` has it."""
+    """The description of an encoder as in `data_record`."""
     facts = {"model": about["name"], "random": "yes" if about["random"] else "no", "learnt": about.get(LEARNT)}
     facts |= {name: about.get(name) for name in ("revision", "fingerprint")}
     return {f"{kind}_{name}": value for name, value in facts.items() if value is not None}
 
 
 def differences(stored: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str] = DECISIVE) -> list[str]:
-    """How the `data` of a record differ from other data: a phrase each, which names the file.
+    """How the `data` of a record differ from other data: a phrase for each difference, with the file name.
 
-    What `stored` lacks is not compared: the published program's record is empty.
+    Entries that `stored` lacks are not compared: the published program's record is empty.
     """
     found = []
     for name in [name for name in names if name in stored and stored[name] != now.get(name)]:
         file = stored[name].rpartition(" ")[0] or "training sessions"
         kind = name.removesuffix("_embeddings")
-        before, after = (encoder_summary(data, kind) for data in (stored, now))  # "" of what is no encoder's
+        before, after = (encoder_summary(data, kind) for data in (stored, now))  # "" if not of an encoder
         found.append(file if before == after else f"{file} ({before}; now {after})")
     return found
 
 
 def encoder_summary(data: Mapping[str, Any], kind: str) -> str:
-    """The "text" or "speech" encoder of a run in words; "" if it has none."""
+    """The "text" or "speech" encoder of a run as text; "" if it has none."""
     name = data.get(f"{kind}_model", "")
     if not name or name == UNKNOWN:
-        return name and f"{UNKNOWN}, and so what it has learnt from"
+        return name and f"{UNKNOWN}, as are the data that it was trained on"
     random = ", RANDOM weights" if data.get(f"{kind}_random") == "yes" else ""
     learnt = f", fine-tuned on {learnt_text(data[f'{kind}_learnt'])}" if f"{kind}_learnt" in data else ""
     return f"{name}{random}, fingerprint {data[f'{kind}_fingerprint'][:12]}{learnt}"
 
 
 def encoders_text(data: Mapping[str, Any]) -> list[str]:
-    """The encoders and initial weights of a run in words, and the sessions that they have learnt from."""
+    """The encoders and initial weights of a run as text, with the sessions that they were trained on."""
     found = [f"{kind} encoder: {encoder_summary(data, kind)}" for kind in ("text", "speech") if f"{kind}_model" in data]
     if "init" in data:
         before = "; ".join(data["init_encoders"])

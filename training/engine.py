@@ -42,17 +42,17 @@ def mean_loss(losses: Sequence[Tensor]) -> float:
 
 
 def check_weights(model: torch.nn.Module) -> None:
-    """Raise `NonFinite` where a weight is not finite."""
+    """Raise `NonFinite` if a weight is not finite."""
     if not torch.stack([weight.isfinite().all() for weight in model.parameters()]).all():
         raise NonFinite("the weights are not finite at the end of the epoch")
 
 
 def check_batch_size(batch_size: int, n_windows: int) -> None:
-    """Raise `InputError` where a process's part of a batch is too small for batch norm, or no batch is whole."""
+    """Raise `InputError` if the part of a process is too small for batch norm, or a batch exceeds the training set."""
     n = n_processes()
     if batch_size % n or batch_size < 2 * n or batch_size > n_windows:
-        multiple = f", a multiple of {n} for as many processes" * (n > 1)
-        raise InputError(f"--batch_size {batch_size}: give {2 * n} to the {n_windows} training windows{multiple}")
+        multiple = f", and a multiple of {n}, the number of processes" * (n > 1)
+        raise InputError(f"--batch_size {batch_size}: expected {2 * n} to {n_windows} (all training windows){multiple}")
 
 
 def to_device(model: MATE, device: torch.device) -> MATE:
@@ -65,10 +65,10 @@ def to_device(model: MATE, device: torch.device) -> MATE:
 
 
 def wrap_for_training(model: MATE, accelerator: Accelerator, compile_cnn: bool) -> torch.nn.Module:
-    """The model as it is trained; it has the parameters of `model`, which is evaluated.
+    """A module for training that shares its parameters with `model`, which is used for evaluation.
 
-    Its CNN is compiled if that is asked for (an evaluation has batches of other sizes). Several processes average the
-    gradients, on GPUs also the statistics of batch norm.
+    With `compile_cnn` its CNN is compiled (not for evaluation, whose batches have other sizes). Several processes
+    average the gradients, on GPUs also the statistics of batch norm.
     """
     trained = model
     if compile_cnn and hasattr(model, "audio_embedding"):
@@ -83,7 +83,7 @@ def wrap_for_training(model: MATE, accelerator: Accelerator, compile_cnn: bool) 
 
 
 def training_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type of the convolutions in training on `device`, as `--precision` says."""
+    """The dtype of the convolutions in training on `device`, for `--precision`."""
     if precision == "auto" and device.type == "cuda":
         is_fast = torch.cuda.get_device_capability(device) >= (8, 0)
     elif precision == "auto" and device.type == "cpu":
@@ -95,12 +95,12 @@ def training_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def make_optimizer(options: argparse.Namespace, model: torch.nn.Module) -> optim.Optimizer:
-    """The optimizer of `--optim`, fused where torch has it."""
+    """The optimizer of `--optim`, fused if torch supports it."""
     kinds = {"adam": optim.Adam, "adamw": optim.AdamW, "adagrad": optim.Adagrad, "sgd": optim.SGD}
-    settings = {"adagrad": {"lr_decay": options.lr_decay}, "sgd": {"momentum": options.momentum}}
+    settings = {"lr_decay": options.lr_decay} if options.optim == "adagrad" else {}
     fused_on = ("cpu",) if options.optim == "adagrad" else ("cpu", "cuda")
     common = {"weight_decay": options.weight_decay, "fused": next(model.parameters()).device.type in fused_on}
-    return kinds[options.optim](model.parameters(), options.lr, **common, **settings.get(options.optim, {}))
+    return kinds[options.optim](model.parameters(), options.lr, **common, **settings)
 
 
 def make_scheduler(optimizer: optim.Optimizer, epochs: int, gamma: float) -> optim.lr_scheduler.LRScheduler:
@@ -111,9 +111,9 @@ def make_scheduler(optimizer: optim.Optimizer, epochs: int, gamma: float) -> opt
 
 @contextlib.contextmanager
 def tensor_cores(enabled: bool) -> Iterator[None]:
-    """A block in which a CUDA GPU multiplies float32 matrices in TF32, and cuDNN chooses its algorithms by speed.
+    """A block in which CUDA GPUs multiply float32 matrices in TF32, and cuDNN chooses its algorithms by speed.
 
-    TF32 rounds factors to 11 significant bits, bfloat16 to 8. Without `enabled` neither happens in the block.
+    TF32 rounds factors to 11 significant bits, bfloat16 to 8. Without `enabled` the block has neither.
     """
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
@@ -127,9 +127,9 @@ def tensor_cores(enabled: bool) -> Iterator[None]:
 def train_step(
     model: torch.nn.Module, batch: Batch, loss_function: Loss, optimizer: optim.Optimizer, bfloat16: bool = False
 ) -> Tensor:
-    """One step of gradient descent on a batch; returns its loss, a scalar, without waiting for the device.
+    """One step of gradient descent on a batch; return its loss, a scalar, without waiting for the device.
 
-    With `bfloat16` convolutions are computed in it, and on a CUDA GPU other layers in TF32. All else is float32.
+    `bfloat16` computes convolutions in bfloat16, and on a CUDA GPU other layers in TF32. The rest is float32.
     """
     with tensor_cores(bfloat16):
         loss = loss_function(predict(model, batch, bfloat16), batch.target)
@@ -140,14 +140,14 @@ def train_step(
 
 
 def predict(model: torch.nn.Module, batch: Batch, bfloat16: bool = False) -> Outputs:
-    """What the model predicts of a batch, with log-probabilities; `bfloat16` means what it does in `train_step`."""
+    """Predict a batch, with log-probabilities; `bfloat16` is as in `train_step`."""
     device = next(model.parameters()).device.type
     with tensor_cores(bfloat16), torch.autocast(device, torch.bfloat16, enabled=bfloat16):
         return model(batch.audio, batch.text, log=True, speakers=batch.speakers)
 
 
 def over_processes(loss_function: Loss) -> Loss:
-    """The loss of the windows of all processes, for one that is not a mean over windows, such as 1 - CCC."""
+    """The loss over the windows of all processes, for a loss that is not a mean over windows, such as 1 - CCC."""
 
     def everywhere(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(torch.cat(all_gather(tensor.contiguous())) for tensor in tensors)
@@ -159,7 +159,7 @@ def over_processes(loss_function: Loss) -> Loss:
 def predict_all(
     model: torch.nn.Module, windows: WindowDataset, batch_size: int, bfloat16: bool = False, progress: str = ""
 ) -> Outputs:
-    """What `model` in evaluation mode predicts of all windows, in their order; `progress` is the title of a bar.
+    """Predict all windows, in their order, in evaluation mode; `progress` is the title of a bar.
 
     Returns log-probabilities of the emotions, shape = (N, 7), arousal and valence, shape = (N, 1), float32, on its
     device.
@@ -173,7 +173,7 @@ def predict_all(
 
 
 def load_all_features(options: argparse.Namespace, table: pd.DataFrame, accelerator: Accelerator) -> Features:
-    """The features of all utterances; of several processes one computes those that are not stored yet."""
+    """The features of all utterances; with several processes, one of them computes those that are not stored yet."""
     if accelerator.num_processes > 1:
         on_main_process(accelerator, lambda: load_features(options, table).missing)
     return load_features(options, table)

@@ -1,4 +1,4 @@
-"""Options of finetune.py, and the name that they give to an encoder. Imports nothing that takes time."""
+"""Options of finetune.py, and the name of the encoder that they make. Imports no slow package."""
 
 from __future__ import annotations
 
@@ -14,37 +14,38 @@ NAMED = ("epochs", "lr", "batch_size", "accumulate", "precision", "patience", "l
 
 
 def get_args_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Fine-tune a text or a speech encoder on single utterances of a corpus.")
+    example = "finetune.py --text_model klue/roberta-base"
+    parser = ArgumentParser((example, f"{example} --resume"), description="Fine-tune an encoder on single utterances.")
     add = parser.add_argument
-    add("--data_path", type=file_path, default=Path("data/KEMDy19"), help="pre-processed corpus (%(default)s)")
-    add("--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
-    add("--SorL", choices=ROLES, default="speaker", help="learn the emotion of the speaker or listener (%(default)s)")
+    add("--data_path", type=file_path, default=Path("data/KEMDy19"), help="pre-processed corpus folder")
+    add("--audio_path", type=file_path, help="folder of the wav files, if it is neither DATA_PATH/wav nor ./audio")
+    add("--SorL", choices=ROLES, default="speaker", help="learn the emotion of the speaker or of the listener")
     one = parser.add_mutually_exclusive_group(required=True).add_argument
-    one("--text_model", metavar="NAME", help="text encoder: hub name or folder")
-    one("--audio_model", metavar="NAME", help="speech encoder: hub name or folder")
-    add("--test_split", type=parse_sessions, metavar="SESSIONS", help="sessions held out (the first fold)")
-    add("--valid_split", type=parse_sessions, metavar="SESSIONS", help="sessions that choose the best epoch (none)")
-    add("--epochs", type=number(int, 1), default=5, help="passes over the utterances (%(default)s)")
-    add("--lr", type=number(float, 0), default=2e-5, help="learning rate, after a rise and before a fall (%(default)s)")
-    add("--batch_size", type=number(int, 1), default=16, help="utterances at once, of each process (%(default)s)")
-    add("--accumulate", type=number(int, 1), default=1, help="batches in a step (%(default)s)")
-    add("--gradient_checkpointing", action="store_true", help="take less memory, and a third more time (off)")
-    add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 on a GPU that is fast in it (%(default)s)")
-    add("--patience", type=number(int, 1), help="stop after so many epochs that are no better on --valid_split (none)")
-    add("--lam", type=number(float, 0, 1), default=0.66, help="weight of the emotion's loss (%(default)s)")
-    add("--affect_loss", choices=("mse", "ccc", "mse_ccc"), default="mse", help="of arousal, valence (%(default)s)")
-    add("--seed", type=number(int, 0, 2**32 - 1), default=0, help="random seed (%(default)s)")
-    add("--save_path", type=file_path, default=Path("exp"), help="folder of the encoder's folder (%(default)s)")
-    add("--resume", action="store_true", help="go on with an unfinished folder of the same options (off)")
-    add("--report_to", choices=TRACKERS, default="none", help="experiment tracker (%(default)s)")
-    add("--gpu_id", type=gpu, help="a GPU's number, or cpu (the first CUDA GPU, or the CPU)")
+    one("--text_model", metavar="NAME", help="text encoder to fine-tune: hub name or folder")
+    one("--audio_model", metavar="NAME", help="speech encoder to fine-tune: hub name or folder")
+    add("--test_split", type=parse_sessions, metavar="SESSIONS", help="sessions to test on (default: the first fold)")
+    add("--valid_split", type=parse_sessions, metavar="SESSIONS", help="sessions to choose the best epoch on")
+    add("--epochs", type=number(int, 1), default=5, help="passes over the utterances")
+    add("--lr", type=number(float, 0), default=2e-5, help="highest learning rate, after warm-up")
+    add("--batch_size", type=number(int, 1), default=16, help="utterances in a batch of each process")
+    add("--accumulate", type=number(int, 1), default=1, help="batches in a step; for larger steps in the same memory")
+    add("--gradient_checkpointing", action="store_true", help="use less memory and about a third more time")
+    add("--precision", choices=PRECISIONS, default="auto", help="precision; auto: bf16 on a GPU where it is fast")
+    add("--patience", type=number(int, 1), help="stop after so many epochs without a lower loss on --valid_split")
+    add("--lam", type=number(float, 0, 1), default=0.66, help="weight of the emotion loss, from 0 to 1")
+    add("--affect_loss", choices=("mse", "ccc", "mse_ccc"), default="mse", help="loss of arousal and valence")
+    add("--seed", type=number(int, 0, 2**32 - 1), default=0, help="random seed")
+    add("--save_path", type=file_path, default=Path("exp"), help="parent folder of the encoder's folder")
+    add("--resume", action="store_true", help="resume the unfinished fine-tuning with the same options")
+    add("--report_to", choices=TRACKERS, default="none", help="experiment tracker")
+    add("--gpu_id", type=gpu, help="number of the GPU to use, or cpu (default: the first CUDA GPU, or the CPU)")
     return parser
 
 
 def folder_name(options: argparse.Namespace) -> str:
-    """The name of the folder of the encoder that these options make, by which preprocessing.py and main.py know it.
+    """The name of the folder of the encoder that these options make.
 
-    It has the parent's name, role, sessions and seed, and whatever else is not as by default.
+    It has the parent's name, role, sessions and seed, and the other options that are not default.
     """
     parent = encoder_name(options.text_model or options.audio_model).replace("/", "-")
     splits = {"test": options.test_split, "valid": options.valid_split}

@@ -1,4 +1,4 @@
-"""Fine-tuning: an encoder with linear heads, the utterances that it learns from, and the folder that it ends in."""
+"""Fine-tuning: an encoder with linear heads, its training utterances, and the folder of the fine-tuned encoder."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ Inputs = dict[str, Tensor | Path]  # by id the tokens of a text, int64, or the p
 
 
 def read_inputs(encoder: Encoder, table: pd.DataFrame, data_path: Path, audio_path: Path | None) -> Inputs:
-    """The inputs of a table's utterances; without those that have no usable wav, if the encoder is of speech."""
+    """The inputs of a table's utterances; for a speech encoder, of those with a usable wav."""
     if encoder.kind == "text":
         if not table["text"].any():
-            raise InputError(f"{data_path}: its tables have no text, from which an encoder could learn")
+            raise InputError(f"{data_path}: the tables have no text to fine-tune a text encoder on")
         tokens = {text: encoder.tokenizer.encode(text) for text in table["text"].unique()}
         encoder._check_pieces(table["text"], tokens, show=True)
         return {segment: torch.tensor(tokens[text]) for segment, text in zip(table["id"], table["text"], strict=True)}
@@ -47,7 +47,7 @@ def read_inputs(encoder: Encoder, table: pd.DataFrame, data_path: Path, audio_pa
     paths = [(segment, wavs[segment]) for segment in table["id"] if segment in wavs]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         waves = pool.map(lambda found: try_to_read(found[1], encoder.rate), paths)
-        looked = tqdm(zip(paths, waves, strict=True), "looking at wavs", len(paths), unit="wav")
+        looked = tqdm(zip(paths, waves, strict=True), "checking wavs", len(paths), unit="wav")
         return dict(found for found, wave in looked if not isinstance(wave, InputError))
 
 
@@ -69,9 +69,9 @@ def collate(items: Sequence[tuple[Tensor | Path, Tensor]], rate: int | None) -> 
 
 
 class EmotionModel(nn.Module):
-    """An encoder with a linear head for the emotions, and one for arousal and valence, over an utterance's embedding.
+    """An encoder with two linear heads over an utterance's embedding: for the emotions, and for arousal and valence.
 
-    The embedding is the one that preprocessing.py computes; of a speech encoder it is that of the last layer.
+    The embedding is the same as in preprocessing.py; for a speech encoder, that of the last layer.
     """
 
     def __init__(self, encoder: Encoder, loss: Loss) -> None:
@@ -79,7 +79,7 @@ class EmotionModel(nn.Module):
         self.source, self.encoder, self.loss = encoder, encoder.model, loss
         self.emotion, self.affect = (nn.Linear(encoder.shape[-1], n) for n in (N_EMOTIONS, len(AFFECT)))
         if encoder.kind == "speech":
-            # Of pretraining: layers left out at random, and masks, which are longer than short utterances
+            # No layer drop or masks as in pretraining: masks are longer than short utterances
             self.encoder.layerdrop = self.encoder.config.layerdrop = 0.0
             self.encoder.config.apply_spec_augment = False
             if hasattr(self.encoder, "feature_extractor"):
@@ -88,7 +88,7 @@ class EmotionModel(nn.Module):
     def embed(self, inputs: Sequence[Tensor | np.ndarray]) -> Tensor:
         """Embeddings of B texts (tokens, int64) or waves (float32), shape = (B, dim).
 
-        Waves go through the encoder one by one: padding would change the group norm of its first convolution.
+        Waves are encoded one by one: padding would change the group norm of the first convolution.
         """
         if self.source.kind == "speech":
             waves = [np.pad(wave, (0, max(0, self.source.min_samples - len(wave)))) for wave in inputs]
@@ -116,9 +116,9 @@ class EmotionModel(nn.Module):
 
 @torch.inference_mode()
 def test(model: EmotionModel, table: pd.DataFrame, inputs: Inputs) -> dict[str, np.ndarray]:
-    """What is predicted of each utterance, as `engine.to_arrays` gives it, from the embeddings of preprocessing.py.
+    """Predictions for each utterance, as of `engine.to_arrays`, from the embeddings of preprocessing.py.
 
-    They are float32, and a wave is a whole one.
+    The embeddings are float32, of waves of full length.
     """
     encoder = model.eval().source
     if encoder.kind == "text":
@@ -130,9 +130,9 @@ def test(model: EmotionModel, table: pd.DataFrame, inputs: Inputs) -> dict[str, 
 
 
 def write_encoder(folder: Path, encoder: Encoder, record: dict[str, Any]) -> None:
-    """Write an encoder as the hub has it: configuration, weights, tokenizer or feature extractor, and a model card.
+    """Write an encoder in the hub's layout: configuration, weights, tokenizer or feature extractor, and a model card.
 
-    Its configuration names the sessions that it has learnt from.
+    Its configuration names the sessions that it was trained on.
     """
     data, kind, config, source = record["data"], encoder.kind, encoder.model.config, encoder.description
     sessions = parse_sessions(data["train_sessions"]) + (record["options"]["valid_split"] or [])
@@ -149,10 +149,10 @@ def write_encoder(folder: Path, encoder: Encoder, record: dict[str, Any]) -> Non
     else:
         transformers.AutoTokenizer.from_pretrained(source["name"], revision=revision).save_pretrained(folder)
     weights = None  # the model's own
-    if config.model_type == "whisper":  # of which AutoModel makes a whole one, with a decoder
+    if config.model_type == "whisper":  # AutoModel loads it with a decoder
         weights = {f"encoder.{name}": weight for name, weight in encoder.model.state_dict().items()}
     encoder.model.save_pretrained(folder, state_dict=weights)
-    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # safetensors: for its owner alone
+    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # safetensors: for the owner only
     about = {"name": folder.name, "parent": data[f"{kind}_model"], "kind": kind}
     about["learnt"] = learnt_text(config.learnt_sessions)
     template = Path(__file__).with_name("encoder_card.md").read_text("utf-8")

@@ -1,7 +1,7 @@
-"""Learnt: which sessions an encoder, or the weights that a run begins with, have learnt from, and may not be tested on.
+"""Learnt: the sessions that an encoder or initial weights were trained on, and that must not be tested on.
 
-They are dicts of sessions as text by corpus, `{"KEMDy19": "1-12,17-20"}`: in the configuration of an encoder that
-finetune.py made, with its embeddings, and as `text_learnt`, `speech_learnt` and `init_learnt` in the data of a record.
+They are dicts of sessions as text by corpus, `{"KEMDy19": "1-12,17-20"}`: in the configuration of an encoder of
+finetune.py, with its embeddings, and as `text_learnt`, `speech_learnt` and `init_learnt` in the data of a record.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ PARTS |= {"init": "the run {init} of --init"}
 
 
 def corpus_keys(data: Mapping[str, Any]) -> list[str]:
-    """By what the corpus of a record's `data` is known: its name, and the digest of its tables, which a copy keeps.
+    """The names by which the corpus of a record's `data` is identified: its name, and the digest of its tables.
 
-    The published program, whose data are empty, knew KEMDy19 alone.
+    The data of the published program are empty; its corpus is KEMDy19.
     """
     version = data.get("version", "")
     return [data.get("corpus", KEMDY19.name), *([version] if version.startswith("tables ") else [])]
@@ -33,7 +33,7 @@ def add_learnt(learnt: Learnt | None, data: Mapping[str, Any], sessions: Iterabl
 
 
 def merge_learnt(*parts: Learnt | None) -> dict[str, str]:
-    """All that several have learnt from; None adds nothing."""
+    """All sessions of several dicts; None adds nothing."""
     found: dict[str, set[int]] = {}
     for corpus, sessions in (item for part in parts if part for item in part.items()):
         found.setdefault(corpus, set()).update(parse_sessions(sessions))
@@ -41,16 +41,16 @@ def merge_learnt(*parts: Learnt | None) -> dict[str, str]:
 
 
 def learnt_text(learnt: Learnt) -> str:
-    """In words, for people."""
+    """The sessions as text for the user."""
     named = (corpus for corpus in learnt if not corpus.startswith("tables "))
     return ", ".join(f"sessions {learnt[corpus]} of {corpus}" for corpus in named)
 
 
 def check_learnt(data: Mapping[str, Any], test_split: Iterable[int]) -> None:
-    """Raise `InputError` where an encoder or the first weights of a record's `data` have learnt from a test session."""
+    """Raise `InputError` if an encoder or the initial weights in a record's `data` were trained on a test session."""
     for part, what in PARTS.items():
         learnt = data.get(f"{part}_learnt") or {}
         for corpus in learnt.keys() & corpus_keys(data):
             if seen := {*test_split} & {*parse_sessions(learnt[corpus])}:
-                found = f"{what.format(**data)} has learnt from {learnt_text(learnt)}"
-                raise InputError(f"--test_split: {found}, among them {format_sessions(seen)}; test on others")
+                found = f"{what.format(**data)} was trained on {learnt_text(learnt)}"
+                raise InputError(f"--test_split: {found}, which include {format_sessions(seen)}; choose other sessions")

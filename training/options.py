@@ -1,4 +1,4 @@
-"""Options: the command line of main.py, and the parser that all commands share. Imports nothing that takes time."""
+"""Options: the command line of main.py, and the parser class of all commands. Imports no slow package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from utils import InputError, expand_home
 
 
 def switch(value: str) -> bool:
-    """`True` or `False`, as a command line or a configuration writes it."""
+    """`True` or `False`, as written in a command line or a configuration."""
     if value.lower() not in ("true", "1", "yes", "false", "0", "no"):
         raise argparse.ArgumentTypeError(f"{value!r}: expected True or False")
     return value.lower() in ("true", "1", "yes")
@@ -31,29 +31,44 @@ def number(kind: type, low: float, high: float = float("inf")) -> Any:
             raise argparse.ArgumentTypeError(f"{value!r}: expected {kind.__name__} {expected}")
         return parsed
 
-    parse.__name__ = kind.__name__  # for argparse's message where `value` is no number
+    parse.__name__ = kind.__name__  # argparse's message names it if `value` is not a number
     return parse
 
 
 def gpu(value: str) -> str:
-    """A GPU's number, or `cpu`."""
+    """The number of a GPU, or `cpu`."""
     if value != "cpu" and not (value.isdecimal() and len(value) < 5):
-        raise argparse.ArgumentTypeError(f"{value!r}: expected a GPU's number, or cpu")
+        raise argparse.ArgumentTypeError(f"{value!r}: expected the number of a GPU, or cpu")
     return value
 
 
 def file_path(value: str) -> Path:
-    """A path that a file can have and a configuration can hold."""
+    """A path that the file system and a JSON file accept."""
     if "\0" in value or value != value.encode(errors="ignore").decode():
         raise argparse.ArgumentTypeError(f"{value!r}: expected a path in UTF-8 without NUL characters")
     return Path(expand_home(value))
 
 
-class ArgumentParser(argparse.ArgumentParser):
-    """argparse's parser with errors of one line, and a suggestion for a mistyped name."""
+class HelpFormatter(argparse.HelpFormatter):
+    """argparse's formatter, with the default of every option that has one."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**{"allow_abbrev": False} | settings)
+    def _get_help_string(self, action: argparse.Action) -> str:
+        has_default = isinstance(action.default, int | float | str | Path) and action.default is not False
+        if not has_default or action.default == argparse.SUPPRESS or "%(default)" in action.help:
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's parser with errors of one line, a suggestion for a mistyped name, and examples below its help."""
+
+    def __init__(self, examples: Sequence[str] = (), **settings: Any) -> None:
+        shared = {"allow_abbrev": False, "formatter_class": HelpFormatter, "usage": "%(prog)s [options]"}
+        super().__init__(**shared | settings)
+        self.examples = examples
+
+    def format_help(self) -> str:
+        return super().format_help() + "\nexamples:\n" + "".join(f"  python {line}\n" for line in self.examples)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {' '.join(message.split())}\n")
@@ -69,87 +84,102 @@ class ArgumentParser(argparse.ArgumentParser):
         return parsed
 
 
-# The options of main.py. Of the group data a resumed or tested run may have other values, of the group test a tested
-# one; those of model and training are fixed once a run has begun, and those of run are of this call alone
+# A resumed or tested run may have other values of the options in `data`, a tested run also of those in `test`. Those in
+# `model` and `training` are fixed when a run starts; those in `run` are of each call
+SCOPES = {
+    "data": "data_path audio_path",
+    "test": "SorL test_split batch_size precision bn_statistics",
+    "model": "ws sr text_model text_dim backbone hidden_size num_layers bidirectional modality audio audio_model"
+    " speakers no_concat",
+    "training": "valid_split train_split init epochs optim lr lr_gamma lr_decay weight_decay loss affect_loss lam"
+    " sampler beta seed select patience temperature compile",
+    "run": "save_path resume report_to gpu_id test_only test_path texts transcribe embed_d",
+}
+
+
+def names_of(*scopes: str) -> frozenset[str]:
+    """Names of the options in these scopes."""
+    return frozenset(name for scope in scopes for name in SCOPES[scope].split())
 
 
 def get_args_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Train MATE on KEMDy19 or KEMDy20, test it, and report F1 and CCC.")
-    add = parser.add_argument_group("data").add_argument
-    add("--data_path", type=file_path, default=Path("data/KEMDy19"), help="pre-processed corpus")
-    add("--audio_path", type=file_path, help="folder of the wavs, if neither DATA_PATH/wav nor ./audio")
-    add = parser.add_argument_group("test").add_argument
-    add("--SorL", choices=ROLES, default="speaker", help="predict the emotion of the speaker or the listener")
-    add("--test_split", type=parse_sessions, metavar="SESSIONS", help="sessions to test on (default: the first fold)")
-    add("--batch_size", type=number(int, 1), default=64, help="windows in a batch; the published figures depend on it")
-    add("--precision", choices=PRECISIONS, default="auto", help="of convolutions; auto: bf16 in training if it is fast")
-    fresh = "running: of training, as published; train: computed anew over training windows before validation and test"
-    add("--bn_statistics", choices=("running", "train"), default="running", help=f"statistics of batch norm: {fresh}")
-    add_fixed_options(parser)
-    add = parser.add_argument_group("run").add_argument
-    add("--save_path", type=file_path, default=Path("exp"), help="folder of the run folders")
-    add("--resume", metavar="NAME", help="resume run NAME; auto: the newest unfinished run with these options and data")
+    examples = "main.py --data_path data/KEMDy19 --test_split 13-16", "main.py --test_only exp/latest"
+    parser = ArgumentParser(examples, description="Train MATE on a pre-processed corpus, test it, report F1 and CCC.")
+    add = parser.add_argument_group("Data").add_argument
+    add("--data_path", type=file_path, default=Path("data/KEMDy19"), help="pre-processed corpus folder")
+    add("--SorL", choices=ROLES, default="speaker", help="predict the emotion of the speaker or of the listener")
+    sessions = {"type": parse_sessions, "metavar": "SESSIONS"}
+    add("--test_split", **sessions, help="sessions to test on, such as 13-16 (default: the first fold)")
+    add_model_options(parser)
+    add_training_options(parser)
+    add = parser.add_argument_group("Choosing the epoch").add_argument
+    add("--valid_split", **sessions, help="sessions to validate on after each epoch instead of training on them")
+    best = "epoch to test: the last, or the best by this figure on --valid_split (ccc: mean of both CCCs)"
+    add("--select", choices=("last", "loss", "f1", "macro_f1", "ccc"), default="last", help=best)
+    add("--patience", type=number(int, 1), metavar="EPOCHS", help="stop after so many epochs without improvement")
+    add = parser.add_argument_group("Testing").add_argument
+    add("--test_only", nargs="?", const=True, default=False, metavar="RUN", help="test this run without training")
+    add("--temperature", action="store_true", help="calibrate probabilities by a temperature fitted on --valid_split")
+    statistics = "batch norm in tests: running statistics (as published), or recomputed on training windows (robust)"
+    add("--bn_statistics", choices=("running", "train"), default="running", help=statistics)
+    add("--texts", type=file_path, metavar="FILE", help="with --test_only: also test with the texts of a CSV (id,text)")
+    whisper = "with --test_only: also test with transcripts by this Whisper model (without NAME openai/whisper-small)"
+    add("--transcribe", nargs="?", const="openai/whisper-small", metavar="NAME", help=whisper)
+    add = parser.add_argument_group("Run").add_argument
+    add("--save_path", type=file_path, default=Path("exp"), help="parent folder of the run folders")
+    add("--resume", metavar="RUN", help="resume this run; auto: the newest unfinished run with these options and data")
+    add("--gpu_id", type=gpu, help="number of the GPU to use, or cpu (default: the first CUDA GPU, or the CPU)")
     add("--report_to", choices=TRACKERS, default="tensorboard", help="experiment tracker")
-    add("--no_test", action="store_true", help="leave the test to a later --resume")
-    add("--no_pages", action="store_true", help="do not write dialogues.html")
-    add("--gpu_id", type=gpu, help="number of a GPU, or cpu (default: the first CUDA GPU, or the CPU)")
-    add("--test_only", nargs="?", const=True, default=False, metavar="NAME", help="only test the run NAME")
-    add("--test_path", metavar="NAME", help="run to test: a folder in SAVE_PATH, or a path")
-    add("--texts", type=file_path, metavar="FILE", help="CSV of id,text: also test with these texts (--test_only)")
-    add("--transcribe", nargs="?", const="openai/whisper-small", metavar="NAME", help="the same with texts of Whisper")
-    add("--language", default="ko", help="of --transcribe")
-    add("--embed_d", type=int, default=32, help="without effect, as in the published program")
-    for action in parser._actions:
-        if action.default is not None and action.default is not False and action.default != argparse.SUPPRESS:
-            action.help += " (default: %(default)s)"
+    add = parser.add_argument_group("Rarely used").add_argument
+    add("--audio_path", type=file_path, help="folder of the wav files, if it is neither DATA_PATH/wav nor ./audio")
+    add("--train_split", **sessions, help="sessions to train on (default: all others), to measure the effect of data")
+    add("--sr", type=number(int, 4000, 48000), default=SAMPLE_RATE, help="sampling rate in Hz; a lower one is faster")
+    add("--precision", choices=PRECISIONS, default="auto", help="precision of convolutions; auto: bf16 if fast")
+    add("--compile", action="store_true", help="compile the CNN for training, for long runs on a GPU")
+    hidden = {"help": argparse.SUPPRESS}  # options of the published program
+    parser.add_argument("--embed_d", type=int, default=32, **hidden)  # without effect there, too
+    parser.add_argument("--text_dim", type=number(int, 1), default=TEXT_DIM, **hidden)
+    parser.add_argument("--lr_decay", type=number(float, 0), default=0.0, **hidden)
+    parser.add_argument("--test_path", **hidden)
     return parser
 
 
-def add_fixed_options(parser: ArgumentParser) -> None:
-    add = parser.add_argument_group("model").add_argument
-    add("--ws", type=number(int, 1), default=8, help="window size: utterances that the model sees at once")
-    add("--sr", type=number(int, 4000, 48000), default=SAMPLE_RATE, help="sampling rate of the audio in Hz")
-    embeddings = "text encoder whose embeddings the corpus has besides embedding_TEXT_DIM.npy; of --texts its folder"
-    add("--text_model", metavar="NAME", help=embeddings)
-    add("--text_dim", type=number(int, 1), default=TEXT_DIM, help="dimension of the embeddings without --text_model")
-    add("--backbone", choices=("lstm", "gru"), default="lstm", help="recurrent network over the window")
-    add("--hidden_size", type=number(int, 1), default=512, help="hidden size of the recurrent network")
-    add("--num_layers", type=number(int, 1), default=4, help="number of recurrent layers")
-    add("--bidirectional", type=switch, nargs="?", const=True, default=False, help="run the recurrence both ways")
+def add_model_options(parser: ArgumentParser) -> None:
+    add = parser.add_argument_group("Model").add_argument
     add("--modality", choices=("audio_text", "audio", "text"), default="audio_text", help="inputs of the model")
-    add("--audio", choices=("cnn", "encoder"), default="cnn", help="CNN over log-mels, or speech embeddings")
-    add("--audio_model", metavar="NAME", help="speech encoder of --audio encoder, if the corpus has several")
+    add("--backbone", choices=("lstm", "gru"), default="lstm", help="recurrent network over the utterances of a window")
+    add("--hidden_size", type=number(int, 1), default=512, help="hidden size of the recurrent network")
+    add("--num_layers", type=number(int, 1), default=4, help="number of recurrent layers; fewer train faster")
+    add("--bidirectional", type=switch, nargs="?", const=True, default=False, help="make the network bidirectional")
+    add("--ws", type=number(int, 1), default=8, help="window size: utterances that the model receives at once")
     add("--speakers", action="store_true", help="add a speaker embedding: same speaker as the last utterance, or other")
     add("--no_concat", action="store_true", help="do not feed emotion probabilities to the arousal and valence heads")
-    add = parser.add_argument_group("training").add_argument
-    add("--valid_split", type=parse_sessions, metavar="SESSIONS", help="training sessions to validate on instead")
-    add("--train_split", type=parse_sessions, metavar="SESSIONS", help="sessions to train on (default: all others)")
-    add("--init", metavar="NAME", help="begin with the weights of run NAME, of another corpus, role or fold")
-    add("--epochs", type=number(int, 1), default=50, help="passes over the training windows")
+    add = parser.add_argument_group("Encoders").add_argument
+    add("--text_model", metavar="NAME", help="text encoder to use instead of that of embedding_768.npy")
+    add("--audio", choices=("cnn", "encoder"), default="cnn", help="CNN over log-mels, or speech encoder embeddings")
+    add("--audio_model", metavar="NAME", help="speech encoder of --audio encoder, if the corpus has several")
+
+
+def add_training_options(parser: ArgumentParser) -> None:
+    add = parser.add_argument_group("Training").add_argument
+    add("--epochs", type=number(int, 1), default=50, help="passes over the training windows; the paper uses 100")
+    add("--batch_size", type=number(int, 1), default=64, help="windows in a batch; the F1 by batch depends on it")
     add("--optim", choices=OPTIMIZERS, default="adam", help="optimizer")
-    add("--momentum", type=number(float, 0, 0.99999), default=0.0, help="momentum of --optim sgd")
-    add("--lr", type=number(float, 0), default=1e-3, help="learning rate")
+    add("--lr", type=number(float, 0), default=1e-3, help="learning rate; lower it if the loss is not finite")
     add("--lr_gamma", type=number(float, 0), default=0.7, help="factor of the learning rate at epochs/3 and epochs/2")
-    add("--lr_decay", type=number(float, 0), default=0.0, help="learning rate decay of --optim adagrad")
-    add("--weight_decay", type=number(float, 0), default=1e-5, help="weight decay")
-    add("--loss", choices=("normal", "cbloss"), default="normal", help="KL divergence, or class-balanced BCE")
+    add("--weight_decay", type=number(float, 0), default=1e-5, help="weight decay of the optimizer")
+    add("--loss", choices=("normal", "cbloss"), default="normal", help="emotion loss: KL divergence, or balanced BCE")
+    add("--beta", type=number(float, 0, 0.99999), default=0.99, help="beta of --loss cbloss")
     add("--affect_loss", choices=("mse", "ccc", "mse_ccc"), default="mse", help="loss of arousal and valence")
     add("--lam", type=number(float, 0, 1), default=0.66, help="weight of the emotion loss, from 0 to 1")
-    add("--sampler", choices=("shuffled", "weighted"), default="shuffled", help="weighted: by inverse class size")
-    add("--beta", type=number(float, 0, 0.99999), default=0.99, help="beta of the class-balanced loss")
-    add("--seed", type=number(int, 0, 2**32 - 1), default=0, help="random seed")
-    add("--select", choices=("last", "best"), default="last", help="epoch to test: the last, or the best by --monitor")
-    add("--monitor", choices=("loss", "f1", "macro_f1", "ccc"), default="loss", help="figure of the best epoch")
-    add("--patience", type=number(int, 1), metavar="EPOCHS", help="stop after so many epochs that are no better")
-    add("--temperature", action="store_true", help="scale log-probabilities by a number chosen on --valid_split")
-    add("--compile", action="store_true", help="compile the CNN for training (for GPUs)")
+    add("--sampler", choices=("shuffled", "weighted"), default="shuffled", help="weighted: draw rare emotions often")
+    add("--seed", type=number(int, 0, 2**32 - 1), default=0, help="random seed; use several to measure the spread")
+    add("--init", metavar="RUN", help="start from the weights of this run of another corpus, role or fold")
 
 
-NEEDS = {  # options that act only beside others: the other one, and those of its values
+NEEDS = {  # options that have an effect only with certain values of another option
     "beta": ("loss", ["cbloss"]),
-    "momentum": ("optim", ["sgd"]),
     "lr_decay": ("optim", ["adagrad"]),
-    "monitor": ("valid_split", ["SESSIONS"]),
     "text_dim": ("modality", ["audio_text", "text"]),
     "text_model": ("modality", ["audio_text", "text"]),
     "audio": ("modality", ["audio_text", "audio"]),
@@ -160,26 +190,18 @@ NEEDS = {  # options that act only beside others: the other one, and those of it
 
 
 def without_effect(options: argparse.Namespace) -> dict[str, str]:
-    """The options of main.py that have no effect beside the others, by their names, and why, in words."""
+    """The options of main.py that have no effect with these values of the others, and the reason of each."""
     found = {}
     for name, (other, values) in NEEDS.items():
-        value = "SESSIONS" if isinstance(getattr(options, other), list) else getattr(options, other)
-        if other in found or value not in values:
+        if other in found or getattr(options, other) not in values:
             found[name] = found.get(other) or f"has no effect without --{other} {' or '.join(values)}"
     return found
 
 
-@cache
-def names_of(*scopes: str) -> frozenset[str]:
-    """Names of the options in these groups of `get_args_parser`."""
-    groups = [group for group in get_args_parser()._action_groups if group.title in scopes]
-    return frozenset(action.dest for group in groups for action in group._group_actions)
-
-
 def parse_args(argv: Sequence[str], parser: ArgumentParser | None = None) -> argparse.Namespace:
-    """The options of main.py, with the names of those that the user gave as `given`; of a `parser` that has them.
+    """Parse the options of main.py; `given` holds the names of those on the command line. `parser` may have more.
 
-    `--test_only --NAME`, as the published README writes it, means `--test_only NAME`.
+    `--test_only --NAME`, as in the published README, means `--test_only NAME`.
     """
     parser, argv = parser or get_args_parser(), [*argv]
     if "--test_only" in argv[:-1]:
@@ -192,29 +214,27 @@ def parse_args(argv: Sequence[str], parser: ArgumentParser | None = None) -> arg
     if isinstance(options.test_only, str):
         options.test_path, options.test_only = options.test_only, True
     if options.test_only != (options.test_path is not None):
-        parser.error("--test_only NAME tests a run, and needs its name")
+        parser.error("--test_only needs the name of a run")
     if (options.texts or options.transcribe) and not options.test_only:
-        parser.error("--texts and --transcribe are for --test_only")
+        parser.error("--texts and --transcribe need --test_only")
     validates = options.valid_split is not None or options.test_only or options.resume not in (None, "auto")
-    if not validates and (options.select == "best" or options.patience is not None or options.temperature):
-        parser.error("--select best, --patience and --temperature need --valid_split")
-    if options.test_only and options.no_test:
-        parser.error("--test_only and --no_test exclude each other")
+    if not validates and (options.select != "last" or options.patience is not None or options.temperature):
+        parser.error("--patience, --temperature and every --select except last need --valid_split")
     return options
 
 
 def make_options(**keywords: Any) -> argparse.Namespace:
-    """Options for `main.train` and `main.test` in a notebook: main.py's defaults, and `keywords` in place of some.
+    """Options for `main.train` and `main.test` in a notebook: `keywords`, and main.py's defaults for the others.
 
-    `make_options(data_path="data/sample", modality="text", test_split=[1, 2], epochs=3)`; raises `InputError` where an
-    option does not exist or does not take the value.
+    `make_options(data_path="data/sample", modality="text", test_split=[1, 2], epochs=3)`; raises `InputError` if an
+    option does not exist or its value is invalid.
     """
     parser, argv = get_args_parser(), []
 
-    def refuse(message: str) -> NoReturn:
+    def raise_error(message: str) -> NoReturn:
         raise InputError(message)
 
-    parser.error = refuse
+    parser.error = raise_error
     for name, value in keywords.items():
         if name in defaults() and value is defaults()[name]:  # None or False, which no command line can express
             continue

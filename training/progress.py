@@ -1,4 +1,4 @@
-"""Progress: what the user sees of a run: its first lines, a bar, a line per epoch, and the curves of a tracker."""
+"""Progress: the summary of a run, its progress bar, a line for each epoch, and the curves of a tracker."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from utils import InputError, fault_of_machine, first_line
 
 
 def progress_bar(epochs: int, steps: int, done: int, hidden: bool) -> tqdm:
-    """A bar over the training steps of all epochs, of which `done` are done; shown in a terminal alone."""
+    """A bar over the training steps of all epochs, of which `done` are done; shown only in a terminal."""
     settings = {"unit": "step", "dynamic_ncols": True, "disable": True if hidden else None}
     bar = tqdm(None, "training", epochs * steps, initial=done * steps, **settings)
-    bar.began = done, time.monotonic()  # a bar that is not shown does not count
+    bar.began = done, time.monotonic()  # a hidden bar does not count
     return bar
 
 
 def print_epoch(bar: tqdm, history: Sequence[Row], options: argparse.Namespace) -> None:
-    """Print the last row of the history; without a bar, as in a log, with the time that is left."""
+    """Print the last row of the history; without a bar, as in a log, also the remaining time."""
     row, line = history[-1], f"epoch {len(history)}/{options.epochs}: "
     line += ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
-    if "valid_loss" in row and best_epoch(history, options.monitor) == row["epoch"]:
-        line += f"; best {options.monitor} so far"
+    if "valid_loss" in row and best_epoch(history, options.select) == row["epoch"]:
+        line += "; best so far"
     if bar.disable:
         done, began = bar.began
         seconds = (time.monotonic() - began) / (len(history) - done) * (options.epochs - len(history))
         line += f"; {tqdm.format_interval(seconds)} left"
     if is_over(history, options) and len(history) < options.epochs:
-        line += f"\ntraining stopped early: no better {options.monitor} in {options.patience} epochs"
+        line += f"\ntraining stopped early: no improvement in {options.patience} epochs"
     tqdm.write(line, file=sys.stderr)
 
 
@@ -54,15 +54,15 @@ def run_summary(
     table: pd.DataFrame,
     splits: Mapping[str, Sequence[int]],
     model: MATE,
-    anew: Sequence[str] = (),
+    new_layers: Sequence[str] = (),
 ) -> str:
-    """The first lines of a run or a test on these `splits`; `anew` are the layers without the weights of `--init`."""
+    """The summary of a run or a test on these `splits`; `new_layers` are those without weights from `--init`."""
     device = next(model.parameters()).device
-    synthetic = ": its figures say nothing about emotion recognition" * (data["synthetic"] == "yes")
+    synthetic = ": scores on synthetic speech are meaningless" * (data["synthetic"] == "yes")
     counts = {name: f"{int(table['session'].isin(sessions).sum()):,}" for name, sessions in splits.items()}
     windows = (f"{name} on {format_sessions(splits[name])} ({counts[name]} windows)" for name in splits if splits[name])
     tests = "bfloat16" if options.precision == "bf16" else "float32"
-    trains = f"trains in {training_dtype(options.precision, device)}, ".replace("torch.", "") * ("train" in splits)
+    trains = f"training in {training_dtype(options.precision, device)}, ".replace("torch.", "") * ("train" in splits)
     idle = (f"--{name} {why}" for name, why in without_effect(options).items() if name in options.given)
     lines = {
         "corpus": f"{corpus_summary(data)} in {options.data_path}{synthetic}",
@@ -70,15 +70,15 @@ def run_summary(
         "role": f"{options.SorL}, {len(table):,} utterances",
         "sessions": "; ".join(windows),
         "model": f"{options.backbone}, {options.modality}, {sum(p.numel() for p in model.parameters()):,} parameters",
-        "begin anew": ", ".join(anew),
-        "device": f"{device_name(device)}, {trains}tests in {tests}",
-        "unused": "; ".join(idle),
+        "new layers": ", ".join(new_layers),
+        "device": f"{device_name(device)}, {trains}testing in {tests}",
+        "ignored": "; ".join(idle),
     }
     return "\n".join(f"{title + ':':<12}{line}" for title, line in lines.items() if line)
 
 
 def start_tracker(accelerator: Accelerator, folder: Path, options: argparse.Namespace, epoch: int) -> None:
-    """Have `accelerator.log` report to `--report_to` from `epoch` on; TensorBoard's files lie in the run folder."""
+    """Make `accelerator.log` report to `--report_to` from `epoch` on; TensorBoard's files are in the run folder."""
     if options.report_to == "tensorboard":
         accelerator.project_configuration.logging_dir = str(folder.absolute().parent)
         accelerator.init_trackers(folder.absolute().name, None, {"tensorboard": {"purge_step": epoch}})
@@ -91,21 +91,20 @@ def start_tracker(accelerator: Accelerator, folder: Path, options: argparse.Name
 
 @contextlib.contextmanager
 def one_line_errors(folder: Path, options: argparse.Namespace) -> Iterator[None]:
-    """Add to an interrupt how to resume, and report what ends training as an `InputError`."""
+    """Add the command to resume to an interrupt, and convert errors that end training to `InputError`."""
     try:
         yield
     except KeyboardInterrupt as error:
         launcher = "python" if n_processes() == 1 else "the same launcher and"
-        no_test = " --no_test" * options.no_test
-        error.args = (f"resume with: {launcher} main.py --resume {shlex.quote(str(folder))}{no_test}",)
+        error.args = (f"resume with: {launcher} main.py --resume {shlex.quote(str(folder))}",)
         raise
     except (NonFinite, MemoryError, RuntimeError) as error:
-        epoch = epoch_of_weights(folder, options.select, options.monitor)
-        kept = f"training stopped; {folder} holds {f'the weights of epoch {epoch}' if epoch else 'no weights yet'}"
+        epoch = epoch_of_weights(folder, options.select)
+        kept = f"training stopped; {folder} holds {f'the weights of epoch {epoch}' if epoch else 'no weights'}"
         if isinstance(error, NonFinite):
             raise InputError(f"{error}: {kept}; try a smaller --lr") from error
         if fault := fault_of_machine(error):
             raise InputError(f"{fault}: {kept}") from error
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
-        raise InputError(f"--compile: torch cannot compile the model ({first_line(error)}); leave it out") from error
+        raise InputError(f"--compile: torch cannot compile the model ({first_line(error)}); omit it") from error
