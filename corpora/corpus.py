@@ -122,7 +122,7 @@ def corpus_of(data_path: Path) -> Corpus:
 def corpus_in(data_path: Path) -> Corpus:
     """The corpus of a raw folder, from the names of its tables; `InputError` if there are none."""
     if not data_path.is_dir():
-        raise InputError(f"{data_path}: no such folder; see data/README.md for where to put a corpus")
+        raise InputError(f"{data_path}: no such folder; see docs/data.md for where to put a corpus")
     if (data_path / MANIFEST).is_file():
         name = data_path.resolve().name
         return own_corpus(f"own {name}" if corpus_by_name(name) else name)

@@ -49,7 +49,7 @@ def read_manifest(data_path: Path, audio_path: Path | None) -> tuple[pd.DataFram
     for names in (["id"], ["wav", "text"], ["emotion", *votes]):
         if cells.columns.intersection(names).empty or cells.columns.has_duplicates:
             found = f"no column {' or '.join(names[:2])}, or a duplicate column, in {', '.join(cells.columns)}"
-            raise InputError(f"{path}: {found}; see data/README.md for the columns")
+            raise InputError(f"{path}: {found}; see docs/data.md for the columns")
     cells = cells.reindex(columns=[*NAMES, *votes], fill_value="").apply(lambda column: column.str.strip())
     rows = cells.rename(columns=NAMES)[[*NAMES.values()]].assign(file=MANIFEST, row=cells.index + 2)
     rows, problems = _usable_rows(data_path, rows.join(_read_labels(data_path, cells), how="inner"))

@@ -33,7 +33,7 @@ def read_utterances(data_path: Path, role: str) -> pd.DataFrame:
     """
     if not data_path.is_dir():
         sample = "for the sample, run python data/make_sample.py"
-        raise InputError(f"{data_path}: no such folder; set --data_path ({sample}), see data/README.md")
+        raise InputError(f"{data_path}: no such folder; set --data_path ({sample}), see docs/data.md")
     corpus = corpus_of(data_path)
     path = data_path / f"df_{role}.csv"
     if role not in corpus.roles:

@@ -62,7 +62,7 @@ def test_options_and_files_that_are_named_exist():
     parsers = [
         module.get_args_parser() for module in (export, finetune, make_sample, predict, preprocessing, benchmark)
     ]
-    parsers += [get_args_parser(), experiments.get_parser()]
+    parsers += [get_args_parser(), *experiments.get_parser()._subparsers._group_actions[0].choices.values()]
     options = {f"--{name}" for name in FOREIGN.split()}.union(*(parser._option_string_actions for parser in parsers))
     wrong = []
     for page in PAGES:
@@ -75,27 +75,46 @@ def test_options_and_files_that_are_named_exist():
     assert wrong == []
 
 
-def test_commands_of_pages_have_no_placeholder_but_a_run_and_known_targets():
-    commands = [command for page in PAGES for command in check_docs.read_commands(page.name, page.read_text("utf-8"))]
-    assert len(commands) > 90
-    assert [str(c) for c in commands if re.search("<(?!run>)", c.text) and not c.mark.startswith("skip")] == []
-    for target in {c.text for c in commands if c.text.startswith("make ")}:
+def test_commands_are_equal_in_both_languages_and_have_no_placeholder():
+    english, korean = (
+        [(c.text, c.mark) for page in pages for c in check_docs.read_commands(page.name, page.read_text("utf-8"))]
+        for pages in (ENGLISH, KOREAN)
+    )
+    assert english == korean
+    assert len(english) > 40
+    assert [text for text, _ in english if "<" in text] == []
+    for target in {text for text, _ in english if text.startswith("make ")}:
         dry_run = subprocess.run([*target.split(), "--dry-run"], cwd=ROOT, capture_output=True, check=False)
         assert dry_run.returncode == 0, target
+
+
+def test_pages_are_short_and_few():
+    assert len([*(ROOT / "docs").glob("*.md")]) == 12
+    for page in (*ENGLISH, *KOREAN):
+        limit = 120 if page.parent == ROOT else 130
+        assert page.read_text("utf-8").count("\n") <= limit, page
+    for pages in ((*ENGLISH, ROOT / "ARCHITECTURE.md"), KOREAN):
+        assert sum(len(page.read_text("utf-8").split()) for page in pages) <= 7_000
+
+
+def test_no_korean_paragraph_begins_with_a_particle():
+    for page in KOREAN:
+        paragraphs = re.split(r"\n\n|```\n", page.read_text("utf-8"))
+        assert [text for text in paragraphs if re.match(r"(은|는|을|를|가|의|에|에서|로|으로|와|과|도) ", text)] == []
 
 
 @pytest.mark.parametrize("suffix", [".md", ".ko.md"])
 def test_published_figures_are_quoted_rightly(suffix):
     with (ROOT / "data" / "published.csv").open(encoding="utf-8", newline="") as file:
-        published = list(csv.DictReader(file))
-    text = (ROOT / "docs" / f"reproducing{suffix}").read_text("utf-8")
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
-    names = ("table", "row", "role", "test_split", "precision", "recall", "f1", "ccc_arousal", "ccc_valence")
+        published = [row for row in csv.DictReader(file) if row["ccc_arousal"]]
+    results, readme = ((ROOT / name).read_text("utf-8") for name in (f"docs/results{suffix}", f"README{suffix}"))
+    found = {}
     for row in published:
-        if row["table"] not in {"3.1", "KEMDy20"} and row["ccc_arousal"]:
-            assert [row[name] for name in names] in rows
-    # The README's sentence: F1, CCC of arousal and of valence of both roles, with sessions 13-16 held out
-    by_role = {row["role"]: row for row in published if row["table"] == "3.2" and row["test_split"] == "13-16"}
-    figures = [by_role[role][name] for name in names[6:] for role in ("speaker", "listener")]
-    paragraphs = (ROOT / f"README{suffix}").read_text("utf-8").split("\n\n")
-    assert figures in [re.findall(r"(?<![\d-])\.\d{3}", paragraph) for paragraph in paragraphs]
+        key = tuple(row[name] for name in ("table", "row", "test_split"))
+        found.setdefault(key, []).append([row[name] for name in ("f1", "ccc_arousal", "ccc_valence")])
+    assert len(found) == 18
+    for key, (speaker, listener) in found.items():
+        line = f"| {' | '.join(key)} | {'/'.join(speaker)} | {'/'.join(listener)} |"
+        assert line in results or key == ("3.6", "lam .66", "13-16")  # the default
+    for pair in zip(*found["3.2", "default", "13-16"], strict=True):
+        assert f"| {' | '.join(pair)} |" in readme

@@ -140,7 +140,7 @@ def test_rows_and_folders_are_compared(exp, capsys):
         ["run0_20261125-120000", str(exp / "run1_20261125-120001")],  # two seeds
     ):
         assert experiments.main(["compare", *rows, *own]) == 0
-        assert f"A = {rows[0]}, B = {rows[1]}" in capsys.readouterr().out
+        assert capsys.readouterr().out.startswith(f"- A: {rows[0]}\n- B: {rows[1]}\n")
 
 
 def test_runs_lists_every_folder_with_its_state_and_the_options_that_vary(exp, capsys):

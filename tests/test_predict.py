@@ -421,11 +421,11 @@ def test_threads_that_predict_at_once_change_nothing_for_others(audio_run, talk)
     np.testing.assert_allclose(one.emotion, other.emotion, rtol=0, atol=1e-6)
 
 
-def test_the_readme_example_runs(audio_run, talk, monkeypatch, capsys):
-    readme = (ROOT / "README.md").read_text("utf-8")
-    (code,) = [block.partition("```")[0] for block in readme.split("```python\n")[1:] if "Predictor(" in block]
+def test_the_example_of_the_documents_runs(audio_run, talk, monkeypatch, capsys):
+    page = (ROOT / "docs/prediction.md").read_text("utf-8")
+    (code,) = [block.partition("```")[0] for block in page.split("```python\n")[1:] if "Predictor(" in block]
     monkeypatch.chdir(talk)
-    exec(compile(code.replace("exp/<run>", str(audio_run)), "README.md", "exec"), {})
+    exec(compile(code.replace("exp/latest", str(audio_run)), "prediction.md", "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) == len([*(talk / "parts").glob("*.wav")])
 
 
