@@ -104,7 +104,7 @@ def encoder_summary(data: Mapping[str, Any], kind: str) -> str:
     name = data.get(f"{kind}_model", "")
     if not name or name == UNKNOWN:
         return name and f"{UNKNOWN}, as are the data that it was trained on"
-    random = ", RANDOM weights" if data.get(f"{kind}_random") == "yes" else ""
+    random = ", random weights" if data.get(f"{kind}_random") == "yes" else ""
     learnt = f", fine-tuned on {learnt_text(data[f'{kind}_learnt'])}" if f"{kind}_learnt" in data else ""
     return f"{name}{random}, fingerprint {data[f'{kind}_fingerprint'][:12]}{learnt}"
 
@@ -120,4 +120,4 @@ def encoders_text(data: Mapping[str, Any]) -> list[str]:
 
 def corpus_summary(data: Mapping[str, Any]) -> str:
     """Name and version of a run's corpus, and whether it is the synthetic sample."""
-    return f"{data['corpus']} (version {data['version']}{', SYNTHETIC' if data['synthetic'] == 'yes' else ''})"
+    return f"{data['corpus']} (version {data['version']}{', synthetic' if data['synthetic'] == 'yes' else ''})"
