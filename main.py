@@ -164,8 +164,9 @@ def validate(
     loss = engine.mean_loss([loss_function(prediction, [label.to(prediction[0].device) for label in windows.labels])])
     rows = predictions_table(windows.table, windows.targets, engine.to_arrays(prediction))
     figures = validation_figures(rows, options.batch_size)
-    if options.select == "macro_f1" and "macro_f1" not in figures:
-        raise InputError("--select macro_f1: no window of --valid_split has a single majority label; choose another")
+    if {"macro_f1": "macro_f1", "ccc": "ccc_arousal"}.get(options.select, "f1") not in figures:
+        missing = "arousal and valence" if options.select == "ccc" else "a window with a single majority label"
+        raise InputError(f"--select {options.select}: --valid_split lacks {missing}; choose another")
     return {f"valid_{name}": value for name, value in ({"loss": loss} | figures).items()}
 
 

@@ -65,7 +65,7 @@ def predict(args: argparse.Namespace) -> None:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # if it is empty
     several = "mean of the runs" if len(predictor.runs) > 1 else "run"
-    named = (run.folder if name.endswith("latest") else Path(name) for name, run in predictor.runs.items())
+    named = (run.folder if Path(name).name == "latest" else Path(name) for name, run in predictor.runs.items())
     notes = [f"Predictions of {several} {', '.join(path.name for path in named)}."]
     if args.dialogue is None:
         notes.append("These are predictions, not facts about a person. The model was trained on a few speakers.")

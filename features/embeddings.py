@@ -84,7 +84,7 @@ def load_embeddings(path: Path, text_dim: int) -> dict[str, np.ndarray]:
             arrays = _ArrayUnpickler(file).load().value.items()  # a 0-dimensional array holds the dict
     except FileNotFoundError as error:
         others = ", ".join(sorted(other.name for other in path.parent.glob("embedding_*.npy"))) or "none"
-        todo = "run preprocessing.py with a text encoder of this dimension, or set --text_dim"
+        todo = "run preprocessing.py, or select another encoder with --text_model"
         raise InputError(f"{path}: not found; {todo} (embedding files found: {others})") from error
     except Exception as error:  # damaged files raise errors of many kinds
         raise InputError(f"{path}: not an embedding file of preprocessing.py ({first_line(error, path)})") from error

@@ -21,7 +21,7 @@ from training.finetune_options import folder_name
 from training.finetune_options import get_args_parser as get_finetune_parser
 from training.learnt import check_learnt
 from training.options import defaults, make_options, names_of, switch, without_effect
-from training.record import ENCODERS, Record, find_run, load_init, run_id
+from training.record import ENCODERS, Record, load_init, run_id
 from utils import InputError, count
 
 Fold = tuple[int, ...]  # test sessions
@@ -170,8 +170,8 @@ def plan_runs(
             valid = {"valid_split": [*after[fold]] if valid_split == NEXT else valid_split}
             changes = changes | table.by_role.get(role, {})
             options = argparse.Namespace(**vars(shared) | changes | own | valid)
-            if options.init:  # `latest` is another run later
-                options.init = str(find_run(options.save_path, options.init).resolve())
+            if Path(options.init or "").name == "latest":
+                raise InputError("--init latest: the newest run changes while runs are made; give the run folder")
             if name == FINETUNED:
                 if not all(used_encoders(options).values()):
                     continue

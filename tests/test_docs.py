@@ -24,8 +24,8 @@ KOREAN = [page.with_suffix(".ko.md") for page in ENGLISH]
 PAGES = [*ENGLISH, *KOREAN, ROOT / "ARCHITECTURE.md"]
 
 # Of torchrun, accelerate, pip, hf, Whisper and the like
-FOREIGN = """nproc_per_node nnodes rdzv_backend rdzv_endpoint multi_gpu num_processes cpu index-url force-reinstall
-    array gpus cpus-per-task time wrap local-dir logdir output_format output_dir language diarize"""
+FOREIGN = """nproc_per_node index-url force-reinstall array gpus cpus-per-task time wrap local-dir output_format
+    language diarize"""
 
 
 def without_code(page: Path) -> str:

@@ -107,7 +107,7 @@ def test_the_sample_as_a_manifest_gives_the_same_figures_to_the_bit(audio_run, p
 
 
 def test_what_a_manifest_lacks_is_left_out_of_losses_figures_and_pages(sample, tmp_path, capsys):
-    folder = write(tmp_path / "mine", rows(arousal=None, valence=None, wav=None, session=None, speaker=None))
+    folder = write(tmp_path / "mine", rows(320, arousal=None, valence=None, wav=None, session=None, speaker=None))
     assert preprocess(folder, sample, "--strict") == 0
     assert "group of dialogues" in capsys.readouterr().out
     options = ("--modality", "text", "--valid_split", "2", "--affect_loss", "ccc")
@@ -116,8 +116,12 @@ def test_what_a_manifest_lacks_is_left_out_of_losses_figures_and_pages(sample, t
     result = (run_folder / "result.json").read_text()
     assert "NaN" not in result
     assert "ccc_arousal" not in json.loads(result)
+    assert json.loads(result)["intervals"]["ccc_arousal"] is None
     assert pd.read_csv(run_folder / "predictions.csv")["true_arousal"].isna().all()
     assert "ccc" not in (run_folder / "history.csv").read_text()
+    with pytest.raises(AssertionError):
+        train(folder, *options, "--test_split", "1", "--select", "ccc")
+    assert "--select ccc" in capsys.readouterr().err
     argv = ["--data_path", str(folder), "--save_path", str(folder / "exp"), *SMALL, "--epochs", "1"]
     assert experiments.main(["run", "--SorL", "speaker", *argv, "--modality", "text"]) == 0
     table = (folder / "exp" / "report" / "folds.csv").read_text()

@@ -97,6 +97,7 @@ REFUSED |= {line: line.split()[0] for line in ("--momentum 0.9", "--no_pages", "
 REFUSED |= {"--epohcs 3": "--epochs", "--epoch 3": "--epochs", "--SORL speaker": "--SorL", "--data_path a b": "b"}
 REFUSED |= dict.fromkeys(("--select f1", "--temperature", "--patience 3 --resume auto"), "--valid_split")
 REFUSED |= dict.fromkeys(("--texts t.csv", "--test_path NAME"), "--test_only")
+REFUSED |= {"--resume auto --init exp/latest": "--init"}
 
 
 @pytest.mark.parametrize(("line", "named"), REFUSED.items())

@@ -56,7 +56,7 @@ def read_tensors(path: Path) -> Any:
                     raise ValueError(f"the checksum of {damaged} does not match")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: not found") from error
+        raise InputError(f"{path}: not found; the run has no weights yet, or its folder is incomplete") from error
     except Exception as error:  # damaged bytes make the readers raise almost anything
         raise InputError(f"{path}: damaged, or contains more than tensors ({first_line(error, path)})") from error
 

@@ -80,7 +80,7 @@ class ArgumentParser(argparse.ArgumentParser):
             by_folded = {option.casefold(): option for option in self._option_string_actions}
             close = difflib.get_close_matches(name.casefold(), by_folded, n=1)
             meant = f"did you mean {by_folded[close[0]]}?" if close else "--help lists the options"
-            self.error(f"{name}: no such option, {meant}")
+            self.error(f"{name}: {'no such option' if name[0] == '-' else 'unexpected argument'}, {meant}")
         return parsed
 
 
@@ -118,7 +118,8 @@ def get_args_parser() -> ArgumentParser:
     add("--select", choices=("last", "loss", "f1", "macro_f1", "ccc"), default="last", help=best)
     add("--patience", type=number(int, 1), metavar="EPOCHS", help="stop after so many epochs without improvement")
     add = parser.add_argument_group("Testing").add_argument
-    add("--test_only", nargs="?", const=True, default=False, metavar="RUN", help="test this run without training")
+    newest = "test this run without training; exp/latest: the newest run"
+    add("--test_only", nargs="?", const=True, default=False, metavar="RUN", help=newest)
     add("--temperature", action="store_true", help="calibrate probabilities by a temperature fitted on --valid_split")
     statistics = "batch norm in tests: running statistics (as published), or recomputed on training windows (robust)"
     add("--bn_statistics", choices=("running", "train"), default="running", help=statistics)
@@ -217,6 +218,8 @@ def parse_args(argv: Sequence[str], parser: ArgumentParser | None = None) -> arg
         parser.error("--test_only needs the name of a run")
     if (options.texts or options.transcribe) and not options.test_only:
         parser.error("--texts and --transcribe need --test_only")
+    if options.resume == "auto" and Path(options.init or "").name == "latest":
+        parser.error("--resume auto needs the folder of the run of --init, not latest, which changes")
     validates = options.valid_split is not None or options.test_only or options.resume not in (None, "auto")
     if not validates and (options.select != "last" or options.patience is not None or options.temperature):
         parser.error("--patience, --temperature and every --select except last need --valid_split")

@@ -56,6 +56,8 @@ class Record:
     def read(cls, folder: Path) -> Record:
         """The record of a run folder; raises `InputError` if it is missing, damaged, edited or of an old version."""
         path, content = folder / FILE, read_json(folder / FILE)
+        if "versions" in content or {"momentum", "monitor"} & {*content.get("options", {})}:
+            raise InputError(f"{path}: written by an earlier version of this program; train the model again")
         if "options" in content:
             parts = [content.get(name) for name in ("options", "data", "environment")]
             if not all(isinstance(part, dict) for part in parts) or (parts[1] and "train_sessions" not in parts[1]):
@@ -64,8 +66,6 @@ class Record:
             if content.get("run_id", record.run_id) != record.run_id:
                 raise InputError(f"{path}: edited, run_id does not match its options and data; restore the file")
             return record
-        if "versions" in content:
-            raise InputError(f"{path}: written by an earlier version of this program; train the model again")
         # Of the published program: its --sr had no effect, and its recurrent network always had four layers
         published = {name: value for name, value in content.items() if name in names_of(*STORED)}
         return cls({"test_split": [1, 2, 3, 4]} | published | {"sr": SAMPLE_RATE, "num_layers": 4}, {}, {})
