@@ -65,8 +65,8 @@ def check_same_windows(first: Path, other: Path, windows: Windows) -> None:
 
 DIFFERENCES = (
     "Differences are means over the folds and seeds that both sides have. Their 95% t interval is over seeds and "
-    "dialogues of these sessions, not over speakers. Bold: the interval excludes 0; without a true difference, one in "
-    "twenty still does. With one seed, the interval is over dialogues only, and nothing is bold."
+    "dialogues of these sessions, not over speakers. Bold: the interval excludes 0; this happens in one of twenty "
+    "comparisons without a true difference. With one seed, the interval is over dialogues only, and nothing is bold."
 )
 LEGEND = (
     "Weighted F1, macro F1 and accuracy use the test windows with one majority label, CCC and F1 all windows. Seeds "
@@ -84,7 +84,7 @@ def compare(pairs: pd.DataFrame, names: tuple[str, str]) -> str:
     for role, of_role in pairs.groupby("role", sort=False):
         figures, intervals = compute_comparison(of_role, windows)
         a, b = (figures.xs(run, level="run").rename(columns=HEADINGS) for run in ("a", "b"))
-        means = pd.DataFrame({"figure": a.columns, "A": [*a.iloc[-1]], "B": [*b.iloc[-1]]}).map(format_cell)
+        means = pd.DataFrame({"metric": a.columns, "A": [*a.iloc[-1]], "B": [*b.iloc[-1]]}).map(format_cell)
         parts = pd.Series(format_intervals(intervals)).str.partition("\n")
         means["B - A"], means["95% interval"] = parts[0], parts[2]
         needed = intervals["needed"].map("{:.0f}".format).replace({"nan": "-", "inf": f"over {metric.MAX_SEEDS}"})

@@ -1,4 +1,4 @@
-"""Figures of a corpus: plots and tables of preprocessing.ipynb from the pre-processed tables and audio."""
+"""Figures of a corpus: plots and tables of preprocessing.ipynb from the preprocessed tables and audio."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ const MANY = 100; // a dialogue of more utterances opens in the compact view
 const say = (english, korean = data.korean[english]) => (document.documentElement.lang === "ko" ? korean : english);
 const emotion = (label) => say(data.emotions[label]);
 const speakersOf = (list) => [...new Set(list.map((u) => u.speaker))];
-const nameOf = (speaker) => speaker ?? say("unknown speaker", "알 수 없는 화자");
+const nameOf = (speaker) => speaker ?? say("unknown speaker", "화자 미상");
 
 function make(tag, attributes = {}, ...children) {
   const isSvg = ["svg", "g", "title", "rect", "line", "path", "circle", "text"].includes(tag);
@@ -359,7 +359,7 @@ sound.addEventListener("error", () => {
   const url = decodeURI(sound.getAttribute("src").split("#")[0]);
   $("missing").textContent = say(
     `Audio file not found: ${url} (relative to this page). The page does not contain the audio; keep it in its original folder.`,
-    `음성 파일이 없습니다: ${url}(이 페이지 기준 경로). 이 페이지에는 음성이 들어 있지 않으므로 원래 폴더에 두십시오.`);
+    `음성 파일을 찾을 수 없습니다: ${url}(이 페이지 기준 경로). 이 페이지에는 음성이 들어 있지 않으므로 원래 폴더에 두십시오.`);
   $("missing").hidden = false;
   stop();
 });

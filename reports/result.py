@@ -166,7 +166,7 @@ def people_text(people: Mapping[str, Any] | None) -> str:
 
 def calibration_text(result: Mapping[str, Any]) -> str:
     found = result["calibration"]
-    text = "calibration: expected error {ece:.3f}, Brier score {brier:.3f}, KL divergence {kl:.3f}".format(**found)
+    text = "calibration: error {ece:.3f}, Brier score {brier:.3f}, KL divergence {kl:.3f}".format(**found)
     if before := found.get("without_temperature"):
         without = "{ece:.3f}, {brier:.3f}, {kl:.3f}".format(**before)
         return f"{text}; without temperature {result['temperature']:.3f}: {without}"

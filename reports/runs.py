@@ -84,7 +84,7 @@ def figures_of(result: dict[str, Any]) -> dict[str, Any]:
     for who, figures in (("raters", of_people), ("majority", whole.get("majority")), ("lookup", whole.get("lookup"))):
         found |= {f"{who}_{name}": math.nan if value is None else value for name, value in (figures or {}).items()}
     if not all(-1 <= value <= 1 for value in found.values() if not math.isnan(value)):
-        raise ValueError("a figure is outside -1 to 1")
+        raise ValueError("a metric is outside -1 to 1")
     found |= {name: value for name, value in result.get("calibration", {}).items() if name in CALIBRATION}
     return found | {"n": whole.get("n"), "result": result}
 

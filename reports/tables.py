@@ -23,7 +23,7 @@ OTHER_COLUMNS = ["majority_f1", *BY_EMOTION, *OF_RATERS, *OF_BASELINES, *CALIBRA
 WHOLE_HEADINGS = {name: HEADINGS[name] for name in WHOLE_FIGURES}
 FIGURE_COLUMNS = [*KNOWN, *OTHER_COLUMNS]
 BASELINES = {"majority": "majority class", "lookup": "sentence lookup"}
-CALIBRATED = dict(zip(CALIBRATION, ("expected error", "Brier score", "KL divergence", "baseline KL"), strict=True))
+CALIBRATED = dict(zip(CALIBRATION, ("calibration error", "Brier score", "KL divergence", "baseline KL"), strict=True))
 OF_A_FOLD = ("session", "speaker")  # groups that no two folds share
 COUNTS = {"n": "windows", "n_single_label": "single_label", "dialogues": "dialogues"}
 GROUP_HEADINGS = COUNTS | WHOLE_HEADINGS
@@ -32,7 +32,7 @@ LEGEND = (
     "± is the standard deviation over seeds; a mean of folds also has the deviation over folds. Square brackets: 95% "
     "interval over dialogues. Difference: ours minus published. Windows in parentheses have one majority label; "
     "weighted F1, macro F1 and accuracy use these, CCC all windows. Precision, recall, F1 are means over batches, as "
-    f"in the paper. Rows with fewer than {MIN_WINDOWS} of these windows or {MIN_DIALOGUES} dialogues have no figures. "
+    f"in the paper. Rows with fewer than {MIN_WINDOWS} of these windows or {MIN_DIALOGUES} dialogues have no metrics. "
     "Bold: the best row of a role and test split, if its macro F1 is above both baselines. One rater: the mean of the "
     "raters, each compared with the others. Majority class, sentence lookup: weighted and macro F1 of predicting the "
     "most frequent training label, and the training label of the same sentence. Calibration compares probabilities "
@@ -55,12 +55,12 @@ def make_table(entries: pd.DataFrame, windows: Windows) -> dict[str, Any]:
     beside = published[:0] if unlike or entries["folder"].isna().all() else published
     table, groups = summarise(entries, windows, beside), summarise_groups(entries)
     differences, notes = compare_with_baseline(entries, windows)
-    notes += [f"Published figures are not shown: {why}." for why in unlike]
-    texts = {"Figures": format_table(table, figures)}
+    notes += [f"Published scores are not shown: {why}." for why in unlike]
+    texts = {"Metrics": format_table(table, figures)}
     if len(differences):
         texts["Difference from the baseline row"] = format_differences(differences)
     if len(groups):
-        texts["Figures by group"] = groups.rename(columns=GROUP_HEADINGS).astype(object).map(format_cell)
+        texts["Metrics by group"] = groups.rename(columns=GROUP_HEADINGS).astype(object).map(format_cell)
         texts["Calibration"] = format_columns(table, CALIBRATED)
         by_emotion = [format_columns(table, BY_EMOTION), format_people(table, BY_EMOTION)]
         texts["F1 by emotion"] = pd.concat(by_emotion, ignore_index=True)
@@ -184,9 +184,9 @@ def short_table(table: pd.DataFrame) -> str:
 
 def format_differences(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of `compare_with_baseline`, a column for each figure."""
-    long = table.assign(text=format_intervals(table), figure=table["figure"].map(HEADINGS))
-    key = ["role", "row", "from", "folds", "seeds", "dialogues"]
-    return long.set_index([*key, "figure"])["text"].unstack(sort=False).reset_index().astype(str)
+    own = table.replace({"figure": HEADINGS}).assign(**{"text": format_intervals(table), "baseline row": table["from"]})
+    key = ["role", "row", "baseline row", "folds", "seeds", "dialogues"]
+    return own.set_index([*key, "figure"])["text"].unstack(sort=False).reset_index().astype(str)
 
 
 def write_table(folder: Path, section: dict[str, Any], corpora: str) -> None:

@@ -1,4 +1,4 @@
-"""Export: the hub's layout, the same predictions from it, and a card that says what the model must not be used for."""
+"""Export: the Hub's format, the same predictions from it, and a card that says what the model must not be used for."""
 
 import json
 import resource
@@ -102,7 +102,7 @@ def test_the_cards_example_runs(exported, preprocessed, tmp_path, monkeypatch):
     soundfile.write(tmp_path / "utterance.wav", np.zeros(8000), 8000)
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(compile(code.replace("this folder or its name on the hub", str(exported)), "card", "exec"), names)
+    exec(compile(code.replace("this folder or its name on the Hub", str(exported)), "card", "exec"), names)
     assert names["prediction"].emotion.shape == (1, 7)
 
 

@@ -169,9 +169,9 @@ def test_rows_carry_people_and_baselines_and_the_best_is_one_that_beats_both(tmp
     assert beats.tolist() == [False, True, True, True]
     shown = section_of(entries_of(exp, {"3.6": TABLES["3.6"]}))["texts"]
     for name in WHOLE_FIGURES:
-        is_best = [cell.startswith("**") for cell in shown["Figures"][HEADINGS[name]][:4]]
+        is_best = [cell.startswith("**") for cell in shown["Metrics"][HEADINGS[name]][:4]]
         assert is_best == (table[name].round(3) == table.loc[beats, name].max().round(3)).where(beats, False).tolist()
-    assert shown["Figures"].loc[4, ["row", "macro F1", "CCC valence"]].tolist() == ["one rater", "0.620", ""]
+    assert shown["Metrics"].loc[4, ["row", "macro F1", "CCC valence"]].tolist() == ["one rater", "0.620", ""]
     assert shown["F1 by emotion"].loc[4, ["row", "happy", "sad"]].tolist() == ["one rater", "0.650", ""]
     of_text = shown["Calibration"][["KL divergence", "baseline KL"]].astype(float)
     np.testing.assert_allclose(of_text, expected[["kl", "kl_constant"]], atol=6e-4)

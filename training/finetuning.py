@@ -26,7 +26,7 @@ from features.speech_encoder import SpeechEncoder
 from features.store import try_to_read
 from features.text import TextEncoder, _find_vocabulary
 from loss import Loss, Outputs
-from metric import AFFECT
+from metric import AFFECT, HEADINGS
 from training.engine import NonFinite, to_arrays
 from training.learnt import add_learnt, learnt_text
 from utils import InputError
@@ -130,7 +130,7 @@ def test(model: EmotionModel, table: pd.DataFrame, inputs: Inputs) -> dict[str, 
 
 
 def write_encoder(folder: Path, encoder: Encoder, record: dict[str, Any]) -> None:
-    """Write an encoder in the hub's layout: configuration, weights, tokenizer or feature extractor, and a model card.
+    """Write an encoder in the Hub's format: configuration, weights, tokenizer or feature extractor, and a model card.
 
     Its configuration names the sessions that it was trained on.
     """
@@ -156,5 +156,5 @@ def write_encoder(folder: Path, encoder: Encoder, record: dict[str, Any]) -> Non
     about = {"name": folder.name, "parent": data[f"{kind}_model"], "kind": kind}
     about["learnt"] = learnt_text(config.learnt_sessions)
     template = Path(__file__).with_name("encoder_card.md").read_text("utf-8")
-    card = jinja2.Template(template, trim_blocks=True, lstrip_blocks=True).render(record | about)
+    card = jinja2.Template(template, trim_blocks=True, lstrip_blocks=True).render(record | about, headings=HEADINGS)
     (folder / "README.md").write_text(card, "utf-8")

@@ -281,12 +281,11 @@ def warnings_of_test(
 
 def caveats(data: Mapping[str, Any]) -> list[str]:
     """Reasons why the predictions of a model trained on the `data` of a record are meaningless."""
-    found = []
-    if data.get("synthetic") == "yes":
-        found.append("trained on a synthetic corpus (computer speech, simulated raters): predictions are meaningless")
-    if data.get("text_random") == "yes":
-        found.append("trained with a text encoder with random weights: predictions are meaningless")
-    return found
+    reasons = {
+        "synthetic": "trained on a synthetic corpus (synthetic speech, simulated raters): predictions are meaningless",
+        "text_random": "trained with a text encoder with random weights: predictions are meaningless",
+    }
+    return [reason for name, reason in reasons.items() if data.get(name) == "yes"]
 
 
 def unfinished(run: TrainedRun) -> str | None:
