@@ -1,4 +1,4 @@
-# make train        sample corpus -> pre-processing -> training -> report
+# make train        sample corpus -> preprocessing -> training -> report
 # make experiments  all published tables on the sample corpus, with two epochs at a quarter of the sampling rate
 # make test         lint, format check, all tests
 # make lowest       the tests with the lowest versions that requirements.txt allows, in .venv-lowest

@@ -1,4 +1,4 @@
-"""Run the published tables or a grid of options, report them beside published figures, and compare their runs."""
+"""Run the published tables or a grid of options, report them beside published scores, and compare their runs."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from training.record import ENCODERS, find_run
 from utils import InputError, count, run_command
 
 SCOPES = ("data", "test", "model", "training")  # of main.py's options that hold for every run
-TABLES = f"TABLE: {', '.join(plans.NAMES)} (default: those of the corpus except {', '.join(plans.NAMED)})."
-OF_MAIN = "Every option of main.py is accepted and holds for every run; the default of --epochs is 100."
+TABLES = f"TABLE: {', '.join(plans.NAMES)} (default: all tables of the corpus except {', '.join(plans.NAMED)})."
+OF_RUN = f"{TABLES} Every option of main.py is accepted and applies to every run; the default of --epochs is 100."
 TABLE = "[TABLE ...] "
 SAME = "Give the options of the run command again, also those of main.py: they select the runs."
 COMMANDS = {  # by name: arguments, what it does, more about it, two examples
-    "run": (TABLE, "make the missing runs and the report", f"{TABLES} {OF_MAIN}", "3.3", "--grid lam=0.5,0.66"),
+    "run": (TABLE, "train and test the missing runs, and write the report", OF_RUN, "3.3", "--grid lam=0.5,0.66"),
     "report": (TABLE, "write the tables of the finished runs", f"{TABLES} {SAME}", "3.3", "3.3 --seeds 3"),
-    "compare": ("A B ", "compare two table rows or run folders", SAME, "backbone:lstm backbone:gru", "RUN latest"),
-    "runs": ("", "list every run folder with its figures and state", "", "--save_path exp", "--save_path exp/tables"),
+    "compare": ("A B ", "compare two table rows or runs", SAME, "backbone:lstm backbone:gru", "exp/RUN exp/latest"),
+    "runs": ("", "list every run folder with its metrics and state", "", "--save_path exp", "--save_path exp/tables"),
 }
 
 
@@ -58,10 +58,11 @@ def get_parser() -> ArgumentParser:
 def add_selection(parser: ArgumentParser, is_run: bool) -> None:
     """Add the options that decide which runs there are; those of making them are shown for the command run."""
     add = parser.add_argument
-    add("--SorL", nargs="+", choices=ROLES, help="roles (default: those of the corpus)")
+    add("--SorL", nargs="+", choices=ROLES, help="roles (default: all roles of the corpus)")
     sessions = {"type": lambda text: text if text == plans.NEXT else parse_sessions(text), "metavar": "SESSIONS"}
-    add("--valid_split", **sessions, help=f"sessions to validate on; {plans.NEXT}: of each fold, the fold after it")
-    add("--seeds", type=number(int, 1, 1000), help="number of seeds, from 0 (default: 1, or that of the table)")
+    add("--valid_split", **sessions, help=f"sessions to validate on; {plans.NEXT}: the fold after each test fold")
+    seeds = "number of seeds, counted from 0 (default: 1; 3 for beyond, data_size and finetuned)"
+    add("--seeds", type=number(int, 1, 1000), help=seeds)
     add("--grid", nargs="+", type=plans.parse_axis, metavar="NAME=A,B", help="all combinations of these values")
     folds = {"nargs": "+", "type": lambda text: tuple(parse_sessions(text)), "metavar": "SESSIONS"}
     add("--test_split", **folds, help="test sessions of the grid (default: 13-16, or 1-8 of KEMDy20)")

@@ -1,7 +1,6 @@
-"""Export a trained run in the layout of the Hugging Face hub: config.json, model.safetensors and a model card.
+"""Export a trained run in the format of the Hugging Face Hub: config.json, model.safetensors and a model card.
 
-`from export import MATE`: `MATE.from_pretrained("OUT, or a name on the hub")` loads it, `.push_to_hub("user/model")`
-uploads it.
+`from export import MATE`: `MATE.from_pretrained("OUT or Hub name")` loads it, `.push_to_hub("user/model")` uploads it.
 """
 
 from __future__ import annotations
@@ -102,7 +101,7 @@ def parameters(trained: TrainedRun) -> dict[str, dict[str, Any]]:
 
 def get_args_parser() -> ArgumentParser:
     examples, usage = ("export.py exp/latest my_model", "predict.py my_model talk.wav --transcribe"), "%(prog)s RUN OUT"
-    parser = ArgumentParser(examples, description="Export a run in the layout of the Hugging Face hub.", usage=usage)
+    parser = ArgumentParser(examples, description="Export a run in the format of the Hugging Face Hub.", usage=usage)
     parser.add_argument("run", metavar="RUN", type=file_path, help="run folder to export")
     parser.add_argument("out", metavar="OUT", type=file_path, help="new folder to write")
     return parser

@@ -129,21 +129,21 @@ def get_args_parser() -> ArgumentParser:
     description = "Predict the emotion, arousal and valence of every utterance of a dialogue with trained runs."
     parser = ArgumentParser(examples, description=description, usage="%(prog)s RUN... INPUT [options]")
     add, either = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
-    inputs = "run folders, exported folders or hub names (several: their mean); then a recording, or a folder of wavs"
+    inputs = "run folders, exported folders or Hub names (several are averaged); then a recording, or a folder of wavs"
     add("paths", nargs="+", metavar="RUN... INPUT", help=f"{inputs} with a .txt for each. With --dialogue only runs")
-    either("--segments", type=file_path, help="segments of the recording: a recogniser's JSON, SRT, WebVTT, CSV or TSV")
-    whisper = f"make the segments with this Whisper model: hub name or folder (without NAME {WHISPER})"
+    either("--segments", type=file_path, help="transcript with times: JSON, SRT, WebVTT, CSV or TSV")
+    whisper = f"transcribe with this Whisper model: Hub name or folder (without NAME {WHISPER})"
     either("--transcribe", nargs="?", const=WHISPER, metavar="NAME", help=whisper)
     either("--dialogue", metavar="NAME", help="predict a dialogue of a corpus instead, such as Sess01_script01")
-    add("--data_path", type=file_path, help="pre-processed corpus of --dialogue (default: that of the first run)")
-    add("--audio_path", type=file_path, help="folder of its wav files, if it is neither DATA_PATH/wav nor ./audio")
+    add("--data_path", type=file_path, help="preprocessed corpus of --dialogue (default: that of the first run)")
+    add("--audio_path", type=file_path, help="folder of the wav files of --dialogue, if not DATA_PATH/wav or ./audio")
     add("--language", default="ko", help="language for --transcribe")
     speakers = "speakers: each channel has one speaker and is transcribed alone. mean: average the channels"
     add("--channels", choices=CHANNELS, default="mean", help=speakers)
     add("--out", type=file_path, help="new folder for the results (default: INPUT.predictions)")
     add("--overwrite", action="store_true", help="overwrite the results in that folder")
-    add("--text_model", metavar="NAME", help="text encoder: hub name or folder (default: that of the runs)")
-    add("--audio_model", metavar="NAME", help="speech encoder: hub name or folder, for runs with --audio encoder")
+    add("--text_model", metavar="NAME", help="text encoder: Hub name or folder (default: that of the runs)")
+    add("--audio_model", metavar="NAME", help="speech encoder: Hub name or folder, for runs with --audio encoder")
     add("--gpu_id", type=gpu, help="number of the GPU to use, or cpu (default: the first CUDA GPU, or the CPU)")
     return parser
 

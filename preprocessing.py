@@ -49,7 +49,7 @@ def preprocess(args: argparse.Namespace, folder: Path) -> str:
     tables, transcripts, problems = read_corpus(corpus, args.data_path, args.audio_path)
     report_problems(problems, args.strict)
     folder.mkdir(parents=True, exist_ok=True)
-    with lock_folder(folder, "pre-processing"):
+    with lock_folder(folder, "preprocessing"):
         vectors = encoder.embed([*transcripts.values()], progress=True)
         embeddings = {f"{segment}.txt": vector for segment, vector in zip(transcripts, vectors, strict=True)}
         is_elsewhere = args.data_path.resolve() != folder.resolve()
@@ -158,24 +158,24 @@ def summary(folder: Path, tables: Tables, problems: pd.DataFrame) -> str:
 
 def get_args_parser() -> ArgumentParser:
     examples = "preprocessing.py --data_path data/KEMDy19", "preprocessing.py --data_path data/mine --overwrite"
-    description = "Make the tables and sentence embeddings that training reads from a raw corpus."
+    description = "Convert a raw corpus to the tables and sentence embeddings for training."
     parser = ArgumentParser(examples, description=description)
     add = parser.add_argument
     text = "corpus folder, with annotation/ and wav/ or with manifest.csv"
     add("--data_path", type=file_path, default=Path("data/KEMDy19"), help=text)
     add("--audio_path", type=file_path, help="folder of the wav files, if it is neither DATA_PATH/wav nor ./audio")
-    add("--out", type=file_path, metavar="FOLDER", help="folder to write, for main.py --data_path (default: DATA_PATH)")
-    text = "text encoder: hub name or folder. If the tables exist, its embeddings are added to the others"
+    add("--out", type=file_path, metavar="FOLDER", help="output folder, for main.py --data_path (default: DATA_PATH)")
+    text = "text encoder: Hub name or folder. If the tables exist, its embeddings are added to the others"
     add("--text_model", metavar="NAME", help=f"{text} (default: {KOBERT})")
-    add("--audio_model", metavar="NAME", help="speech encoder whose embeddings to compute as well: hub name or folder")
+    add("--audio_model", metavar="NAME", help="also compute the embeddings of this speech encoder: Hub name or folder")
     add("--gpu_id", type=gpu, help="number of the GPU to use, or cpu (default: the first CUDA GPU, or the CPU)")
-    add("--overwrite", action="store_true", help="overwrite the files of an earlier call")
-    add("--strict", action="store_true", help="stop at the first error in the corpus, except other spellings of labels")
+    add("--overwrite", action="store_true", help="overwrite the files of an earlier run")
+    add("--strict", action="store_true", help="stop at the first problem, except labels in another spelling")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Pre-process a corpus, and compute the embeddings of a speech encoder if one is given.
+    """Preprocess a corpus, and compute the embeddings of a speech encoder if one is given.
 
     If the tables exist and `overwrite` is not set, only the embeddings of the given encoders are added.
     """

@@ -111,7 +111,7 @@ def first_line(error: BaseException, *files: Path) -> str:
 
 def expand_home(path: str) -> str:
     """`path` with `~` expanded, which shells leave as it is in `--text_model=~/kobert`."""
-    return os.path.expanduser(path)  # noqa: PTH111 (on Windows Path would change the slash of a hub name)
+    return os.path.expanduser(path)  # noqa: PTH111 (on Windows Path would change the slash of a Hub name)
 
 
 def digest_file(path: Path) -> str:

@@ -1,1 +1,1 @@
-"""Corpora: raw folders (annotation tables, transcripts, wavs), pre-processed folders, and their utterances."""
+"""Corpora: raw folders (annotation tables, transcripts, wavs), preprocessed folders, and their utterances."""

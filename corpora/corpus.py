@@ -103,7 +103,7 @@ def corpus_of_id(segment: str) -> Corpus | None:
 
 
 def corpus_of(data_path: Path) -> Corpus:
-    """The corpus of a pre-processed folder, from corpus.json, or for published files from an id in df_speaker.csv.
+    """The corpus of a preprocessed folder, from corpus.json, or for published files from an id in df_speaker.csv.
 
     KEMDy19 if neither exists; `read_utterances` then reports the error. `InputError`: corpus.json is damaged.
     """

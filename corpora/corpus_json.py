@@ -1,4 +1,4 @@
-"""corpus.json: what a pre-processed corpus was made from, and the version of a raw corpus."""
+"""corpus.json: what a preprocessed corpus was made from, and the version of a raw corpus."""
 
 from __future__ import annotations
 

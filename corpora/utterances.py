@@ -21,7 +21,7 @@ SHARES = [f"share_{emotion}" for emotion in EMOTIONS]
 
 
 def read_utterances(data_path: Path, role: str) -> pd.DataFrame:
-    """The utterances of a role, "speaker" or "listener", in a pre-processed folder, in the order of its table.
+    """The utterances of a role, "speaker" or "listener", in a preprocessed folder, in the order of its table.
 
     Columns: id, corpus, session (int64), dialogue (unique in the folder), speaker, sequence (int64), scripted (True,
     False or None), start, end (seconds, NaN if unknown), text ("" if none), emotion (majority labels, joined by `;`),

@@ -113,9 +113,9 @@ def get_args_parser() -> ArgumentParser:
     option = parser.add_argument
     option("--layout", choices=SESSIONS, default="kemdy19", help="layout of the files")
     option("--out", type=file_path, help="new folder (default: data/sample, or data/sample_LAYOUT)")
-    option("--seed", type=number(int, 0, 2**32 - 1), default=0, help="random seed; equal seeds give equal files")
-    option("--sessions", type=number(int, 1, 20), help="number of sessions (default: 20, or 40 of KEMDy20)")
-    option("--utterances", type=number(int, 1), help="utterances of each dialogue (default: all)")
+    option("--seed", type=number(int, 0, 2**32 - 1), default=0, help="random seed; the same seed gives the same files")
+    option("--sessions", type=number(int, 1, 20), help="number of sessions, 1 to 20 (default: 20, or 40 for kemdy20)")
+    option("--utterances", type=number(int, 1), help="utterances per dialogue (default: all)")
     return parser
 
 

@@ -24,7 +24,7 @@ from features.embeddings import load_embeddings
 from features.store import FeatureStore, open_features, wavs_and_hashes
 from utils import InputError, expand_home
 
-EXAMPLES = {"text": "klue/roberta-base", "speech": "team-lucid/hubert-base-korean"}  # on the Hugging Face hub
+EXAMPLES = {"text": "klue/roberta-base", "speech": "team-lucid/hubert-base-korean"}  # on the Hugging Face Hub
 OPTIONS = {"text": "--text_model", "speech": "--audio_model"}
 DTYPES = {"text": torch.float32, "speech": torch.float16}
 About = dict[str, Any]  # of an encoder: name, fingerprint, random, learnt_sessions and shape of an embedding
@@ -60,7 +60,7 @@ def save_encoder_embeddings(data_path: Path, audio_path: Path | None, encoder: A
 
 
 def has_embeddings(data_path: Path, audio_path: Path | None, kind: str, name: str) -> bool:
-    """Whether a pre-processed folder has the embeddings of an encoder for all utterances."""
+    """Whether a preprocessed folder has the embeddings of an encoder for all utterances."""
     for about in encoders_of(data_path, kind):
         if about["name"] == encoder_name(name):
             return not _open_store(data_path, audio_path, kind, about, all_utterances(data_path)).first_missing()

@@ -1,4 +1,4 @@
-"""Inputs: the utterances of a dialogue, from a recording with segments, a folder of wavs, or a pre-processed corpus."""
+"""Inputs: the utterances of a dialogue, from a recording with segments, a folder of wavs, or a preprocessed corpus."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def warn_of_channels(paths: Sequence[Path], advice: str = "") -> None:
 def from_corpus(
     dialogue: str, data_path: Path, role: str, audio_path: Path | None = None
 ) -> tuple[pd.DataFrame, list[Utterance]]:
-    """The rows of a dialogue in the table of `role` of a pre-processed corpus, and their utterances."""
+    """The rows of a dialogue in the table of `role` of a preprocessed corpus, and their utterances."""
     table = read_utterances(data_path, role)
     rows = table[table["dialogue"] == dialogue].reset_index(drop=True)
     if rows.empty:

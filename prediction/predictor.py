@@ -153,7 +153,7 @@ class Predictor:
         return self.encoders[kind]
 
     def stored_texts(self, data_path: Path, table: pd.DataFrame) -> list[np.ndarray | None]:
-        """The text embeddings of these utterances in a pre-processed folder, None if missing.
+        """The text embeddings of these utterances in a preprocessed folder, None if missing.
 
         Warns if they are from another text encoder than the one a run was trained with.
         """

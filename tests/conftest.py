@@ -1,4 +1,4 @@
-"""Fixtures that several test files share: sample corpora, their pre-processed copies, and a trained run of each kind.
+"""Fixtures that several test files share: sample corpora, their preprocessed copies, and a trained run of each kind.
 
 The corpora and runs are made once and shared by all processes of a test session: copy what a test changes.
 """
@@ -88,7 +88,7 @@ def sample20(made) -> Path:
 
 
 def preprocessed_copy(sample: Path, folder: Path) -> None:
-    """Copy a raw sample corpus and pre-process the copy."""
+    """Copy a raw sample corpus and preprocess the copy."""
     shutil.copytree(sample, folder)
     with contextlib.redirect_stderr(io.StringIO()):  # progress
         assert preprocess(folder) == 0

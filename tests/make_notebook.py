@@ -40,7 +40,7 @@ def keep_outputs(notebook: Any) -> None:
 
 def main() -> int:
     if not (ROOT / "data" / "sample" / "embedding_768.npy").exists():
-        print("error: data/sample: not pre-processed; call make train first", file=sys.stderr)
+        print("error: data/sample: not preprocessed; call make train first", file=sys.stderr)
         return 2
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(ROOT)}}).execute()

@@ -15,7 +15,7 @@ FILES = ("annotation.csv", "df_speaker.csv", "df_listener.csv", "embedding_768.n
 
 
 def run(corpus: Path, *options: str) -> int:
-    """Pre-process a corpus that has its encoder in `kobert`, or the one that `--text_model` names."""
+    """Preprocess a corpus that has its encoder in `kobert`, or the one that `--text_model` names."""
     return main(["--data_path", str(corpus), "--text_model", str(corpus / "kobert"), "--gpu_id", "cpu", *options])
 
 

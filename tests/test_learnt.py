@@ -40,7 +40,7 @@ def make_encoder(sample: Path, folder: Path, learnt: dict | None) -> str:
 
 @pytest.fixture(scope="module")
 def corpus(preprocessed, sample, tmp_path_factory) -> Path:
-    """A pre-processed corpus with embeddings of an encoder, `learnt`, that has learnt from sessions 3 to 6."""
+    """A preprocessed corpus with embeddings of an encoder, `learnt`, that has learnt from sessions 3 to 6."""
     folder = shutil.copytree(preprocessed, tmp_path_factory.mktemp("learnt") / "corpus")
     assert embed(folder, make_encoder(sample, folder / "encoders" / "learnt", LEARNT)) == 0
     return folder

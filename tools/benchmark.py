@@ -131,7 +131,7 @@ def get_args_parser() -> ArgumentParser:
     examples = "-m tools.benchmark", "-m tools.benchmark --utterances 1000 --gpu_id 0"
     parser = ArgumentParser(examples, description="Compare the speed with a plain implementation of the paper.")
     add = parser.add_argument
-    add("--data_path", type=file_path, default=Path("data/sample"), help="pre-processed corpus folder")
+    add("--data_path", type=file_path, default=Path("data/sample"), help="preprocessed corpus folder")
     add("--utterances", type=number(int, 2), default=192, help="number of utterances to use")
     add("--gpu_id", type=gpu, help="number of the GPU to use, or cpu (default: the first CUDA GPU, or the CPU)")
     return parser

@@ -25,14 +25,14 @@ DECISIVE = ("table", "text_embeddings", "audio", "speech_embeddings", "init_weig
 
 
 def corpus_facts(folder: Path) -> dict[str, str]:
-    """Name and version of the corpus in a pre-processed folder, and whether it is synthetic."""
+    """Name and version of the corpus in a preprocessed folder, and whether it is synthetic."""
     written = read_corpus_json(folder) or {"version": UNKNOWN, "synthetic": is_synthetic(folder)}
     facts = {"corpus": corpus_of(folder).name, "version": written["version"]}
     return facts | {"synthetic": "yes" if written["synthetic"] else "no"}
 
 
 def data_record(options: argparse.Namespace, table: pd.DataFrame, train_sessions: Iterable[int]) -> dict[str, Any]:
-    """The data that a model is trained or tested on; warns of files that have changed since pre-processing.
+    """The data that a model is trained or tested on; warns of files that have changed since preprocessing.
 
     `table`, `audio`, `text_embeddings` and `speech_embeddings` are a name and a SHA-256. The text encoder has
     `text_model` (its name), `text_shape` (of an embedding), `text_fingerprint`, `text_revision`, `text_random` and
@@ -53,7 +53,7 @@ def data_record(options: argparse.Namespace, table: pd.DataFrame, train_sessions
 
 
 def digest_of(folder: Path, file: str) -> str:
-    """Name and SHA-256 of a file of a pre-processed folder; warns if the file has changed since pre-processing."""
+    """Name and SHA-256 of a file of a preprocessed folder; warns if the file has changed since preprocessing."""
     found, written = digest_file(folder / file), read_corpus_json(folder)
     if written and written["files"].get(file, found) != found:
         warnings.warn(f"{folder / file}: changed since preprocessing.py wrote {CORPUS_FILE}", stacklevel=2)

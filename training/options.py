@@ -104,9 +104,9 @@ def names_of(*scopes: str) -> frozenset[str]:
 
 def get_args_parser() -> ArgumentParser:
     examples = "main.py --data_path data/KEMDy19 --test_split 13-16", "main.py --test_only exp/latest"
-    parser = ArgumentParser(examples, description="Train MATE on a pre-processed corpus, test it, report F1 and CCC.")
+    parser = ArgumentParser(examples, description="Train MATE on a preprocessed corpus, test it, report F1 and CCC.")
     add = parser.add_argument_group("Data").add_argument
-    add("--data_path", type=file_path, default=Path("data/KEMDy19"), help="pre-processed corpus folder")
+    add("--data_path", type=file_path, default=Path("data/KEMDy19"), help="preprocessed corpus folder")
     add("--SorL", choices=ROLES, default="speaker", help="predict the emotion of the speaker or of the listener")
     sessions = {"type": parse_sessions, "metavar": "SESSIONS"}
     add("--test_split", **sessions, help="sessions to test on, such as 13-16 (default: the first fold)")
@@ -114,9 +114,9 @@ def get_args_parser() -> ArgumentParser:
     add_training_options(parser)
     add = parser.add_argument_group("Choosing the epoch").add_argument
     add("--valid_split", **sessions, help="sessions to validate on after each epoch instead of training on them")
-    best = "epoch to test: the last, or the best by this figure on --valid_split (ccc: mean of both CCCs)"
+    best = "epoch to test: the last, or the best by this value on --valid_split (ccc: mean of both CCCs)"
     add("--select", choices=("last", "loss", "f1", "macro_f1", "ccc"), default="last", help=best)
-    add("--patience", type=number(int, 1), metavar="EPOCHS", help="stop after so many epochs without improvement")
+    add("--patience", type=number(int, 1), metavar="EPOCHS", help="stop after this many epochs without improvement")
     add = parser.add_argument_group("Testing").add_argument
     newest = "test this run without training; exp/latest: the newest run"
     add("--test_only", nargs="?", const=True, default=False, metavar="RUN", help=newest)
@@ -156,26 +156,27 @@ def add_model_options(parser: ArgumentParser) -> None:
     add("--speakers", action="store_true", help="add a speaker embedding: same speaker as the last utterance, or other")
     add("--no_concat", action="store_true", help="do not feed emotion probabilities to the arousal and valence heads")
     add = parser.add_argument_group("Encoders").add_argument
-    add("--text_model", metavar="NAME", help="text encoder to use instead of that of embedding_768.npy")
+    add("--text_model", metavar="NAME", help="text encoder (default: the encoder of embedding_768.npy)")
     add("--audio", choices=("cnn", "encoder"), default="cnn", help="CNN over log-mels, or speech encoder embeddings")
-    add("--audio_model", metavar="NAME", help="speech encoder of --audio encoder, if the corpus has several")
+    add("--audio_model", metavar="NAME", help="speech encoder for --audio encoder, if there are embeddings of several")
 
 
 def add_training_options(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("Training").add_argument
-    add("--epochs", type=number(int, 1), default=50, help="passes over the training windows; the paper uses 100")
+    add("--epochs", type=number(int, 1), default=50, help="number of epochs; the paper uses 100")
     add("--batch_size", type=number(int, 1), default=64, help="windows in a batch; the F1 by batch depends on it")
     add("--optim", choices=OPTIMIZERS, default="adam", help="optimizer")
     add("--lr", type=number(float, 0), default=1e-3, help="learning rate; lower it if the loss is not finite")
     add("--lr_gamma", type=number(float, 0), default=0.7, help="factor of the learning rate at epochs/3 and epochs/2")
     add("--weight_decay", type=number(float, 0), default=1e-5, help="weight decay of the optimizer")
-    add("--loss", choices=("normal", "cbloss"), default="normal", help="emotion loss: KL divergence, or balanced BCE")
-    add("--beta", type=number(float, 0, 0.99999), default=0.99, help="beta of --loss cbloss")
+    losses = "emotion loss; normal: KL divergence, cbloss: class-balanced BCE"
+    add("--loss", choices=("normal", "cbloss"), default="normal", help=losses)
+    add("--beta", type=number(float, 0, 0.99999), default=0.99, help="beta of the class-balanced loss (--loss cbloss)")
     add("--affect_loss", choices=("mse", "ccc", "mse_ccc"), default="mse", help="loss of arousal and valence")
     add("--lam", type=number(float, 0, 1), default=0.66, help="weight of the emotion loss, from 0 to 1")
-    add("--sampler", choices=("shuffled", "weighted"), default="shuffled", help="weighted: draw rare emotions often")
-    add("--seed", type=number(int, 0, 2**32 - 1), default=0, help="random seed; use several to measure the spread")
-    add("--init", metavar="RUN", help="start from the weights of this run of another corpus, role or fold")
+    add("--sampler", choices=("shuffled", "weighted"), default="shuffled", help="weighted: oversample rare emotions")
+    add("--seed", type=number(int, 0, 2**32 - 1), default=0, help="random seed; use several to measure the variation")
+    add("--init", metavar="RUN", help="initialise with the weights of this run (another corpus, role or fold)")
 
 
 NEEDS = {  # options that have an effect only with certain values of another option
