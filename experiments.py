@@ -28,14 +28,15 @@ from training.record import ENCODERS, find_run
 from utils import InputError, count, run_command
 
 SCOPES = ("data", "test", "model", "training")  # of main.py's options that hold for every run
-TABLES = f"TABLE: {', '.join(plans.NAMES)} (default: all tables of the corpus except {', '.join(plans.NAMED)})."
+TITLES = ", ".join(f"{name} ({plans.TABLES[name].title})" if name in plans.TABLES else name for name in plans.NAMES)
+TABLES = f"TABLE: {TITLES} (default: all tables of the corpus except {', '.join(plans.NAMED)})."
 OF_RUN = f"{TABLES} Every option of main.py is accepted and applies to every run; the default of --epochs is 100."
 TABLE = "[TABLE ...] "
 SAME = "Give the options of the run command again, also those of main.py: they select the runs."
 COMMANDS = {  # by name: arguments, what it does, more about it, two examples
     "run": (TABLE, "train and test the missing runs, and write the report", OF_RUN, "3.3", "--grid lam=0.5,0.66"),
     "report": (TABLE, "write the tables of the finished runs", f"{TABLES} {SAME}", "3.3", "3.3 --seeds 3"),
-    "compare": ("A B ", "compare two table rows or runs", SAME, "backbone:lstm backbone:gru", "exp/RUN exp/latest"),
+    "compare": ("A B ", "compare two rows TABLE:ROW or runs", SAME, "backbone:lstm backbone:gru", "exp/RUN exp/latest"),
     "runs": ("", "list every run folder with its metrics and state", "", "--save_path exp", "--save_path exp/tables"),
 }
 
@@ -202,7 +203,9 @@ def execute(args: argparse.Namespace, options: argparse.Namespace) -> int:
     elif args.command == "report":
         entries, settings = plan(args, options)
         has_runs = entries.groupby("table")["folder"].transform("count") > 0
-        report(entries[has_runs].reset_index(drop=True) if has_runs.any() else entries, settings, options.save_path)
+        if not has_runs.any():
+            raise InputError(f"{options.save_path}: no finished run of these tables with these options; see runs")
+        report(entries[has_runs].reset_index(drop=True), settings, options.save_path)
     else:
         entries, _ = plan(args, options)
         encoders = plans.lacking_encoders(entries, args.keep_encoders)

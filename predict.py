@@ -64,9 +64,8 @@ def predict(args: argparse.Namespace) -> None:
         finally:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # if it is empty
-    several = "mean of the runs" if len(predictor.runs) > 1 else "run"
     named = (run.folder if Path(name).name == "latest" else Path(name) for name, run in predictor.runs.items())
-    notes = [f"Predictions of {several} {', '.join(path.name for path in named)}."]
+    notes = [f"{'mean of the runs' if len(predictor.runs) > 1 else 'run'}: {', '.join(path.name for path in named)}"]
     if args.dialogue is None:
         notes.append("These are predictions, not facts about a person. The model was trained on a few speakers.")
     write_dialogues_page(
@@ -140,7 +139,7 @@ def get_args_parser() -> ArgumentParser:
     add("--language", default="ko", help="language for --transcribe")
     speakers = "speakers: each channel has one speaker and is transcribed alone. mean: average the channels"
     add("--channels", choices=CHANNELS, default="mean", help=speakers)
-    add("--out", type=file_path, help="new folder for the results (default: INPUT.predictions)")
+    add("--out", type=file_path, help="new folder for the results (default: INPUT.predictions, beside the input)")
     add("--overwrite", action="store_true", help="overwrite the results in that folder")
     add("--text_model", metavar="NAME", help="text encoder: Hub name or folder (default: that of the runs)")
     add("--audio_model", metavar="NAME", help="speech encoder: Hub name or folder, for runs with --audio encoder")

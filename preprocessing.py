@@ -165,7 +165,7 @@ def get_args_parser() -> ArgumentParser:
     add("--data_path", type=file_path, default=Path("data/KEMDy19"), help=text)
     add("--audio_path", type=file_path, help="folder of the wav files, if it is neither DATA_PATH/wav nor ./audio")
     add("--out", type=file_path, metavar="FOLDER", help="output folder, for main.py --data_path (default: DATA_PATH)")
-    text = "text encoder: Hub name or folder. If the tables exist, its embeddings are added to the others"
+    text = "text encoder: Hub name or folder; without --overwrite existing tables are kept"
     add("--text_model", metavar="NAME", help=f"{text} (default: {KOBERT})")
     add("--audio_model", metavar="NAME", help="also compute the embeddings of this speech encoder: Hub name or folder")
     add("--gpu_id", type=gpu, help="number of the GPU to use, or cpu (default: the first CUDA GPU, or the CPU)")
@@ -181,6 +181,8 @@ def run(args: argparse.Namespace) -> None:
     """
     folder, device = args.out or args.data_path, pick_device(args.gpu_id)
     tables_exist = not args.overwrite and any(folder.glob("df_*.csv"))
+    if tables_exist and args.strict:
+        raise InputError(f"--strict: {folder} has tables, which are not checked again; add --overwrite")
     if tables_exist and (args.text_model or args.audio_model):
         print(f"{folder}: the tables and embedding_*.npy are kept; --overwrite replaces them", flush=True)
         if args.text_model:

@@ -30,6 +30,9 @@ def read_corpus_json(data_path: Path) -> dict[str, Any] | None:
     if bad:
         found = f"{bad[0]} is {content.get(bad[0])!r}: damaged, or written by an earlier version"
         raise InputError(f"{path}: {found}; run preprocessing.py again with --overwrite")
+    raw = Path(content["raw"] or data_path)
+    if raw_tables(raw) and corpus_version(raw) != content["version"]:
+        raise InputError(f"{path}: the tables in {raw} have changed; run preprocessing.py again with --overwrite")
     return content
 
 
@@ -43,8 +46,13 @@ def corpus_version(data_path: Path) -> str:
     if is_synthetic(data_path):
         return f"sample, seed {read_json(data_path / MARKER).get('seed')}"
     content = hashlib.sha256()
-    own = [path for path in (data_path / "manifest.csv", data_path / "labels.csv") if path.is_file()]
-    for path in own or sorted((data_path / "annotation").glob("*.[cC][sS][vV]")):
+    for path in raw_tables(data_path):
         content.update(path.name.encode())
         content.update(path.read_bytes())
     return f"tables {content.hexdigest()[:12]}"
+
+
+def raw_tables(data_path: Path) -> list[Path]:
+    """The manifest and its labels, or the annotation tables, of a raw corpus."""
+    own = [path for path in (data_path / "manifest.csv", data_path / "labels.csv") if path.is_file()]
+    return own or sorted((data_path / "annotation").glob("*.[cC][sS][vV]"))

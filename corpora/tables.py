@@ -53,9 +53,6 @@ def read_annotation(data_path: Path, corpus: Corpus) -> tuple[pd.DataFrame, pd.D
     return in_time_order(annotation), pd.concat([of_files, problems, *of_tables])
 
 
-# Reading
-
-
 def read_tables(data_path: Path, corpus: Corpus) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The non-blank rows of all annotation tables, in the order of the tables' names, and their problems.
 
@@ -166,9 +163,6 @@ def _half_rated(rows: pd.DataFrame) -> pd.DataFrame:
     return row_problems(alone, what, "", "used for one role only")
 
 
-# Cells
-
-
 def read_emotions(cells: pd.Series) -> pd.Series:
     """The label or tied labels (`happy;surprise`) of cells in the spelling of `EMOTIONS`; NaN if invalid."""
 
@@ -251,9 +245,6 @@ def _doubtful_totals(rows: pd.DataFrame, values: pd.DataFrame) -> list[pd.DataFr
     what, done = "total {} differs from the votes", "total used unchanged"
     texts = {name: rows[name.title()].map(repr) + ", from the votes " + given for name, (_, given) in found.items()}
     return [row_problems(rows[found[name][0]], what.format(name), texts[name], done) for name in found]
-
-
-# Order and roles
 
 
 def in_time_order(rows: pd.DataFrame) -> pd.DataFrame:

@@ -42,9 +42,6 @@ BLOCK = 2**16  # samples
 KEPT = 8  # recordings whose decoded audio is kept
 
 
-# Finding wavs
-
-
 def find_files(folder: Path, suffix: str) -> list[Path]:
     """Files in and below `folder` with this suffix, in any case, in alphabetical order; links are followed."""
 
@@ -148,9 +145,6 @@ def wav_problems(
         elif differ and not channel:
             problems.append((path, segment, "wav with differing channels", "", "the mean of the channels is used"))
     return problems
-
-
-# Checking and reading audio
 
 
 @contextlib.contextmanager
@@ -303,9 +297,6 @@ def resample(samples: np.ndarray, rate: int, sr: int) -> np.ndarray:
     n = math.ceil(len(wave) * (sr / rate))
     resampled = soxr.resample(wave, rate, sr, quality="HQ")[:n]
     return np.pad(resampled, (0, n - len(resampled)))
-
-
-# Hashes
 
 
 def hash_wavs(data_path: Path, wavs: Mapping[str, Path], ids: Iterable[str]) -> dict[str, str]:

@@ -49,9 +49,6 @@ Times = dict[str, tuple[str, str]]  # start and end of each utterance in its ses
 Votes = list[tuple[str, int, int]]  # emotion, valence and arousal of each rater of an actor during an utterance
 
 
-# Utterances
-
-
 @dataclass(frozen=True)
 class Utterance:
     """A planned utterance, without its audio and times."""
@@ -166,9 +163,6 @@ def tables_manifest(utterances: Sequence[Utterance], _times: Times) -> Iterator[
 
 
 TABLES = {"kemdy19": tables_kemdy19, "kemdy20": tables_kemdy20, "manifest": tables_manifest}
-
-
-# Speech
 
 
 def speak(utterances: Sequence[Utterance]) -> Iterator[bytes]:

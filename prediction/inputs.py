@@ -58,8 +58,7 @@ class Utterance:
             if value is not None and not (isinstance(value, kind) and is_vector):
                 raise InputError(f"utterance {self.id}: {name} {value!r:.60}, expected {expected}")
         if self.recording is not None and not (None not in (self.start, self.end) and 0 <= self.start < self.end):
-            times = f"from {self.start} to {self.end} s, expected start < end"
-            raise InputError(f"utterance {self.id}: {self.recording} {times}")
+            raise InputError(f"utterance {self.id}: recording {self.recording} from {self.start} to {self.end} s")
 
     def read(self, sr: int) -> np.ndarray:
         """The samples as mono float32 at `sr` Hz, shape = (samples,); `InputError` if there is no usable audio."""

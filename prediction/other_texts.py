@@ -62,7 +62,10 @@ def with_other_texts(
     if options.transcribe:
         on_main_process(accelerator, lambda: transcribe_wavs(path, ids, options, device))
     texts = read_texts(path)
-    check_missing(f"a transcript in {path}", [name for name in ids if name not in texts], len(ids))
+    lacking = [name for name in ids if name not in texts]
+    if len(lacking) > 0.05 * len(ids):
+        raise InputError(f"{path}: {len(lacking)} of {len(ids)} test utterances have no text, such as {lacking[0]}")
+    check_missing(f"a transcript in {path}", lacking, len(ids))
     found = [row for row, name in zip(rows, ids, strict=True) if name in texts]
     encoder = load_encoder("text", {str(run.folder): run}, text_encoder, device)
     embeddings = windows.features.text.clone()

@@ -34,6 +34,8 @@ def open_run(name: str) -> TrainedRun:
             folder = Path(snapshot_download(name, allow_patterns=[EXPORTED, WEIGHTS]))
         except (OSError, ValueError) as error:  # ValueError: not a valid Hub name
             raise InputError(f"{name}: no such folder, and not on the Hub ({first_line(error)})") from error
+    elif folder != Path(expand_home(name)):
+        name = str(folder)  # `latest` is another run later
     if (folder / EXPORTED).is_file():
         content = read_json(folder / EXPORTED)
         if not {"options", "data", "card"} <= content.keys():

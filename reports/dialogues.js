@@ -12,7 +12,7 @@ const MANY = 100; // a dialogue of more utterances opens in the compact view
 const say = (english, korean = data.korean[english]) => (document.documentElement.lang === "ko" ? korean : english);
 const emotion = (label) => say(data.emotions[label]);
 const speakersOf = (list) => [...new Set(list.map((u) => u.speaker))];
-const nameOf = (speaker) => speaker ?? say("unknown speaker", "화자 미상");
+const nameOf = (speaker) => speaker || say("unknown speaker", "화자 미상");
 
 function make(tag, attributes = {}, ...children) {
   const isSvg = ["svg", "g", "title", "rect", "line", "path", "circle", "text"].includes(tag);
@@ -138,7 +138,7 @@ function show(number) {
   $("picker").value = number;
   $("previous-dialogue").disabled = number === 0;
   $("next-dialogue").disabled = number === data.dialogues.length - 1;
-  $("compact").checked = utterances().length > MANY;
+  if (!state.chosen) $("compact").checked = utterances().length > MANY;
   summarise();
   list();
 }
@@ -345,7 +345,7 @@ $("picker").addEventListener("change", () => show(Number($("picker").value)));
 $("previous-dialogue").addEventListener("click", () => show(state.number - 1));
 $("next-dialogue").addEventListener("click", () => show(state.number + 1));
 for (const id of ["verdict", "emotion", "search"]) $(id).addEventListener("input", filter);
-$("compact").addEventListener("change", list);
+$("compact").addEventListener("change", () => { state.chosen = true; list(); });
 $("zoom").addEventListener("input", draw);
 $("charts").addEventListener("scroll", () => document.querySelectorAll(".axis").forEach((axis) =>
   axis.setAttribute("transform", `translate(${$("charts").scrollLeft} 0)`)));
@@ -356,7 +356,8 @@ $("forward").addEventListener("click", () => walk(1));
 document.addEventListener("keydown", onKey);
 sound.addEventListener("ended", () => { if (state.playing >= 0) finished(); });
 sound.addEventListener("error", () => {
-  const url = decodeURI(sound.getAttribute("src").split("#")[0]);
+  let url = sound.getAttribute("src").split("#")[0];
+  try { url = decodeURI(url); } catch { /* a file name that is not in UTF-8 */ }
   $("missing").textContent = say(
     `Audio file not found: ${url} (relative to this page). The page does not contain the audio; keep it in its original folder.`,
     `음성 파일을 찾을 수 없습니다: ${url}(이 페이지 기준 경로). 이 페이지에는 음성이 들어 있지 않으므로 원래 폴더에 두십시오.`);

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,10 @@ def write_dialogues_page(
 
 
 def say(english: str, korean: str | None = None) -> Markup:
-    """A text in both languages, of which a page shows one; without `korean` that of korean.json, else only English."""
-    korean = korean or KOREAN.get(english) or (english.startswith("session ") and english.replace("session", "세션"))
+    """A text in both languages; without `korean` by korean.json, also the parts of `NAME: TEXT` and `session 13`."""
+    parts = re.split(r"(: | (?=\d))", english)
+    if not korean and {english, *parts} & KOREAN.keys():
+        korean = KOREAN.get(english) or "".join(KOREAN.get(part, part) for part in parts)
     spans = Markup('<span class="en" lang="en">{}</span><span class="ko" lang="ko">{}</span>')
     return spans.format(english, korean) if korean else escape(english)
 

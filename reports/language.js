@@ -16,8 +16,8 @@ function setLanguage(language) {
 $("language").hidden = false;
 $("language").addEventListener("click", () => {
   setLanguage($("language").lang);
-  try { localStorage.setItem("language", document.documentElement.lang); } catch { /* not stored */ }
+  try { localStorage.setItem("mate-language", document.documentElement.lang); } catch { /* not stored */ }
 });
 let stored = null;
-try { stored = localStorage.getItem("language"); } catch { /* no storage for this page */ }
-setLanguage(stored || (navigator.language.startsWith("ko") ? "ko" : "en"));
+try { stored = localStorage.getItem("mate-language"); } catch { /* no storage for this page */ }
+setLanguage(["en", "ko"].includes(stored) ? stored : navigator.language.startsWith("ko") ? "ko" : "en");

@@ -82,7 +82,7 @@ def describe_corpora(runs: pd.DataFrame) -> str:
     for run in runs.drop_duplicates(["data_path", "data_table"]).itertuples():
         kind = "synthetic " if run.data_synthetic == "yes" else ""
         n = f"{int(run.data_utterances):,} utterances"
-        texts.append(f"{kind}{run.data_corpus} in {run.data_path}, {n} ({run.data_table})")
+        texts.append(f"{kind}{run.data_corpus} in {run.data_path}, {n} ({run.data_table[:19]})")
     return "; ".join(texts)
 
 

@@ -145,7 +145,8 @@ def group_table(groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> pd.Dat
     labels = [(name, label) for name in ("dialogue type", "sentence") for label in groups.get(name, {})]
     shown = {f"{name}: {label}": groups[name][label] for name, label in labels if label != "under five letters"}
     table = pd.json_normalize([*shown.values()]).set_axis([*shown]).reindex(columns=[*SHOWN_OF_GROUP])
-    return table.rename(columns=SHOWN_OF_GROUP).dropna(axis=1, how="all").astype(object).map(format_cell)
+    table = table.dropna(subset="macro_f1").dropna(axis=1, how="all")  # small groups have no metrics
+    return table.rename(columns=SHOWN_OF_GROUP).astype(object).map(format_cell)
 
 
 def other_texts_table(texts: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
@@ -158,7 +159,7 @@ def other_texts_table(texts: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
 
 def people_text(people: Mapping[str, Any] | None) -> str:
     if people is None:
-        return "raters: the corpus has no ratings by single raters (Emotion.1, Arousal.1, Valence.1, ...)"
+        return "raters: the corpus has no ratings of single raters"
     alpha = ", ".join(f"{name} {format_cell(value) or '-'}" for name, value in people["alpha"].items())
     least, best = (format_cell(people[which][VERDICT]) or "-" for which in ("least", "best"))
     return f"raters: {people['n_raters']}, macro F1 {least} to {best}; Krippendorff's alpha: {alpha}"
@@ -168,8 +169,8 @@ def calibration_text(result: Mapping[str, Any]) -> str:
     found = result["calibration"]
     text = "calibration: error {ece:.3f}, Brier score {brier:.3f}, KL divergence {kl:.3f}".format(**found)
     if before := found.get("without_temperature"):
-        without = "{ece:.3f}, {brier:.3f}, {kl:.3f}".format(**before)
-        return f"{text}; without temperature {result['temperature']:.3f}: {without}"
+        without = "error {ece:.3f}, Brier {brier:.3f}, KL {kl:.3f}".format(**before)
+        return f"{text}; without the temperature of {result['temperature']:.3f}: {without}"
     return f"{text} (baseline of mean training shares: {found['kl_constant']:.3f})"
 
 
@@ -184,7 +185,7 @@ def verdict_text(result: dict[str, Any]) -> str:
             other, (low, high) = found[name]["value"], found[name]["interval"] or (np.nan, np.nan)
             relation = "better than" if low > 0 else "worse than" if high < 0 else "not significantly different from"
             difference = format_difference(round(found["model"], 3) - round(other, 3))
-            interval = f"{format_interval(low, high) or 'not defined'} over {count(found['dialogues'], 'dialogue')}"
-            difference += f", 95% interval {interval}"
+            interval = format_interval(low, high) or "undefined"
+            difference += f", 95% interval {interval} over {count(found['dialogues'], 'dialogue')}"
             lines.append(f"{relation} the {baseline} baseline ({other:.3f}): difference {difference}")
     return f"verdict: macro F1 {found['model']:.3f} is " + "\n         and ".join(lines)

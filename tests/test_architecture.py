@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 MAX_MODULE, MAX_MAIN, MAX_FUNCTION = 400, 300, 60  # lines
-MAX_PROGRAM, MAX_MODULES, MAX_TESTS, MAX_PAGES = 9_699, 72, 9_200, 900
+MAX_PROGRAM, MAX_MODULES, MAX_TESTS, MAX_PAGES = 9_699, 72, 9_220, 900
 
 # From bottom to top. A module imports from the levels below it and from its own folder.
 LEVELS = [

@@ -70,7 +70,8 @@ def page(rows, tmp_path_factory):
         soundfile.write(audio[name], np.zeros(2400), 8000)
     audio[rows["segment_id"].iloc[15]].unlink()
     (top / "run").mkdir()
-    write_dialogues_page(top / "run" / "dialogues.html", rows, audio, title="Tested dialogues", role="speaker")
+    about = {"title": "Tested dialogues", "run": "run", "role": "speaker"}
+    write_dialogues_page(top / "run" / "dialogues.html", rows, audio, **about)
     return top / "run" / "dialogues.html"
 
 

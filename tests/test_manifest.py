@@ -106,6 +106,19 @@ def test_the_sample_as_a_manifest_gives_the_same_figures_to_the_bit(audio_run, p
     assert (a["overall"], a["intervals"], a["F1"]) == (b["overall"], b["intervals"], b["F1"])
 
 
+def test_a_changed_manifest_is_preprocessed_again_before_it_is_used(sample, tmp_path, capsys):
+    folder = write(tmp_path / "mine", rows())
+    assert preprocess(folder, sample) == 0
+    assert preprocess(folder, sample, "--strict") == 2  # the tables exist, and are not checked
+    write(folder, rows(28))
+    for command in (lambda: preprocess(folder, sample), lambda: main.main(["--data_path", str(folder), *SMALL])):
+        capsys.readouterr()
+        assert command() == 2
+        assert "--overwrite" in capsys.readouterr().err
+    assert preprocess(folder, sample, "--overwrite") == 0
+    assert len(read_utterances(folder, "speaker")) == 28
+
+
 def test_what_a_manifest_lacks_is_left_out_of_losses_figures_and_pages(sample, tmp_path, capsys):
     folder = write(tmp_path / "mine", rows(320, arousal=None, valence=None, wav=None, session=None, speaker=None))
     assert preprocess(folder, sample, "--strict") == 0

@@ -233,7 +233,12 @@ def test_a_run_can_be_tested_with_other_texts(text_run, tmp_path, capsys):
     assert f"1 of {len(rows)} utterances" in output.err
     assert "difference" in output.out
     first = other["segment_id"][0]
-    for content, named in (("id\n", "text"), (f"id,text\n{first},네\n" * 2, first), ("", "x.csv")):
+    for content, named in (
+        ("id\n", "text"),
+        (f"id,text\n{first},네\n" * 2, first),
+        ("", "x.csv"),
+        (f"id,text\n{first},네\n", "x.csv"),
+    ):
         (tmp_path / "x.csv").write_text(content, "utf-8")
         assert main.main(["--test_only", str(run), "--texts", str(tmp_path / "x.csv"), "--gpu_id", "cpu"]) == 2
         assert named in capsys.readouterr().err

@@ -85,6 +85,6 @@ def compare_statistics(model: MATE, windows: WindowDataset, options: argparse.Na
     sentences = []
     if running > LIMIT * own:
         losses = f"training loss is {running:.3f} with running statistics, but {own:.3f} with batch statistics"
-        sentences.append(f"batch norm: {losses}; test again with --test_only and --bn_statistics train")
+        sentences.append(f"batch norm: {losses}; test again with --test_only RUN --bn_statistics train")
         warnings.warn(sentences[0], stacklevel=2)
     return {"batch_norm": found, "warnings": sentences}

@@ -112,15 +112,15 @@ def get_args_parser() -> ArgumentParser:
     add("--test_split", **sessions, help="sessions to test on, such as 13-16 (default: the first fold)")
     add_model_options(parser)
     add_training_options(parser)
-    add = parser.add_argument_group("Choosing the epoch").add_argument
+    add = parser.add_argument_group("Validation").add_argument
     add("--valid_split", **sessions, help="sessions to validate on after each epoch instead of training on them")
     best = "epoch to test: the last, or the best by this value on --valid_split (ccc: mean of both CCCs)"
     add("--select", choices=("last", "loss", "f1", "macro_f1", "ccc"), default="last", help=best)
     add("--patience", type=number(int, 1), metavar="EPOCHS", help="stop after this many epochs without improvement")
+    add("--temperature", action="store_true", help="calibrate probabilities by a temperature fitted on --valid_split")
     add = parser.add_argument_group("Testing").add_argument
     newest = "test this run without training; exp/latest: the newest run"
     add("--test_only", nargs="?", const=True, default=False, metavar="RUN", help=newest)
-    add("--temperature", action="store_true", help="calibrate probabilities by a temperature fitted on --valid_split")
     statistics = "batch norm in tests: running statistics (as published), or recomputed on training windows (robust)"
     add("--bn_statistics", choices=("running", "train"), default="running", help=statistics)
     add("--texts", type=file_path, metavar="FILE", help="with --test_only: also test with the texts of a CSV (id,text)")
@@ -151,7 +151,7 @@ def add_model_options(parser: ArgumentParser) -> None:
     add("--backbone", choices=("lstm", "gru"), default="lstm", help="recurrent network over the utterances of a window")
     add("--hidden_size", type=number(int, 1), default=512, help="hidden size of the recurrent network")
     add("--num_layers", type=number(int, 1), default=4, help="number of recurrent layers; fewer train faster")
-    add("--bidirectional", type=switch, nargs="?", const=True, default=False, help="make the network bidirectional")
+    add("--bidirectional", type=switch, nargs="?", const=True, default=False, metavar="BOOL", help="recur both ways")
     add("--ws", type=number(int, 1), default=8, help="window size: utterances that the model receives at once")
     add("--speakers", action="store_true", help="add a speaker embedding: same speaker as the last utterance, or other")
     add("--no_concat", action="store_true", help="do not feed emotion probabilities to the arousal and valence heads")
@@ -167,7 +167,7 @@ def add_training_options(parser: ArgumentParser) -> None:
     add("--batch_size", type=number(int, 1), default=64, help="windows in a batch; the F1 by batch depends on it")
     add("--optim", choices=OPTIMIZERS, default="adam", help="optimizer")
     add("--lr", type=number(float, 0), default=1e-3, help="learning rate; lower it if the loss is not finite")
-    add("--lr_gamma", type=number(float, 0), default=0.7, help="factor of the learning rate at epochs/3 and epochs/2")
+    add("--lr_gamma", type=number(float, 0), default=0.7, help="learning rate factor after 1/3 and 1/2 of the epochs")
     add("--weight_decay", type=number(float, 0), default=1e-5, help="weight decay of the optimizer")
     losses = "emotion loss; normal: KL divergence, cbloss: class-balanced BCE"
     add("--loss", choices=("normal", "cbloss"), default="normal", help=losses)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from corpora.sessions import format_sessions
 from model import MATE
-from training.checkpoint import Row, best_epoch, epoch_of_weights, is_over
+from training.checkpoint import CHECKPOINT, Row, best_epoch, epoch_of_weights, is_over
 from training.data_record import corpus_summary, encoders_text
 from training.devices import device_name, n_processes
 from training.engine import NonFinite, training_dtype
@@ -96,7 +96,8 @@ def one_line_errors(folder: Path, options: argparse.Namespace) -> Iterator[None]
         yield
     except KeyboardInterrupt as error:
         launcher = "python" if n_processes() == 1 else "the same launcher and"
-        error.args = (f"resume with: {launcher} main.py --resume {shlex.quote(str(folder))}",)
+        again = "resume" if (folder / CHECKPOINT).exists() else "no checkpoint yet; start again at epoch 1"
+        error.args = (f"{again} with: {launcher} main.py --resume {shlex.quote(str(folder))}",)
         raise
     except (NonFinite, MemoryError, RuntimeError) as error:
         epoch = epoch_of_weights(folder, options.select)
