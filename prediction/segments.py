@@ -158,6 +158,8 @@ def fit_to_recording(segments: pd.DataFrame, duration: float, name: str | Path) 
         places = segments.index[segments.index.isin(affected.index[affected])]
         found.extend([f"{count(len(places), 'segment')} {what}; first: {places[0]}"] if len(places) else [])
 
+    is_cut = (segments["start"] < duration) & (segments["end"] > duration + WINDOW)
+    describe(is_cut, f"ending more than {WINDOW:.0f} s after the recording, cut at its end")
     segments = segments.assign(end=segments["end"].clip(upper=duration))
     invalid = ~(segments["start"].between(0, duration, inclusive="left") & (segments["start"] <= segments["end"]))
     describe(invalid, "with invalid times (missing, negative, reversed, after the end of the recording), left out")

@@ -173,7 +173,7 @@ def format_people(table: pd.DataFrame, headings: Mapping[str, str]) -> pd.DataFr
 
 def short_table(table: pd.DataFrame) -> str:
     """Rows of `summarise` for a terminal, by role: the figures over all windows, and the baselines' macro F1."""
-    shown = {"runs": "runs", "wanted": "of"} | WHOLE_HEADINGS
+    shown = {"runs": "finished", "wanted": "planned"} | WHOLE_HEADINGS
     shown |= {f"{who}_macro_f1": heading for who, heading in BASELINES.items()}
     texts = pd.concat([format_columns(table, shown), format_people(table, WHOLE_HEADINGS)]).set_index("role").fillna("")
     texts.columns = pd.MultiIndex.from_tuples([heading.rpartition(" ")[::2] for heading in texts])  # of two lines

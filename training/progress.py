@@ -60,7 +60,8 @@ def run_summary(
     device = next(model.parameters()).device
     synthetic = ": scores on synthetic speech are meaningless" * (data["synthetic"] == "yes")
     counts = {name: f"{int(table['session'].isin(sessions).sum()):,}" for name, sessions in splits.items()}
-    windows = (f"{name} on {format_sessions(splits[name])} ({counts[name]} windows)" for name in splits if splits[name])
+    named = {name: format_sessions(sessions) for name, sessions in splits.items() if sessions}
+    windows = (f"{name} on sessions {text} ({counts[name]} windows)" for name, text in named.items())
     tests = "bfloat16" if options.precision == "bf16" else "float32"
     trains = f"training in {training_dtype(options.precision, device)}, ".replace("torch.", "") * ("train" in splits)
     idle = (f"--{name} {why}" for name, why in without_effect(options).items() if name in options.given)
