@@ -186,7 +186,7 @@ def test_a_recording_plays_from_start_to_end_of_an_utterance_and_its_texts_run_n
 def test_a_long_dialogue_opens_in_the_compact_view(browser, tmp_path):
     rows = make_rows(sessions=(1,), dialogues=1, windows=320).iloc[:320]
     write_dialogues_page(tmp_path / "long.html", rows, {}, title="a", role="speaker")
-    for width in (375, 1280):
+    for width in (375, 768, 1280):
         opened(browser, tmp_path / "long.html", width)
         browser.evaluate("$('zoom').value = 3; draw()")
         assert browser.evaluate("[document.documentElement.scrollWidth, $('compact').checked]") == [width, True]
