@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import training  # noqa: F401, isort: skip (before all others: see there)
+import training  # noqa: F401, isort: skip (must be first, see training/__init__.py)
 
 import argparse
 import shlex
@@ -57,13 +57,12 @@ def get_parser() -> ArgumentParser:
 
 
 def add_selection(parser: ArgumentParser, is_run: bool) -> None:
-    """Add the options that decide which runs there are; those of making them are shown for the command run."""
+    """Add the options that select runs; the help of `run` alone shows --keep_encoders and --jobs."""
     add = parser.add_argument
     add("--SorL", nargs="+", choices=ROLES, help="roles (default: all roles of the corpus)")
     sessions = {"type": lambda text: text if text == plans.NEXT else parse_sessions(text), "metavar": "SESSIONS"}
     add("--valid_split", **sessions, help=f"sessions to validate on; {plans.NEXT}: the fold after each test fold")
-    seeds = "number of seeds, counted from 0 (default: 1; 3 for beyond, data_size and finetuned)"
-    add("--seeds", type=number(int, 1, 1000), help=seeds)
+    add("--seeds", type=number(int, 1, 1000), help="number of seeds, from 0 (default: that of the table, 1 or 3)")
     add("--grid", nargs="+", type=plans.parse_axis, metavar="NAME=A,B", help="all combinations of these values")
     folds = {"nargs": "+", "type": lambda text: tuple(parse_sessions(text)), "metavar": "SESSIONS"}
     add("--test_split", **folds, help="test sessions of the grid (default: 13-16, or 1-8 of KEMDy20)")

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import training  # noqa: F401, isort: skip (before all others: see there)
+import training  # noqa: F401, isort: skip (must be first, see training/__init__.py)
 
 import sys
 import tempfile

@@ -5,7 +5,7 @@ It writes an encoder folder for preprocessing.py --text_model FOLDER or --audio_
 
 from __future__ import annotations
 
-import training  # noqa: F401, isort: skip (before all others: see there)
+import training  # noqa: F401, isort: skip (must be first, see training/__init__.py)
 
 import argparse
 import contextlib

@@ -181,7 +181,7 @@ def matched_macro(confusion: np.ndarray) -> dict[str, float]:
 
 
 def dialogue_sums(rows: pd.DataFrame) -> np.ndarray:
-    """The sum of `window_values` over each dialogue, in the order of dialogues; float64, (D, 36); NaN if all are."""
+    """The sum of `window_values` over each dialogue, in the order of dialogues; float64, (D, 36); NaN if unrated."""
     groups = pd.DataFrame(window_values(rows)).groupby(rows["dialogue"].to_numpy(), dropna=False)
     return groups.sum(min_count=1).to_numpy()
 

@@ -6,7 +6,7 @@ and corpus.json (what the files were made from). The wav files stay where they a
 
 from __future__ import annotations
 
-import training  # noqa: F401, isort: skip (before all others: see there)
+import training  # noqa: F401, isort: skip (must be first, see training/__init__.py)
 
 import argparse
 import contextlib

@@ -30,10 +30,14 @@ def read_corpus_json(data_path: Path) -> dict[str, Any] | None:
     if bad:
         found = f"{bad[0]} is {content.get(bad[0])!r}: damaged, or written by an earlier version"
         raise InputError(f"{path}: {found}; run preprocessing.py again with --overwrite")
-    raw = Path(content["raw"] or data_path)
-    if raw_tables(raw) and corpus_version(raw) != content["version"]:
-        raise InputError(f"{path}: the tables in {raw} have changed; run preprocessing.py again with --overwrite")
     return content
+
+
+def check_raw_tables(data_path: Path, content: dict[str, Any] | None) -> None:
+    """Raise `InputError` if the raw tables, where they exist, have changed since preprocessing wrote `content`."""
+    raw = Path((content and content["raw"]) or data_path)
+    if content and raw_tables(raw) and corpus_version(raw) != content["version"]:
+        raise InputError(f"{raw}: its tables have changed; run preprocessing.py again with --overwrite")
 
 
 def is_synthetic(data_path: Path) -> bool:

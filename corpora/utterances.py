@@ -11,7 +11,7 @@ import pandas as pd
 
 from constants import AFFECT_RANGE, EMOTIONS, ROLES
 from corpora.corpus import corpus_of, parts_of_ids
-from corpora.corpus_json import read_corpus_json
+from corpora.corpus_json import check_raw_tables, read_corpus_json
 from corpora.tables import RATING_COLUMNS, VOTE_COUNTS, VOTES, count_votes, read_emotions
 from utils import InputError, decode
 
@@ -38,7 +38,9 @@ def read_utterances(data_path: Path, role: str) -> pd.DataFrame:
     path = data_path / f"df_{role}.csv"
     if role not in corpus.roles:
         raise InputError(f"--SorL {role}: {corpus.name} in {data_path} only has the role {' and '.join(corpus.roles)}")
-    is_published = read_corpus_json(data_path) is None
+    written = read_corpus_json(data_path)
+    is_published = written is None
+    check_raw_tables(data_path, written)
     votes = VOTE_COUNTS if corpus.is_own else VOTES
     cells = read_cells(path, (*LABEL_COLUMNS, *votes, *(() if is_published else PARTS)))
     ids = cells["Segment ID"]

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from corpora.transcripts import clean_transcripts
 from corpora.utterances import read_cells
 from corpora.wavs import find_wavs, wav_fault
-from dataset import WindowDataset
+from dataset import MISSING_LIMIT, WindowDataset
 from prediction.predictor import check_missing
 from prediction.runs import load_encoder
 from prediction.transcribe import Recogniser
@@ -63,7 +63,7 @@ def with_other_texts(
         on_main_process(accelerator, lambda: transcribe_wavs(path, ids, options, device))
     texts = read_texts(path)
     lacking = [name for name in ids if name not in texts]
-    if len(lacking) > 0.05 * len(ids):
+    if len(lacking) > MISSING_LIMIT * len(ids):
         raise InputError(f"{path}: {len(lacking)} of {len(ids)} test utterances have no text, such as {lacking[0]}")
     check_missing(f"a transcript in {path}", lacking, len(ids))
     found = [row for row, name in zip(rows, ids, strict=True) if name in texts]

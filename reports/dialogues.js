@@ -3,8 +3,9 @@
 const data = JSON.parse($("data").textContent);
 const sound = $("sound");
 // number: of the dialogue shown; at: of the selected utterance; playing: of the one that plays, or -1;
-// timed: whether all utterances have times; spans: start and end of each on the time axis; last: the latest end
-const state = { number: 0, at: 0, playing: -1, frame: 0, timed: false, spans: [], last: 0, width: 0 };
+// timed: whether all utterances have times; spans: start and end of each on the time axis; last: the latest end;
+// width: of the charts (px); chosen: whether the user has switched the compact view
+const state = { number: 0, at: 0, playing: -1, frame: 0, timed: false, spans: [], last: 0, width: 0, chosen: false };
 const utterances = () => data.dialogues[state.number].utterances;
 const MANY = 100; // a dialogue of more utterances opens in the compact view
 

@@ -163,9 +163,7 @@ def plan_runs(
         of_each = itertools.product(table.rows.items(), table.folds, range(seeds or table.seeds))
         for (row, changes), fold, seed in of_each:
             if valid_split == NEXT and fold not in after:
-                raise InputError(
-                    f"--valid_split {NEXT}: {format_sessions(fold)} is not a fold; give the sessions instead"
-                )
+                raise InputError(f"--valid_split {NEXT}: {format_sessions(fold)} is not a fold; give sessions instead")
             own = {"SorL": role, "test_split": [*fold], "seed": seed}
             valid = {"valid_split": [*after[fold]] if valid_split == NEXT else valid_split}
             changes = changes | table.by_role.get(role, {})

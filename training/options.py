@@ -119,8 +119,7 @@ def get_args_parser() -> ArgumentParser:
     add("--patience", type=number(int, 1), metavar="EPOCHS", help="stop after this many epochs without improvement")
     add("--temperature", action="store_true", help="calibrate probabilities by a temperature fitted on --valid_split")
     add = parser.add_argument_group("Testing").add_argument
-    newest = "test this run without training; exp/latest: the newest run"
-    add("--test_only", nargs="?", const=True, default=False, metavar="RUN", help=newest)
+    add("--test_only", nargs="?", const=True, default=False, metavar="RUN", help="test this run (latest: the newest)")
     statistics = "batch norm in tests: running statistics (as published), or recomputed on training windows (robust)"
     add("--bn_statistics", choices=("running", "train"), default="running", help=statistics)
     add("--texts", type=file_path, metavar="FILE", help="with --test_only: also test with the texts of a CSV (id,text)")

@@ -59,9 +59,8 @@ def run_summary(
     """The summary of a run or a test on these `splits`; `new_layers` are those without weights from `--init`."""
     device = next(model.parameters()).device
     synthetic = ": scores on synthetic speech are meaningless" * (data["synthetic"] == "yes")
-    counts = {name: f"{int(table['session'].isin(sessions).sum()):,}" for name, sessions in splits.items()}
-    named = {name: format_sessions(sessions) for name, sessions in splits.items() if sessions}
-    windows = (f"{name} on sessions {text} ({counts[name]} windows)" for name, text in named.items())
+    counts = {name: int(table["session"].isin(sessions).sum()) for name, sessions in splits.items() if sessions}
+    windows = (f"{name} on sessions {format_sessions(splits[name])} ({n:,} windows)" for name, n in counts.items())
     tests = "bfloat16" if options.precision == "bf16" else "float32"
     trains = f"training in {training_dtype(options.precision, device)}, ".replace("torch.", "") * ("train" in splits)
     idle = (f"--{name} {why}" for name, why in without_effect(options).items() if name in options.given)
